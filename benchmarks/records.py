@@ -1,0 +1,279 @@
+"""The stored records of runs: written whole or not at all, checked when read, flattened for tables and plots."""
+
+import contextlib
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+Record = dict[str, Any]
+
+SCHEMA = 1
+STATES = ("ok", "oom", "diverged", "failed", "interrupted")
+PHASES = ("setup", "preload", "train", "eval")
+COUNTERS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_process_bytes")
+
+# What makes one table block: rows are only ever compared within one protocol.
+PROTOCOL = (
+    "backbone",
+    "weights_source",
+    "weights_sha256",
+    "device",
+    "precision",
+    "attention",
+    "batch_size",
+    "epochs",
+    "grad_checkpointing",
+)
+# Keys of run.config that say which cell or protocol a run belongs to; whatever else differs makes another variant.
+_PLACE = (
+    *("method", "dataset", "dataset_digest", "resolution", "seed", "device", "device_type"),
+    *("precision", "attention", "batch_size", "epochs", "grad_checkpointing"),
+)
+
+
+class Column(NamedTuple):
+    """Where a flat column lies in a record, and the type it must have there (null is allowed unless required)."""
+
+    path: str
+    kind: type
+    required: bool = False
+
+
+COLUMNS: dict[str, Column] = {
+    "run_id": Column("run_id", str, required=True),
+    "state": Column("status.state", str, required=True),
+    "message": Column("status.message", str),
+    "phase": Column("status.phase", str),
+    "method": Column("run.config.method", str, required=True),
+    "method_title": Column("run.method.title", str),
+    "dataset": Column("run.config.dataset", str, required=True),
+    "dataset_title": Column("run.dataset.title", str),
+    "dataset_digest": Column("run.config.dataset_digest", str),
+    "synthetic": Column("run.dataset.synthetic", bool),
+    "resolution": Column("run.config.resolution", int, required=True),
+    "effective_resolution": Column("run.input.effective_resolution", int),
+    "seed": Column("run.config.seed", int, required=True),
+    "backbone": Column("run.weights.backbone", str),
+    "backbone_requested": Column("run.weights.backbone_requested", str),
+    "fallback": Column("run.weights.fallback", bool),
+    "weights_source": Column("run.weights.source", str),
+    "weights_sha256": Column("run.weights.sha256", str),
+    "weights_note": Column("run.weights.note", str),
+    "device": Column("environment.device", str),
+    "device_type": Column("environment.device_type", str),
+    "torch": Column("environment.torch", str),
+    "commit": Column("run.code.commit", str),
+    "dirty": Column("run.code.dirty", bool),
+    "started": Column("run.started", str),
+    "precision": Column("run.config.precision", str),
+    "attention": Column("run.config.attention", str),
+    "batch_size": Column("run.config.batch_size", int),
+    "epochs": Column("run.config.epochs", int),
+    "grad_checkpointing": Column("run.config.grad_checkpointing", bool),
+    "preload": Column("run.config.preload", bool),
+    "lr": Column("run.config.lr", float),
+    "weight_decay": Column("run.config.weight_decay", float),
+    "best_epoch": Column("run.selection.best_epoch", int),
+    **{
+        name: Column(f"measurements.parameters.{name}", int)
+        for name in ("trainable_total", "trainable_head", "trainable", "frozen")
+    },
+    "percent": Column("measurements.parameters.percent", float),
+    "val_auc": Column("measurements.val.auc", float),
+    **{
+        name: Column(f"measurements.test.{name}", float)
+        for name in ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "loss")
+    },
+    **{
+        f"{source}_{phase}_{counter}": Column(f"measurements.{section}.phases.{phase}.{counter}", int)
+        for source, section in (("measured", "memory"), ("predicted", "predicted_memory"))
+        for phase in PHASES
+        for counter in COUNTERS
+    },
+    "host_peak_bytes": Column("measurements.host_peak_bytes", int),
+    "cache_bytes": Column("measurements.cache_bytes", int),
+    **{
+        f"seconds_{part}": Column(f"measurements.seconds.{part}", float)
+        for part in ("total", "import", "setup", "images", "preload", "train", "validate", "test", "predict", "other")
+    },
+    **{
+        f"images_per_second_{part}": Column(f"measurements.images_per_second.{part}", float)
+        for part in ("train", "eval", "preload")
+    },
+}
+_DTYPES = {int: "Int64", float: "float64", bool: "boolean", str: "object"}
+
+
+def check_writable(results: Path) -> None:
+    """Raise RuntimeError, in one line, when records cannot be stored under `results`."""
+    probe = results / "runs" / f".probe.{os.getpid()}.tmp"
+    write_atomic(probe, b"")
+    probe.unlink()
+
+
+def write_atomic(path: Path, data: bytes) -> Path:
+    """Write a file so that a reader, or the next start after a crash, sees all of it or nothing.
+
+    Raises:
+        RuntimeError: the folder cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)  # the rename itself is durable only once its folder is synced
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise RuntimeError(
+            f"results must be a folder that can be written, got {str(path.parent)!r} ({error.strerror}): "
+            "free it or choose another with --results"
+        ) from error
+    return path
+
+
+def write_predictions(results: Path, run_id: str, predictions: pd.DataFrame) -> Path:
+    """Store the per-image predictions of a run. Call it before `write_record`: a record vouches for its predictions.
+
+    Args:
+        results: the results root.
+        run_id: the run they belong to.
+        predictions: one row an image with the columns split, path, label and prob_<class> for each class.
+    """
+    path = _stored(results, run_id, ".predictions.csv")
+    return write_atomic(path, predictions.to_csv(index=False, lineterminator="\n").encode())
+
+
+def write_record(results: Path, record: Record) -> Path:
+    """Store a record as `results/runs/<run_id>.json`; numbers that are not finite become null, as JSON has no others.
+
+    Raises:
+        ValueError: the record does not follow the schema.
+        RuntimeError: the results folder cannot be written.
+    """
+    plain = _plain(record)
+    _check(plain)
+    path = _stored(results, plain["run_id"], ".json")
+    return write_atomic(path, (json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def read_record(path: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        FileNotFoundError: there is no such record.
+        ValueError: the file is damaged, or not a record of this schema.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"record must exist, got {str(path)!r}: `bench.py list runs` names those there are")
+    try:
+        record = json.loads(path.read_bytes())
+        _check(record)
+        if record["run_id"] != path.name.removesuffix(".json"):
+            raise ValueError(f"run_id must be the name of its file, got {record['run_id']!r}")
+    except (OSError, ValueError) as error:  # JSON and encoding errors are ValueErrors
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"record must be readable, got {str(path)!r} ({reason}): delete it and run again") from error
+    return dict(record)
+
+
+def load_records(results: Path) -> tuple[list[Record], list[str]]:
+    """Read every record under `results/runs`, sorted by run id.
+
+    Returns:
+        The readable records, and one line for each file that is not one. The caller shows these lines and exits
+        non-zero: a damaged file is never counted and never passed over in silence.
+    """
+    records, problems = [], []
+    for path in sorted((results / "runs").glob("[!.]*.json")):
+        try:
+            records.append(read_record(path))
+        except (ValueError, FileNotFoundError) as error:
+            problems.append(str(error))
+    return records, problems
+
+
+def runs_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a run, one flat column for each entry of `COLUMNS`, and `variant`.
+
+    Identity: run_id, state, message, phase, method, method_title, dataset, dataset_title, dataset_digest, synthetic,
+    resolution (asked), effective_resolution (run), seed. Protocol: backbone (used), backbone_requested, fallback,
+    weights_source, weights_sha256, weights_note, device, device_type, precision, attention, batch_size, epochs,
+    grad_checkpointing; then preload, lr, weight_decay, best_epoch, torch, commit, dirty, started.
+    Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).
+    Scores (0-1, on the test split unless named val_): val_auc, auc, accuracy, balanced_accuracy, macro_f1, kappa, loss.
+    Memory in bytes: {measured,predicted}_{setup,preload,train,eval}_peak_{allocated,reserved,process}_bytes,
+    host_peak_bytes, cache_bytes. Time: seconds_{total,...}, images_per_second_{train,eval,preload}.
+    variant: JSON of every setting that is neither place, seed nor protocol; runs that differ in it are never averaged.
+    Missing values are missing (NA), whatever the reason.
+    """
+    rows = [
+        {name: _lookup(record, column.path) for name, column in COLUMNS.items()} | {"variant": _variant(record)}
+        for record in records
+    ]
+    dtypes = {name: _DTYPES[column.kind] for name, column in COLUMNS.items()} | {"variant": "object"}
+    return pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes)
+
+
+def _variant(record: Record) -> str:
+    config = {key: value for key, value in record["run"]["config"].items() if key not in _PLACE}
+    method_config = _lookup(record, "run.method.config")
+    return json.dumps((method_config if isinstance(method_config, dict) else {}) | config, sort_keys=True)
+
+
+def _stored(results: Path, run_id: str, suffix: str) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9_+=,@-][A-Za-z0-9._+=,@-]*", run_id):
+        raise ValueError(f"run_id must be letters, digits and any of '._+=,@-', got {run_id!r}")
+    return results / "runs" / f"{run_id}{suffix}"
+
+
+def _lookup(record: Any, path: str) -> Any:
+    for key in path.split("."):
+        if not isinstance(record, dict):
+            return None
+        record = record.get(key)
+    return record
+
+
+def _check(record: Any) -> None:
+    if not isinstance(record, dict):
+        raise ValueError(f"record must be a JSON object, got {type(record).__name__}")
+    if record.get("schema") != SCHEMA:
+        raise ValueError(f"schema must be {SCHEMA}, got {record.get('schema')!r}")
+    for section in ("status", "run", "measurements", "environment"):
+        if not isinstance(record.get(section), dict):
+            raise ValueError(f"{section} must be an object, got {record.get(section)!r}")
+    for column in COLUMNS.values():
+        value = _lookup(record, column.path)
+        number = column.kind is float and isinstance(value, int)
+        fits = (isinstance(value, column.kind) or number) and (column.kind is bool or not isinstance(value, bool))
+        if not fits and (column.required or value is not None):
+            raise ValueError(f"{column.path} must be {column.kind.__name__}, got {value!r}")
+    if record["status"]["state"] not in STATES:
+        raise ValueError(f"status.state must be one of {', '.join(STATES)}, got {record['status']['state']!r}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):  # a scalar of numpy or torch
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
