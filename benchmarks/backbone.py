@@ -1,0 +1,75 @@
+"""The pretrained ViT: made by timm at the run's resolution, with its position embedding resized."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Literal
+
+import timm
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+Attention = Literal["eager", "sdpa"]
+
+
+def check_backbone(name: str) -> None:
+    """Checks that timm knows `name` as a plain ViT.
+
+    Raises:
+        ValueError: It does not; the message has the nearest names.
+    """
+    architecture = name.partition(".")[0]
+    known = timm.list_models(module="vision_transformer")
+    if architecture not in known:
+        nearest = ", ".join(difflib.get_close_matches(architecture, known, n=3)) or "see bench.py list backbones"
+        raise ValueError(f"backbone must be a timm ViT, got {name!r}; nearest: {nearest}")
+
+
+def native_resolution(name: str) -> int:
+    """Side length (px) of the images the backbone was pretrained with."""
+    return int(timm.get_pretrained_cfg(name).input_size[-1])  # type: ignore[union-attr]
+
+
+def effective_resolution(resolution: int, patch: int) -> int:
+    """The multiple of the patch size nearest to `resolution`, the larger of two equally near, in px.
+
+    Raises:
+        ValueError: `resolution` is smaller than a patch.
+    """
+    if resolution < patch:
+        raise ValueError(f"resolution must be at least one patch of {patch} px, got {resolution!r}")
+    return (2 * resolution + patch) // (2 * patch) * patch
+
+
+def create_backbone(
+    name: str, resolution: int | None = None, state_dict: Mapping[str, Tensor] | None = None
+) -> VisionTransformer:
+    """Makes the ViT with its pretrained head still attached, in eval mode.
+
+    Args:
+        name: A timm ViT.
+        resolution: Image side (px), a multiple of the patch size; None for the pretrained size.
+        state_dict: Weights under timm's names; position embeddings of another size are resized bicubically. None
+            leaves random weights.
+
+    Raises:
+        ValueError: timm has no such ViT, or the weights do not fit it.
+    """
+    check_backbone(name)
+    size = {} if resolution is None else {"img_size": resolution}
+    vit = timm.create_model(name, pretrained=False, **size)
+    if not isinstance(vit, VisionTransformer):
+        raise ValueError(f"backbone must be a plain timm ViT, got {name!r} ({type(vit).__name__})")
+    if state_dict is not None:
+        try:
+            vit.load_state_dict(checkpoint_filter_fn(dict(state_dict), vit))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"weights must be those of {name}, got others: {reason}") from error
+    return vit.eval()
+
+
+def set_attention(model: nn.Module, attention: Attention) -> None:
+    """Chooses eager or fused (SDPA) attention in every attention layer of `model`."""
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = attention == "sdpa"

@@ -1,0 +1,67 @@
+"""Bottleneck adapters (Houlsby et al., ICML 2019, arXiv 1902.00751), placed as by Pfeiffer et al. (EACL 2021, arXiv 2005.00247).
+
+One adapter a block, after the MLP and before the residual addition: h + scale * up(GELU(down(h))). Adapters and the new
+head train. The up projection starts at zero, so the model starts as the pretrained one; the down projection starts
+Kaiming uniform (with both at zero, as in two public codes, only a bias would ever train).
+Where a block has layer scale, the adapter comes after it: it edits what is added to the residual stream.
+"""
+
+from dataclasses import dataclass
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from methods.contract import ImageModel, Method, attach_head, freeze
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults of the adapter (../shared/facts/methods.md; D / 8 reproduces the published 2.03 %)."""
+
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    reduction: int = 8
+    scale: float = 1.0
+
+
+class Adapter(nn.Module):
+    """A residual bottleneck.
+
+    Args:
+        embed_dim: Width D of the tokens.
+        bottleneck_dim: Width R of the bottleneck.
+        scale: Factor of the bottleneck's output.
+    """
+
+    def __init__(self, embed_dim: int, bottleneck_dim: int, scale: float) -> None:
+        super().__init__()
+        self.down_proj = nn.Linear(embed_dim, bottleneck_dim)
+        self.up_proj = nn.Linear(bottleneck_dim, embed_dim)
+        self.act = nn.GELU()
+        self.scale = scale
+        nn.init.kaiming_uniform_(self.down_proj.weight, a=5**0.5)
+        nn.init.zeros_(self.down_proj.bias)
+        nn.init.zeros_(self.up_proj.weight)
+        nn.init.zeros_(self.up_proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adds the bottleneck's output to its input.
+
+        Shape:
+            - x: `(B, N, D)`
+            - Output: `(B, N, D)`
+        """
+        return x + self.scale * self.up_proj(self.act(self.down_proj(x)))
+
+
+def build(backbone: VisionTransformer, num_classes: int, config: Config) -> ImageModel:
+    """Freezes the backbone, puts an adapter behind every block's MLP and attaches the head."""
+    freeze(backbone)
+    for block in backbone.blocks:
+        adapter = Adapter(backbone.embed_dim, backbone.embed_dim // config.reduction, config.scale)
+        block.ls2 = nn.Sequential(block.ls2, adapter)
+    attach_head(backbone, num_classes)
+    return ImageModel(backbone)
+
+
+METHOD = Method("adapter", "Adapter", "Houlsby et al., ICML 2019; Pfeiffer et al., EACL 2021", Config, build)

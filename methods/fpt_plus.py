@@ -1,0 +1,89 @@
+"""FPT+, the memory-lean successor of FPT (Huang et al., IEEE TNNLS 2025, arXiv 2408.02426).
+
+As `fpt`, but for a side network at 128 px on the last half of the blocks (6-11 of a ViT-B), and a fusion whose prompts
+have the backbone's width: query = LayerNorm(prompts) without a projection, and the prompts are added before the output
+projection. Fusion, side network and its head train.
+
+Parameters, L layers, D = 768: fusion L P D + 2 D + (D S + S) = 149,088; in all 900,480 and the head.
+Learning rates tuned by the authors: messidor2 2e-4, ddr 5e-4, isic2016 5e-3, isic2018 1e-4, mini_ddsm 1e-3, cmmd 5e-5,
+covid 1e-4, chncxr 5e-4. One default serves all datasets here: their geometric middle.
+"""
+
+from dataclasses import dataclass
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from methods.contract import Method
+from methods.fpt import (
+    SidePromptModel,
+    attend_to_features,
+    build_side_network,
+    extractor,
+    init_prompts,
+    init_side,
+    parse_layers,
+    views,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults of FPT+ (../shared/facts/fpt.md)."""
+
+    lr: float = 5e-4
+    weight_decay: float = 0.1
+    layers: str = "last-half"
+    num_prompt_tokens: int = 16
+    side_resolution: int = 128
+    side_reduction: int = 8
+    side_patch_size: int = 16
+    keep_ratio: float = 0.2
+    dropout: float = 0.5
+    feature_dtype: str = "float16"
+
+
+class Fusion(nn.Module):
+    """FPT+'s fusion: prompts of backbone width, normalised for their query and added before the output projection.
+
+    Args:
+        num_layers: Number L of chosen blocks; norm and projection are shared by all.
+        num_prompt_tokens: Number P of prompts a block.
+        embed_dim: Backbone width D.
+        side_dim: Side width S.
+        dropout: Dropout probability after the output projection.
+        eps: The norm's epsilon.
+    """
+
+    def __init__(
+        self, num_layers: int, num_prompt_tokens: int, embed_dim: int, side_dim: int, dropout: float, eps: float
+    ) -> None:
+        super().__init__()
+        self.prompts = nn.Parameter(init_prompts(num_layers, num_prompt_tokens, embed_dim))
+        self.norm = nn.LayerNorm(embed_dim, eps=eps)
+        self.out_proj = nn.Linear(embed_dim, side_dim)
+        self.dropout = nn.Dropout(dropout)
+        init_side(self)
+
+    def forward(self, layer: int, keys: Tensor, values: Tensor) -> Tensor:
+        """Fuses one layer's features into prompts.
+
+        Shape:
+            - keys, values: `(B, A, M, E)`
+            - Output: `(B, P, S)`
+        """
+        prompts = self.prompts[layer]
+        attended = attend_to_features(self.norm(prompts), keys, values)
+        return self.dropout(self.out_proj(attended + prompts))
+
+
+def build(backbone: VisionTransformer, num_classes: int, config: Config) -> SidePromptModel:
+    """Builds fusion and side network; the backbone lives in the extractor."""
+    num_layers = len(parse_layers(config.layers, len(backbone.blocks)))
+    side = build_side_network(backbone, num_layers, num_classes, config)
+    eps = backbone.blocks[0].norm1.eps
+    fusion = Fusion(num_layers, config.num_prompt_tokens, backbone.embed_dim, side.embed_dim, config.dropout, eps)
+    return SidePromptModel(side, fusion)
+
+
+METHOD = Method("fpt_plus", "FPT+", "Huang et al., IEEE TNNLS 2025, arXiv 2408.02426", Config, build, views, extractor)

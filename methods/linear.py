@@ -1,0 +1,85 @@
+"""Linear probe: a linear classifier on the frozen ViT's pooled feature.
+
+Only the head trains (0 parameters besides the head). The feature of an image never changes, so it may be computed once
+and kept in the feature cache; therefore its image is only resized, not augmented. Pooling is the backbone's own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from methods.contract import Method, freeze, init_head
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults of the linear probe (../shared/facts/methods.md)."""
+
+    lr: float = 1e-2
+    weight_decay: float = 1e-4
+
+
+class PooledFeature(nn.Module):
+    """The frozen ViT up to its head.
+
+    Args:
+        backbone: The pretrained ViT; its head is dropped.
+    """
+
+    def __init__(self, backbone: VisionTransformer) -> None:
+        super().__init__()
+        freeze(backbone)
+        backbone.reset_classifier(0)
+        self.backbone = backbone
+        self.identity: Mapping[str, Any] = {"feature": "pooled"}
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Computes the pooled feature.
+
+        Shape:
+            - image: `(B, 3, H, W)`
+            - Output: `feature` `(B, D)`
+        """
+        return {"feature": self.backbone(image)}
+
+
+class LinearProbe(nn.Module):
+    """One linear layer.
+
+    Args:
+        num_features: Width D of the pooled feature.
+        num_classes: Number of classes C.
+    """
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(num_features, num_classes)
+        init_head(self.head)
+
+    def set_grad_checkpointing(self, enable: bool) -> None:
+        """Does nothing: a linear layer saves no activations worth recomputing."""
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Classifies a batch.
+
+        Shape:
+            - feature: `(B, D)`
+            - Output: logits `(B, C)`
+        """
+        return self.head(feature.to(self.head.weight.dtype))
+
+
+def build(backbone: VisionTransformer, num_classes: int, config: Config) -> LinearProbe:
+    """Builds the classifier; the backbone lives in the extractor."""
+    return LinearProbe(backbone.num_features, num_classes)
+
+
+def extractor(backbone: VisionTransformer, config: Config) -> PooledFeature:
+    """The frozen ViT, image to pooled feature."""
+    return PooledFeature(backbone)
+
+
+METHOD = Method("linear", "Linear probe", "a classifier on frozen features", Config, build, extractor=extractor)

@@ -1,0 +1,33 @@
+"""Visual prompt tuning, shallow (Jia et al., ECCV 2022, arXiv 2203.12119): learned tokens in the first block's input only.
+
+The prompts then run through all blocks like any other token. Prompts and the new head train; otherwise as `vpt`.
+"""
+
+from dataclasses import dataclass
+
+from timm.models.vision_transformer import VisionTransformer
+
+from methods.contract import Method, attach_head, freeze
+from methods.vpt import PromptedViT
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults of VPT-Shallow (../shared/facts/methods.md)."""
+
+    lr: float = 1e-2
+    weight_decay: float = 1e-4
+    num_prompt_tokens: int = 10
+    dropout: float = 0.0
+
+
+def build(backbone: VisionTransformer, num_classes: int, config: Config) -> PromptedViT:
+    """Freezes the backbone, adds prompts to the first block and attaches the head."""
+    freeze(backbone)
+    attach_head(backbone, num_classes)
+    return PromptedViT(backbone, 1, config.num_prompt_tokens, config.dropout)
+
+
+METHOD = Method(
+    "vpt_shallow", "VPT-Shallow", "Jia et al., Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119", Config, build
+)
