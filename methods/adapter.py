@@ -1,4 +1,4 @@
-"""Bottleneck adapters (Houlsby et al., ICML 2019, arXiv 1902.00751), placed as by Pfeiffer et al. (EACL 2021, arXiv 2005.00247).
+"""Bottleneck adapters (Houlsby et al., ICML 2019, arXiv 1902.00751), placed as by Pfeiffer et al. (EACL 2021).
 
 One adapter a block, after the MLP and before the residual addition: h + scale * up(GELU(down(h))). Adapters and the new
 head train. The up projection starts at zero, so the model starts as the pretrained one; the down projection starts

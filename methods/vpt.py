@@ -77,7 +77,7 @@ class PromptedViT(nn.Module):
             x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing else block(x)
             sizes = [prefix.shape[1], num_prompts, patches.shape[1]]
             prefix, prompts, patches = x.split(sizes, dim=1)
-        # The prompts take part in average pooling as any other token would not: they are dropped before the norm.
+        # Prompts are dropped before the norm, so that a backbone that pools by averaging does not average over them.
         return vit.forward_head(vit.norm(torch.cat([prefix, patches], dim=1)))
 
 

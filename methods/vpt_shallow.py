@@ -1,4 +1,4 @@
-"""Visual prompt tuning, shallow (Jia et al., ECCV 2022, arXiv 2203.12119): learned tokens in the first block's input only.
+"""Visual prompt tuning, shallow (Jia et al., ECCV 2022, arXiv 2203.12119): learned tokens for the first block alone.
 
 The prompts then run through all blocks like any other token. Prompts and the new head train; otherwise as `vpt`.
 """

@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Compares fine-tuning methods for high-resolution medical images: `python bench.py --methods fpt lora --res 512`."""
+
+import argparse
+import os
+import sys
+
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+from benchmarks.commands import COMMANDS
+from benchmarks.commands.contract import Command
+from benchmarks.commands.run import parse
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are one line: what is wrong, and where to look."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Ends with status 2."""
+        print(f"bench.py: {message}; see {self.prog} -h", file=sys.stderr)
+        sys.exit(2)
+
+
+def make_parser(command: Command) -> Parser:
+    """The parser of one command."""
+    others = "\n".join(f"  {name:8} {other.help}" for name, other in COMMANDS.items())
+    parser = Parser(
+        prog=f"bench.py {command.name}",
+        description=command.help,
+        epilog=f"example:\n  {command.example}\n\ncommands (run is the default; bench.py COMMAND -h):\n{others}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_arguments(parser)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a command; what a user can mend is one line on stderr and status 2."""
+    named = bool(arguments) and not arguments[0].startswith("-")
+    name = arguments[0] if named else "run"
+    if name not in COMMANDS:
+        print(f"bench.py: command must be one of {', '.join(COMMANDS)}, got {name!r}", file=sys.stderr)
+        return 2
+    command, rest = COMMANDS[name], arguments[1:] if named else arguments
+    try:
+        parser = make_parser(command)
+        args = parse(parser, rest) if name == "run" else parser.parse_args(rest)
+        return command.run(args)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"bench.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

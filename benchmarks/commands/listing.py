@@ -1,0 +1,62 @@
+"""bench.py list: methods, datasets, backbones and stored runs."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+import timm
+
+from benchmarks.commands.contract import Command
+from benchmarks.commands.options import add_format, add_results, print_frame
+from benchmarks.records import load_records
+from datasets import DATASETS
+from methods import METHODS
+
+TABLES = ("methods", "datasets", "backbones", "runs")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument("what", nargs="?", choices=TABLES, default="methods", help="default: methods")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    add_results(parser)
+    add_format(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints one of the tables."""
+    problems: list[str] = []
+    if args.what == "methods":
+        rows = [
+            {"method": name, "title": m.title, "lr": m.config().lr, "source": m.paper} for name, m in METHODS.items()
+        ]
+    elif args.what == "datasets":
+        rows = [
+            {
+                "dataset": name,
+                "title": info.title,
+                "classes": ", ".join(info.classes),
+                "prepared": "made at first use"
+                if info.generate
+                else "yes"
+                if (args.data_root / name).is_dir()
+                else "no",
+                "source": info.url,
+            }
+            for name, info in DATASETS.items()
+        ]
+    elif args.what == "backbones":
+        rows = [{"backbone": name} for name in timm.list_models(module="vision_transformer")]
+    else:
+        records, problems = load_records(args.results)
+        rows = [{"run": record["run_id"], "state": record["status"]["state"]} for record in records]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print_frame(pd.DataFrame(rows), args.format)
+    return 1 if problems else 0
+
+
+COMMAND = Command(
+    "list", "show methods, datasets, backbones or runs", "python bench.py list datasets", add_arguments, run
+)

@@ -1,0 +1,56 @@
+"""Options that several commands share, each defined once."""
+
+import argparse
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from methods import METHODS
+
+FORMATS = ("md", "csv", "json")
+
+
+def one_of(kind: str, known: Iterable[str], name: str) -> str:
+    """Checks a name against a table.
+
+    Raises:
+        ValueError: It is not in it; the message has the nearest name and all choices.
+    """
+    names = list(known)
+    if name in names:
+        return name
+    nearest = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    raise ValueError(f"{kind} must be one of {', '.join(names)}, got {name!r}{hint}")
+
+
+def check_methods(names: list[str]) -> list[str]:
+    """Checks names of methods, drops repetitions, keeps the order."""
+    return list(dict.fromkeys(one_of("method", METHODS, name) for name in names))
+
+
+def add_methods(parser: argparse.ArgumentParser, default: list[str] | None = None) -> None:
+    """--methods"""
+    parser.add_argument("--methods", nargs="+", metavar="M", default=default, help=f"of {', '.join(METHODS)}")
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """--format"""
+    parser.add_argument("--format", choices=FORMATS, default="md", help="of the data on stdout (default: md)")
+
+
+def print_frame(frame: pd.DataFrame, layout: str) -> None:
+    """Prints data, and nothing else, to stdout."""
+    if layout == "csv":
+        print(frame.to_csv(index=False), end="")
+    elif layout == "json":
+        print(frame.to_json(orient="records", indent=2))
+    else:
+        print(frame.to_markdown(index=False))
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """--results"""
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")

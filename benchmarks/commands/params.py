@@ -1,0 +1,48 @@
+"""bench.py params: exact parameter counts, without weights."""
+
+import argparse
+
+import pandas as pd
+
+from benchmarks.commands.contract import Command
+from benchmarks.commands.options import add_format, add_methods, check_methods, print_frame
+from benchmarks.commands.run import DEFAULT_BACKBONE, method_options, positive
+from benchmarks.model import count_parameters, make_config
+from methods import METHODS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    add_methods(parser, default=list(METHODS))
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="B", help="any timm ViT (default: %(default)s)")
+    parser.add_argument("--num-classes", type=positive, default=5, metavar="C", help="of the new head (default: 5)")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="M.OPTION=X", help="a method's option, like lora.rank=8"
+    )
+    add_format(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a row a method: `percent` is trainable / (trainable + frozen), both without the new head."""
+    methods = check_methods(args.methods)
+    options = method_options(args.set, methods)
+    rows = []
+    for method in methods:
+        config = make_config(method, options.get(method, {}))
+        counts = count_parameters(method, config, args.backbone, args.num_classes)
+        columns = ("trainable", "trainable_head", "frozen", "percent")
+        rows.append({"method": method} | {column: counts[column] for column in columns})
+    frame = pd.DataFrame(rows)
+    if args.format != "json":
+        frame["percent"] = frame["percent"].map("{:.2f}".format)
+    print_frame(frame, args.format)
+    return 0
+
+
+COMMAND = Command(
+    "params",
+    "count trainable and frozen parameters",
+    "python bench.py params --methods full vpt adapter lora fpt fpt_plus --format csv",
+    add_arguments,
+    run,
+)

@@ -1,0 +1,220 @@
+"""bench.py run: train, measure, store, then show the table."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from benchmarks.commands.contract import Command
+from benchmarks.commands.options import add_results, check_methods
+from benchmarks.plan import Plan, SuiteOptions, make_plan
+from benchmarks.records import check_writable
+from benchmarks.suite import is_due, run_suite, stored_state
+from benchmarks.suite_file import find_suite, suite_arguments
+from methods import METHODS
+
+DEFAULT_BACKBONE = "vit_base_patch16_384"
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def positive_rate(text: str) -> float:
+    """A number above 0, for argparse."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return number
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a suite."""
+    grid = parser.add_argument_group("grid")
+    grid.add_argument("--suite", metavar="FILE", help="YAML of these options; a file, or one of benchmarks/suites")
+    grid.add_argument("--methods", nargs="+", metavar="M", help=f"all, or of {', '.join(METHODS)}")
+    grid.add_argument(
+        "--datasets",
+        nargs="+",
+        metavar="D",
+        help="names, or folders with train/val/test (default: all prepared ones, else demo)",
+    )
+    grid.add_argument("--res", nargs="+", type=positive, default=[512], metavar="PX", help="image sides (default: 512)")
+    grid.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="default: 0")
+    model = parser.add_argument_group("backbone")
+    model.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="B", help="any timm ViT (default: %(default)s)")
+    model.add_argument(
+        "--weights", default="auto", metavar="W", help="auto, hub, wheel, none or a file (default: auto)"
+    )
+    budget = parser.add_argument_group("budget")
+    budget.add_argument("--epochs", type=positive, metavar="N", help="default: the dataset's, mostly 20")
+    budget.add_argument("--batch-size", type=positive, default=16, metavar="N", help="default: 16")
+    budget.add_argument("--lr", type=positive_rate, metavar="X", help="for all methods (default: each method's own)")
+    budget.add_argument(
+        "--set", nargs="+", default=[], metavar="M.OPTION=X", help="a method's option, like lora.rank=8"
+    )
+    factors = parser.add_argument_group("factors")
+    factors.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default: bf16 on a GPU, fp32 on a CPU")
+    factors.add_argument("--attention", choices=("eager", "sdpa"), default="sdpa", help="default: sdpa (fused)")
+    factors.add_argument("--grad-checkpointing", action="store_true", help="recompute activations in the backward pass")
+    factors.add_argument(
+        "--preload",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="compute frozen features once, ahead of training (default: auto, where a method has any)",
+    )
+    where = parser.add_argument_group("places")
+    where.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: auto)")
+    where.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    where.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(".cache"),
+        metavar="DIR",
+        help="weights, resized images and features (default: .cache)",
+    )
+    add_results(where)  # type: ignore[arg-type]
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--only-missing",
+        dest="policy",
+        action="store_const",
+        const="only-missing",
+        default="only-missing",
+        help="skip runs with a record (default)",
+    )
+    again.add_argument(
+        "--retry-failed", dest="policy", action="store_const", const="retry-failed", help="also do failed runs again"
+    )
+    again.add_argument("--overwrite", dest="policy", action="store_const", const="overwrite", help="do all runs again")
+    parser.add_argument("--dry-run", action="store_true", help="show the runs and stop")
+
+
+def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """Parses a command line; options of its suite file come first, so that its own win."""
+    first = parser.parse_args(arguments)
+    if first.suite is None:
+        return first
+    return parser.parse_args(suite_arguments(find_suite(first.suite), parser) + arguments)
+
+
+def method_options(settings: list[str], methods: list[str]) -> dict[str, dict[str, Any]]:
+    """Reads `--set`: `lora.rank=8` becomes `{"lora": {"rank": 8}}`; values are YAML scalars.
+
+    Raises:
+        ValueError: A setting is not of that form, or names a method that does not run.
+    """
+    options: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        name, separator, value = setting.partition("=")
+        method, dot, option = name.partition(".")
+        if not (separator and dot and option):
+            raise ValueError(f"set must be like lora.rank=8, got {setting!r}")
+        if method not in methods:
+            raise ValueError(f"set must name a method of this suite ({', '.join(methods)}), got {setting!r}")
+        options.setdefault(method, {})[option] = yaml.safe_load(value)
+    return options
+
+
+def suite_options(args: argparse.Namespace) -> SuiteOptions:
+    """The suite that the arguments describe.
+
+    Raises:
+        ValueError: No method is named, or one that does not exist.
+    """
+    if not args.methods:
+        raise ValueError("methods must be named, e.g. --methods fpt lora, or --methods all, got none")
+    methods = list(METHODS) if args.methods == ["all"] else check_methods(args.methods)
+    return SuiteOptions(
+        methods=methods,
+        datasets=args.datasets,
+        resolutions=list(dict.fromkeys(args.res)),
+        seeds=list(dict.fromkeys(args.seeds)),
+        backbone=args.backbone,
+        weights=args.weights,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        method_options=method_options(args.set, methods),
+        precision=args.precision,
+        attention=args.attention,
+        grad_checkpointing=args.grad_checkpointing,
+        preload=args.preload,
+        device=args.device,
+        data_root=args.data_root.resolve(),
+        cache=args.cache.resolve(),
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the suite, then writes and shows its tables and plots."""
+    check_writable(args.results)
+    plan = make_plan(suite_options(args))
+    if args.dry_run:
+        _show_plan(plan, args.results, args.policy)
+        return 0
+    try:
+        status = run_suite(plan, args.results, args.policy)
+    except KeyboardInterrupt:
+        print("stopped; finished runs are kept, the same command goes on", file=sys.stderr)
+        return 130
+    return max(status, show_results(args.results, {run.config.run_id for run in plan.runs}))
+
+
+def _show_plan(plan: Plan, results: Path, policy: str) -> None:
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
+    rows = []
+    for planned in plan.runs:
+        config = planned.config
+        state = stored_state(results, config.run_id)
+        rows.append(
+            {
+                "method": config.method,
+                "dataset": config.dataset,
+                "res": config.resolution,
+                "seed": config.seed,
+                "epochs": config.epochs,
+                "batch": config.batch_size,
+                "lr": config.lr,
+                "stored": state or "",
+                "to do": "yes" if is_due(state, policy) else "",
+            }
+        )
+    print(pd.DataFrame(rows).to_markdown(index=False))
+
+
+def show_results(results: Path, run_ids: set[str]) -> int:
+    """Writes tables and plots of all stored runs, and prints the table of some."""
+    from rich.console import Console
+
+    from benchmarks.plots import write_plots
+    from benchmarks.records import load_records, runs_frame
+    from benchmarks.tables import console_table, write_tables
+
+    records, problems = load_records(results)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    shown = runs_frame([record for record in records if record["run_id"] in run_ids])
+    Console().print(console_table(shown))
+    frame = runs_frame(records)
+    paths = [*write_tables(results, frame), *write_plots(results, frame)]
+    folders = sorted({str(path.parent) for path in paths})
+    print(f"tables and plots: {', '.join(folders)}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+COMMAND = Command(
+    "run",
+    "train and measure methods (the default command)",
+    "python bench.py --methods fpt lora --res 512",
+    add_arguments,
+    run,
+)

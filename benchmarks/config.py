@@ -1,0 +1,83 @@
+"""What a run is: every setting that changes its numbers, and the identity made from them."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.backbone import Attention
+from benchmarks.step import Precision
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training: a method on a dataset at a resolution with a seed, nothing left open.
+
+    Attributes:
+        method: Name in the table of methods.
+        dataset: Name of the dataset or of the user's folder.
+        dataset_digest: SHA-256 over all its images and labels.
+        resolution: Image side asked for, in px.
+        seed: Of initialisation, order, augmentation and dropout.
+        backbone: timm ViT in use.
+        weights: `hub`, `wheel`, `none` or `file`.
+        weights_sha256: Digest of the weights, None for random ones.
+        epochs: Passes over the training split.
+        batch_size: Images a step.
+        lr: Peak learning rate of AdamW; decays to 0 by a cosine.
+        weight_decay: Of AdamW.
+        options: The method's other settings, all of them.
+        precision: `fp32`, `bf16` or `fp16` (autocast).
+        attention: `eager` or `sdpa` (fused).
+        grad_checkpointing: Whether blocks recompute their activations in the backward pass.
+        preload: Whether frozen features are computed once, ahead of training.
+        device_type: `cpu` or `cuda`.
+    """
+
+    method: str
+    dataset: str
+    dataset_digest: str
+    resolution: int
+    seed: int
+    backbone: str
+    weights: str
+    weights_sha256: str | None
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    options: dict[str, Any] = field(default_factory=dict)
+    precision: Precision = "fp32"
+    attention: Attention = "sdpa"
+    grad_checkpointing: bool = False
+    preload: bool = False
+    device_type: str = "cpu"
+
+    @property
+    def run_id(self) -> str:
+        """Readable parts and a hash of everything: the name of the run's record."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        dataset = "".join(c if c.isalnum() or c in "_-" else "_" for c in self.dataset)
+        return f"{dataset}-{self.resolution}-{self.method}-s{self.seed}-{digest}"
+
+    def method_settings(self) -> dict[str, Any]:
+        """All fields of the method's Config."""
+        return {"lr": self.lr, "weight_decay": self.weight_decay, **self.options}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a run finds and leaves its files; no part of its identity.
+
+    Attributes:
+        dataset: Name of a dataset, or path of the user's folder.
+        data_root: Folder of the prepared datasets.
+        cache: Folder of weights, resized images and features.
+        device: `cpu` or `cuda:<n>`.
+    """
+
+    dataset: str
+    data_root: Path
+    cache: Path
+    device: str

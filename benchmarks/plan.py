@@ -1,0 +1,181 @@
+"""From a command's options to the list of runs: every default is resolved here, before the first run starts."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.backbone import Attention, check_backbone, create_backbone, effective_resolution
+from benchmarks.config import Places, RunConfig
+from benchmarks.data import Dataset, open_dataset
+from benchmarks.model import make_config
+from benchmarks.step import Precision
+from benchmarks.weights import Weights, resolve_weights
+from datasets import DATASETS
+from methods import METHODS
+from methods.contract import no_extractor
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """What a user asked for; None leaves the choice to the plan.
+
+    Attributes:
+        methods, datasets, resolutions, seeds: The grid. Datasets are names or folders.
+        backbone, weights: The pretrained ViT.
+        epochs, batch_size, lr: Budget; epochs default to the dataset's, the rate to the method's.
+        method_options: Changed fields of methods' Configs, by method.
+        precision, attention, grad_checkpointing, preload: Factors; precision defaults to bf16 on a GPU, fp32 else.
+        device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
+        data_root, cache: Folders.
+    """
+
+    methods: list[str]
+    datasets: list[str] | None
+    resolutions: list[int]
+    seeds: list[int]
+    backbone: str
+    weights: str
+    epochs: int | None
+    batch_size: int
+    lr: float | None
+    method_options: dict[str, dict[str, Any]]
+    precision: Precision | None
+    attention: Attention
+    grad_checkpointing: bool
+    preload: str
+    device: str
+    data_root: Path
+    cache: Path
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that is ready to start."""
+
+    config: RunConfig
+    places: Places
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a suite, in order, and what the user should know about them, a line each."""
+
+    runs: list[PlannedRun]
+    notes: list[str]
+
+
+def make_plan(options: SuiteOptions) -> Plan:
+    """Resolves datasets, weights, device and defaults, and checks what can be checked before a run.
+
+    Raises:
+        ValueError: Something asked for does not exist or does not fit; the message says what to do.
+        FileNotFoundError: A dataset is not prepared.
+        RuntimeError: Weights or device cannot be had.
+    """
+    notes: list[str] = []
+    check_backbone(options.backbone)
+    device = resolve_device(options.device)
+    sources = options.datasets or _default_datasets(options.data_root, notes)
+    sources = [
+        str(Path(source).resolve()) if source not in DATASETS and Path(source).is_dir() else source
+        for source in sources
+    ]
+    datasets = {source: open_dataset(source, options.data_root, options.cache) for source in sources}
+    for dataset in datasets.values():
+        _check_batch_size(dataset, options.batch_size)
+    weights = resolve_weights(options.weights, options.backbone, options.cache)
+    if weights.note:
+        notes.append(weights.note)
+    _check_resolutions(options.resolutions, weights.backbone, notes)
+    runs = [
+        _plan_run(options, method, source, dataset, resolution, seed, weights, device)
+        for source, dataset in datasets.items()
+        for resolution in options.resolutions
+        for method in options.methods
+        for seed in options.seeds
+    ]
+    return Plan(runs, notes)
+
+
+def resolve_device(name: str) -> str:
+    """The device to run on: `auto` is the first GPU where there is one.
+
+    Raises:
+        ValueError: No such kind of device.
+        RuntimeError: The GPU asked for is not there.
+    """
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise RuntimeError(f"device must be one of {torch.cuda.device_count()} GPUs seen here, got {name!r}; use cpu")
+    return "cpu" if kind == "cpu" else f"cuda:{index or 0}"
+
+
+def _default_datasets(data_root: Path, notes: list[str]) -> list[str]:
+    prepared = [name for name, info in DATASETS.items() if not info.synthetic and (data_root / name).is_dir()]
+    if prepared:
+        return prepared
+    notes.append(f"no prepared dataset under {data_root}: using demo, synthetic images that are not clinical data")
+    return ["demo"]
+
+
+def _check_batch_size(dataset: Dataset, batch_size: int) -> None:
+    smallest = len(dataset.splits["train"])
+    if batch_size > smallest:
+        raise ValueError(
+            f"batch size must be at most the {smallest} training images of {dataset.name}, got {batch_size!r}; "
+            "choose a smaller --batch-size"
+        )
+
+
+def _check_resolutions(resolutions: list[int], backbone: str, notes: list[str]) -> None:
+    with torch.device("meta"):
+        patch = int(create_backbone(backbone).patch_embed.patch_size[0])
+    for resolution in resolutions:
+        effective = effective_resolution(resolution, patch)
+        if effective != resolution:
+            notes.append(f"{resolution} px is no multiple of {backbone}'s patch size {patch}: runs at {effective} px")
+
+
+def _plan_run(
+    options: SuiteOptions,
+    method: str,
+    source: str,
+    dataset: Dataset,
+    resolution: int,
+    seed: int,
+    weights: Weights,
+    device: str,
+) -> PlannedRun:
+    changed = options.method_options.get(method, {})
+    settings = dataclasses.asdict(make_config(method, changed))
+    rate, weight_decay = settings.pop("lr"), settings.pop("weight_decay")
+    device_type = device.partition(":")[0]
+    config = RunConfig(
+        method=method,
+        dataset=dataset.name,
+        dataset_digest=dataset.digest,
+        resolution=resolution,
+        seed=seed,
+        backbone=weights.backbone,
+        weights=weights.source,
+        weights_sha256=weights.sha256,
+        epochs=options.epochs or dataset.epochs,
+        batch_size=options.batch_size,
+        lr=options.lr or rate,
+        weight_decay=weight_decay,
+        options=settings,
+        precision=options.precision or ("bf16" if device_type == "cuda" else "fp32"),
+        attention=options.attention,
+        grad_checkpointing=options.grad_checkpointing,
+        preload=METHODS[method].extractor is not no_extractor and options.preload != "off",
+        device_type=device_type,
+    )
+    return PlannedRun(config, Places(source, options.data_root, options.cache, device), weights)

@@ -1,0 +1,262 @@
+"""One run, start to end, as the sections of its record."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from benchmarks.augment import Preprocessing
+from benchmarks.backbone import create_backbone, effective_resolution
+from benchmarks.batches import Split, iterate, sequential_order
+from benchmarks.config import Places, RunConfig
+from benchmarks.data import Dataset, open_dataset
+from benchmarks.features import FeatureCache, open_feature_cache
+from benchmarks.images import open_image_store
+from benchmarks.memory import PhaseMemory, host_peak_bytes
+from benchmarks.model import Parts, build_parts, count_parameters, make_config
+from benchmarks.predict import MemoryPoint, predict_memory
+from benchmarks.step import extraction_step
+from benchmarks.train import Bench, Clock, Emit, evaluate, fit
+from benchmarks.weights import Weights, load_weights
+from methods import METHODS
+from methods.contract import Views
+
+SPLITS = ("train", "val", "test")
+EXTRACTOR_VIEW = "image"
+
+
+class Run:
+    """A run in the making; `record` fills up as it goes, so that a failure leaves what was known by then.
+
+    Args:
+        config: The run's settings.
+        places: Where its files lie.
+        weights: Where its pretrained weights come from.
+        clock: Takes the seconds of each part.
+        emit: Receives progress events.
+    """
+
+    def __init__(self, config: RunConfig, places: Places, weights: Weights, clock: Clock, emit: Emit) -> None:
+        self.config, self.places, self.weights = config, places, weights
+        self.clock, self.emit = clock, emit
+        self.device = torch.device(places.device)
+        self.memory = PhaseMemory(self.device)
+        self.method_config = make_config(config.method, config.method_settings())
+        self.run: dict[str, Any] = {}
+        self.measurements: dict[str, Any] = {}
+        self.predictions: pd.DataFrame | None = None
+
+    def execute(self) -> None:
+        """Does all of it. What goes wrong is raised; what was learnt stays in `run` and `measurements`."""
+        config = self.config
+        torch.manual_seed(config.seed)
+        with self.clock("images"):
+            dataset = open_dataset(self.places.dataset, self.places.data_root, self.places.cache)
+            self._check_digest(dataset)
+            views = self._views()
+            self._describe(dataset, views)
+            stores = self._open_stores(dataset, views)
+        preprocessing = Preprocessing(dataset.mean, dataset.std, self.device)
+        with self.clock("setup"), self.memory.phase("setup"):
+            parts = self._build(len(dataset.classes), views[EXTRACTOR_VIEW])
+        fixed = frozenset({EXTRACTOR_VIEW}) if parts.extractor is not None else frozenset()
+        splits = {
+            name: Split(np.array([sample.label for sample in dataset.splits[name]]), stores[name], {}, fixed)
+            for name in SPLITS
+        }
+        if config.preload and parts.extractor is not None:
+            splits = self._preload(parts.extractor.to(self.device), splits, preprocessing, dataset)
+            parts = Parts(parts.model, None)
+        if parts.extractor is not None:
+            parts.extractor.to(self.device)
+        bench = Bench(
+            config, parts.model, parts.extractor, preprocessing, dataset.classes, self.device, self.clock,
+            self.memory.phase, self.emit,
+        )  # fmt: skip
+        self._train_and_test(bench, splits, dataset)
+        self._predict_memory(len(dataset.classes))
+
+    def _check_digest(self, dataset: Dataset) -> None:
+        if dataset.digest != self.config.dataset_digest:
+            raise RuntimeError(f"dataset {dataset.name} has changed since this suite started; start it again")
+
+    def _views(self) -> Views:
+        vit_patch = _patch_size(self.config.backbone)
+        effective = effective_resolution(self.config.resolution, vit_patch)
+        return METHODS[self.config.method].views(self.method_config, effective)
+
+    def _describe(self, dataset: Dataset, views: Views) -> None:
+        config, method = self.config, METHODS[self.config.method]
+        self.run |= {
+            "input": {
+                "resolution": config.resolution,
+                "effective_resolution": views[EXTRACTOR_VIEW],
+                "views": views,
+            },
+            "method": {"name": method.name, "title": method.title, "config": asdict(self.method_config)},
+            "dataset": {
+                "name": dataset.name,
+                "title": dataset.title,
+                "synthetic": dataset.synthetic,
+                "digest": dataset.digest,
+                "classes": list(dataset.classes),
+                "counts": dataset.counts(),
+                "metric": dataset.metric,
+                "normalization": {
+                    "mean": list(dataset.mean),
+                    "std": list(dataset.std),
+                    "source": dataset.normalization_source,
+                },
+            },
+        }
+        self.measurements["parameters"] = count_parameters(
+            config.method, self.method_config, config.backbone, len(dataset.classes)
+        )
+
+    def _open_stores(self, dataset: Dataset, views: Views) -> dict[str, dict[str, Any]]:
+        def progress(done: int, total: int) -> None:
+            self.emit("stage", stage="images", done=done, total=total)
+
+        return {
+            split: {
+                name: open_image_store(dataset, split, side, self.places.cache, progress)
+                for name, side in views.items()
+            }
+            for split in SPLITS
+        }
+
+    def _build(self, num_classes: int, resolution: int) -> Parts:
+        config = self.config
+        parts = build_parts(
+            config.method, self.method_config, config.backbone, num_classes, resolution, config.attention,
+            config.grad_checkpointing, load_weights(self.weights),
+        )  # fmt: skip
+        return Parts(parts.model.to(self.device), parts.extractor)
+
+    def _preload(
+        self, extractor: Any, splits: dict[str, Split], preprocessing: Preprocessing, dataset: Dataset
+    ) -> dict[str, Split]:
+        """Replaces the extractor's view by its features, from the cache or computed now."""
+        caches: dict[str, FeatureCache] = {}
+        total, done = sum(len(split) for split in splits.values()), 0
+
+        def compute(split: Split) -> Iterable[dict[str, Tensor]]:
+            nonlocal done
+            images = Split(split.labels, {EXTRACTOR_VIEW: split.views[EXTRACTOR_VIEW]}, {})
+            order = sequential_order(len(split), self.config.batch_size)
+            for inputs, labels in iterate(images, order, preprocessing, self.device, augment=False):
+                image = inputs[EXTRACTOR_VIEW]
+                yield extraction_step(extractor, image, self.config.precision, self.device.type)
+                done += len(labels)
+                self.emit("stage", stage="preload", done=done, total=total)
+
+        with self.clock("preload"), self.memory.phase("preload"):
+            for name, split in splits.items():
+                key = self._cache_key(extractor, dataset, name)
+                folder = self.places.cache / "features"
+                caches[name] = open_feature_cache(folder, key, len(split), lambda split=split: compute(split))  # type: ignore[misc]
+            extractor.to("cpu")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        seconds = sum(cache.seconds for cache in caches.values())
+        self.measurements |= {
+            "cache_bytes": sum(cache.num_bytes for cache in caches.values()),
+            "preload": {
+                "seconds": seconds,
+                "images_per_second": total / seconds,
+                "reused": all(cache.reused for cache in caches.values()),
+            },
+        }
+        return {
+            name: Split(
+                split.labels,
+                {view: store for view, store in split.views.items() if view != EXTRACTOR_VIEW},
+                caches[name].features,
+                split.fixed_views,
+            )
+            for name, split in splits.items()
+        }
+
+    def _cache_key(self, extractor: Any, dataset: Dataset, split: str) -> dict[str, Any]:
+        config = self.config
+        return {
+            "format": 1,
+            "backbone": config.backbone,
+            "weights": config.weights_sha256 or f"random, seed {config.seed}",
+            "dataset": dataset.digest,
+            "split": split,
+            "resolution": self.run["input"]["effective_resolution"],
+            "normalization": [list(dataset.mean), list(dataset.std)],
+            "precision": config.precision,
+            "attention": config.attention,
+            "device_type": self.device.type,
+            "batch_size": config.batch_size,
+            "extractor": dict(extractor.identity),
+        }
+
+    def _train_and_test(self, bench: Bench, splits: dict[str, Split], dataset: Dataset) -> None:
+        fitted = fit(bench, splits["train"], splits["val"])
+        assert fitted.probabilities is not None
+        self.run["selection"] = {"metric": "val auc", "best_epoch": fitted.best_epoch}
+        self.measurements |= {"history": fitted.history, "val": fitted.validation}
+        metrics, probabilities = evaluate(bench, splits["test"], "test")
+        self.measurements["test"] = metrics
+        frames = (("val", fitted.probabilities), ("test", probabilities))
+        self.predictions = pd.concat([_predictions(dataset, split, values) for split, values in frames])
+        seconds, num_epochs = self.clock.seconds, self.config.epochs
+        trained = len(splits["train"]) // self.config.batch_size * self.config.batch_size * num_epochs
+        evaluated = len(splits["val"]) * num_epochs + len(splits["test"])
+        self.measurements["images_per_second"] = {
+            "train": trained / seconds["train"],
+            "eval": evaluated / (seconds["validate"] + seconds["test"]),
+            "preload": self.measurements.get("preload", {}).get("images_per_second"),
+        }
+
+    def _predict_memory(self, num_classes: int) -> None:
+        """Adds what a GPU would need, where there is none to measure it on."""
+        if self.device.type == "cuda":
+            return
+        config = self.config
+        point = MemoryPoint(
+            method=config.method,
+            options=tuple(sorted(config.options.items())),
+            backbone=config.backbone,
+            resolution=config.resolution,
+            batch_size=config.batch_size,
+            num_classes=num_classes,
+            precision=config.precision,
+            attention=config.attention,
+            grad_checkpointing=config.grad_checkpointing,
+            preload=config.preload,
+        )
+        with self.clock("predict"):
+            self.measurements["predicted_memory"] = predict_memory(point).as_record()
+
+    def finish(self) -> None:
+        """Adds what is known however the run ended: memory so far and seconds."""
+        phases = self.memory.phases
+        self.measurements["memory"] = {"source": "measured", "phases": phases} if self.device.type == "cuda" else None
+        self.measurements["host_peak_bytes"] = host_peak_bytes()
+
+
+def _patch_size(backbone: str) -> int:
+    with torch.device("meta"):
+        return int(create_backbone(backbone).patch_embed.patch_size[0])
+
+
+def _predictions(dataset: Dataset, split: str, probabilities: Any) -> pd.DataFrame:
+    samples = dataset.splits[split]
+    frame = pd.DataFrame(
+        {
+            "split": split,
+            "path": [sample.path for sample in samples],
+            "label": [dataset.classes[sample.label] for sample in samples],
+        }
+    )
+    for index, name in enumerate(dataset.classes):
+        frame[f"prob_{name}"] = probabilities[:, index]
+    return frame

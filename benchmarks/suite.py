@@ -1,0 +1,163 @@
+"""Runs a plan: one fresh process a run, its record stored before the next one starts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from benchmarks.environment import ROOT, describe_code
+from benchmarks.plan import Plan, PlannedRun
+from benchmarks.progress import SuiteProgress
+from benchmarks.records import read_record, write_record
+
+DONE = ("ok", "oom", "diverged")  # results; failed and interrupted runs are none
+
+
+def stored_state(results: Path, run_id: str) -> str | None:
+    """The state of a run's stored record, None where there is none or it cannot be read."""
+    try:
+        return str(read_record(results / "runs" / f"{run_id}.json")["status"]["state"])
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def is_due(state: str | None, policy: str) -> bool:
+    """Whether a run is to be done.
+
+    Args:
+        state: Of its stored record, None without one.
+        policy: `only-missing` does what has no record or was interrupted, `retry-failed` also what failed,
+            `overwrite` everything.
+    """
+    if policy == "overwrite" or state in (None, "interrupted"):
+        return True
+    return policy == "retry-failed" and state not in DONE
+
+
+def run_suite(plan: Plan, results: Path, policy: str) -> int:
+    """Does the runs that are due.
+
+    Returns:
+        The exit status: 0, or 1 if a run failed, now or in an earlier suite. Out of memory and divergence are results.
+
+    Raises:
+        KeyboardInterrupt: The user stopped it; finished records stay, the run under way is recorded as interrupted.
+    """
+    states = {run.config.run_id: stored_state(results, run.config.run_id) for run in plan.runs}
+    due = [run for run in plan.runs if is_due(states[run.config.run_id], policy)]
+    code = describe_code()
+    with SuiteProgress(len(due)) as progress:
+        for note in plan.notes:
+            progress.note(f"note: {note}")
+        progress.note(f"{len(plan.runs)} runs, {len(plan.runs) - len(due)} of them stored already")
+        for number, run in enumerate(due, start=1):
+            config = run.config
+            title = f"{config.method} {config.dataset} {config.resolution} px seed {config.seed}"
+            progress.start(number, title)
+            states[config.run_id] = _run_in_process(run, results, code, progress)
+    return _report(states, results)
+
+
+def _report(states: dict[str, str | None], results: Path) -> int:
+    failed = [run_id for run_id, state in states.items() if state not in DONE]
+    counts = ", ".join(f"{number} {state}" for state, number in sorted(Counter(map(str, states.values())).items()))
+    print(f"runs: {counts}; records in {results / 'runs'}", file=sys.stderr)
+    if failed:
+        print("failed runs are tried again with --retry-failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _run_in_process(run: PlannedRun, results: Path, code: dict[str, Any], progress: SuiteProgress) -> str:
+    """Runs one process to its end and returns the state of the record that it, or we for it, stored."""
+    run_id = run.config.run_id
+    log = results / "runs" / f"{run_id}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    started = datetime.now(UTC)
+    done: dict[str, Any] = {}
+    with log.open("w") as stderr, _start(run, results, code, stderr) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                event = json.loads(line)
+                if event["event"] == "done":
+                    done = event
+                else:
+                    progress.event(event)
+            process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            _record_end(run, results, code, started, "interrupted", "stopped by the user")
+            log.unlink()
+            raise
+    if not done:
+        done = {"state": "failed", "message": f"{_ending(process.returncode)}; see {log}"}
+        _record_end(run, results, code, started, "failed", done["message"])
+    elif done["state"] != "failed":
+        log.unlink()
+    detail = f" ({done['message']})" if done["message"] else ""
+    progress.finish(f"{done['state']}{detail}")
+    return str(done["state"])
+
+
+def _start(run: PlannedRun, results: Path, code: dict[str, Any], stderr: IO[str]) -> "subprocess.Popen[str]":
+    job = {
+        "config": asdict(run.config),
+        "places": asdict(run.places),
+        "weights": asdict(run.weights),
+        "results": str(results.resolve()),
+        "code": code,
+    }
+    command = [sys.executable, "-m", "benchmarks.worker"]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,  # Ctrl-C reaches us alone, and we end the run
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(job, default=str) + "\n")
+    process.stdin.close()
+    return process
+
+
+def _ending(returncode: int) -> str:
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        hint = ", perhaps out of host memory" if name == "SIGKILL" else ""
+        return f"the run's process was ended by {name}{hint}"
+    return f"the run's process ended with exit status {returncode}"
+
+
+def _record_end(
+    run: PlannedRun, results: Path, code: dict[str, Any], started: datetime, state: str, message: str
+) -> None:
+    """Stores a record for a process that could not; a finished record of the same run stays."""
+    run_id = run.config.run_id
+    if stored_state(results, run_id) in DONE:
+        return
+    record = {
+        "schema": 1,
+        "run_id": run_id,
+        "status": {"state": state, "message": message, "phase": None},
+        "run": {
+            "config": asdict(run.config),
+            "code": code,
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "weights": json.loads(json.dumps(asdict(run.weights), default=str)),
+        },
+        "measurements": {},
+        "environment": {"device_type": run.config.device_type},
+    }
+    write_record(results, record)

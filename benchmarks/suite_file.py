@@ -1,0 +1,66 @@
+"""Suite files: the options of a command, in YAML."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.commands.options import one_of
+
+SUITES = Path(__file__).parent / "suites"
+
+
+def find_suite(name: str) -> Path:
+    """The file of a suite: a path, or the name of one in benchmarks/suites.
+
+    Raises:
+        ValueError: There is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = sorted(file.stem for file in SUITES.glob("*.yaml"))
+    if path.suffix in (".yaml", ".yml"):
+        raise ValueError(f"suite must be a file or one of {', '.join(known)}, got {name!r}; there is no such file")
+    return SUITES / f"{one_of('suite', known, name)}.yaml"
+
+
+def suite_arguments(path: Path, parser: argparse.ArgumentParser) -> list[str]:
+    """A suite file as command-line arguments, to be parsed before the user's own, which then win.
+
+    Args:
+        path: YAML with the long option names of `parser` as keys (underscores for dashes); a list for an option that
+            takes several values, true or false for a switch.
+        parser: The command's parser.
+
+    Raises:
+        ValueError: The file is no YAML mapping, or a key is no option.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"suite file must be YAML, got {str(path)!r}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"suite file must hold options, one a line like 'epochs: 20', got {str(path)!r}")
+    flags = {option[2:].replace("-", "_"): option for option in parser._option_string_actions if option[:2] == "--"}
+    for key in ("suite", "help"):
+        flags.pop(key, None)
+    arguments: list[str] = []
+    for key, value in content.items():
+        option = flags[one_of(f"key in {path}", flags, str(key))]
+        arguments += _as_arguments(option, value, parser._option_string_actions[option], path)
+    return arguments
+
+
+def _as_arguments(option: str, value: Any, action: argparse.Action, path: Path) -> list[str]:
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise ValueError(f"{option[2:]} in {path} must be true or false, got {value!r}")
+        return [option] if value else []
+    values = value if isinstance(value, list) else [value]
+    if not values or any(not isinstance(item, str | int | float) or isinstance(item, bool) for item in values):
+        raise ValueError(f"{option[2:]} in {path} must be a value or a list of values, got {value!r}")
+    if len(values) > 1 and action.nargs is None:
+        raise ValueError(f"{option[2:]} in {path} must be one value, got {value!r}")
+    return [option, *map(str, values)]
