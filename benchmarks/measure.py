@@ -29,7 +29,7 @@ BURN_IN = 3  # steps before the clock starts; those of the memory loop come on t
 TIMED_SECONDS = 1.0  # a step is repeated for about this long
 TIMED_STEPS = (3, 50)  # at least, at most
 TIMEOUT = 300  # seconds for one point
-AHEAD = 3  # processes that import while another measures
+AHEAD = 5  # processes that import while another measures
 
 Record = dict[str, Any]
 
@@ -63,7 +63,7 @@ def measure_points(
     waiting, started = list(points), deque[tuple[MemoryPoint, subprocess.Popen[str]]]()
     try:
         while waiting or started:
-            while waiting and len(started) <= AHEAD:
+            while waiting and len(started) <= min(AHEAD, (os.cpu_count() or 1) // 2):
                 started.append((waiting[0], _start(waiting.pop(0), folder, device)))
             point, process = started.popleft()
             yield _finish(point, process, folder)

@@ -139,7 +139,9 @@ class PhaseMemory:
             "peak_process_bytes": self._process_bytes(reserved - torch.cuda.memory_reserved(self.device)),
         }
         before = self.phases.get(name, {})
-        self.phases[name] = {key: max(filter(None, (count, before.get(key))), default=None) for key, count in counts.items()}
+        self.phases[name] = {
+            key: max(filter(None, (count, before.get(key))), default=None) for key, count in counts.items()
+        }
 
     def _process_bytes(self, returned: int) -> int | None:
         """The process's memory as the driver reports it, and what the allocator has `returned` since the peak."""
