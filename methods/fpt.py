@@ -61,8 +61,8 @@ def parse_layers(spec: str, depth: int) -> tuple[int, ...]:
         return tuple(range(depth // 2, depth))
     layers: set[int] = set()
     for part in spec.split(","):
-        first, _, last = part.partition("-")
-        if not first.strip().isdigit() or (last and not last.strip().isdigit()):
+        first, dash, last = part.partition("-")
+        if not first.strip().isdigit() or (dash and not last.strip().isdigit()):
             raise ValueError(f"layers must be all, last-half or like 6-11 or 0,3,6,9, got {spec!r}")
         layers.update(range(int(first), int(last or first) + 1))
     if not layers or max(layers) >= depth:

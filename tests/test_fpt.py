@@ -1,0 +1,186 @@
+"""FPT and FPT+ against a naive transcription of ../shared/facts/fpt.md: loops over images, heads and layers."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.backbone import create_backbone
+from benchmarks.model import build_parts, make_config
+from methods import fpt
+from methods.fpt import KeyValueExtractor, attend_in_chunks, parse_layers
+
+BACKBONES = ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"]
+
+
+def naive_attention(query: Tensor, key: Tensor) -> Tensor:
+    """Softmaxed attention of one head, `(N, E)` each, row by row."""
+    rows = []
+    for q in query:
+        scores = torch.stack([(q * k).sum() for k in key]) / math.sqrt(key.shape[-1])
+        weights = (scores - scores.max()).exp()
+        rows.append(weights / weights.sum())
+    return torch.stack(rows)
+
+
+def naive_extract(vit: nn.Module, image: Tensor, layers: tuple[int, ...], keep_ratio: float) -> dict[str, Tensor]:
+    """Keys and values of the tokens that receive the most attention, `(B, L, A, M, E)`."""
+    x = vit._pos_embed(vit.patch_embed(image))
+    keys, values = [], []
+    for index, block in enumerate(vit.blocks):
+        attn, heads = block.attn, []
+        width = attn.head_dim
+        for tokens in block.norm1(x):  # (N, D)
+            projected = tokens @ attn.qkv.weight.T + attn.qkv.bias
+            per_head = []
+            for head in range(attn.num_heads):
+                q, k, v = (
+                    projected[:, part * vit.embed_dim + head * width : part * vit.embed_dim + (head + 1) * width]
+                    for part in range(3)
+                )
+                per_head.append((naive_attention(q, k), k, v))
+            heads.append(per_head)
+        if index in layers:
+            kept = [
+                [weights.mean(0).topk(math.floor(keep_ratio * x.shape[1])).indices.sort().values for weights, _, _ in h]
+                for h in heads
+            ]
+            keys.append(
+                torch.stack([torch.stack([h[a][1][kept[b][a]] for a in range(len(h))]) for b, h in enumerate(heads)])
+            )
+            values.append(
+                torch.stack([torch.stack([h[a][2][kept[b][a]] for a in range(len(h))]) for b, h in enumerate(heads)])
+            )
+        attended = torch.stack([torch.cat([w @ v for w, _, v in h], dim=-1) for h in heads])
+        x = x + block.ls1(attn.proj(attended))
+        x = x + block.ls2(block.mlp(block.norm2(x)))
+    return {"keys": torch.stack(keys, dim=1), "values": torch.stack(values, dim=1)}
+
+
+def naive_fuse(model: nn.Module, method: str, layer: int, keys: Tensor, values: Tensor) -> Tensor:
+    """Fused prompts of one layer, `(B, P, S)`, without dropout."""
+    fusion, outputs = model.fusion, []
+    prompts = fusion.prompts[layer]
+    query = fusion.query_proj(prompts) if method == "fpt" else fusion.norm(prompts)
+    for image_keys, image_values in zip(keys, values, strict=True):
+        heads, width = [], image_keys.shape[-1]
+        for head, (k, v) in enumerate(zip(image_keys, image_values, strict=True)):
+            heads.append(naive_attention(query[:, head * width : (head + 1) * width], k) @ v)
+        attended = torch.cat(heads, dim=-1)
+        outputs.append(fusion.out_proj(attended) + prompts if method == "fpt" else fusion.out_proj(attended + prompts))
+    return torch.stack(outputs)
+
+
+def naive_forward(model: nn.Module, method: str, image_low: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    side = model.side_network
+    x = side._pos_embed(side.patch_embed(image_low))
+    num_tokens = x.shape[1]
+    for layer, block in enumerate(side.blocks):
+        prompts = naive_fuse(model, method, layer, keys[:, layer], values[:, layer])
+        x = torch.stack([torch.cat([tokens, extra]) for tokens, extra in zip(x, prompts, strict=True)])
+        x = x + block.attn(block.norm1(x))
+        x = x + block.mlp(block.norm2(x))
+        x = x[:, :num_tokens]
+    return side.head(side.norm(x)[:, 0])
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("layers", ["all", "6-11", "0,3,6,9"])
+def test_extraction_equals_the_naive_one(name: str, layers: str) -> None:
+    torch.manual_seed(0)
+    vit = create_backbone(name, 64 if "patch16" in name else 56)
+    chosen = parse_layers(layers, len(vit.blocks))
+    image = torch.randn(2, 3, *vit.patch_embed.img_size)
+    with torch.no_grad():
+        expected = naive_extract(vit, image, chosen, 0.3)
+        features = KeyValueExtractor(vit, chosen, 0.3, torch.float32)(image)
+    for part in ("keys", "values"):
+        assert features[part].shape == expected[part].shape
+        torch.testing.assert_close(features[part], expected[part], rtol=1e-5, atol=1e-5)
+
+
+def test_chunks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 17, 8) for _ in range(3))
+    whole = attend_in_chunks(query, key, value, 8**-0.5)
+    monkeypatch.setattr(fpt, "MAX_SCORES", 2 * 3 * 17 * 5)  # five queries a time, the last chunk has two
+    chunked = attend_in_chunks(query, key, value, 8**-0.5)
+    torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-6)
+    attention = torch.stack(
+        [torch.stack([naive_attention(*pair) for pair in zip(*h, strict=True)]) for h in zip(query, key, strict=True)]
+    )
+    torch.testing.assert_close(whole[0], attention @ value, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(whole[1], attention.mean(-2), rtol=1e-5, atol=1e-6)
+
+
+def test_205_of_1025_tokens_are_kept() -> None:
+    """At 512 px and patch 16 with a ratio of 0.2; shapes alone, on the meta device."""
+    with torch.device("meta"):
+        vit = create_backbone("vit_base_patch16_384", 512)
+        features = KeyValueExtractor(vit, range(12), 0.2, torch.float16)(torch.empty(2, 3, 512, 512))
+    assert features["keys"].shape == (2, 12, 12, 205, 64)
+    assert features["values"].dtype == torch.float16
+
+
+@pytest.mark.parametrize("method", ["fpt", "fpt_plus"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_model_equals_the_naive_one_in_outputs_and_gradients(method: str, name: str) -> None:
+    torch.manual_seed(0)
+    config = make_config(method, {"dropout": 0.0, "layers": "0,3,6,9", "side_resolution": 32})
+    model = build_parts(method, config, name, 3).model
+    nn.init.normal_(model.fusion.prompts)
+    heads = 6 if "small" in name else 3
+    keys, values = (torch.randn(2, 4, heads, 7, 64) for _ in range(2))
+    image_low = torch.randn(2, 3, 32, 32)
+    outputs, gradients = [], []
+    for forward in (
+        lambda: model(image_low, keys, values),
+        lambda: naive_forward(model, method, image_low, keys, values),
+    ):
+        model.zero_grad()
+        output = forward()
+        (output**2).sum().backward()
+        outputs.append(output.detach())
+        gradients.append({key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-5)
+    assert gradients[0].keys() == gradients[1].keys() == dict(model.named_parameters()).keys()
+    for key in gradients[0]:
+        torch.testing.assert_close(gradients[0][key], gradients[1][key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_side_network_is_as_published() -> None:
+    model = build_parts("fpt_plus", make_config("fpt_plus", {}), "vit_base_patch16_384", 5).model
+    side = model.side_network
+    assert (side.embed_dim, len(side.blocks), side.blocks[0].attn.num_heads) == (96, 6, 12)
+    assert side.patch_embed.patch_size == (16, 16) and side.pos_embed.shape == (1, 65, 96)
+    assert side.norm.eps == side.blocks[0].norm1.eps == 1e-6
+    assert side.blocks[0].mlp.fc1.out_features == 384
+    assert model.fusion.prompts.std().item() == pytest.approx(1e-6, rel=0.05)
+    assert model.fusion.dropout.p == 0.5
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("all", range(12)),
+        ("last-half", range(6, 12)),
+        ("6-11", range(6, 12)),
+        ("0,3,6,9", (0, 3, 6, 9)),
+        ("1-2,5", (1, 2, 5)),
+    ],
+)
+def test_layers_are_read(spec: str, expected: tuple[int, ...]) -> None:
+    assert parse_layers(spec, 12) == tuple(expected)
+
+
+@pytest.mark.parametrize("spec", ["some", "6-", "-3", "", "1,,2", "12", "5-3"])
+def test_bad_layers_are_refused(spec: str) -> None:
+    with pytest.raises(ValueError, match="layers must"):
+        parse_layers(spec, 12)
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, 1.5])
+def test_bad_keep_ratio_is_refused(ratio: float) -> None:
+    with pytest.raises(ValueError, match="keep_ratio must be above 0 and at most 1"):
+        KeyValueExtractor(create_backbone("vit_tiny_patch16_224", 32), (0,), ratio, torch.float16)
