@@ -56,6 +56,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         ppe, pme (0-1), pme_source: missing where full fine-tuning has no memory of the same source in that cell.
         Sorted by dataset, block, resolution and the order of the methods.
     """
+    frame = frame.sort_values(["seed", "run_id"])  # sums of floats depend on their order
     runs = frame.assign(block=[block_id(row) for _, row in frame.iterrows()])
     rows: list[dict[str, Any]] = []
     for _, group in runs.groupby(["block", "dataset", "dataset_digest"], dropna=False):

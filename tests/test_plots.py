@@ -1,0 +1,212 @@
+"""Figures from a fixed set of records: that they are written, the same each time, and hold what they must."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from fixed_records import METHOD_FACTS, MIB, fallback_records, fixed_records, make_record
+from matplotlib.figure import Figure
+from PIL import Image
+
+from benchmarks import figures, memory_plot
+from benchmarks.figures import styles
+from benchmarks.memory_plot import plot_memory_curves
+from benchmarks.plots import pareto_front, write_plots
+from benchmarks.records import runs_frame
+from methods import METHODS
+
+
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """A list that will hold each figure that is written."""
+    seen: list[Figure] = []
+    write = figures._write
+
+    def keep(figure: Figure, path: Path) -> Path:
+        if path.suffix == ".png":
+            seen.append(figure)
+        return write(figure, path)
+
+    monkeypatch.setattr(figures, "_write", keep)
+    return seen
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that the test writes."""
+    return watch(monkeypatch)
+
+
+class Suite(NamedTuple):
+    """Figures of three suites: three resolutions and seeds, a laptop's, and one resolution."""
+
+    paths: list[Path]
+    figures: list[Figure]
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    """The figures of the fixed records, written once."""
+    one_side = [make_record(method, 448, seed) for method in METHOD_FACTS for seed in (0, 1)]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        seen = watch(monkeypatch)
+        folder = tmp_path_factory.mktemp("results")
+        paths = [
+            path
+            for i, records in enumerate((fixed_records(), fallback_records(), one_side))
+            for path in write_plots(folder / str(i), runs_frame(records))
+        ]
+    with matplotlib.rc_context(figures.RC):
+        for figure in seen:
+            figure.draw_without_rendering()  # the pdf was the last to place the text, at its own resolution
+    return Suite(paths, seen)
+
+
+def texts(figure: Figure) -> str:
+    return " ".join(" ".join(text.get_text().split()) for text in figure.texts)
+
+
+def memory_points(**changes: Any) -> pd.DataFrame:
+    same = {"backbone": "vit_base_patch16_384", "batch_size": 16, "precision": "fp32", "grad_checkpointing": False}
+    points = [
+        same
+        | {
+            "method": method,
+            "resolution": side,
+            "attention": attention,
+            "phase": phase,
+            "source": source,
+            "status": "ok",
+        }
+        | {"peak_allocated_bytes": memory * MIB * side // 448}
+        for method, (*_, train, preload) in METHOD_FACTS.items()
+        for side in (224, 512, 1024)
+        for attention in ("eager", "sdpa")
+        for phase, memory in (("train", train), ("preload", preload))
+        for source in ("measured", "predicted")
+        if memory is not None
+    ]
+    return pd.DataFrame(points).assign(**changes)
+
+
+def test_three_figures_a_suite_as_png_and_pdf(suite: Suite) -> None:
+    assert len(suite.paths) == 18
+    assert len(suite.figures) == 9
+    names = {path.name.split("_demo_")[0] for path in suite.paths}
+    assert names == {"memory", "auc-over-memory", "auc-over-resolution"}
+    assert sorted({path.suffix for path in suite.paths}) == [".pdf", ".png"]
+    assert plt.get_fignums() == []
+
+
+def test_figures_state_data_and_protocol(suite: Suite) -> None:
+    for figure in suite.figures:
+        assert "synthetic demo data, not clinical" in texts(figure)
+        assert "batch size 16" in texts(figure)
+    assert all("vit_base_patch16_384, weights from the model hub" in texts(figure) for figure in suite.figures[:3])
+    assert all("‡ Fallback backbone in place of vit_base_patch16_384" in texts(figure) for figure in suite.figures[3:6])
+    assert "predicted, not measured" in texts(suite.figures[3])
+
+
+def test_figures_are_the_same_each_time(tmp_path: Path) -> None:
+    frame = runs_frame([make_record("fpt"), make_record("lora")])
+    first = [path.read_bytes() for path in write_plots(tmp_path / "a", frame)]
+    assert [path.read_bytes() for path in write_plots(tmp_path / "b", frame)] == first
+
+
+def test_text_is_never_smaller_than_seven_points_and_never_outside(suite: Suite) -> None:
+    for figure in suite.figures:
+        assert figure.get_size_inches()[0] in (3.5, 7.0)  # the widths of a column and of a page
+        parts = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+        parts += [text for axes in figure.axes for text in (axes.xaxis.label, axes.yaxis.label, *axes.texts)]
+        box = figure.bbox
+        for text in parts:
+            if text.get_text():
+                extent = text.get_window_extent()
+                assert float(text.get_fontsize()) >= 7
+                assert extent.x0 >= box.x0 - 1 and extent.x1 <= box.x1 + 1, text.get_text()
+                assert extent.y0 >= box.y0 - 1 and extent.y1 <= box.y1 + 1, text.get_text()
+
+
+def test_legends_axes_and_caption_do_not_overlap(suite: Suite) -> None:
+    leading = 8  # pixels of 300 to the inch, the empty part of a line
+    for figure in suite.figures:
+        heading, caption = figure.texts
+        stack = [heading.get_window_extent(), *(legend.get_window_extent() for legend in figure.legends)]
+        for upper, lower in pairwise(stack):
+            assert upper.y0 >= lower.y1 - leading
+        for axes in figure.axes:
+            box = axes.get_tightbbox()
+            assert box is not None
+            assert box.y1 <= stack[-1].y0 + leading
+            assert box.y0 >= caption.get_window_extent().y1 - leading
+
+
+def test_each_method_has_a_style_of_its_own() -> None:
+    chosen = styles((name, METHODS[name].title) for name in METHODS)
+    assert len({(look.colour, look.marker) for look in chosen.values()}) == len(METHODS)
+    assert len({look.marker for look in chosen.values()}) == len(METHODS)
+    alone = styles([("fpt", METHODS["fpt"].title)])
+    assert alone[METHODS["fpt"].title] == chosen[METHODS["fpt"].title]  # the same in every figure
+    variants = styles([("lora", "LoRA (rank 8)"), ("lora", "LoRA (rank 16)")])
+    assert len(set(variants.values())) == 2
+
+
+def test_nothing_to_draw_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = make_record("lora", state="failed", message="killed")
+    record["measurements"] = {}
+    assert write_plots(tmp_path, runs_frame([record])) == []
+    said = capsys.readouterr().err
+    assert "no figure memory_demo_" in said and "no run has a GPU memory, measured or predicted" in said
+    assert "no figure auc-over-resolution_demo_" in said and "no finished run has an AUC" in said
+    assert write_plots(tmp_path, runs_frame([])) == []
+
+
+def test_one_resolution_is_drawn_method_by_method(suite: Suite) -> None:
+    memory, _, auc = suite.figures[6:]
+    for figure in (memory, auc):
+        rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert rows == [METHODS[name].title for name in METHODS if name in METHOD_FACTS]
+
+
+def test_pareto_front_keeps_what_no_other_beats() -> None:
+    assert pareto_front([10, 1, 5, 5, 20], [0.9, 0.7, 0.6, 0.8, 0.85]) == [(1, 0.7), (5, 0.8), (10, 0.9)]
+
+
+def test_memory_curves_draw_attention_by_line_and_source_by_marker(tmp_path: Path, drawn: list[Figure]) -> None:
+    points = memory_points()
+    lost = (points["method"] == "full") & (points["resolution"] == 1024) & (points["source"] == "measured")
+    points.loc[lost, ["peak_allocated_bytes", "status"]] = [None, "oom"]
+    paths = plot_memory_curves(points, tmp_path / "curves.png")
+    assert [path.name for path in paths] == ["curves.png", "curves.pdf"]
+    with Image.open(paths[0]) as image:
+        assert image.width == 2100
+    figure = drawn[0]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["training phase", "preload phase"]
+    labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert labels[-5:] == ["eager attention", "sdpa attention", "measured", "predicted", "out of memory"]
+    cards = [text.get_text() for text in figure.axes[0].texts]
+    assert cards == ["8 GB", "16 GB", "24 GB", "40 GB"]
+    assert "vit_base_patch16_384, batch size 16, fp32" in texts(figure)
+
+
+def test_memory_curves_split_protocols_into_panels(tmp_path: Path, drawn: list[Figure]) -> None:
+    both = pd.concat([memory_points(), memory_points(precision="bf16")])
+    plot_memory_curves(both[both["phase"] == "train"], tmp_path / "curves.png")
+    assert [axes.get_title(loc="left") for axes in drawn[0].axes] == ["fp32", "bf16"]
+
+
+def test_memory_curves_refuse_what_they_cannot_draw(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"points must have the columns of bench\.py memory, got none called phase"):
+        plot_memory_curves(memory_points().drop(columns="phase"), tmp_path / "curves.png")
+    with pytest.raises(ValueError, match="points must hold at least one peak_allocated_bytes, got none"):
+        plot_memory_curves(memory_points(peak_allocated_bytes=None), tmp_path / "curves.png")
+
+
+def test_close_card_labels_are_moved_apart() -> None:
+    assert memory_plot._apart([0.1, 0.5], 0.05) == [0.1, 0.5]
+    moved = memory_plot._apart([0.50, 0.51, 0.52], 0.05)
+    assert moved[1] == pytest.approx(0.51, abs=1e-3)
+    assert min(b - a for a, b in pairwise(moved)) >= 0.0499

@@ -1,0 +1,153 @@
+"""Records: written whole or not at all, checked when read, flattened without loss."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fixed_records import fixed_records, make_record
+
+from benchmarks.records import (
+    COLUMNS,
+    check_writable,
+    load_records,
+    read_record,
+    runs_frame,
+    write_atomic,
+    write_predictions,
+    write_record,
+)
+
+
+def test_record_comes_back_as_written(tmp_path: Path) -> None:
+    record = make_record("lora")
+    path = write_record(tmp_path, record)
+    assert path == tmp_path / "runs" / "lora_448_0_a.json"
+    assert read_record(path) == record
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # no temporary file stays
+
+
+def test_numbers_that_json_lacks_become_null_or_plain(tmp_path: Path) -> None:
+    record = make_record("lora")
+    record["measurements"]["test"]["kappa"] = math.nan
+    record["measurements"]["history"] = [{"epoch": np.int64(1), "loss": np.float32("inf")}]
+    stored = read_record(write_record(tmp_path, record))
+    assert stored["measurements"]["test"]["kappa"] is None
+    assert stored["measurements"]["history"] == [{"epoch": 1, "loss": None}]
+
+
+def test_predictions_lie_beside_the_record(tmp_path: Path) -> None:
+    predictions = pd.DataFrame({"split": ["test"], "path": ["test/a,b/1.png"], "label": [1], "prob_a,b": [0.25]})
+    path = write_predictions(tmp_path, "lora_448_0_a", predictions)
+    assert path.name == "lora_448_0_a.predictions.csv"
+    pd.testing.assert_frame_equal(pd.read_csv(path), predictions)
+
+
+def test_killed_writer_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_record(tmp_path, make_record("lora"))
+    before = path.read_bytes()
+
+    def die(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", die)
+    with pytest.raises(KeyboardInterrupt):
+        write_record(tmp_path, make_record("lora", auc=0.1))
+    assert path.read_bytes() == before
+    assert [record["run_id"] for record in load_records(tmp_path)[0]] == ["lora_448_0_a"]
+    assert load_records(tmp_path)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "Expecting value"),
+        (b'{"schema": 1, "run_id": "bad", "sta', "Unterminated string"),
+        (b"\xff\xfe\x00", "codec can't decode"),
+        (b"[]", "record must be a JSON object, got list"),
+        (b'{"schema": 2}', "schema must be 1, got 2"),
+        (b'{"schema": 1}', "status must be an object, got None"),
+    ],
+)
+def test_damaged_file_is_named_and_the_others_stay(tmp_path: Path, content: bytes, reason: str) -> None:
+    write_record(tmp_path, make_record("fpt"))
+    bad = tmp_path / "runs" / "bad.json"
+    bad.write_bytes(content)
+    records, problems = load_records(tmp_path)
+    assert [record["run_id"] for record in records] == ["fpt_448_0_a"]
+    assert len(problems) == 1
+    assert str(bad) in problems[0]
+    assert reason in problems[0]
+    assert "\n" not in problems[0]
+    with pytest.raises(ValueError, match="record must be readable, got "):
+        read_record(bad)
+
+
+def test_copied_record_is_not_counted_twice(tmp_path: Path) -> None:
+    path = write_record(tmp_path, make_record("fpt"))
+    path.with_name("copy.json").write_bytes(path.read_bytes())
+    records, problems = load_records(tmp_path)
+    assert len(records) == 1
+    assert "run_id must be the name of its file, got 'fpt_448_0_a'" in problems[0]
+
+
+def test_wrong_types_are_refused_when_writing(tmp_path: Path) -> None:
+    record = make_record("fpt")
+    record["measurements"]["test"]["auc"] = "0.9"
+    with pytest.raises(ValueError, match=r"measurements\.test\.auc must be float, got '0\.9'"):
+        write_record(tmp_path, record)
+    with pytest.raises(
+        ValueError, match=r"status\.state must be one of ok, oom, diverged, failed, interrupted, got 'o'"
+    ):
+        write_record(tmp_path, make_record("fpt", state="o"))
+    with pytest.raises(ValueError, match="run_id must be letters"):
+        write_record(tmp_path, make_record("fpt") | {"run_id": "../up"})
+
+
+def test_missing_folder_has_no_records_and_missing_record_says_so(tmp_path: Path) -> None:
+    assert load_records(tmp_path / "none") == ([], [])
+    with pytest.raises(FileNotFoundError, match="record must exist, got "):
+        read_record(tmp_path / "none.json")
+
+
+def test_results_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    check_writable(tmp_path)
+    assert list((tmp_path / "runs").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(RuntimeError, match=r"results must be a folder that can be written, got '.*file/runs' \(.+\): "):
+        check_writable(tmp_path / "file")
+
+
+def test_write_atomic_replaces(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a", b"1")
+    assert write_atomic(tmp_path / "a", b"2").read_bytes() == b"2"
+
+
+def test_frame_has_every_column_and_missing_is_missing() -> None:
+    frame = runs_frame(fixed_records())
+    assert list(frame) == [*COLUMNS, "variant"]
+    assert len(frame) == 63
+    oom = frame[frame["state"] == "oom"].iloc[0]
+    assert pd.isna(oom["auc"])
+    assert pd.isna(oom["measured_train_peak_allocated_bytes"])
+    assert oom["predicted_train_peak_allocated_bytes"] > 2**30
+    assert list(runs_frame([])) == list(frame)
+
+
+def test_frame_documents_each_column() -> None:
+    text = runs_frame.__doc__ or ""
+    short = [
+        name for name in COLUMNS if not name.startswith(("measured_", "predicted_", "seconds_", "images_per_second_"))
+    ]
+    assert [name for name in short if name not in text] == []
+
+
+def test_variant_holds_what_is_neither_place_nor_protocol() -> None:
+    record = make_record("lora", method_config={"rank": 8})
+    variant = json.loads(runs_frame([record])["variant"].iloc[0])
+    assert variant["rank"] == 8
+    assert variant["lr"] == 1e-3
+    assert not {"seed", "resolution", "dataset", "precision", "epochs"} & set(variant)

@@ -1,0 +1,203 @@
+"""Tables from a fixed set of records: what is averaged, what is marked, and that every format says the same."""
+
+import csv
+import io
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fixed_records import MIB, fallback_records, fixed_records, make_record
+from rich.console import Console
+
+from benchmarks.records import Record, runs_frame
+from benchmarks.summary import performance_memory_efficiency, performance_parameter_efficiency, summary
+from benchmarks.tables import console_table, escape_latex, escape_markdown, write_tables
+from methods import METHODS
+
+
+def cell(table: pd.DataFrame, method: str, resolution: int = 448) -> pd.Series:
+    rows = table[(table["method"] == method) & (table["resolution"] == resolution)]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def markdown(tmp_path: Path, records: list[Record]) -> str:
+    return write_tables(tmp_path, runs_frame(records))[0].read_text()
+
+
+def line(text: str, method: str, nth: int = 0) -> list[str]:
+    rows = [row for row in text.splitlines() if re.match(rf"\|[^|]*\| {re.escape(method)} +\|", row)]
+    return [part.strip() for part in rows[nth].strip("|").split("|")]
+
+
+def test_scores_equal_their_definitions() -> None:
+    assert performance_parameter_efficiency(86.40, 0.0181) == pytest.approx(86.40 * math.exp(-math.log10(1.0181)))
+    assert performance_parameter_efficiency(88.82, 1.0) == pytest.approx(65.732, abs=1e-3)
+    assert performance_memory_efficiency(88.82, 23128, 23128) == pytest.approx(65.732, abs=1e-3)
+    assert performance_memory_efficiency(87.12, 736, 23128) == pytest.approx(85.943, abs=1e-3)
+
+
+def test_mean_and_sd_run_over_finished_seeds_only() -> None:
+    records = [make_record("lora", seed=0, auc=0.8), make_record("lora", seed=1, auc=0.9)]
+    records.append(make_record("lora", seed=2, state="failed", message="killed"))
+    row = cell(summary(runs_frame(records)), "lora")
+    assert row["auc_mean"] == pytest.approx(0.85)
+    assert row["auc_sd"] == pytest.approx(0.1 / math.sqrt(2))
+    assert (row["seeds_ok"], row["seeds_asked"], row["seeds_failed"], row["state"]) == (2, 3, 1, "ok")
+
+
+def test_pme_never_mixes_measured_and_predicted() -> None:
+    full = make_record("full", state="oom")  # has a prediction, but no measurement
+    fpt = make_record("fpt", auc=0.9)
+    row = cell(summary(runs_frame([full, fpt])), "fpt")
+    assert row["train_memory_source"] == "measured"
+    assert row["pme_source"] == "predicted"
+    assert row["pme"] == pytest.approx(performance_memory_efficiency(0.9, 1_222, 15_340))
+    full["measurements"].pop("predicted_memory")
+    row = cell(summary(runs_frame([full, fpt])), "fpt")
+    assert pd.isna(row["pme"])
+    assert pd.isna(cell(summary(runs_frame([fpt])), "fpt")["pme"])
+
+
+def test_protocols_are_never_mixed() -> None:
+    changes = [
+        {"precision": "fp32"},
+        {"attention": "eager"},
+        {"batch_size": 8},
+        {"epochs": 5},
+        {"grad_checkpointing": True},
+    ]
+    records = [make_record("full"), make_record("lora")]
+    records += [make_record("lora", config=change, tag=str(i)) for i, change in enumerate(changes)]
+    records.append(make_record("lora", environment={"device": "NVIDIA H100"}, tag="h100"))
+    records.append(make_record("lora", weights={"sha256": "cd" * 32}, tag="weights"))
+    table = summary(runs_frame(records))
+    assert table["block"].nunique() == 8
+    assert (table["seeds_ok"] == 1).all()
+    assert table["pme"].notna().sum() == 2  # full and lora of the one block that has full
+
+
+def test_variants_of_a_method_are_told_apart() -> None:
+    records = [make_record("lora", method_config={"rank": rank}, tag=str(rank)) for rank in (8, 16)]
+    records.append(make_record("fpt"))
+    assert sorted(summary(runs_frame(records))["label"]) == [
+        METHODS["fpt"].title,
+        *(f"{METHODS['lora'].title} (rank {rank})" for rank in (16, 8)),
+    ]
+
+
+def test_unknown_method_of_a_stored_record_is_shown_last() -> None:
+    record = make_record("fpt", tag="x")
+    record["run"]["config"]["method"], record["run"]["method"]["title"] = "fpt_next", "FPT next"
+    assert summary(runs_frame([record, make_record("fpt"), make_record("full")]))["label"].iloc[-1] == "FPT next"
+
+
+def test_same_name_other_images_are_two_datasets() -> None:
+    records = [make_record("fpt"), make_record("fpt", config={"dataset_digest": "e5" * 32}, tag="b")]
+    assert sorted(summary(runs_frame(records))["dataset_label"]) == ["Demo [d1d1d1]", "Demo [e5e5e5]"]
+
+
+def test_markdown_marks_best_incidents_and_partial_seeds(tmp_path: Path) -> None:
+    text = markdown(tmp_path, fixed_records())
+    assert line(text, METHODS["fpt_plus"].title, nth=1)[3] == "<u>343</u>"
+    assert line(text, METHODS["linear"].title, nth=1)[3] == "**12**"
+    assert line(text, METHODS["fpt"].title, nth=1)[4] == "1,730"  # the preload phase beside the training phase
+    assert line(text, METHODS["lora"].title, nth=1)[6] == "2 of 3§"
+    oom = line(text, METHODS["full"].title, nth=2)
+    assert (oom[3], oom[5], oom[6]) == ("OOM§", "OOM§", "0 of 3")
+    assert "**" not in "".join(oom)
+    assert line(text, METHODS["vpt"].title, nth=2)[5] == "diverged§"
+    assert (
+        f"{METHODS['lora'].title} at 448 px: failed in the train phase, 1 seed (worker was killed by signal 9)" in text
+    )
+    assert f"{METHODS['full'].title} at 896 px: out of memory in the train phase, 3 seeds" in text
+    assert "synthetic demo data, not clinical" in text
+    for part in ("vit_base_patch16_384", "model hub", "A100", "bf16", "sdpa", "batch size 16", "20 epochs", "3 seeds"):
+        assert part in text
+
+
+def test_predictions_and_fallback_are_marked(tmp_path: Path) -> None:
+    text = markdown(tmp_path, fallback_records())
+    assert line(text, METHODS["fpt"].title, nth=1)[3] == "1,222†"
+    assert "† Predicted for a GPU, not measured." in text
+    assert "vit_small_patch14_dinov2‡, weights from the package index" in text
+    assert "‡ Fallback backbone in place of vit_base_patch16_384" in text
+    assert "Host (MiB)" in text
+    assert "Host (MiB)" not in markdown(tmp_path, fixed_records())
+
+
+def test_out_of_memory_in_the_preload_phase_stands_in_its_column(tmp_path: Path) -> None:
+    text = markdown(tmp_path, [make_record("fpt", state="oom", phase="preload"), make_record("full")])
+    assert line(text, METHODS["fpt"].title)[3:5] == ["1,222†", "OOM§"]
+
+
+def test_resolution_that_ran_at_another_side_says_so(tmp_path: Path) -> None:
+    assert "512 px (runs at 518)" in markdown(tmp_path, [make_record("fpt", 512, effective=518)])
+
+
+def test_csv_has_raw_numbers_and_a_row_a_cell(tmp_path: Path) -> None:
+    paths = write_tables(tmp_path, runs_frame(fixed_records() + fallback_records()))
+    assert [path.name for path in paths] == ["results.md", "results.csv", "results.tex"]
+    rows = list(csv.DictReader(io.StringIO(paths[1].read_text())))
+    assert len(rows) == 7 * 3 + 7 * 2
+    row = next(row for row in rows if (row["method"], row["resolution"], row["device_type"]) == ("fpt", "448", "cuda"))
+    assert row["train_memory_bytes"] == str(1_222 * MIB)
+    assert row["preload_memory_bytes"] == str(1_730 * MIB)
+    assert row["seeds_ok"] == "3"
+    assert 0 < float(row["auc_mean"]) < 1
+
+
+def test_latex_is_balanced_and_escaped(tmp_path: Path) -> None:
+    odd = {"title": "50% of A&B_{x} #1 ~ ^ \\end"}
+    records = [*fixed_records(), make_record("fpt", dataset=odd, config={"dataset": "odd"}, tag="odd")]
+    text = write_tables(tmp_path, runs_frame(records))[2].read_text()
+    opened = re.findall(r"\\begin\{(\w+\*?)\}", text)
+    assert opened == ["table*", "tabular"] * 2
+    assert sorted(re.findall(r"\\end\{(\w+\*?)\}", text)) == sorted(opened)
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 2
+    assert r"50\% of A\&B\_\{x\} \#1 \textasciitilde{} \textasciicircum{} \textbackslash{}end" in text
+    bare = re.sub(r"\\[{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert re.sub(r"\\\$", "", text).count("$") % 2 == 0
+    width = len(re.findall(r"\\begin\{tabular\}\{(l+r+)\}", text)[0])
+    rows = [row for row in text.splitlines() if row.endswith(r"\\")]
+    assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {width}
+    assert r"\textbf{" in text
+    assert r"\underline{" in text
+
+
+def test_names_of_users_are_escaped() -> None:
+    assert escape_markdown("a|b <script> *x* _y_ in_side") == r"a\|b &lt;script&gt; \*x\* \_y\_ in_side"
+    assert escape_latex("a_b & 5% ± –") == r"a\_b \& 5\% $\pm$ --"
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_console_table_fits_and_is_plain_when_piped(width: int) -> None:
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(console_table(runs_frame(fixed_records() + fallback_records())))
+    text = stream.getvalue()
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for part in ("90.50 ± 0.52", "2 of 3§", "15,340†", "66.98"):
+        assert part in text
+
+
+def test_no_runs_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"results must hold at least one run, got none in .*: run bench\.py first"):
+        write_tables(tmp_path, runs_frame([]))
+
+
+def test_tables_are_the_same_each_time(tmp_path: Path) -> None:
+    records = fixed_records()
+    first = [path.read_bytes() for path in write_tables(tmp_path, runs_frame(records))]
+    assert [path.read_bytes() for path in write_tables(tmp_path, runs_frame(records[::-1]))] == first
+
+
+def test_published_figures_carry_their_source() -> None:
+    published = pd.read_csv(Path(__file__).parents[1] / "results" / "published" / "fpt_readme.csv")
+    assert list(published["method"]) == ["full", "vpt", "adapter", "lora", "fpt", "fpt_plus"]
+    assert list(published["auc_percent"]) == [88.82, 83.68, 84.14, 85.94, 86.40, 87.12]
+    assert published["source"].notna().all()
