@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -64,11 +65,16 @@ class MemoryPoint:
         return asdict(self)
 
 
+@cache
+def patch_size(backbone: str) -> int:
+    """The backbone's patch size (px)."""
+    with torch.device("meta"):
+        return int(create_backbone(backbone).patch_embed.patch_size[0])
+
+
 def point_resolution(point: MemoryPoint) -> int:
     """The point's resolution as the backbone runs it: the nearest multiple of the patch size."""
-    with torch.device("meta"):
-        patch = create_backbone(point.backbone).patch_embed.patch_size[0]
-    return effective_resolution(point.resolution, patch)
+    return effective_resolution(point.resolution, patch_size(point.backbone))
 
 
 def build_point(point: MemoryPoint) -> Parts:
@@ -97,9 +103,8 @@ def run_phases(
     device: torch.device,
     watch: Watch,
     after: After,
-    device_type: str | None = None,
     steps: int = 3,
-    observe: Callable[[Parts, torch.optim.Optimizer], None] | None = None,
+    observe: Callable[[torch.optim.Optimizer], None] | None = None,
 ) -> None:
     """Runs setup, preload, training and evaluation of a point on synthetic batches.
 
@@ -109,21 +114,19 @@ def run_phases(
         device: Where it runs.
         watch: `watch(phase)` is entered around each phase.
         after: `after(phase, step)` is called behind each phase but setup, outside its watch; `step` repeats its step.
-        device_type: That autocast is asked for; `device`'s by default.
         steps: Training steps; from the second on there is optimiser state.
-        observe: Is given the parts and the optimiser once they are made.
+        observe: Is given the optimiser once it is made.
     """
-    device_type = device_type or device.type
     with watch("setup"):
         parts = build()
         model, extractor = parts.model, parts.extractor
-        optimization = make_optimization(model, 1e-4, 0.01, point.precision, device_type)
+        optimization = make_optimization(model, 1e-4, 0.01, point.precision, device.type)
     if observe:
-        observe(parts, optimization.optimizer)
+        observe(optimization.optimizer)
     del parts
     features: dict[str, Tensor] = {}
     if extractor is not None and point.preload:
-        features = _preload(point, extractor, device, device_type, watch, after)
+        features = _preload(point, extractor, device, watch, after)
         extractor = None  # the backbone leaves the device
         gc.collect()
 
@@ -131,13 +134,13 @@ def run_phases(
         if extractor is None:
             return inputs
         others = {name: tensor for name, tensor in inputs.items() if name != "image"}
-        return others | extraction_step(extractor, inputs["image"], point.precision, device_type)
+        return others | extraction_step(extractor, inputs["image"], point.precision, device.type)
 
     def train() -> None:
         training_step(model, inputs_of_step(), labels, optimization)
 
     def evaluate() -> None:
-        evaluation_step(model, inputs_of_step(), point.precision, device_type)
+        evaluation_step(model, inputs_of_step(), point.precision, device.type)
 
     inputs: dict[str, Tensor] = {}
     with watch("train"):
@@ -156,12 +159,12 @@ def run_phases(
 
 
 def _preload(
-    point: MemoryPoint, extractor: nn.Module, device: torch.device, device_type: str, watch: Watch, after: After
+    point: MemoryPoint, extractor: nn.Module, device: torch.device, watch: Watch, after: After
 ) -> dict[str, Tensor]:
     """Extracts one batch's features, and returns them on the host."""
     with watch("preload"):
         image = synthetic_images(point, device)["image"]
-        features = extraction_step(extractor, image, point.precision, device_type)
+        features = extraction_step(extractor, image, point.precision, device.type)
         features = {name: tensor.cpu() for name, tensor in features.items()}
-    after("preload", lambda: extraction_step(extractor, image, point.precision, device_type))
+    after("preload", lambda: extraction_step(extractor, image, point.precision, device.type))
     return features

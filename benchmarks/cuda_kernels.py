@@ -1,0 +1,103 @@
+"""What CUDA does otherwise than the CPU, where it changes what memory a step takes.
+
+Fake tensors stand on the CPU; `CudaSemantics` makes each torch function choose the operators that a GPU would: fused
+attention kernels, autocast's list of fp32 operators, fused dropout with a boolean mask. `kernel_workspace` knows what
+kernels allocate besides their outputs.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+aten = torch.ops.aten
+LOW_PRECISION = (torch.bfloat16, torch.float16)
+# https://pytorch.org/docs/stable/amp.html, lists of CUDA: operators that run in fp32, and that give fp32.
+FP32_INPUTS = {"layer_norm", "group_norm", "exp", "log", "pow", "rsqrt", "norm", "cosine_similarity", "softplus"}
+FP32_OUTPUT = {"softmax", "log_softmax", "sum", "prod", "cumsum", "cumprod"}
+MATMULS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
+CUBLAS_WORKSPACE = 32 * 2**20  # of a handle on Hopper; one for each thread that multiplies
+
+
+class CudaSemantics(TorchFunctionMode):
+    """Makes torch functions on fake CPU tensors run the operators that a GPU would run."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if func is F.scaled_dot_product_attention:
+            return fused_attention(*args, **kwargs)
+        if func is F.dropout:
+            return _dropout(*args, **kwargs)
+        if name in FP32_OUTPUT and args and is_low_precision(args[0]):
+            if torch.is_autocast_enabled("cpu"):
+                kwargs["dtype"] = kwargs.get("dtype") or torch.float32
+            if name == "softmax" and args[0].dtype == torch.float16 and kwargs.get("dtype") == torch.float32:
+                dim = kwargs["dim"] if "dim" in kwargs else args[1]
+                return torch._softmax(args[0], dim, True)  # CUDA's kernel reads fp16 and writes fp32
+        elif name in FP32_INPUTS and torch.is_autocast_enabled("cpu"):
+            args = tuple(arg.float() if is_low_precision(arg) else arg for arg in args)
+        return func(*args, **kwargs)
+
+
+def is_low_precision(value: Any) -> bool:
+    """Whether it is a tensor in a 16-bit type."""
+    return isinstance(value, Tensor) and value.dtype in LOW_PRECISION
+
+
+def fused_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """Attention by the kernel that CUDA chooses: flash attention in 16 bits, the memory-efficient one in fp32."""
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
+    if query.dtype in LOW_PRECISION and attn_mask is None:
+        head_dim = query.shape[-1]
+        padding = -head_dim % 8
+        if padding:
+            query, key, value = (F.pad(tensor, (0, padding)) for tensor in (query, key, value))
+        scale = scale or head_dim**-0.5
+        attended = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
+        return attended[..., :head_dim] if padding else attended
+    efficient = aten._scaled_dot_product_efficient_attention
+    return efficient(query, key, value, attn_mask, grad, dropout_p, is_causal, scale=scale)[0]
+
+
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    if not training or p == 0:
+        return input
+    return torch.native_dropout(input, p, True)[0]
+
+
+def is_matmul(func: Any) -> bool:
+    """Whether an operator runs in cuBLAS."""
+    return func.overloadpacket in MATMULS
+
+
+def library_workspace() -> int:
+    """Bytes that a cuBLAS handle takes at its first use."""
+    return CUBLAS_WORKSPACE
+
+
+def kernel_workspace(func: Any, args: Any) -> list[int]:
+    """Sizes that a kernel allocates besides its outputs, one after another."""
+    packet = func.overloadpacket
+    if packet is aten._scaled_dot_product_flash_attention_backward:
+        batch, heads, tokens, width = args[1].shape
+        rows = batch * heads * math.ceil(tokens / 128) * 128
+        return [rows * 4 * (1 + math.ceil(width / 32) * 32)]  # softmax_d, and dq accumulated in fp32
+    if packet is aten._scaled_dot_product_efficient_attention_backward and args[1].dtype == torch.float32:
+        return [args[1].numel() * 4]  # grad_out * out, summed to delta
+    return []

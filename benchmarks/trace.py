@@ -1,0 +1,160 @@
+"""Every storage of a computation on fake tensors, from allocation to release, with what it is for."""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.cuda_kernels import is_matmul, kernel_workspace, library_workspace
+
+WORKSPACE = "workspace"
+KINDS = {"Attention": "attention", "Mlp": "mlp", "LayerNorm": "norm", "PatchEmbed": "patch embedding"}
+
+
+class StorageTrace(TorchDispatchMode):
+    """Records when each storage is allocated and released, in the order in which a GPU's would be.
+
+    Attributes:
+        events: `(storage, bytes)` for an allocation, `(storage, -1)` for a release, in order; storages are numbers.
+        tags: What each storage is for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[tuple[int, int]] = []
+        self.tags: dict[int, str] = {}
+        self._number: dict[int, int] = {}  # live storages by their address
+        self._references: dict[int, weakref.ref[Any]] = {}
+        self._sum: tuple[int, int, frozenset[int]] | None = None  # a gradient sum that may have been made in place
+        self._libraries: set[bool] = set()  # where library handles exist: in the backward thread, in the main one
+        self._modules: list[str] = []  # kinds of the modules being run
+        self._names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        backward = in_backward()
+        if is_matmul(func) and backward not in self._libraries:
+            self._libraries.add(backward)
+            self._allocate(library_workspace(), WORKSPACE)
+        tag = WORKSPACE if backward and not self._modules else None
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        new = [output for output in outputs if self._see(output, tag or self._activation(output))]
+        for size in kernel_workspace(func, args):
+            self.events.append((self._allocate(size, WORKSPACE), -1))
+        self._sum = None
+        if backward and new and func is torch.ops.aten.add.Tensor:
+            operands = frozenset(self._number[address(arg)] for arg in args if isinstance(arg, Tensor))
+            self._sum = (self._number[address(new[0])], storage_bytes(new[0]), operands)
+        return result
+
+    def _allocate(self, size: int, tag: str) -> int:
+        number = len(self.tags)
+        self.tags[number] = tag
+        self.events.append((number, size))
+        return number
+
+    def _see(self, tensor: Tensor, tag: str) -> bool:
+        """Registers a tensor's storage; False if it is known, or nothing."""
+        key, size = address(tensor), storage_bytes(tensor)
+        if key in self._number or size == 0:
+            return False
+        number = self._allocate(size, tag)
+        self._number[key] = number
+        self._references[number] = weakref.ref(tensor.untyped_storage(), lambda _: self._release(key, number))
+        return True
+
+    def _release(self, key: int, number: int) -> None:
+        del self._number[key], self._references[number]
+        if self._sum is not None and number in self._sum[2] and self.events[-1] == self._sum[:2]:
+            # Autograd adds a second gradient into the first, which fake tensors keep it from doing.
+            self.events.pop()
+            self.events.append((number, -1))
+            self.events.append(self._sum[:2])
+            self._sum = None
+            return
+        self.events.append((number, -1))
+
+    def tag(self, tensor: Tensor, tag: str) -> None:
+        """Says what a tensor's storage is for."""
+        number = self._number.get(address(tensor))
+        if number is not None:
+            self.tags[number] = tag
+
+    def _activation(self, tensor: Tensor) -> str:
+        """What a tensor made in a forward pass is, by the module that makes it."""
+        kind = self._modules[-1] if self._modules else "loss"
+        if kind == "attention" and tensor.ndim > 2 and tensor.shape[-1] == tensor.shape[-2]:
+            kind = "attention scores"
+        return f"activations: {kind}"
+
+    def watch_model(self, root: nn.Module) -> None:
+        """Tags what belongs to a model: its parameters, their gradients, its inputs, and activations by module."""
+        for tensor in (*root.parameters(), *root.buffers()):
+            self.tag(tensor, "parameters")
+        for parameter in root.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self._tag_gradient)
+        root.register_forward_pre_hook(self._tag_inputs, with_kwargs=True)
+        for name, module in root.named_modules():
+            self._names[module] = module_kind(name, module)
+
+    def _tag_gradient(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        self.tag(parameter.grad, "gradients")
+
+    def _tag_inputs(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        for tensor in kwargs.values():
+            self.tag(tensor, "inputs")
+
+    @contextmanager
+    def watch_modules(self) -> Iterator[None]:
+        """Knows, while inside, which module is being run."""
+
+        def enter(module: nn.Module, args: Any) -> None:
+            outer = self._modules[-1] if self._modules else "other"
+            self._modules.append(self._names.get(module) or outer)
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            self._modules.pop()
+
+        handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def module_kind(name: str, module: nn.Module) -> str:
+    """The kind of a module's activations; empty for that of the module around it.
+
+    Parts beside the backbone (a side network, a fusion) count as one kind each.
+    """
+    part = name.partition(".")[0]
+    if part not in ("", "backbone"):
+        return part.replace("_", " ")
+    own = type(module)
+    if own.__module__.startswith("methods."):
+        return own.__name__.lower() if "." in name else "other"
+    return "residual stream" if own.__name__ == "Block" else KINDS.get(own.__name__, "")
+
+
+def address(tensor: Tensor) -> int:
+    """Identifies a live storage."""
+    return tensor.untyped_storage()._cdata
+
+
+def storage_bytes(tensor: Tensor) -> int:
+    """Bytes of a tensor's storage."""
+    return tensor.untyped_storage().nbytes()
+
+
+def in_backward() -> bool:
+    """Whether autograd's backward pass is running."""
+    return torch._C._current_graph_task_id() != -1
