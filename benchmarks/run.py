@@ -18,7 +18,7 @@ from benchmarks.features import FeatureCache, open_feature_cache
 from benchmarks.images import open_image_store
 from benchmarks.memory import PhaseMemory, host_peak_bytes
 from benchmarks.model import Parts, build_parts, count_parameters, make_config
-from benchmarks.predict import MemoryPoint, predict_memory
+from benchmarks.phases import MemoryPoint
 from benchmarks.step import extraction_step
 from benchmarks.train import Bench, Clock, Emit, evaluate, fit
 from benchmarks.weights import Weights, load_weights
@@ -77,8 +77,8 @@ class Run:
             config, parts.model, parts.extractor, preprocessing, dataset.classes, self.device, self.clock,
             self.memory.phase, self.emit,
         )  # fmt: skip
-        self._train_and_test(bench, splits, dataset)
         self._predict_memory(len(dataset.classes))
+        self._train_and_test(bench, splits, dataset)
 
     def _check_digest(self, dataset: Dataset) -> None:
         if dataset.digest != self.config.dataset_digest:
@@ -220,6 +220,8 @@ class Run:
         """Adds what a GPU would need, where there is none to measure it on."""
         if self.device.type == "cuda":
             return
+        from benchmarks.predict import predict_memory
+
         config = self.config
         point = MemoryPoint(
             method=config.method,
@@ -238,8 +240,7 @@ class Run:
 
     def finish(self) -> None:
         """Adds what is known however the run ended: memory so far and seconds."""
-        phases = self.memory.phases
-        self.measurements["memory"] = {"source": "measured", "phases": phases} if self.device.type == "cuda" else None
+        self.measurements["memory"] = self.memory.record()
         self.measurements["host_peak_bytes"] = host_peak_bytes()
 
 

@@ -1,8 +1,9 @@
 """The commands of bench.py: here the one table of them."""
 
-from benchmarks.commands import listing, params, run, stored
+from benchmarks.commands import listing, memory, params, run, stored
 from benchmarks.commands.contract import Command
 
 COMMANDS: dict[str, Command] = {
-    command.name: command for command in (run.COMMAND, params.COMMAND, stored.TABLES, stored.PLOTS, listing.COMMAND)
+    command.name: command
+    for command in (run.COMMAND, params.COMMAND, memory.COMMAND, stored.TABLES, stored.PLOTS, listing.COMMAND)
 }
