@@ -59,6 +59,8 @@ def _as_arguments(option: str, value: Any, action: argparse.Action, path: Path) 
             raise ValueError(f"{option[2:]} in {path} must be true or false, got {value!r}")
         return [option] if value else []
     values = value if isinstance(value, list) else [value]
+    if action.choices is not None and "on" in action.choices:  # YAML reads a bare on or off as true or false
+        values = [{True: "on", False: "off"}[item] if isinstance(item, bool) else item for item in values]
     if not values or any(not isinstance(item, str | int | float) or isinstance(item, bool) for item in values):
         raise ValueError(f"{option[2:]} in {path} must be a value or a list of values, got {value!r}")
     if len(values) > 1 and action.nargs is None:

@@ -1,0 +1,45 @@
+# make bench   set up .venv and run the demo suite: table and plots in results/
+# make test    set up .venv and run every check
+# make clean   remove what these made, but for results/
+# PYTHON=...   a Python 3.11 or newer to make .venv with (default: python3)
+
+PYTHON ?= python3
+PY := .venv/bin/python
+INSTALLED := .venv/installed-pyproject.toml
+
+.PHONY: bench test clean environment
+
+bench: environment
+	$(PY) bench.py --suite demo
+
+# Small models on many threads wait for each other: one thread is several times faster here.
+test: export OMP_NUM_THREADS ?= 1
+test: environment
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy .
+	$(PY) -m pytest
+
+# Reused as it is while it works and pyproject.toml is what it was installed from.
+environment:
+	@if $(PY) -c "" 2>/dev/null && cmp -s pyproject.toml $(INSTALLED); then exit 0; fi; \
+	set -e; \
+	if ! $(PY) -m pip --version >/dev/null 2>&1; then \
+		$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || { \
+			echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); name one: make PYTHON=python3.12" >&2; \
+			exit 1; \
+		}; \
+		echo "making .venv with $$($(PYTHON) --version)" >&2; \
+		rm -rf .venv; \
+		$(PYTHON) -m venv .venv; \
+	fi; \
+	echo "installing packages into .venv (minutes at first)" >&2; \
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'; \
+	cp pyproject.toml $(INSTALLED)
+
+# Results may be weeks of work, and data/ holds users' images: of these, only the generated demo images go.
+clean:
+	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	if [ -f data/demo/NOT_CLINICAL_DATA.txt ]; then rm -rf data/demo; fi
+	@echo "kept: results/ and the datasets in data/; delete them yourself if you mean to"
