@@ -4,14 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-import pandas as pd
-import timm
-
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_format, add_results, print_frame
-from benchmarks.records import load_records
-from datasets import DATASETS
-from methods import METHODS
 
 TABLES = ("methods", "datasets", "backbones", "runs")
 
@@ -26,12 +20,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints one of the tables."""
+    import pandas as pd
+
     problems: list[str] = []
     if args.what == "methods":
+        from methods import METHODS
+
         rows = [
             {"method": name, "title": m.title, "lr": m.config().lr, "source": m.paper} for name, m in METHODS.items()
         ]
     elif args.what == "datasets":
+        from datasets import DATASETS
+
         rows = [
             {
                 "dataset": name,
@@ -47,8 +47,12 @@ def run(args: argparse.Namespace) -> int:
             for name, info in DATASETS.items()
         ]
     elif args.what == "backbones":
+        import timm
+
         rows = [{"backbone": name} for name in timm.list_models(module="vision_transformer")]
     else:
+        from benchmarks.records import load_records
+
         records, problems = load_records(args.results)
         rows = [{"run": record["run_id"], "state": record["status"]["state"]} for record in records]
     for problem in problems:

@@ -3,16 +3,14 @@
 import argparse
 import itertools
 import sys
-
-import torch
+from typing import TYPE_CHECKING
 
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_format, add_methods, add_results, check_methods, print_frame
 from benchmarks.commands.run import DEFAULT_BACKBONE, method_options, positive
-from benchmarks.measure import gpu_folder, measure_points, record_path
-from benchmarks.memory_table import measured_rows, points_frame, readable
-from benchmarks.phases import MemoryPoint
-from methods import METHODS
+
+if TYPE_CHECKING:
+    from benchmarks.phases import MemoryPoint
 
 RESOLUTIONS = [224, 384, 512, 768, 1024]
 
@@ -22,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--measure", action="store_true", help="on a GPU (the default where there is one); stores records")
     how.add_argument("--predict", action="store_true", help="without a GPU (the default where there is none)")
-    add_methods(parser, default=list(METHODS))
+    add_methods(parser)
     parser.add_argument(
         "--res", nargs="+", type=positive, default=RESOLUTIONS, metavar="PX", help="image sides (default: %(default)s)"
     )
@@ -49,8 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_format(parser)
 
 
-def grid(args: argparse.Namespace) -> list[MemoryPoint]:
+def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
     """The points asked for; small images first."""
+    from benchmarks.phases import MemoryPoint
+
     methods = check_methods(args.methods)
     options = method_options(args.set, methods)
     factors = itertools.product(args.res, args.batch_size, args.precision, args.attention, methods)
@@ -73,12 +73,20 @@ def grid(args: argparse.Namespace) -> list[MemoryPoint]:
 
 def run(args: argparse.Namespace) -> int:
     """Prints a row a point and phase."""
+    import torch
+
     if args.measure or (not args.predict and torch.cuda.is_available()):
         return _measure(args)
     raise ValueError("--predict is not written yet")
 
 
 def _measure(args: argparse.Namespace) -> int:
+    import torch
+
+    from benchmarks.measure import gpu_folder, measure_points, record_path
+    from benchmarks.memory_table import measured_rows, points_frame, readable
+    from benchmarks.phases import MemoryPoint
+
     device = torch.device(args.device)
     folder = gpu_folder(args.results, device)
     points = grid(args)

@@ -4,10 +4,10 @@ import argparse
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from methods import METHODS
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMATS = ("md", "csv", "json")
 
@@ -27,13 +27,19 @@ def one_of(kind: str, known: Iterable[str], name: str) -> str:
 
 
 def check_methods(names: list[str]) -> list[str]:
-    """Checks names of methods, drops repetitions, keeps the order."""
+    """Checks names of methods, drops repetitions, keeps the order; `all` stands for all of them."""
+    from methods import METHODS
+
+    if names == ["all"]:
+        return list(METHODS)
     return list(dict.fromkeys(one_of("method", METHODS, name) for name in names))
 
 
-def add_methods(parser: argparse.ArgumentParser, default: list[str] | None = None) -> None:
-    """--methods"""
-    parser.add_argument("--methods", nargs="+", metavar="M", default=default, help=f"of {', '.join(METHODS)}")
+def add_methods(parser: argparse.ArgumentParser) -> None:
+    """--methods, all of them by default."""
+    parser.add_argument(
+        "--methods", nargs="+", metavar="M", default=["all"], help="names, see bench.py list methods (default: all)"
+    )
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +47,7 @@ def add_format(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMATS, default="md", help="of the data on stdout (default: md)")
 
 
-def print_frame(frame: pd.DataFrame, layout: str) -> None:
+def print_frame(frame: "pd.DataFrame", layout: str) -> None:
     """Prints data, and nothing else, to stdout."""
     if layout == "csv":
         print(frame.to_csv(index=False), end="")

@@ -2,18 +2,14 @@
 
 import argparse
 
-import pandas as pd
-
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_format, add_methods, check_methods, print_frame
 from benchmarks.commands.run import DEFAULT_BACKBONE, method_options, positive
-from benchmarks.model import count_parameters, make_config
-from methods import METHODS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    add_methods(parser, default=list(METHODS))
+    add_methods(parser)
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="B", help="any timm ViT (default: %(default)s)")
     parser.add_argument("--num-classes", type=positive, default=5, metavar="C", help="of the new head (default: 5)")
     parser.add_argument(
@@ -24,6 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints a row a method: `percent` is trainable / (trainable + frozen), both without the new head."""
+    import pandas as pd
+
+    from benchmarks.model import count_parameters, make_config
+
     methods = check_methods(args.methods)
     options = method_options(args.set, methods)
     rows = []

@@ -3,18 +3,16 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import yaml
 
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_results, check_methods
-from benchmarks.plan import Plan, SuiteOptions, make_plan
-from benchmarks.records import check_writable
-from benchmarks.suite import is_due, run_suite, stored_state
 from benchmarks.suite_file import find_suite, suite_arguments
-from methods import METHODS
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Plan, SuiteOptions
 
 DEFAULT_BACKBONE = "vit_base_patch16_384"
 
@@ -39,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a suite."""
     grid = parser.add_argument_group("grid")
     grid.add_argument("--suite", metavar="FILE", help="YAML of these options; a file, or one of benchmarks/suites")
-    grid.add_argument("--methods", nargs="+", metavar="M", help=f"all, or of {', '.join(METHODS)}")
+    grid.add_argument("--methods", nargs="+", metavar="M", help="all, or names (bench.py list methods)")
     grid.add_argument(
         "--datasets",
         nargs="+",
@@ -123,7 +121,7 @@ def method_options(settings: list[str], methods: list[str]) -> dict[str, dict[st
     return options
 
 
-def suite_options(args: argparse.Namespace) -> SuiteOptions:
+def suite_options(args: argparse.Namespace) -> "SuiteOptions":
     """The suite that the arguments describe.
 
     Raises:
@@ -131,7 +129,9 @@ def suite_options(args: argparse.Namespace) -> SuiteOptions:
     """
     if not args.methods:
         raise ValueError("methods must be named, e.g. --methods fpt lora, or --methods all, got none")
-    methods = list(METHODS) if args.methods == ["all"] else check_methods(args.methods)
+    from benchmarks.plan import SuiteOptions
+
+    methods = check_methods(args.methods)
     return SuiteOptions(
         methods=methods,
         datasets=args.datasets,
@@ -155,8 +155,15 @@ def suite_options(args: argparse.Namespace) -> SuiteOptions:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the suite, then writes and shows its tables and plots."""
+    from benchmarks.records import check_writable
+
     check_writable(args.results)
-    plan = make_plan(suite_options(args))
+    options = suite_options(args)
+
+    from benchmarks.plan import make_plan
+    from benchmarks.suite import run_suite
+
+    plan = make_plan(options)
     if args.dry_run:
         _show_plan(plan, args.results, args.policy)
         return 0
@@ -168,7 +175,11 @@ def run(args: argparse.Namespace) -> int:
     return max(status, show_results(args.results, {run.config.run_id for run in plan.runs}))
 
 
-def _show_plan(plan: Plan, results: Path, policy: str) -> None:
+def _show_plan(plan: "Plan", results: Path, policy: str) -> None:
+    import pandas as pd
+
+    from benchmarks.suite import is_due, stored_state
+
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
     rows = []

@@ -2,37 +2,45 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_results
-from benchmarks.plots import write_plots
-from benchmarks.records import load_records, runs_frame
-from benchmarks.tables import write_tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def writer(write: Callable[[Path, pd.DataFrame], list[Path]]) -> Callable[[argparse.Namespace], int]:
-    """A command that writes files from the records and prints their paths; damaged records make its status 1."""
+def tables(args: argparse.Namespace) -> int:
+    """Writes the tables and prints their paths."""
+    frame, num_damaged = _stored_runs(args.results)
+    from benchmarks.tables import write_tables
 
-    def run(args: argparse.Namespace) -> int:
-        records, problems = load_records(args.results)
-        for problem in problems:
-            print(problem, file=sys.stderr)
-        if not records:
-            raise FileNotFoundError(f"no records under {args.results / 'runs'}; run bench.py --methods ... first")
-        for path in write(args.results, runs_frame(records)):
-            print(path)
-        return 1 if problems else 0
-
-    return run
+    print(*write_tables(args.results, frame), sep="\n")
+    return 1 if num_damaged else 0
 
 
-TABLES = Command(
-    "tables", "write tables of stored runs: md, csv, tex", "python bench.py tables", add_results, writer(write_tables)
-)
-PLOTS = Command(
-    "plots", "write plots of stored runs: png, pdf", "python bench.py plots", add_results, writer(write_plots)
-)
+def plots(args: argparse.Namespace) -> int:
+    """Writes the plots and prints their paths."""
+    frame, num_damaged = _stored_runs(args.results)
+    from benchmarks.plots import write_plots
+
+    print(*write_plots(args.results, frame), sep="\n")
+    return 1 if num_damaged else 0
+
+
+def _stored_runs(results: Path) -> "tuple[pd.DataFrame, int]":
+    """All stored runs, and how many records cannot be read; a line on stderr names each of those."""
+    from benchmarks.records import load_records, runs_frame
+
+    records, problems = load_records(results)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not records:
+        raise FileNotFoundError(f"no records under {results / 'runs'}; run bench.py --methods ... first")
+    return runs_frame(records), len(problems)
+
+
+TABLES = Command("tables", "write tables of stored runs: md, csv, tex", "python bench.py tables", add_results, tables)
+PLOTS = Command("plots", "write plots of stored runs: png, pdf", "python bench.py plots", add_results, plots)
