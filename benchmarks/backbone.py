@@ -26,7 +26,7 @@ def check_backbone(name: str) -> None:
 
 def native_resolution(name: str) -> int:
     """Side length (px) of the images the backbone was pretrained with."""
-    return int(timm.get_pretrained_cfg(name).input_size[-1])  # type: ignore[union-attr]
+    return int(timm.get_pretrained_cfg(name).input_size[-1])
 
 
 def effective_resolution(resolution: int, patch: int) -> int:
@@ -72,4 +72,4 @@ def set_attention(model: nn.Module, attention: Attention) -> None:
     """Chooses eager or fused (SDPA) attention in every attention layer of `model`."""
     for module in model.modules():
         if hasattr(module, "fused_attn"):
-            module.fused_attn = attention == "sdpa"
+            module.fused_attn = attention == "sdpa"  # type: ignore[assignment]

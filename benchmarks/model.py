@@ -72,7 +72,7 @@ def count_parameters(method: str, config: Any, backbone: str, num_classes: int) 
     everything = nn.ModuleList(part for part in (parts.model, parts.extractor) if part is not None)
     frozen = sum(p.numel() for p in everything.parameters() if not p.requires_grad)
     total = sum(p.numel() for p in parts.model.parameters() if p.requires_grad)
-    head = sum(p.numel() for p in parts.model.head.parameters())  # type: ignore[union-attr]
+    head = sum(p.numel() for p in parts.model.head.parameters())  # type: ignore[union-attr, misc]
     trainable = total - head
     return {
         "trainable_total": total,

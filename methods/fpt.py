@@ -187,7 +187,7 @@ class _PromptAttention(torch.autograd.Function):
         return scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         query, keys, values = ctx.saved_tensors
         attention = _PromptAttention.attention(query, keys)
         grad_attention = grad @ values.to(query.dtype).transpose(-2, -1)  # (B, A, P, M)

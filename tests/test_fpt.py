@@ -1,6 +1,7 @@
 """FPT and FPT+ against a naive transcription of ../shared/facts/fpt.md: loops over images, heads and layers."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def naive_attention(query: Tensor, key: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def naive_extract(vit: nn.Module, image: Tensor, layers: tuple[int, ...], keep_ratio: float) -> dict[str, Tensor]:
+def naive_extract(vit: Any, image: Tensor, layers: tuple[int, ...], keep_ratio: float) -> dict[str, Tensor]:
     """Keys and values of the tokens that receive the most attention, `(B, L, A, M, E)`."""
     x = vit._pos_embed(vit.patch_embed(image))
     keys, values = [], []
@@ -58,7 +59,7 @@ def naive_extract(vit: nn.Module, image: Tensor, layers: tuple[int, ...], keep_r
     return {"keys": torch.stack(keys, dim=1), "values": torch.stack(values, dim=1)}
 
 
-def naive_fuse(model: nn.Module, method: str, layer: int, keys: Tensor, values: Tensor) -> Tensor:
+def naive_fuse(model: Any, method: str, layer: int, keys: Tensor, values: Tensor) -> Tensor:
     """Fused prompts of one layer, `(B, P, S)`, without dropout."""
     fusion, outputs = model.fusion, []
     prompts = fusion.prompts[layer]
@@ -72,7 +73,7 @@ def naive_fuse(model: nn.Module, method: str, layer: int, keys: Tensor, values: 
     return torch.stack(outputs)
 
 
-def naive_forward(model: nn.Module, method: str, image_low: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def naive_forward(model: Any, method: str, image_low: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     side = model.side_network
     x = side._pos_embed(side.patch_embed(image_low))
     num_tokens = x.shape[1]
@@ -128,7 +129,7 @@ def test_205_of_1025_tokens_are_kept() -> None:
 def test_model_equals_the_naive_one_in_outputs_and_gradients(method: str, name: str) -> None:
     torch.manual_seed(0)
     config = make_config(method, {"dropout": 0.0, "layers": "0,3,6,9", "side_resolution": 32})
-    model = build_parts(method, config, name, 3).model
+    model: Any = build_parts(method, config, name, 3).model
     nn.init.normal_(model.fusion.prompts)
     heads = 6 if "small" in name else 3
     keys, values = (torch.randn(2, 4, heads, 7, 64) for _ in range(2))
@@ -150,7 +151,7 @@ def test_model_equals_the_naive_one_in_outputs_and_gradients(method: str, name: 
 
 
 def test_side_network_is_as_published() -> None:
-    model = build_parts("fpt_plus", make_config("fpt_plus", {}), "vit_base_patch16_384", 5).model
+    model: Any = build_parts("fpt_plus", make_config("fpt_plus", {}), "vit_base_patch16_384", 5).model
     side = model.side_network
     assert (side.embed_dim, len(side.blocks), side.blocks[0].attn.num_heads) == (96, 6, 12)
     assert side.patch_embed.patch_size == (16, 16) and side.pos_embed.shape == (1, 65, 96)

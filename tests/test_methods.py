@@ -1,6 +1,7 @@
 """The contract that every method of the table fulfils, and its parameter count against a closed formula."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -144,7 +145,7 @@ def test_gradient_checkpointing_changes_no_gradient(method: str) -> None:
     gradients = []
     for enable in (False, True):
         parts, inputs, labels = make_parts(method)
-        parts.model.set_grad_checkpointing(enable)
+        parts.model.set_grad_checkpointing(enable)  # type: ignore[operator]
         torch.manual_seed(1)
         torch.nn.functional.cross_entropy(parts.model(**inputs), labels).backward()
         gradients.append([p.grad for p in parts.model.parameters() if p.grad is not None])
@@ -180,7 +181,8 @@ def test_vpt_inserts_prompts_after_the_prefix_tokens_of_any_vit() -> None:
     config = make_config("vpt", {"dropout": 0.0})
     name = "vit_small_patch14_reg4_dinov2"
     parts = build_parts("vpt", config, name, NUM_CLASSES, 56)
-    model, vit = parts.model.eval(), parts.model.backbone
+    model: Any = parts.model.eval()
+    vit = model.backbone
     image = torch.randn(2, 3, 56, 56)
     x = vit._pos_embed(vit.patch_embed(image))
     assert vit.num_prefix_tokens == 5
@@ -197,7 +199,8 @@ def test_lora_equals_the_formula() -> None:
     optimization = make_optimization(parts.model, 1e-2, 0.0, "fp32", "cpu")
     for _ in range(2):
         training_step(parts.model, inputs, labels, optimization)
-    layer = parts.model.backbone.blocks[3].attn.qkv
+    model: Any = parts.model
+    layer = model.backbone.blocks[3].attn.qkv
     x = torch.randn(5, 192)
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     expected = x @ layer.base_layer.weight.T + layer.base_layer.bias + 8 / 4 * (x @ down.T @ up.T)
