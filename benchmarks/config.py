@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class RunConfig:
     def run_id(self) -> str:
         """Readable parts and a hash of everything: the name of the run's record."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
-        dataset = "".join(c if c.isalnum() or c in "_-" else "_" for c in self.dataset)
+        dataset = re.sub(r"[^A-Za-z0-9_-]", "_", self.dataset)
         return f"{dataset}-{self.resolution}-{self.method}-s{self.seed}-{digest}"
 
     def method_settings(self) -> dict[str, Any]:

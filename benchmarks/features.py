@@ -64,11 +64,12 @@ def open_feature_cache(
 def _open(folder: Path, key: Mapping[str, Any], num_samples: int, reused: bool) -> FeatureCache:
     try:
         stored = json.loads((folder / KEY_FILE).read_text())
+        stored_key, seconds = dict(stored["key"]), float(stored["seconds"])
         features = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in stored["features"]}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
         raise RuntimeError(f"feature cache {folder} is damaged ({error}); delete that folder and run again") from error
     for name in key:
-        if stored["key"].get(name) != json.loads(json.dumps(key[name])):
+        if stored_key.get(name) != json.loads(json.dumps(key[name])):
             raise RuntimeError(f"feature cache {folder} has another {name}; delete that folder and run again")
     for name, array in features.items():
         if len(array) != num_samples:
@@ -76,7 +77,7 @@ def _open(folder: Path, key: Mapping[str, Any], num_samples: int, reused: bool) 
                 f"feature cache {folder} holds {len(array)} {name}, not {num_samples}; delete that folder and run again"
             )
     num_bytes = sum(array.nbytes for array in features.values())
-    return FeatureCache(features, num_bytes, float(stored["seconds"]), reused)
+    return FeatureCache(features, num_bytes, seconds, reused)
 
 
 def _write(folder: Path, key: Mapping[str, Any], num_samples: int, batches: Iterable[dict[str, Tensor]]) -> None:
@@ -87,12 +88,14 @@ def _write(folder: Path, key: Mapping[str, Any], num_samples: int, batches: Iter
     try:
         done = 0
         for batch in batches:
-            for name, feature in batch.items():
-                rows = feature.cpu().numpy()
-                if name not in arrays:
-                    arrays[name] = _create(partial, name, (num_samples, *rows.shape[1:]), rows.dtype)
-                arrays[name][done : done + len(rows)] = rows
-            done += len(rows)
+            rows = {name: feature.cpu().numpy() for name, feature in batch.items()}
+            if not arrays:
+                arrays = _create(partial, rows, num_samples)
+            for name, values in rows.items():
+                arrays[name][done : done + len(values)] = values
+            done += len(next(iter(rows.values())))
+        if done != num_samples:
+            raise RuntimeError(f"features must be those of {num_samples} samples, got {done}")
         for array in arrays.values():
             array.flush()
         arrays_of = {"key": key, "features": sorted(arrays), "seconds": time.perf_counter() - started}
@@ -105,12 +108,18 @@ def _write(folder: Path, key: Mapping[str, Any], num_samples: int, batches: Iter
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _create(folder: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> "np.memmap[Any, Any]":
-    needed = int(np.prod(shape)) * dtype.itemsize
+def _create(folder: Path, rows: Mapping[str, NDArray[Any]], num_samples: int) -> dict[str, "np.memmap[Any, Any]"]:
+    """Files for all samples, of the type of the first ones; they take no room yet, so all of it is asked for here."""
+    needed = sum(num_samples * values[0].nbytes for values in rows.values())
     free = shutil.disk_usage(folder).free
-    if needed > free:
+    if needed > free:  # writing a memory map onto a full disk kills the process
         raise RuntimeError(
             f"features need {needed / 2**30:.1f} GiB under {folder.parent}, where {free / 2**30:.1f} GiB are free; "
             "make room, choose another --cache, or use --preload off"
         )
-    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    return {
+        name: np.lib.format.open_memmap(
+            folder / f"{name}.npy", mode="w+", dtype=values.dtype, shape=(num_samples, *values.shape[1:])
+        )
+        for name, values in rows.items()
+    }

@@ -43,7 +43,7 @@ class PooledFeature(nn.Module):
             - image: `(B, 3, H, W)`
             - Output: `feature` `(B, D)`
         """
-        return {"feature": self.backbone(image)}
+        return {"feature": self.backbone(image).float()}
 
 
 class LinearProbe(nn.Module):

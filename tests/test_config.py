@@ -1,0 +1,71 @@
+"""The identity of a run: readable, stable, and another one as soon as any setting differs."""
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+
+from benchmarks.config import RunConfig
+
+CONFIG = RunConfig(
+    method="lora",
+    dataset="demo",
+    dataset_digest="d1" * 32,
+    resolution=512,
+    seed=0,
+    backbone="vit_base_patch16_384",
+    weights="hub",
+    weights_sha256="ab" * 32,
+    epochs=20,
+    batch_size=16,
+    lr=1e-3,
+    weight_decay=1e-4,
+    options={"rank": 16, "alpha": 16, "dropout": 0.0},
+)
+OTHERS: dict[str, Any] = {
+    "method": "vpt",
+    "dataset": "covid",
+    "dataset_digest": "d2" * 32,
+    "resolution": 448,
+    "seed": 1,
+    "backbone": "vit_tiny_patch16_224",
+    "weights": "none",
+    "weights_sha256": None,
+    "epochs": 5,
+    "batch_size": 8,
+    "lr": 2e-3,
+    "weight_decay": 0.0,
+    "options": {"rank": 8, "alpha": 16, "dropout": 0.0},
+    "precision": "bf16",
+    "attention": "eager",
+    "grad_checkpointing": True,
+    "preload": True,
+    "device_type": "cuda",
+}
+
+
+def test_the_run_id_is_the_same_everywhere_and_for_ever() -> None:
+    # A stored record is found by this name: if it changes, everybody's finished runs count as missing.
+    assert CONFIG.run_id == "demo-512-lora-s0-637960562e"
+
+
+def test_the_order_of_options_does_not_matter() -> None:
+    reordered = dict(reversed(CONFIG.options.items()))
+    assert dataclasses.replace(CONFIG, options=reordered).run_id == CONFIG.run_id
+
+
+def test_every_setting_changes_the_run_id() -> None:
+    assert set(OTHERS) == {field.name for field in dataclasses.fields(RunConfig)}
+    ids = {dataclasses.replace(CONFIG, **{name: value}).run_id for name, value in OTHERS.items()}
+    assert len(ids | {CONFIG.run_id}) == len(OTHERS) + 1
+
+
+@pytest.mark.parametrize("name", ["Fundus photos (left)", "données", "眼底", "a.b", "x/y"])
+def test_any_folder_name_makes_a_file_name(name: str) -> None:
+    run_id = dataclasses.replace(CONFIG, dataset=name).run_id
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", run_id)
+
+
+def test_the_method_settings_are_the_options_with_the_budget() -> None:
+    assert CONFIG.method_settings() == {"lr": 1e-3, "weight_decay": 1e-4, "rank": 16, "alpha": 16, "dropout": 0.0}
