@@ -123,9 +123,8 @@ def test_a_build_that_yields_too_few_samples_is_no_cache(tmp_path: Path) -> None
 
 def test_a_full_disk_is_seen_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(
-        features.shutil, "disk_usage", lambda path: usage(200, 61, 139)
-    )  # room for each array, not for both
+    room_for_each_but_not_both = usage(200, 61, 139)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: room_for_each_but_not_both)
     with pytest.raises(RuntimeError, match=r"features need .* GiB .* are free; make room, .*--preload off"):
         build(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,90 @@
+"""Batches: a seeded order, fixed views that are never augmented, and the normalisation as its formula."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.augment import Preprocessing
+from benchmarks.batches import Split, iterate, sequential_order, training_order
+
+CPU = torch.device("cpu")
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (11, 3, 8, 8), dtype=np.uint8)
+LOW = RNG.integers(0, 256, (11, 3, 4, 4), dtype=np.uint8)
+FEATURES = RNG.normal(size=(11, 5)).astype(np.float16)
+LABELS = np.arange(11) % 3
+MEAN, STD = (0.4, 0.2, 0.1), (0.3, 0.2, 0.1)
+PREPROCESSING = Preprocessing(MEAN, STD, CPU)
+SPLIT = Split(LABELS, {"image": IMAGES, "image_low": LOW}, {"keys": FEATURES}, frozenset({"image"}))
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def formula(images: np.ndarray) -> np.ndarray:
+    return (images / 255.0 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
+
+
+def test_the_training_order_is_the_seeds_and_drops_an_incomplete_batch() -> None:
+    orders = [np.concatenate(training_order(11, 4, seeded(seed))) for seed in (0, 0, 1)]
+    assert [len(order) for order in training_order(11, 4, seeded(0))] == [4, 4]
+    assert np.array_equal(orders[0], orders[1]) and not np.array_equal(orders[0], orders[2])
+    assert len(set(orders[0])) == 8
+    generator = seeded(0)
+    first, second = (np.concatenate(training_order(11, 4, generator)) for _ in range(2))
+    assert not np.array_equal(first, second)
+
+
+def test_a_full_last_batch_is_kept() -> None:
+    assert [len(order) for order in training_order(8, 4, seeded(0))] == [4, 4]
+    assert [len(order) for order in training_order(4, 4, seeded(0))] == [4]
+
+
+def test_the_sequential_order_is_every_sample_once() -> None:
+    assert [list(order) for order in sequential_order(5, 2)] == [[0, 1], [2, 3], [4]]
+
+
+def test_batches_are_the_samples_normalised_by_the_formula() -> None:
+    order = sequential_order(11, 4)
+    batches = list(iterate(SPLIT, order, PREPROCESSING, CPU, augment=False))
+    assert len(batches) == 3
+    for indices, (inputs, labels) in zip(order, batches, strict=True):
+        assert set(inputs) == {"image", "image_low", "keys"}
+        assert inputs["image"].dtype == inputs["image_low"].dtype == torch.float32
+        assert inputs["image"].numpy() == pytest.approx(formula(IMAGES[indices]), abs=1e-5)
+        assert inputs["image_low"].numpy() == pytest.approx(formula(LOW[indices]), abs=1e-5)
+        assert np.array_equal(inputs["keys"], FEATURES[indices])
+        assert np.array_equal(labels, LABELS[indices])
+
+
+def test_fixed_views_and_features_are_never_augmented() -> None:
+    torch.manual_seed(0)
+    ((inputs, _),) = iterate(SPLIT, [np.arange(11)], PREPROCESSING, CPU, augment=True)
+    assert inputs["image"].numpy() == pytest.approx(formula(IMAGES), abs=1e-5)
+    assert np.array_equal(inputs["keys"], FEATURES)
+    changed = np.abs(inputs["image_low"].numpy() - formula(LOW)).reshape(11, -1).max(axis=1) > 1e-3
+    assert changed.all()
+    assert inputs["image_low"].shape == LOW.shape
+
+
+def test_augmentation_repeats_with_the_seed() -> None:
+    def augmented(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        ((inputs, _),) = iterate(SPLIT, [np.arange(11)], PREPROCESSING, CPU, augment=True)
+        return inputs["image_low"]
+
+    assert torch.equal(augmented(3), augmented(3))
+    assert not torch.equal(augmented(3), augmented(4))
+
+
+def test_augmented_images_stay_in_range() -> None:
+    torch.manual_seed(0)
+    identity = Preprocessing((0.0,) * 3, (1.0,) * 3, CPU)
+    images = identity(torch.from_numpy(IMAGES), augment=True)
+    assert images.min() >= 0 and images.max() <= 1
+
+
+def test_an_error_of_the_reader_reaches_the_loop() -> None:
+    with pytest.raises(IndexError):
+        list(iterate(SPLIT, [np.array([0]), np.array([99])], PREPROCESSING, CPU, augment=False))
