@@ -84,14 +84,27 @@ def count_parameters(method: str, config: Any, backbone: str, num_classes: int) 
 
 
 def make_config(method: str, overrides: Mapping[str, Any]) -> Any:
-    """The method's Config with some defaults replaced.
+    """The method's Config with some defaults replaced; equal settings give equal values, however they were written.
 
     Raises:
-        ValueError: An override names no field of the Config.
+        ValueError: An override names no field of the Config, or is no value of its type.
     """
-    config = METHODS[method].config()
-    fields = [field.name for field in dataclasses.fields(config)]
+    fields = {field.name: field for field in dataclasses.fields(METHODS[method].config)}
     for name in overrides:
         if name not in fields:
             raise ValueError(f"option of {method} must be one of {', '.join(fields)}, got {name!r}")
-    return dataclasses.replace(config, **overrides)
+    settings = dataclasses.asdict(METHODS[method].config()) | dict(overrides)
+    return METHODS[method].config(
+        **{name: _convert(f"{name} of {method}", fields[name].type, value) for name, value in settings.items()}
+    )
+
+
+def _convert(name: str, kind: Any, value: Any) -> int | float | str:
+    rule = {int: "a whole number", float: "a number", str: "a text"}[kind]
+    try:
+        converted: int | float | str = kind(value)  # YAML reads 1e-3 as text
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be {rule}, got {value!r}") from None
+    if value is None or isinstance(value, bool) or (kind is int and converted != value):
+        raise ValueError(f"{name} must be {rule}, got {value!r}")
+    return converted

@@ -175,6 +175,28 @@ def test_unknown_option_names_the_choices() -> None:
         make_config("lora", {"ranks": 8})
 
 
+@pytest.mark.parametrize(
+    ("method", "option", "value", "rule"),
+    [
+        ("lora", "rank", 8.5, "a whole number"),
+        ("lora", "rank", "8", "a whole number"),
+        ("lora", "rank", True, "a whole number"),
+        ("lora", "rank", None, "a whole number"),
+        ("lora", "alpha", "much", "a number"),
+        ("fpt", "layers", None, "a text"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(method: str, option: str, value: object, rule: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} of {method} must be {rule}, got {value!r}"):
+        make_config(method, {option: value})
+
+
+def test_equal_settings_are_equal_however_they_are_written() -> None:
+    config = make_config("lora", {"alpha": 16, "dropout": "1e-1"})
+    assert (config.dropout, repr(config.alpha)) == (0.1, repr(make_config("lora", {}).alpha))
+    assert make_config("fpt", {"layers": 3}).layers == "3"
+
+
 def test_vpt_inserts_prompts_after_the_prefix_tokens_of_any_vit() -> None:
     """Against a naive forward that rebuilds the sequence at every block, on a ViT with registers."""
     torch.manual_seed(0)

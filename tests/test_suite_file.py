@@ -1,5 +1,6 @@
 """Suite files: the command line in YAML, with one clear line for each mistake."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_a_file_is_the_command_line_it_stands_for(tmp_path: Path) -> None:
         tmp_path,
         "methods: [fpt, lora]\nres: [224, 448]\nbatch_size: 8\nlr: 1e-3\ngrad_checkpointing: true\npreload: off",
     )
-    flags = "--methods fpt lora --res 224 448 --batch-size 8 --lr 1e-3 --grad-checkpointing --preload off".split()
+    flags = shlex.split("--methods fpt lora --res 224 448 --batch-size 8 --lr 1e-3 --grad-checkpointing --preload off")
     expected = PARSER.parse_args([*flags, "--suite", str(path)])
     assert parse(PARSER, ["--suite", str(path)]) == expected
 

@@ -1,0 +1,136 @@
+"""The plan: every default resolved, everything worth knowing noted, every mistake found before the first run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_images import make_images
+
+import bench
+from benchmarks.commands import COMMANDS
+from benchmarks.commands.run import parse, suite_options
+from benchmarks.plan import Plan, make_plan, resolve_device
+from datasets import DATASETS
+from methods import METHODS
+
+TINY = "--methods fpt lora --datasets images --weights none --backbone vit_tiny_patch16_224 --res 32 --batch-size 4"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a dataset `images` in it; no GPU is seen."""
+    make_images(tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    return tmp_path
+
+
+def plan(arguments: str) -> Plan:
+    parser = bench.make_parser(COMMANDS["run"])
+    return make_plan(suite_options(parse(parser, arguments.split())))
+
+
+def test_every_default_is_resolved() -> None:
+    (fpt, lora) = plan(TINY).runs
+    config = fpt.config
+    assert (config.method, config.dataset, config.resolution, config.seed) == ("fpt", "images", 32, 0)
+    assert (config.epochs, config.lr, config.weight_decay) == (20, 2e-3, METHODS["fpt"].config().weight_decay)
+    assert (config.precision, config.attention, config.device_type) == ("fp32", "sdpa", "cpu")
+    assert (config.weights, config.weights_sha256, config.grad_checkpointing) == ("none", None, False)
+    assert config.options["keep_ratio"] == 0.2 and "lr" not in config.options
+    assert lora.config.options["rank"] == 16
+    assert (fpt.config.preload, lora.config.preload) == (True, False)
+    assert fpt.places.device == "cpu" and Path(fpt.places.dataset).is_absolute()
+    assert fpt.weights.source == "none" and not fpt.weights.fallback
+
+
+def test_what_is_asked_for_is_what_runs() -> None:
+    flags = (
+        "--epochs 3 --lr 0.5 --precision bf16 --attention eager --grad-checkpointing --preload off --set lora.rank=2"
+    )
+    for run in plan(f"{TINY} {flags}").runs:
+        config = run.config
+        assert (config.epochs, config.lr, config.batch_size) == (3, 0.5, 4)
+        assert (config.precision, config.attention, config.grad_checkpointing) == ("bf16", "eager", True)
+        assert not config.preload
+    assert config.options["rank"] == 2
+
+
+def test_the_grid_is_every_combination_once() -> None:
+    runs = plan(f"{TINY} --methods lora lora fpt --res 32 48 32 --seeds 0 1 0").runs
+    cells = [(run.config.resolution, run.config.method, run.config.seed) for run in runs]
+    assert cells == [(res, method, seed) for res in (32, 48) for method in ("lora", "fpt") for seed in (0, 1)]
+    assert len({run.config.run_id for run in runs}) == 8
+
+
+def test_all_stands_for_every_method() -> None:
+    assert [run.config.method for run in plan(f"{TINY} --methods all").runs] == list(METHODS)
+
+
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    run = plan(TINY).runs[0]
+    assert (run.places.device, run.config.device_type, run.config.precision) == ("cuda:0", "cuda", "bf16")
+    assert [resolve_device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda:0", "cuda:1"]
+    with pytest.raises(RuntimeError, match=r"device must be one of 2 GPUs seen here, got 'cuda:2'"):
+        resolve_device("cuda:2")
+
+
+def test_a_resolution_between_patches_is_noted() -> None:
+    flags = "--methods linear --datasets images --weights none --backbone vit_small_patch14_dinov2 --batch-size 4"
+    made = plan(f"{flags} --res 512 448")
+    assert made.notes == ["512 px is no multiple of vit_small_patch14_dinov2's patch size 14: runs at 518 px"]
+    assert [run.config.resolution for run in made.runs] == [512, 448]
+
+
+def test_without_a_prepared_dataset_the_demo_runs_and_is_noted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.demo.COUNTS", {"train": 4, "val": 2, "test": 2})
+    made = plan(TINY.replace("--datasets images ", ""))
+    assert {run.config.dataset for run in made.runs} == {"demo"}
+    assert any("using demo, synthetic images that are not clinical data" in note for note in made.notes)
+
+
+def test_prepared_datasets_are_the_default(folder: Path) -> None:
+    make_images(folder / "data" / "covid", DATASETS["covid"].classes)
+    made = plan(TINY.replace("--datasets images ", ""))
+    assert {run.config.dataset for run in made.runs} == {"covid"} and made.notes == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--methods fpd", r"method must be one of full, .*, got 'fpd'; did you mean fpt\?"),
+        ("--datasets covids", r"covids"),
+        (
+            "--backbone vit_tiny_patch16_225",
+            r"backbone must be a timm ViT, got 'vit_tiny_patch16_225'; nearest: vit_tiny",
+        ),
+        ("--backbone resnet50", r"backbone must be a timm ViT, got 'resnet50'"),
+        ("--weights hubb", r"weights"),
+        ("--batch-size 11", r"batch size must be at most the 10 training images of images, got 11; choose a smaller"),
+        ("--res 15", r"resolution must be at least one patch of 16 px, got 15"),
+        ("--set rank=8", r"set must be like lora\.rank=8, got 'rank=8'"),
+        ("--set lora.rank", r"set must be like lora\.rank=8, got 'lora\.rank'"),
+        ("--set vpt.dropout=0", r"set must name a method of this suite \(fpt, lora\), got 'vpt\.dropout=0'"),
+        ("--set lora.ranks=8", r"option of lora must be one of lr, .*rank.*, got 'ranks'"),
+        ("--set lora.rank=many", r"rank of lora must be a whole number, got 'many'"),
+        ("--set fpt.keep_ratio=2", r"keep_ratio must be above 0 and at most 1, got 2\.0"),
+        ("--device gpu", r"device must be auto, cpu, cuda or cuda:<n>, got 'gpu'"),
+        ("--device cuda:x", r"device must be auto, cpu, cuda or cuda:<n>, got 'cuda:x'"),
+        ("--device cpu:1", r"device must be auto, cpu, cuda or cuda:<n>, got 'cpu:1'"),
+        ("--device cuda", r"device must be one of 0 GPUs seen here, got 'cuda'; use cpu"),
+    ],
+)
+def test_a_mistake_is_one_line_before_the_first_run(flags: str, message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError, RuntimeError), match=message) as error:
+        plan(f"{TINY} {flags}")
+    assert "\n" not in str(error.value)
+
+
+def test_no_method_at_all_is_a_mistake() -> None:
+    with pytest.raises(
+        ValueError, match=r"methods must be named, e\.g\. --methods fpt lora, or --methods all, got none"
+    ):
+        plan("--datasets images")
