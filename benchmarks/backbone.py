@@ -48,8 +48,8 @@ def create_backbone(
     Args:
         name: A timm ViT.
         resolution: Image side (px), a multiple of the patch size; None for the pretrained size.
-        state_dict: Weights under timm's names; position embeddings of another size are resized bicubically. None
-            leaves random weights.
+        state_dict: Weights under timm's names; position embeddings of another size are resized bicubically. A head
+            in it is passed over. None leaves random weights.
 
     Raises:
         ValueError: timm has no such ViT, or the weights do not fit it.
@@ -60,12 +60,22 @@ def create_backbone(
     if not isinstance(vit, VisionTransformer):
         raise ValueError(f"backbone must be a plain timm ViT, got {name!r} ({type(vit).__name__})")
     if state_dict is not None:
-        try:
-            vit.load_state_dict(checkpoint_filter_fn(dict(state_dict), vit))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"weights must be those of {name}, got others: {reason}") from error
+        _load_trunk(vit, state_dict, name)
     return vit.eval()
+
+
+def _load_trunk(vit: VisionTransformer, state_dict: Mapping[str, Tensor], name: str) -> None:
+    """Loads all weights but the head's, which no method uses and checkpoints may lack."""
+    trunk = {key: tensor for key, tensor in checkpoint_filter_fn(dict(state_dict), vit).items() if key[:5] != "head."}
+    try:
+        missing, unexpected = vit.load_state_dict(trunk, strict=False)
+    except RuntimeError as error:
+        raise ValueError(
+            f"weights must be those of {name}, got others: {' '.join(str(error).split())[:300]}"
+        ) from error
+    wrong = [key for key in missing if key[:5] != "head."] + unexpected
+    if wrong:
+        raise ValueError(f"weights must be those of {name}, got others: {', '.join(wrong[:3])} missing or unexpected")
 
 
 def set_attention(model: nn.Module, attention: Attention) -> None:

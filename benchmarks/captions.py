@@ -27,8 +27,9 @@ _STATE_WORDS = {"oom": "out of memory", "diverged": "diverged", "failed": "faile
 
 def title(block: pd.DataFrame) -> str:
     """The data of a block; the demo is never to be taken for clinical data."""
-    synthetic = " (synthetic demo data, not clinical)" if block["synthetic"].any() else ""
-    return f"{block['dataset_label'].iloc[0]}{synthetic}"
+    label = str(block["dataset_label"].iloc[0])
+    unsaid = block["synthetic"].any() and "synthetic" not in label
+    return f"{label} (synthetic, not clinical)" if unsaid else label
 
 
 def protocol(block: pd.DataFrame) -> str:

@@ -52,6 +52,7 @@ class Dataset:
         normalization_source: `dataset` (stated in the dataset's file) or `computed` (over the train split).
         metric: Headline metric.
         epochs: Default number of epochs.
+        batch_size: Default images a step.
         synthetic: Whether the images are generated; never clinical data.
     """
 
@@ -66,6 +67,7 @@ class Dataset:
     normalization_source: str
     metric: str
     epochs: int
+    batch_size: int
     synthetic: bool
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -110,7 +112,7 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
     digest = _digest(root, splits, info.classes, cache_root)
     return Dataset(
         info.name, info.title, root, info.classes, splits, digest, info.mean, info.std,
-        "dataset", info.metric, info.epochs, info.synthetic,
+        "dataset", info.metric, info.epochs, info.batch_size, info.synthetic,
     )  # fmt: skip
 
 
@@ -133,7 +135,7 @@ def _open_folder(root: Path, cache_root: Path) -> Dataset:
     defaults = DatasetInfo(name, f"{name} (synthetic, not clinical)" if synthetic else name, classes, mean, std)
     return Dataset(
         name, defaults.title, root, classes, splits, digest, mean, std,
-        "computed", defaults.metric, defaults.epochs, synthetic,
+        "computed", defaults.metric, defaults.epochs, defaults.batch_size, synthetic,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import torch
 from benchmarks.backbone import Attention, check_backbone, create_backbone, effective_resolution
 from benchmarks.config import Places, RunConfig
 from benchmarks.data import Dataset, open_dataset
-from benchmarks.model import make_config
+from benchmarks.model import build_parts, make_config
 from benchmarks.step import Precision
 from benchmarks.weights import Weights, resolve_weights
 from datasets import DATASETS
@@ -25,7 +25,8 @@ class SuiteOptions:
     Attributes:
         methods, datasets, resolutions, seeds: The grid. Datasets are names or folders.
         backbone, weights: The pretrained ViT.
-        epochs, batch_size, lr: Budget; epochs default to the dataset's, the rate to the method's.
+        epochs, batch_size, lr: Budget; epochs and batch size default to the dataset's, the rate to
+            the method's.
         method_options: Changed fields of methods' Configs, by method.
         precision, attention, grad_checkpointing, preload: Factors; precision defaults to bf16 on a GPU, fp32 else.
         device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
@@ -39,7 +40,7 @@ class SuiteOptions:
     backbone: str
     weights: str
     epochs: int | None
-    batch_size: int
+    batch_size: int | None
     lr: float | None
     method_options: dict[str, dict[str, Any]]
     precision: Precision | None
@@ -86,11 +87,12 @@ def make_plan(options: SuiteOptions) -> Plan:
     ]
     datasets = {source: open_dataset(source, options.data_root, options.cache) for source in sources}
     for dataset in datasets.values():
-        _check_batch_size(dataset, options.batch_size)
+        _check_batch_size(dataset, options.batch_size or dataset.batch_size)
     weights = resolve_weights(options.weights, options.backbone, options.cache)
     if weights.note:
         notes.append(weights.note)
     _check_resolutions(options.resolutions, weights.backbone, notes)
+    _check_method_options(options.method_options, weights.backbone)
     runs = [
         _plan_run(options, method, source, dataset, resolution, seed, weights, device)
         for source, dataset in datasets.items()
@@ -144,6 +146,13 @@ def _check_resolutions(resolutions: list[int], backbone: str, notes: list[str]) 
             notes.append(f"{resolution} px is no multiple of {backbone}'s patch size {patch}: runs at {effective} px")
 
 
+def _check_method_options(method_options: dict[str, dict[str, Any]], backbone: str) -> None:
+    """Builds each method whose settings were changed, without weights: what does not fit shows here."""
+    for method, changed in method_options.items():
+        with torch.device("meta"):
+            build_parts(method, make_config(method, changed), backbone, num_classes=2)
+
+
 def _plan_run(
     options: SuiteOptions,
     method: str,
@@ -168,7 +177,7 @@ def _plan_run(
         weights=weights.source,
         weights_sha256=weights.sha256,
         epochs=options.epochs or dataset.epochs,
-        batch_size=options.batch_size,
+        batch_size=options.batch_size or dataset.batch_size,
         lr=options.lr or rate,
         weight_decay=weight_decay,
         options=settings,

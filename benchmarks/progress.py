@@ -48,6 +48,7 @@ class SuiteProgress:
         self.title = f"[{number}/{self.total}] {title}"
         self.run_started = time.monotonic()
         self.number = number
+        self.last = ""  # validation AUC and speed of the epoch before
         self.task = self.progress.add_task(self.title, total=None)
         if not self.console.is_terminal:
             self.note(f"{self.title}: started")
@@ -61,12 +62,15 @@ class SuiteProgress:
                 self._plain(f"{text}: {event['total']} done")
         elif event["event"] == "step":
             done = event["epoch"] - 1 + event["step"] / event["steps"]
-            self._show(f"epoch {event['epoch']}/{event['epochs']} loss {event['loss']:.3f}", done, event["epochs"])
+            self._show(
+                f"epoch {event['epoch']}/{event['epochs']} loss {event['loss']:.3f}{self.last}", done, event["epochs"]
+            )
         elif event["event"] == "epoch":
             text = (
                 f"epoch {event['epoch']}/{event['epochs']} loss {event['loss']:.3f} val AUC {event['val_auc']:.3f} "
                 f"{event['images_per_second']:.1f} images/s"
             )
+            self.last = text.partition(f"{event['loss']:.3f}")[2]
             self._show(text, event["epoch"], event["epochs"])
             self._plain(text + self._time_left(event["epoch"] / event["epochs"]))
 

@@ -1,15 +1,17 @@
 """Runs a plan: one fresh process a run, its record stored before the next one starts."""
 
+import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
+import time
+import uuid
 from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from benchmarks.environment import ROOT, describe_code
 from benchmarks.plan import Plan, PlannedRun
@@ -52,16 +54,61 @@ def run_suite(plan: Plan, results: Path, policy: str) -> int:
     states = {run.config.run_id: stored_state(results, run.config.run_id) for run in plan.runs}
     due = [run for run in plan.runs if is_due(states[run.config.run_id], policy)]
     code = describe_code()
-    with SuiteProgress(len(due)) as progress:
+    with SuiteProgress(len(due)) as progress, Workers(results) as workers:
         for note in plan.notes:
             progress.note(f"note: {note}")
         progress.note(f"{len(plan.runs)} runs, {len(plan.runs) - len(due)} of them stored already")
         for number, run in enumerate(due, start=1):
             config = run.config
-            title = f"{config.method} {config.dataset} {config.resolution} px seed {config.seed}"
-            progress.start(number, title)
-            states[config.run_id] = _run_in_process(run, results, code, progress)
+            progress.start(number, f"{config.method} {config.dataset} {config.resolution} px seed {config.seed}")
+            worker = workers.take(config.run_id, another=number < len(due))
+            states[config.run_id] = _run_in_worker(worker, run, results, code, progress)
     return _report(states, results)
+
+
+class Workers:
+    """Fresh processes, one a run. While one runs, the next already imports, and waits for its job.
+
+    Args:
+        results: What a process prints goes to `runs/<run_id>.log` there.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self.folder = results / "runs"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.waiting: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.waiting is not None:
+            self.waiting.kill()
+            self.waiting.communicate()
+            self._log(self.waiting).unlink(missing_ok=True)
+
+    def take(self, run_id: str, another: bool) -> "tuple[subprocess.Popen[str], Path]":
+        """A process for a run, with its log; `another` starts the one after it."""
+        process = self.waiting or self._start()
+        log = self._log(process).rename(self.folder / f"{run_id}.log")
+        self.waiting = self._start() if another else None
+        return process, log
+
+    def _log(self, process: "subprocess.Popen[str]") -> Path:
+        return self.folder / f".worker-{process.args[-1]}.log"  # type: ignore[index]
+
+    def _start(self) -> "subprocess.Popen[str]":
+        name = uuid.uuid4().hex
+        with (self.folder / f".worker-{name}.log").open("w") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.worker", name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=ROOT,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we end the run
+            )
 
 
 def _report(states: dict[str, str | None], results: Path) -> int:
@@ -73,15 +120,20 @@ def _report(states: dict[str, str | None], results: Path) -> int:
     return 1 if failed else 0
 
 
-def _run_in_process(run: PlannedRun, results: Path, code: dict[str, Any], progress: SuiteProgress) -> str:
-    """Runs one process to its end and returns the state of the record that it, or we for it, stored."""
-    run_id = run.config.run_id
-    log = results / "runs" / f"{run_id}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+def _run_in_worker(
+    worker: "tuple[subprocess.Popen[str], Path]",
+    run: PlannedRun,
+    results: Path,
+    code: dict[str, Any],
+    progress: SuiteProgress,
+) -> str:
+    """Has a process do a run, and returns the state of the record that it, or we for it, stored."""
+    process, log = worker
     started = datetime.now(UTC)
     done: dict[str, Any] = {}
-    with log.open("w") as stderr, _start(run, results, code, stderr) as process:
+    with process:
         try:
+            _give_job(process, run, results, code)
             assert process.stdout is not None
             for line in process.stdout:
                 event = json.loads(line)
@@ -106,29 +158,19 @@ def _run_in_process(run: PlannedRun, results: Path, code: dict[str, Any], progre
     return str(done["state"])
 
 
-def _start(run: PlannedRun, results: Path, code: dict[str, Any], stderr: IO[str]) -> "subprocess.Popen[str]":
+def _give_job(process: "subprocess.Popen[str]", run: PlannedRun, results: Path, code: dict[str, Any]) -> None:
     job = {
         "config": asdict(run.config),
         "places": asdict(run.places),
         "weights": asdict(run.weights),
         "results": str(results.resolve()),
         "code": code,
+        "given": time.time(),
     }
-    command = [sys.executable, "-m", "benchmarks.worker"]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,  # Ctrl-C reaches us alone, and we end the run
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
     assert process.stdin is not None
-    process.stdin.write(json.dumps(job, default=str) + "\n")
-    process.stdin.close()
-    return process
+    with contextlib.suppress(BrokenPipeError):  # it died while importing: its silence is handled as a failure
+        process.stdin.write(json.dumps(job, default=str) + "\n")
+        process.stdin.flush()
 
 
 def _ending(returncode: int) -> str:

@@ -24,7 +24,7 @@ from datasets.fundus import draw_fundus
 from datasets.info import DatasetInfo
 
 SEED = 2024
-COUNTS = {"train": 48, "val": 32, "test": 48}
+COUNTS = {"train": 40, "val": 24, "test": 48}
 NUM_LESIONS = (190, 270)
 
 
@@ -55,7 +55,8 @@ DATASET = DatasetInfo(
     classes=("synthetic_clear", "synthetic_lesions"),
     mean=(0.400, 0.199, 0.098),
     std=(0.267, 0.130, 0.064),
-    epochs=10,
+    epochs=4,
+    batch_size=4,
     synthetic=True,
     licence="CC0",
     generate=generate,

@@ -14,7 +14,7 @@ Canvas = npt.NDArray[np.float32]
 
 SIDE = 768
 RETINA_RADIUS = 0.47 * SIDE
-LESION_RADIUS = (2.8, 3.5)  # pixels
+LESION_RADIUS = (4.0, 5.0)  # pixels
 LESION_DEPTH = (1.75, 2.0)  # fraction of light taken at the centre; the ring gives half of it back
 RING = 1.4  # radius of the ring over that of the dot
 

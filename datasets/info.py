@@ -17,6 +17,7 @@ class DatasetInfo:
         std: Normalisation standard deviation per RGB channel.
         metric: Headline metric.
         epochs: Default number of epochs.
+        batch_size: Default images a step.
         synthetic: Whether the images are generated; never to be mistaken for clinical data.
         url: Where the raw images come from.
         licence: Terms of the images.
@@ -31,6 +32,7 @@ class DatasetInfo:
     std: tuple[float, float, float]
     metric: str = "auc"
     epochs: int = 20
+    batch_size: int = 16
     synthetic: bool = False
     url: str = ""
     licence: str = ""

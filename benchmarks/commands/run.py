@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     budget = parser.add_argument_group("budget")
     budget.add_argument("--epochs", type=positive, metavar="N", help="default: the dataset's, mostly 20")
-    budget.add_argument("--batch-size", type=positive, default=16, metavar="N", help="default: 16")
+    budget.add_argument("--batch-size", type=positive, metavar="N", help="default: the dataset's, mostly 16")
     budget.add_argument("--lr", type=positive_rate, metavar="X", help="for all methods (default: each method's own)")
     budget.add_argument(
         "--set", nargs="+", default=[], metavar="M.OPTION=X", help="a method's option, like lora.rank=8"
