@@ -13,7 +13,7 @@ from datasets.fundus import SIDE, draw_fundus
 
 FIRST_FILES = {
     "train/synthetic_clear/synthetic_train_000.jpg": "289aac7f2ca6e8016073880cfd0e86b7",
-    "train/synthetic_lesions/synthetic_train_001.jpg": "6e0a69b03d16375d3df12014d970a192",
+    "train/synthetic_lesions/synthetic_train_001.jpg": "10651e6ac4cc522198fc9920f8ec2266",
 }  # first half of the SHA-256
 
 
