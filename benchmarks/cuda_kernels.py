@@ -20,6 +20,7 @@ FP32_INPUTS = {"layer_norm", "group_norm", "exp", "log", "pow", "rsqrt", "norm",
 FP32_OUTPUT = {"softmax", "log_softmax", "sum", "prod", "cumsum", "cumprod"}
 MATMULS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
 CUBLAS_WORKSPACE = 32 * 2**20  # of a handle on Hopper; one for each thread that multiplies
+CUBLASLT_WORKSPACE = 2**20  # of each product with a bias
 
 
 class CudaSemantics(TorchFunctionMode):
@@ -48,7 +49,9 @@ class CudaSemantics(TorchFunctionMode):
 
 def _run_backward(loss: Tensor) -> None:
     engine = torch.autograd.Variable._execution_engine
-    engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True)
+    engine.run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
 
 
 def is_low_precision(value: Any) -> bool:
@@ -102,6 +105,10 @@ def library_workspace() -> int:
 def kernel_workspace(func: Any, args: Any) -> list[int]:
     """Sizes that a kernel allocates besides its outputs, one after another."""
     packet = func.overloadpacket
+    if packet is aten.addmm:
+        return [CUBLASLT_WORKSPACE]
+    if packet is aten._softmax_backward_data:
+        return [args[1].numel() * args[1].element_size()]  # grad * output
     if packet is aten._scaled_dot_product_flash_attention_backward:
         batch, heads, tokens, width = args[1].shape
         rows = batch * heads * math.ceil(tokens / 128) * 128

@@ -1,7 +1,7 @@
 """Measured memory and speed of points on a GPU: a fresh process for each, one at a time, one record each.
 
-`python -m benchmarks.measure` is the process of one point. It imports and builds on the meta device ahead of time, while
-the point before is still measured, and touches the GPU only when it is told to start.
+`python -m benchmarks.measure` is the process of one point. It imports and builds on the meta device ahead of time,
+while the point before is still measured, and touches the GPU only when it is told to start.
 """
 
 import json

@@ -1,11 +1,12 @@
 """Memory of points as tables: one row a point and phase, measured beside predicted, and the breakdown of a peak."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.phases import MemoryPoint
+from benchmarks.predict import Prediction, predict_many
 
 POINT_COLUMNS = ("method", "backbone", "resolution", "batch_size", "precision", "attention", "grad_checkpointing")
 COUNTERS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_process_bytes")
@@ -48,10 +49,47 @@ def points_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(COUNTERS, "Int64"))
 
 
+def with_measured(frame: pd.DataFrame, records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """The frame, and the measured rows of its points."""
+    measured = points_frame(row for record in records for row in measured_rows(record))
+    points = frame[list(POINT_COLUMNS)].drop_duplicates()
+    own = measured.merge(points, on=list(POINT_COLUMNS))
+    return pd.concat([frame, own]).drop_duplicates(ignore_index=True)
+
+
+def compare_frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Predicted beside measured peak allocated memory, a row for each measured point and phase.
+
+    `error_percent` is the prediction's, missing where the GPU ran out of memory.
+    """
+    points = [MemoryPoint.from_dict(record["point"]) for record in records]
+    rows = []
+    for record, prediction in zip(records, predict_many(points), strict=True):
+        for row in measured_rows(record):
+            measured, predicted = row["peak_allocated_bytes"], prediction.phases[row["phase"]].allocated
+            error = None if measured is None else round(100 * (predicted / measured - 1), 2)
+            rows.append(
+                {column: row[column] for column in (*POINT_COLUMNS, "phase", "status")}
+                | {"measured_bytes": measured, "predicted_bytes": predicted, "error_percent": error}
+            )
+    return pd.DataFrame(rows).astype({"measured_bytes": "Int64", "error_percent": "float64"})
+
+
+def breakdown_frame(predictions: Iterable[Prediction]) -> pd.DataFrame:
+    """What fills each predicted peak: a row for each point, phase and purpose, the largest first."""
+    return pd.DataFrame(
+        {column: getattr(prediction.point, column) for column in POINT_COLUMNS}
+        | {"phase": phase, "purpose": purpose, "bytes": size}
+        for prediction in predictions
+        for phase, peak in prediction.phases.items()
+        for purpose, size in peak.breakdown.items()
+    )
+
+
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame for people: bytes as MiB."""
     shown = frame.copy()
-    for column in [name for name in frame.columns if str(name).endswith("_bytes")]:
+    for column in [name for name in frame.columns if str(name).endswith("bytes")]:
         mebibytes = [None if pd.isna(value) else f"{value / MIB:,.0f}" for value in frame[column]]
         shown[column] = pd.Series(mebibytes, index=frame.index, dtype="object")
-    return shown.rename(columns=lambda name: str(name).replace("_bytes", "_mib"))
+    return shown.rename(columns=lambda name: str(name).replace("bytes", "mib"))

@@ -91,10 +91,20 @@ def build_point(point: MemoryPoint) -> Parts:
     )
 
 
-def synthetic_images(point: MemoryPoint, device: torch.device) -> dict[str, Tensor]:
-    """A batch of random images, one `(B, 3, H, W)` for each view of the method."""
+def synthetic_images(point: MemoryPoint, device: torch.device, extracted: bool = False) -> dict[str, Tensor]:
+    """A batch of random images, one `(B, 3, H, W)` for each view of the method.
+
+    Args:
+        point: Says which views, and their size.
+        device: Where they go.
+        extracted: Whether features stand in for the extractor's view `image`.
+    """
     views = METHODS[point.method].views(make_config(point.method, dict(point.options)), point_resolution(point))
-    return {name: torch.randn(point.batch_size, 3, side, side, device=device) for name, side in views.items()}
+    return {
+        name: torch.randn(point.batch_size, 3, side, side, device=device)
+        for name, side in views.items()
+        if not (extracted and name == "image")
+    }
 
 
 def run_phases(
@@ -104,7 +114,7 @@ def run_phases(
     watch: Watch,
     after: After,
     steps: int = 3,
-    observe: Callable[[torch.optim.Optimizer], None] | None = None,
+    before_training: Callable[[torch.optim.Optimizer], None] | None = None,
 ) -> None:
     """Runs setup, preload, training and evaluation of a point on synthetic batches.
 
@@ -115,14 +125,12 @@ def run_phases(
         watch: `watch(phase)` is entered around each phase.
         after: `after(phase, step)` is called behind each phase but setup, outside its watch; `step` repeats its step.
         steps: Training steps; from the second on there is optimiser state.
-        observe: Is given the optimiser once it is made.
+        before_training: Is given the optimiser before the first step.
     """
     with watch("setup"):
         parts = build()
         model, extractor = parts.model, parts.extractor
         optimization = make_optimization(model, 1e-4, 0.01, point.precision, device.type)
-    if observe:
-        observe(optimization.optimizer)
     del parts
     features: dict[str, Tensor] = {}
     if extractor is not None and point.preload:
@@ -143,11 +151,11 @@ def run_phases(
         evaluation_step(model, inputs_of_step(), point.precision, device.type)
 
     inputs: dict[str, Tensor] = {}
+    if before_training:
+        before_training(optimization.optimizer)
     with watch("train"):
-        inputs = synthetic_images(point, device)
-        if features:
-            inputs.pop("image")
-            inputs |= {name: tensor.to(device) for name, tensor in features.items()}
+        inputs = synthetic_images(point, device, extracted=bool(features))
+        inputs |= {name: tensor.to(device) for name, tensor in features.items()}
         labels = torch.zeros(point.batch_size, dtype=torch.long, device=device)
         for _ in range(steps):
             train()
@@ -165,6 +173,6 @@ def _preload(
     with watch("preload"):
         image = synthetic_images(point, device)["image"]
         features = extraction_step(extractor, image, point.precision, device.type)
-        features = {name: tensor.cpu() for name, tensor in features.items()}
+    features = {name: tensor.to("cpu", copy=True) for name, tensor in features.items()}
     after("preload", lambda: extraction_step(extractor, image, point.precision, device.type))
     return features

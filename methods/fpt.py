@@ -81,16 +81,19 @@ def attend_in_chunks(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
         - Output: `(B, A, N, E)` and `(B, A, N)`, the latter in fp32
     """
     batch, heads, tokens, _ = query.shape
+    query, key, value = (
+        tensor.flatten(0, 1) for tensor in (query * scale, key, value)
+    )  # each (B A, N, E), copied once
     chunk = max(1, MAX_SCORES // (batch * heads * tokens))
     output = torch.empty_like(query)
-    received = query.new_zeros(batch, heads, tokens, dtype=torch.float32)
+    received = query.new_zeros(batch * heads, tokens, dtype=torch.float32)
     for start in range(0, tokens, chunk):
         stop = min(start + chunk, tokens)
-        scores = (query[:, :, start:stop] * scale) @ key.transpose(-2, -1)  # (B, A, chunk, N)
+        scores = torch.bmm(query[:, start:stop], key.mT)  # (B A, chunk, N)
         attention = scores.softmax(dim=-1, dtype=torch.float32)
-        received += attention.sum(dim=-2)
-        output[:, :, start:stop] = attention.to(value.dtype) @ value
-    return output, received / tokens
+        received += attention.sum(dim=1)
+        output[:, start:stop] = torch.bmm(attention.to(value.dtype), value)
+    return output.unflatten(0, (batch, heads)), (received / tokens).unflatten(0, (batch, heads))
 
 
 class KeyValueExtractor(nn.Module):

@@ -2,8 +2,10 @@
 
 import argparse
 import itertools
+import json
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_format, add_methods, add_results, check_methods, print_frame
@@ -12,7 +14,13 @@ from benchmarks.commands.run import DEFAULT_BACKBONE, method_options, positive
 if TYPE_CHECKING:
     from benchmarks.phases import MemoryPoint
 
-RESOLUTIONS = [224, 384, 512, 768, 1024]
+DEFAULTS: dict[str, list[Any]] = {
+    "res": [224, 384, 512, 768, 1024],
+    "batch_size": [16],
+    "precision": ["bf16"],
+    "attention": ["sdpa"],
+}
+GOAL_PERCENT = 3  # of peak allocated memory, between prediction and measurement
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,17 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--measure", action="store_true", help="on a GPU (the default where there is one); stores records")
     how.add_argument("--predict", action="store_true", help="without a GPU (the default where there is none)")
+    how.add_argument(
+        "--compare", action="store_true", help="predictions beside all measured records, or those asked for"
+    )
+    how.add_argument("--breakdown", action="store_true", help="what fills the predicted peaks")
     add_methods(parser)
-    parser.add_argument(
-        "--res", nargs="+", type=positive, default=RESOLUTIONS, metavar="PX", help="image sides (default: %(default)s)"
-    )
-    parser.add_argument("--batch-size", nargs="+", type=positive, default=[16], metavar="N", help="default: 16")
-    parser.add_argument(
-        "--precision", nargs="+", choices=("fp32", "bf16", "fp16"), default=["bf16"], help="default: bf16"
-    )
-    parser.add_argument(
-        "--attention", nargs="+", choices=("eager", "sdpa"), default=["sdpa"], help="default: sdpa (fused)"
-    )
+    sides = " ".join(map(str, DEFAULTS["res"]))
+    parser.add_argument("--res", nargs="+", type=positive, metavar="PX", help=f"image sides (default: {sides})")
+    parser.add_argument("--batch-size", nargs="+", type=positive, metavar="N", help="default: 16")
+    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16", "fp16"), help="default: bf16")
+    parser.add_argument("--attention", nargs="+", choices=("eager", "sdpa"), help="default: sdpa (fused)")
     parser.add_argument("--grad-checkpointing", action="store_true", help="recompute activations in the backward pass")
     parser.add_argument(
         "--preload", choices=("on", "off"), default="on", help="train on preloaded features where a method has any"
@@ -43,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cuda:0", metavar="D", help="to measure on (default: cuda:0)")
     parser.add_argument("--only-missing", action="store_true", help="do not measure again what has a record")
     parser.add_argument("--allow-busy", action="store_true", help="measure though other processes hold GPU memory")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw memory over resolution (png and pdf)")
     add_results(parser)
     add_format(parser)
 
@@ -53,7 +61,8 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
 
     methods = check_methods(args.methods)
     options = method_options(args.set, methods)
-    factors = itertools.product(args.res, args.batch_size, args.precision, args.attention, methods)
+    values = [getattr(args, name) or default for name, default in DEFAULTS.items()]
+    factors = itertools.product(*values, methods)
     return [
         MemoryPoint(
             method,
@@ -72,19 +81,81 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a row a point and phase."""
+    """Prints a row a point and phase, or of another table asked for."""
     import torch
 
+    if args.compare:
+        return _compare(args)
+    if args.breakdown:
+        return _breakdown(args)
     if args.measure or (not args.predict and torch.cuda.is_available()):
-        return _measure(args)
-    raise ValueError("--predict is not written yet")
+        rows, failed = _measure(args)
+    else:
+        rows, failed = _predict(args), 0
+    return _show(args, rows) or int(failed > 0)
 
 
-def _measure(args: argparse.Namespace) -> int:
+def _show(args: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
+    from benchmarks.memory_table import points_frame, readable
+
+    frame = points_frame(rows)
+    print_frame(readable(frame) if args.format == "md" else frame, args.format)
+    if args.plot:
+        from benchmarks.measure import read_measured
+        from benchmarks.memory_plot import plot_memory_curves
+        from benchmarks.memory_table import with_measured
+
+        for path in plot_memory_curves(with_measured(frame, read_measured(args.results)), args.plot):
+            print(path, file=sys.stderr)
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from benchmarks.memory_table import point_rows
+    from benchmarks.predict import predict_many
+
+    print("predicted on fake tensors, not measured", file=sys.stderr)
+    ok = {"state": "ok"}
+    predictions = predict_many(grid(args))
+    return [row for item in predictions for row in point_rows(item.point, item.as_record(), ok, "predicted")]
+
+
+def _breakdown(args: argparse.Namespace) -> int:
+    from benchmarks.memory_table import breakdown_frame, readable
+    from benchmarks.predict import predict_many
+
+    frame = breakdown_frame(predict_many(grid(args)))
+    print_frame(readable(frame) if args.format == "md" else frame, args.format)
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from benchmarks.measure import read_measured
+    from benchmarks.memory_table import compare_frame, readable
+
+    asked = {"resolution": args.res} | {name: getattr(args, name) for name in DEFAULTS if name != "res"}
+    asked |= {"method": args.methods and check_methods(args.methods)}
+    records = [
+        record
+        for record in read_measured(args.results)
+        if all(not values or record["point"][name] in values for name, values in asked.items())
+        and record["status"]["state"] != "failed"
+    ]
+    if not records:
+        raise ValueError(f"results must hold measured records to compare, got none in {args.results / 'measured'}")
+    frame = compare_frame(records)
+    print_frame(readable(frame) if args.format == "md" else frame, args.format)
+    errors = frame["error_percent"].dropna().abs()
+    close = int((errors <= GOAL_PERCENT).sum())
+    print(f"{close} of {len(errors)} phases within {GOAL_PERCENT} %, worst {errors.max():.1f} %", file=sys.stderr)
+    return 0
+
+
+def _measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
     import torch
 
     from benchmarks.measure import gpu_folder, measure_points, record_path
-    from benchmarks.memory_table import measured_rows, points_frame, readable
+    from benchmarks.memory_table import measured_rows
     from benchmarks.phases import MemoryPoint
 
     device = torch.device(args.device)
@@ -92,17 +163,15 @@ def _measure(args: argparse.Namespace) -> int:
     points = grid(args)
     missing = [point for point in points if not (args.only_missing and record_path(folder, point).exists())]
     print(f"{len(missing)} of {len(points)} points to measure, records in {folder}", file=sys.stderr)
-    rows, failed = [], 0
+    failed = 0
     for number, record in enumerate(measure_points(missing, folder, device, args.allow_busy), start=1):
         status = record["status"]
         failed += status["state"] == "failed"
-        point = MemoryPoint.from_dict(record["point"])
         notes = f": {status['message']}" if status["message"] else ""
-        print(f"{number}/{len(missing)} {point.name} {status['state']}{notes}", file=sys.stderr, flush=True)
-        rows += measured_rows(record)
-    frame = points_frame(rows)
-    print_frame(readable(frame) if args.format == "md" else frame, args.format)
-    return 1 if failed else 0
+        name = MemoryPoint.from_dict(record["point"]).name
+        print(f"{number}/{len(missing)} {name} {status['state']}{notes}", file=sys.stderr, flush=True)
+    records = [json.loads(record_path(folder, point).read_text()) for point in points]
+    return [row for record in records for row in measured_rows(record)], failed
 
 
 COMMAND = Command(
