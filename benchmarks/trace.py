@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -15,6 +15,14 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.cuda_kernels import is_matmul, kernel_workspace, library_workspace
 
 WORKSPACE = "workspace"
+aten = torch.ops.aten
+CPU = torch.device("cpu")
+# Views and products make half of all operators; they need none of the checks of FakeTensorMode's own way.
+QUICK = {
+    *(aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.t.default, aten.detach.default),
+    *(aten.transpose.int, aten.permute.default, aten.slice.Tensor, aten.select.int, aten.unbind.int),
+    *(aten.mm.default, aten.bmm.default, aten.addmm.default),
+}
 KINDS = {"Attention": "attention", "Mlp": "mlp", "LayerNorm": "norm", "PatchEmbed": "patch embedding"}
 
 
@@ -40,7 +48,7 @@ class StorageTrace(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
             return args[0].fake_device  # asked for very often, and slow otherwise
-        result = func(*args, **(kwargs or {}))
+        result = run_quickly(func, args) if func in QUICK and not kwargs else func(*args, **(kwargs or {}))
         backward = in_backward()
         if is_matmul(func) and backward not in self._libraries:
             self._libraries.add(backward)
@@ -51,7 +59,7 @@ class StorageTrace(TorchDispatchMode):
         for size in kernel_workspace(func, args):
             self.events.append((self._allocate(size, WORKSPACE), -1))
         self._sum = None
-        if backward and new and func is torch.ops.aten.add.Tensor:
+        if backward and new and func is aten.add.Tensor:
             operands = frozenset(self._number[address(arg)] for arg in args if isinstance(arg, Tensor))
             self._sum = (self._number[address(new[0])], storage_bytes(new[0]), operands)
         return result
@@ -132,6 +140,16 @@ class StorageTrace(TorchDispatchMode):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def run_quickly(func: Any, args: Any) -> Any:
+    """Runs an operator of `QUICK` on fake tensors by its meta kernel: as FakeTensorMode, in a fifth of the time."""
+    mode = args[0].fake_mode
+    with in_kernel_invocation_manager(mode):
+        result = func(*args)
+    if isinstance(result, Tensor):
+        return FakeTensor(mode, result, CPU)
+    return [FakeTensor(mode, item, CPU) for item in result]
 
 
 def module_kind(name: str, module: nn.Module) -> str:
