@@ -36,7 +36,10 @@ def main() -> int:
     weights = Weights(**_paths(job["weights"], "path"))
 
     def emit(event: str, **fields: Any) -> None:
-        print(json.dumps({"event": event} | fields), file=events, flush=True)
+        try:
+            print(json.dumps({"event": event} | fields), file=events, flush=True)
+        except BrokenPipeError:
+            sys.exit(1)  # the suite was killed: no record, so that the run is missing and done again
 
     run = Run(RunConfig(**job["config"]), places, weights, clock, emit)
     record = _execute(run, job, clock)

@@ -1,0 +1,38 @@
+"""bench.py as a user starts it, on tiny images and a tiny backbone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+BENCH = Path(__file__).resolve().parent.parent / "bench.py"
+TINY = ["--datasets", "images", "--weights", "none", "--backbone", "vit_tiny_patch16_224", "--res", "32"]
+TINY += ["--batch-size", "4", "--device", "cpu"]
+
+
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Starts bench.py in a folder."""
+    return subprocess.Popen(
+        [sys.executable, BENCH, *arguments],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Runs bench.py in a folder to its end."""
+    process = start(folder, *arguments)
+    stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+
+def records(results: Path) -> dict[str, dict[str, Any]]:
+    """The stored records by method."""
+    stored = [json.loads(path.read_text()) for path in sorted((results / "runs").glob("*.json"))]
+    return {record["run"]["config"]["method"]: record for record in stored}
