@@ -86,9 +86,7 @@ def evaluation_step(model: nn.Module, inputs: dict[str, Tensor], precision: Prec
 
 
 @torch.no_grad()
-def extraction_step(
-    extractor: nn.Module, image: Tensor, precision: Precision, device_type: str
-) -> dict[str, Tensor]:
+def extraction_step(extractor: nn.Module, image: Tensor, precision: Precision, device_type: str) -> dict[str, Tensor]:
     """The frozen part's features of a batch `(B, 3, H, W)`, by name."""
     with autocast(device_type, precision):
         return extractor(image=image)

@@ -30,7 +30,8 @@ from torch.utils.checkpoint import checkpoint
 
 from methods.contract import Method, Views, freeze, init_head
 
-MAX_SCORES = 2**24  # attention scores held at once during extraction (64 MiB in fp32)
+# Attention scores held at once during extraction, 16 MiB in fp32: few enough for a CPU's cache, enough to fill a GPU.
+MAX_SCORES = 2**22
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def parse_layers(spec: str, depth: int) -> tuple[int, ...]:
 
 
 def attend_in_chunks(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Softmax attention and how much of it each token receives, in chunks of queries.
+    """Softmax attention and how much of it each token receives, in chunks of heads and queries.
 
     Returns:
         The attention's output, and for each head and token the mean over queries of the attention it receives.
@@ -84,15 +85,18 @@ def attend_in_chunks(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
     query, key, value = (
         tensor.flatten(0, 1) for tensor in (query * scale, key, value)
     )  # each (B A, N, E), copied once
-    chunk = max(1, MAX_SCORES // (batch * heads * tokens))
     output = torch.empty_like(query)
     received = query.new_zeros(batch * heads, tokens, dtype=torch.float32)
-    for start in range(0, tokens, chunk):
-        stop = min(start + chunk, tokens)
-        scores = torch.bmm(query[:, start:stop], key.mT)  # (B A, chunk, N)
-        attention = scores.softmax(dim=-1, dtype=torch.float32)
-        received += attention.sum(dim=1)
-        output[:, start:stop] = torch.bmm(attention.to(value.dtype), value)
+    heads_at_once = max(1, MAX_SCORES // tokens**2)
+    queries_at_once = min(tokens, max(1, MAX_SCORES // tokens))
+    for first in range(0, batch * heads, heads_at_once):
+        chunk = slice(first, first + heads_at_once)
+        for start in range(0, tokens, queries_at_once):
+            queries = slice(start, start + queries_at_once)
+            scores = torch.bmm(query[chunk, queries], key[chunk].mT)  # (heads, queries, N)
+            attention = scores.softmax(dim=-1, dtype=torch.float32)
+            received[chunk] += attention.sum(dim=1)
+            output[chunk, queries] = torch.bmm(attention.to(value.dtype), value[chunk])
     return output.unflatten(0, (batch, heads)), (received / tokens).unflatten(0, (batch, heads))
 
 

@@ -101,13 +101,14 @@ def test_extraction_equals_the_naive_one(name: str, layers: str) -> None:
         torch.testing.assert_close(features[part], expected[part], rtol=1e-5, atol=1e-5)
 
 
-def test_chunks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, 3, 17, 8) for _ in range(3))
     whole = attend_in_chunks(query, key, value, 8**-0.5)
-    monkeypatch.setattr(fpt, "MAX_SCORES", 2 * 3 * 17 * 5)  # five queries a time, the last chunk has two
-    chunked = attend_in_chunks(query, key, value, 8**-0.5)
-    torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-6)
+    for scores in (17 * 5, 4 * 17 * 17):  # five queries of a head at a time; four heads, the last chunk has two
+        monkeypatch.setattr(fpt, "MAX_SCORES", scores)
+        chunked = attend_in_chunks(query, key, value, 8**-0.5)
+        torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-6)
     attention = torch.stack(
         [torch.stack([naive_attention(*pair) for pair in zip(*h, strict=True)]) for h in zip(query, key, strict=True)]
     )
