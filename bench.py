@@ -36,7 +36,7 @@ def make_parser(command: Command) -> Parser:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs a command; what a user can mend is one line on stderr and status 2."""
+    """Runs a command; what a user can mend is one line on stderr and status 2, Ctrl-C status 130."""
     named = bool(arguments) and not arguments[0].startswith("-")
     name = arguments[0] if named else "run"
     if name not in COMMANDS:
@@ -50,6 +50,9 @@ def main(arguments: list[str]) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"bench.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Suites end to end, in processes of their own: what they store, say, repeat, skip and survive."""
 
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -99,7 +98,7 @@ def test_tables_and_plots_are_written_and_nothing_else_is_left(suite: Suite) -> 
     assert {path.suffix for path in (results / "plots").iterdir()} == {".png", ".pdf"}
     names = {record["run_id"] for record in suite.records.values()}
     expected = {f"{name}{suffix}" for name in names for suffix in (".json", ".predictions.csv")}
-    assert set(os.listdir(results / "runs")) == expected
+    assert {path.name for path in (results / "runs").iterdir()} == expected
     assert not [path for path in (suite.folder / ".cache").rglob("*") if "partial" in path.name]
 
 

@@ -1,0 +1,215 @@
+"""The command line: every command shows an example, data go to stdout alone, every mistake is one line and status 2."""
+
+import csv
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bench_process import BENCH, TINY
+from fixed_records import fixed_records
+from tiny_images import make_images
+
+import bench
+from benchmarks.commands import COMMANDS
+from benchmarks.records import write_record
+from datasets import DATASETS
+from methods import METHODS
+
+PUBLISHED_PERCENT = {
+    "full": "100.00",
+    "vpt": "0.17",
+    "adapter": "2.03",
+    "lora": "0.68",
+    "fpt": "1.81",
+    "fpt_plus": "1.03",
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Said:
+    """What a command line returned and printed."""
+
+    def __init__(self, arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+        try:
+            self.status: object = bench.main(shlex.split(arguments))
+        except SystemExit as end:
+            self.status = end.code
+        self.out, self.err = capsys.readouterr()
+
+
+def assert_one_line(said: Said) -> None:
+    assert said.status == 2 and said.out == ""
+    assert said.err.startswith("bench.py: ") and said.err.count("\n") == 1, said.err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_an_example_that_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = Said(f"{name} -h", capsys)
+    assert said.status == 0 and said.err == ""
+    assert f"example:\n  {COMMANDS[name].example}" in said.out
+    for other in COMMANDS.values():
+        assert other.help in said.out
+    program, *arguments = shlex.split(COMMANDS[name].example)
+    assert (program, arguments.pop(0)) == ("python", "bench.py")
+    named = arguments[0] if arguments[0] in COMMANDS else "run"
+    assert named == name
+    bench.make_parser(COMMANDS[name]).parse_args(arguments[1:] if arguments[0] == name else arguments)
+
+
+def test_run_is_the_default_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert Said("-h", capsys).out == Said("run -h", capsys).out
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, bench; print([name for name in ('torch', 'timm', 'pandas', 'numpy') if name in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], cwd=BENCH.parent, capture_output=True, text=True, check=True)
+    assert printed.stdout == "[]\n"
+
+
+def test_it_runs_from_any_folder(folder: Path) -> None:
+    ended = subprocess.run([sys.executable, BENCH, "-h"], cwd=folder, capture_output=True, text=True, check=True)
+    assert "python bench.py --methods fpt lora --res 512" in ended.stdout
+    assert os.access(BENCH, os.R_OK) and list(folder.iterdir()) == []
+
+
+def test_params_prints_the_published_percentages(capsys: pytest.CaptureFixture[str]) -> None:
+    said = Said("params --methods full vpt adapter lora fpt fpt_plus --format csv", capsys)
+    assert (said.status, said.err) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(said.out)))
+    assert list(rows[0]) == ["method", "trainable", "trainable_head", "frozen", "percent"]
+    assert {row["method"]: row["percent"] for row in rows} == PUBLISHED_PERCENT
+    counts = {row["method"]: (int(row["trainable"]), int(row["frozen"])) for row in rows}
+    assert counts["full"] == (86_090_496, 0)
+    assert counts["lora"] == (589_824, 86_090_496)
+    assert counts["fpt"] == (1_602_341 - 485, 86_859_496)
+    assert counts["fpt_plus"] == (900_965 - 485, 86_859_496)
+
+
+def test_params_takes_options_and_other_layouts(capsys: pytest.CaptureFixture[str]) -> None:
+    command = "params --methods lora --backbone vit_tiny_patch16_224 --set lora.rank=2 --num-classes 3"
+    (row,) = json.loads(Said(f"{command} --format json", capsys).out)
+    assert (row["trainable"], row["trainable_head"]) == (12 * 4 * 192 * 2, 3 * 193)
+    assert Said(command, capsys).out.startswith("| method")
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [("methods", set(METHODS)), ("datasets", set(DATASETS)), ("backbones", {"vit_base_patch16_384"})],
+)
+def test_list_shows_what_there_is(what: str, expected: set[str], capsys: pytest.CaptureFixture[str]) -> None:
+    said = Said(f"list {what} --format csv", capsys)
+    assert (said.status, said.err) == (0, "")
+    names = {row[what[:-1]] for row in csv.DictReader(io.StringIO(said.out))}
+    assert names >= expected and (what == "backbones" or names == expected)
+
+
+def test_list_runs_names_each_and_reports_a_damaged_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored = fixed_records(resolutions=(224,), seeds=1)
+    for record in stored:
+        write_record(folder / "results", record)
+    said = Said("list runs --format csv", capsys)
+    assert said.status == 0
+    assert {row["run"] for row in csv.DictReader(io.StringIO(said.out))} == {record["run_id"] for record in stored}
+    (folder / "results" / "runs" / "damaged.json").write_text("{")
+    for command in ("list runs", "tables", "plots"):
+        said = Said(command, capsys)
+        assert said.status == 1 and said.out
+        assert said.err.count("\n") == 1 and "damaged.json" in said.err
+
+
+@pytest.mark.parametrize("command", ["tables", "plots"])
+def test_tables_and_plots_print_the_paths_they_wrote(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for record in fixed_records(resolutions=(224, 448), seeds=1):
+        write_record(folder / "mine", record)
+    said = Said(f"{command} --results mine", capsys)
+    assert (said.status, said.err) == (0, "")
+    assert said.out.splitlines() and all((folder / line).is_file() for line in said.out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("trian", "command must be one of run, params, "),
+        ("--method fpt", "unrecognized arguments: --method"),
+        ("--methods fpt --res big", "argument --res: invalid positive value: 'big'"),
+        ("--methods fpt --res 0", "argument --res: must be at least 1, got 0"),
+        ("--methods fpt --lr 0", "argument --lr: must be above 0, got 0"),
+        ("--methods fpt --lr nan", "argument --lr: must be above 0, got nan"),
+        ("--methods fpt --precision fp8", "argument --precision: invalid choice: 'fp8'"),
+        ("--methods fpt --only-missing --overwrite", "not allowed with argument"),
+        ("", "methods must be named, e.g. --methods fpt lora"),
+        ("--methods fpd", "did you mean fpt?"),
+        ("params --methods fpd", "did you mean fpt?"),
+        ("params --backbone vit_tiny_patch16_225", "backbone must be a timm ViT, got 'vit_tiny_patch16_225'"),
+        ("--suite gone.yaml", "suite must be a file or one of "),
+        ("--methods fpt --datasets nowhere", "nowhere"),
+        ("tables", "no records under results/runs; run bench.py --methods"),
+        ("plots", "no records under results/runs; run bench.py --methods"),
+        ("list method", "invalid choice: 'method'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = Said(arguments, capsys)
+    assert_one_line(said)
+    assert message in said.err
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("no test split", "test"),
+        ("an empty class", "dark"),
+        ("an unreadable image", "0.png"),
+    ],
+)
+def test_a_bad_folder_is_one_line_that_names_the_place(
+    damage: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = make_images(folder / "images")
+    if damage == "no test split":
+        (images / "test").rename(folder / "elsewhere")
+    elif damage == "an empty class":
+        for path in (images / "val" / "dark").iterdir():
+            path.unlink()
+    else:
+        (images / "train" / "dark" / "0.png").write_bytes(b"no image")
+    said = Said(shlex.join(["--methods", "linear", *TINY]), capsys)
+    assert said.status == 2 and message in said.err.splitlines()[-1]
+    assert "Traceback" not in said.err
+
+
+def test_results_that_cannot_be_written_are_found_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "taken").write_text("a file, not a folder")
+    said = Said(shlex.join(["--methods", "linear", *TINY, "--results", "taken"]), capsys)
+    assert_one_line(said)
+    assert "taken" in said.err
+    assert (folder / "taken").read_text() == "a file, not a folder"
+
+
+def test_a_dry_run_shows_the_grid_and_starts_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_images(folder / "images")
+    said = Said(shlex.join(["--methods", "linear", "fpt", *TINY, "--seeds", "0", "1", "--dry-run"]), capsys)
+    assert said.status == 0
+    assert said.out.count("| linear ") == said.out.count("| fpt ") == 2
+    assert list((folder / "results" / "runs").iterdir()) == []
+
+
+def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.model.count_parameters", interrupt)
+    said = Said("params", capsys)
+    assert (said.status, said.out, said.err) == (130, "", "stopped\n")
