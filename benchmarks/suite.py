@@ -95,7 +95,8 @@ class Workers:
         return process, log
 
     def _log(self, process: "subprocess.Popen[str]") -> Path:
-        return self.folder / f".worker-{process.args[-1]}.log"  # type: ignore[index]
+        command: Any = process.args
+        return self.folder / f".worker-{command[-1]}.log"
 
     def _start(self) -> "subprocess.Popen[str]":
         name = uuid.uuid4().hex
