@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -19,6 +19,9 @@ from benchmarks.trace import StorageTrace
 
 CONTEXT_BYTES = 758 * 2**20  # CUDA context and loaded kernels: as measured on an H100, driver 580, CUDA 13.0
 MANY = 12  # points from which a second process is worth its start
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,17 @@ def predict_memory(point: MemoryPoint) -> Prediction:
 
 
 def predict_many(points: Sequence[MemoryPoint]) -> Iterator[Prediction]:
-    """Predicts points in order, on two cores where there are many."""
-    if len(points) < MANY:
-        yield from map(predict_memory, points)
+    """Predicts points in order."""
+    return map_points(predict_memory, points)
+
+
+def map_points(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+    """Applies a function that predicts to each job, in order, in two processes where there are many jobs."""
+    if len(jobs) < MANY:
+        yield from map(function, jobs)
         return
     with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(predict_memory, points)
+        yield from pool.map(function, jobs)
 
 
 def _no_timing(phase: str, step: Callable[[], object]) -> None:

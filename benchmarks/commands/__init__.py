@@ -1,9 +1,17 @@
 """The commands of bench.py: here the one table of them."""
 
-from benchmarks.commands import listing, memory, params, run, stored
+from benchmarks.commands import fit, listing, memory, params, run, stored
 from benchmarks.commands.contract import Command
 
 COMMANDS: dict[str, Command] = {
     command.name: command
-    for command in (run.COMMAND, params.COMMAND, memory.COMMAND, stored.TABLES, stored.PLOTS, listing.COMMAND)
+    for command in (
+        run.COMMAND,
+        params.COMMAND,
+        memory.COMMAND,
+        fit.COMMAND,
+        stored.TABLES,
+        stored.PLOTS,
+        listing.COMMAND,
+    )
 }

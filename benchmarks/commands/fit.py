@@ -1,0 +1,119 @@
+"""bench.py fit: what trains on a card, predicted."""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.commands.contract import Command
+from benchmarks.commands.options import add_format, add_methods, check_methods, print_frame
+from benchmarks.commands.run import DEFAULT_BACKBONE, positive
+
+if TYPE_CHECKING:
+    from benchmarks.phases import MemoryPoint
+
+RESOLUTION = 512
+BATCH_SIZE = 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument(
+        "--gpu-memory", metavar="SIZE", help="of the card, like 24GB; without it: which card the settings need"
+    )
+    add_methods(parser)
+    parser.add_argument("--res", type=positive, default=RESOLUTION, metavar="PX", help="image side (default: 512)")
+    parser.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="default: 16")
+    parser.add_argument(
+        "--precision", nargs="+", choices=("fp32", "bf16", "fp16"), default=["fp32", "bf16"], help="default: fp32 bf16"
+    )
+    parser.add_argument(
+        "--attention", nargs="+", choices=("eager", "sdpa"), default=["sdpa"], help="default: sdpa (fused)"
+    )
+    parser.add_argument(
+        "--grad-checkpointing", nargs="+", choices=("off", "on"), default=["off", "on"], help="default: off on"
+    )
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="B", help="any timm ViT (default: %(default)s)")
+    add_format(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a row for each method and set of factors."""
+    import pandas as pd
+
+    from benchmarks.fit import MARGIN, RESOLUTIONS, parse_memory
+    from benchmarks.predict import CONTEXT_BYTES, map_points
+
+    note = (
+        f"predicted, not measured; with a margin of {MARGIN:.0%} and {CONTEXT_BYTES / 2**20:,.0f} MiB of CUDA context"
+    )
+    if args.gpu_memory:
+        memory = parse_memory(args.gpu_memory)
+        jobs = [(point, memory) for point in grid(args)]
+        rows = _collect(map_points(_limits_row, jobs), len(jobs))
+        tried = ", ".join(map(str, RESOLUTIONS))
+        note += f"; largest resolution of {tried} at batch {args.batch_size}, largest batch at {args.res} px"
+    else:
+        points = grid(args)
+        rows = _collect(map_points(_cards_row, points), len(points))
+    print(note, file=sys.stderr)
+    print_frame(pd.DataFrame(rows), args.format)
+    return 0
+
+
+def _collect(rows: Iterable[dict[str, Any]], total: int) -> list[dict[str, Any]]:
+    """All rows, with a note on stderr for each: predictions of large images take their time."""
+    collected = []
+    for number, row in enumerate(rows, start=1):
+        print(f"{number}/{total} {row['method']}", file=sys.stderr, flush=True)
+        collected.append(row)
+    return collected
+
+
+def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
+    """A point for each method and set of factors."""
+    from benchmarks.phases import MemoryPoint
+
+    factors = itertools.product(check_methods(args.methods), args.precision, args.attention, args.grad_checkpointing)
+    return [
+        MemoryPoint(
+            method,
+            args.res,
+            args.batch_size,
+            args.backbone,
+            precision=precision,
+            attention=attention,
+            grad_checkpointing=checkpointing == "on",
+        )
+        for method, precision, attention, checkpointing in factors
+    ]
+
+
+def _factors(point: "MemoryPoint") -> dict[str, Any]:
+    names = ("method", "precision", "attention", "grad_checkpointing")
+    return {name: getattr(point, name) for name in names}
+
+
+def _limits_row(job: "tuple[MemoryPoint, int]") -> dict[str, Any]:
+    from benchmarks.fit import limits
+
+    found = limits(*job)
+    return _factors(job[0]) | {"largest_resolution": found.resolution, "largest_batch": found.batch_size}
+
+
+def _cards_row(point: "MemoryPoint") -> dict[str, Any]:
+    from benchmarks.fit import CARDS_GB, GIB, needed_bytes
+
+    needed = needed_bytes(point)
+    cards = {f"{card}GB": "fits" if needed <= card * GIB else "-" for card in CARDS_GB}
+    return _factors(point) | {"needed_gib": round(needed / GIB, 1)} | cards
+
+
+COMMAND = Command(
+    "fit",
+    "what trains on a card: largest resolution and batch of each method",
+    "python bench.py fit --gpu-memory 24GB --methods full lora fpt_plus",
+    add_arguments,
+    run,
+)
