@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-BENCH = Path(__file__).resolve().parent.parent / "bench.py"
+ROOT = Path(__file__).resolve().parent.parent
+BENCH = ROOT / "bench.py"
 TINY = ["--datasets", "images", "--weights", "none", "--backbone", "vit_tiny_patch16_224", "--res", "32"]
 TINY += ["--batch-size", "4", "--device", "cpu"]
 

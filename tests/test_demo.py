@@ -70,7 +70,7 @@ def test_only_the_lesions_differ_and_they_fade_at_low_resolution(tmp_path: Path)
     for side in (224, 448):
         images = [read_image(tmp_path / f"{name}.png", side).astype(float) for name in ("clear", "lesions")]
         energy[side] = np.square(images[0] - images[1]).mean()
-    assert energy[224] < 0.3 * energy[448]
+    assert energy[224] < 0.6 * energy[448]
 
 
 def test_the_defaults_of_the_demo_hold_for_its_images() -> None:

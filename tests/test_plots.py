@@ -103,7 +103,7 @@ def test_three_figures_a_suite_as_png_and_pdf(suite: Suite) -> None:
 
 def test_figures_state_data_and_protocol(suite: Suite) -> None:
     for figure in suite.figures:
-        assert "synthetic demo data, not clinical" in texts(figure)
+        assert "(synthetic, not clinical)" in texts(figure)
         assert "batch size 16" in texts(figure)
     assert all("vit_base_patch16_384, weights from the model hub" in texts(figure) for figure in suite.figures[:3])
     assert all("‡ Fallback backbone in place of vit_base_patch16_384" in texts(figure) for figure in suite.figures[3:6])

@@ -113,7 +113,7 @@ def test_markdown_marks_best_incidents_and_partial_seeds(tmp_path: Path) -> None
         f"{METHODS['lora'].title} at 448 px: failed in the train phase, 1 seed (worker was killed by signal 9)" in text
     )
     assert f"{METHODS['full'].title} at 896 px: out of memory in the train phase, 3 seeds" in text
-    assert "synthetic demo data, not clinical" in text
+    assert "(synthetic, not clinical)" in text
     for part in ("vit_base_patch16_384", "model hub", "A100", "bf16", "sdpa", "batch size 16", "20 epochs", "3 seeds"):
         assert part in text
 
