@@ -31,7 +31,7 @@ class CudaSemantics(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if func is Tensor.backward:
             with self:  # unlike torch's own way, which would leave out what checkpoints compute again
-                return _run_backward(args[0])
+                return _run_backward(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return fused_attention(*args, **kwargs)
         if func is F.dropout:
@@ -47,11 +47,18 @@ class CudaSemantics(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _run_backward(loss: Tensor) -> None:
+def _run_backward(
+    loss: Tensor,
+    gradient: Tensor | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Any = None,
+) -> None:
     engine = torch.autograd.Variable._execution_engine
-    engine.run_backward(
-        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
-    )
+    gradient = torch.ones_like(loss) if gradient is None else gradient
+    keep = create_graph if retain_graph is None else retain_graph
+    leaves = tuple(inputs or ())
+    engine.run_backward((loss,), (gradient,), keep, create_graph, leaves, allow_unreachable=True, accumulate_grad=True)
 
 
 def is_low_precision(value: Any) -> bool:

@@ -1,0 +1,250 @@
+"""Predicted memory against numbers found otherwise: by hand, by closed formulas, by counting real storages."""
+
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmarks import trace as trace_module
+from benchmarks.allocator import CachingAllocator
+from benchmarks.cuda_kernels import CudaSemantics
+from benchmarks.memory_table import breakdown_frame, readable
+from benchmarks.phases import MemoryPoint
+from benchmarks.predict import CONTEXT_BYTES, predict_memory, replay
+from benchmarks.trace import StorageTrace
+
+MIB = 2**20
+LIBRARIES = 64  # MiB of cuBLAS: a handle in the main thread, another in the backward one
+
+
+def test_allocator_rounds_splits_and_joins() -> None:
+    allocator = CachingAllocator()
+    small = allocator.malloc(1)
+    assert (allocator.allocated, allocator.reserved) == (512, 2 * MIB)
+    other = allocator.malloc(MIB)
+    assert (allocator.allocated, allocator.reserved) == (512 + MIB, 2 * MIB)
+    large = allocator.malloc(3 * MIB)
+    assert allocator.reserved == 22 * MIB
+    own = allocator.malloc(11 * MIB)
+    assert allocator.reserved == 22 * MIB and own.address == large.address + 3 * MIB
+    for block in (small, other, large, own):
+        allocator.free(block)
+    assert (allocator.allocated, allocator.reserved) == (0, 22 * MIB)
+    allocator.empty_cache()
+    assert allocator.reserved == 0
+
+
+def test_allocator_counts_what_is_too_small_to_split() -> None:
+    allocator = CachingAllocator()
+    block = allocator.malloc(11 * MIB + 1)  # a segment of 12 MiB, of which less than 1 MiB remains
+    assert allocator.allocated == allocator.reserved == 12 * MIB
+    allocator.free(block)
+    assert allocator.malloc(11 * MIB).size == 12 * MIB
+
+
+def test_allocator_takes_the_smallest_block_that_fits() -> None:
+    allocator = CachingAllocator()
+    blocks = [allocator.malloc(size * MIB) for size in (40, 30, 50)]
+    for block in blocks:
+        allocator.free(block)
+    assert allocator.malloc(29 * MIB).address == blocks[1].address
+    assert allocator.reserved == 120 * MIB
+
+
+def traced(function: Callable[[], object]) -> StorageTrace:
+    """The trace of a function on fake tensors."""
+    trace = StorageTrace()
+    with FakeTensorMode(), trace, trace.watch_modules(), CudaSemantics():
+        function()
+    return trace
+
+
+def peak_bytes(trace: StorageTrace) -> int:
+    phase = replay(trace.events, trace.tags, {"train": (0, len(trace.events))})["train"]
+    assert sum(phase.breakdown.values()) == phase.allocated
+    assert phase.process == phase.reserved + CONTEXT_BYTES
+    return phase.allocated
+
+
+def test_peak_of_a_few_tensors_by_hand() -> None:
+    def compute() -> None:
+        a = torch.empty(4 * MIB)  # 16 MiB
+        b = a.exp()  # 16 MiB more
+        del a
+        c = b[: 2 * MIB].reshape(2, MIB)  # a view
+        d = c.log()  # 8 MiB more: 24 in all, less than before
+        del b, c, d
+
+    assert peak_bytes(traced(compute)) == 32 * MIB
+
+
+def test_peak_of_a_linear_layer_by_hand() -> None:
+    def compute() -> None:
+        layer = nn.Linear(1024, 2048, bias=False)  # 8 MiB
+        x = torch.empty(4096, 1024)  # 16 MiB
+        y = layer(x).relu()  # product 32 MiB, result 32 MiB, kept for the backward pass; the product is freed
+        y.backward(torch.empty_like(y))  # 32 MiB, its product with the mask 32 MiB, gradient 8 MiB
+
+    layer, x, y, grad = 8, 16, 32, 32
+    backward = layer + x + y + grad + 32 + 8 + LIBRARIES
+    assert peak_bytes(traced(compute)) == backward * MIB
+
+
+@pytest.mark.parametrize("name", ["mlp", "attention"])
+def test_as_many_bytes_are_live_as_in_real_storages(name: str) -> None:
+    """After the forward pass, fake storages and those of a real CPU run are the same in number and bytes."""
+
+    def compute() -> Tensor:
+        x = torch.randn(2, 50, 96, requires_grad=True)
+        if name == "mlp":
+            layers = nn.Sequential(nn.Linear(96, 384), nn.GELU(), nn.LayerNorm(384), nn.Linear(384, 96))
+            return layers(x)
+        q, k, v = nn.Linear(96, 288)(x).reshape(2, 50, 3, 4, 24).permute(2, 0, 3, 1, 4).unbind(0)
+        return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+
+    held: list[Tensor] = []
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = compute()
+    saved[output.untyped_storage().data_ptr()] = output.untyped_storage().nbytes()
+    trace = traced(lambda: held.append(compute()))
+    live: dict[int, int] = {}
+    for storage, size in trace.events:
+        if size < 0:
+            live.pop(storage, None)
+        elif trace.tags[storage] != "workspace":
+            live[storage] = size
+    biases = 4 * (384 + 96) if name == "mlp" else 4 * 288  # parameters live, but not saved
+    assert sum(live.values()) == sum(saved.values()) + biases
+
+
+def test_views_and_products_take_the_quick_way_to_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = MemoryPoint("fpt_plus", 64, 4, "vit_tiny_patch16_224", precision="bf16", options=(("side_reduction", 4),))
+    quick = predict_memory(point)
+    monkeypatch.setattr(trace_module, "QUICK", set())
+    assert predict_memory(point) == quick
+
+
+REFERENCES = [
+    ("full", 512, "eager", 20578),
+    ("full", 512, "sdpa", 10524),
+    ("full", 1024, "eager", 208309),
+    ("full", 1024, "sdpa", 39099),
+    ("lora", 512, "eager", 16698),
+    ("lora", 512, "sdpa", 7135),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "resolution", "attention", "mebibytes"), REFERENCES)
+def test_reference_points(method: str, resolution: int, attention: Any, mebibytes: int) -> None:
+    """Storages counted by another program, which knew no workspace: cuBLAS, and CUDA's softmax backward (B A N N)."""
+    tokens = (resolution // 16) ** 2 + 1
+    workspace = LIBRARIES * MIB + (16 * 12 * tokens**2 * 4 if attention == "eager" else 0)
+    predicted = predict_memory(MemoryPoint(method, resolution, attention=attention)).phases["train"].allocated
+    assert -MIB < predicted - workspace - mebibytes * MIB < 0.005 * mebibytes * MIB + 16 * MIB
+
+
+def test_eager_attention_maps_follow_their_formula() -> None:
+    """Of each block the softmax is kept in fp32, B A N N 4 bytes, and under bf16 a 16-bit copy beside it."""
+    tokens = (128 // 16) ** 2 + 1
+    maps = 12 * 4 * 3 * tokens**2
+    point = MemoryPoint("full", 128, 4, "vit_tiny_patch16_224")
+    for precision, width in (("fp32", 4), ("bf16", 6)):
+        train = predict_memory(MemoryPoint(**{**point.as_dict(), "precision": precision})).phases["train"]
+        assert train.breakdown["activations: attention scores"] == pytest.approx(maps * width, rel=0.01)
+    fused = predict_memory(MemoryPoint(**{**point.as_dict(), "attention": "sdpa"})).phases["train"]
+    assert "activations: attention scores" not in fused.breakdown
+
+
+def test_breakdown_names_what_the_parts_take() -> None:
+    prediction = predict_memory(MemoryPoint("full", 224, 16, "vit_tiny_patch16_224"))
+    assert list(prediction.phases) == ["setup", "train", "eval"]
+    parameters = prediction.phases["setup"].breakdown["parameters"]
+    train = prediction.phases["train"]
+    assert parameters == pytest.approx(4 * 5.5e6, rel=0.02)
+    assert train.breakdown["parameters"] == parameters
+    assert train.breakdown["optimizer_state"] == pytest.approx(2 * parameters, rel=0.05)
+    assert {"activations: mlp", "activations: attention", "activations: norm", "workspace"} <= set(train.breakdown)
+    frame = breakdown_frame([prediction])
+    assert frame[frame["phase"] == "train"]["bytes"].sum() == train.allocated
+    assert "mib" in readable(frame)
+
+
+def test_an_extractor_leaves_before_training_unless_it_runs_live() -> None:
+    options = (("side_reduction", 4),)
+    preloaded = predict_memory(MemoryPoint("fpt", 64, 4, "vit_tiny_patch16_224", options=options))
+    live = predict_memory(MemoryPoint("fpt", 64, 4, "vit_tiny_patch16_224", options=options, preload=False))
+    assert list(preloaded.phases) == ["setup", "preload", "train", "eval"]
+    assert list(live.phases) == ["setup", "train", "eval"]
+    backbone = 4 * 5.6e6
+    saved = live.phases["train"].breakdown["parameters"] - preloaded.phases["train"].breakdown["parameters"]
+    assert saved == pytest.approx(backbone, rel=0.05)
+    assert {"activations: side network", "activations: fusion", "inputs"} <= set(preloaded.phases["train"].breakdown)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_checkpointing_saves_activations_in_every_precision(precision: Any, attention: Any) -> None:
+    point = MemoryPoint("vpt", 224, 4, "vit_tiny_patch16_224", precision=precision, attention=attention)
+    saving = MemoryPoint(**{**point.as_dict(), "grad_checkpointing": True})
+    plain, checkpointed = (predict_memory(item).phases["train"].allocated for item in (point, saving))
+    assert checkpointed - LIBRARIES * MIB < 0.5 * (plain - LIBRARIES * MIB)
+
+
+def test_autocast_runs_what_cuda_runs_in_fp32() -> None:
+    def compute(check: Callable[[Tensor, Tensor, Tensor], None]) -> None:
+        x = torch.empty(2, 8, 16, dtype=torch.bfloat16)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            check(F.layer_norm(x, (16,)), x.softmax(dim=-1), x @ x.mT)
+
+    def check(norm: Tensor, softmax: Tensor, product: Tensor) -> None:
+        assert (norm.dtype, softmax.dtype, product.dtype) == (torch.float32, torch.float32, torch.bfloat16)
+
+    traced(lambda: compute(check))
+
+
+def test_dropout_keeps_a_boolean_mask() -> None:
+    def compute() -> None:
+        x = torch.empty(MIB, requires_grad=True)  # 4 MiB
+        F.dropout(x, 0.5)  # 4 MiB and a mask of 1 MiB
+
+    trace = traced(compute)
+    assert [size for _, size in trace.events if size > 0] == [4 * MIB, 4 * MIB, MIB]
+
+
+def test_a_second_gradient_is_added_in_place() -> None:
+    """As autograd does on a GPU: x, y, their sum, its gradient and the two of y, each of 4 MiB, and no seventh."""
+
+    def compute() -> None:
+        x = torch.empty(MIB, requires_grad=True)
+        y = x * 1.0
+        (y * 2.0 + y * 3.0).backward(torch.empty(MIB))
+
+    trace = traced(compute)
+    assert peak_bytes(trace) == 6 * 4 * MIB
+
+
+def test_the_command_prints_the_columns_asked_for() -> None:
+    gc.collect()
+    arguments = ["memory", "--predict", "--methods", "linear", "--res", "32", "--batch-size", "2"]
+    arguments += ["--backbone", "vit_tiny_patch16_224", "--format", "json"]
+    result = subprocess.run([sys.executable, "bench.py", *arguments], capture_output=True, text=True, check=True)
+    rows = json.loads(result.stdout)
+    assert [row["phase"] for row in rows] == ["setup", "preload", "train", "eval"]
+    assert {(row["source"], row["status"]) for row in rows} == {("predicted", "ok")}
+    assert all(row["peak_process_bytes"] > row["peak_reserved_bytes"] >= row["peak_allocated_bytes"] for row in rows)
+    assert "predicted on fake tensors, not measured" in result.stderr
