@@ -1,35 +1,78 @@
-"""On an NVIDIA GPU: measured memory against predicted. Run alone: `pytest -m gpu tests/test_gpu.py`."""
+"""What only a GPU can show: measured memory against predicted, and a suite that runs there."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from bench_process import TINY, finish, records
+from tiny_images import make_images
 
-from benchmarks.measure import measure_points
+from benchmarks.measure import measure_points, record_path
 from benchmarks.phases import MemoryPoint
 from benchmarks.predict import predict_memory
-from methods import METHODS
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+ON_GPU = ["cuda" if argument == "cpu" else argument for argument in TINY]
+
+POINTS = [
+    MemoryPoint("full", 384, precision="fp32", attention="eager"),
+    MemoryPoint("lora", 512, precision="bf16", attention="sdpa"),
+    MemoryPoint("vpt", 512, precision="bf16", attention="sdpa", grad_checkpointing=True),
+    MemoryPoint("fpt", 512, precision="fp32", attention="sdpa"),
+    MemoryPoint("fpt_plus", 512, precision="bf16", attention="sdpa"),
 ]
-FACTORS: list[dict[str, Any]] = [
-    {"precision": "fp32", "attention": "eager"},
-    {"precision": "bf16", "attention": "sdpa"},
-    {"precision": "bf16", "attention": "sdpa", "grad_checkpointing": True},
-    {"precision": "fp16", "attention": "eager"},
-]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_measured_is_within_3_percent_of_predicted(method: str, tmp_path: Path) -> None:
-    points = [MemoryPoint(method, 384, **factors) for factors in FACTORS]
-    for point, record in zip(points, measure_points(points, tmp_path, torch.device("cuda:0")), strict=True):
+def test_the_prediction_is_within_3_percent_of_what_is_measured(tmp_path: Path) -> None:
+    measured = list(measure_points(POINTS, tmp_path, torch.device("cuda:0"), allow_busy=True))
+    for point, record in zip(POINTS, measured, strict=True):
         assert record["status"]["state"] == "ok", record["status"]
-        assert record["environment"]["tf32_matmul"] is record["environment"]["tf32_cudnn"] is False
-        for phase, peak in predict_memory(point).phases.items():
-            measured = record["memory"]["phases"][phase]
-            assert peak.allocated == pytest.approx(measured["peak_allocated_bytes"], rel=0.03), (point.name, phase)
-            assert measured["peak_process_bytes"] > measured["peak_reserved_bytes"] >= measured["peak_allocated_bytes"]
+        assert json.loads(record_path(tmp_path, point).read_text()) == record
+        predicted = predict_memory(point).phases
+        for phase, peaks in record["memory"]["phases"].items():
+            allocated = peaks["peak_allocated_bytes"]
+            assert predicted[phase].allocated == pytest.approx(allocated, rel=0.03), (point.name, phase)
+            assert allocated <= peaks["peak_reserved_bytes"] <= peaks["peak_process_bytes"]
+        assert all(seconds > 0 for seconds in record["seconds_per_step"].values())
+
+
+def test_out_of_memory_is_a_result(tmp_path: Path) -> None:
+    point = MemoryPoint("full", 1024, batch_size=256, precision="fp32", attention="eager")
+    (record,) = measure_points([point], tmp_path, torch.device("cuda:0"), allow_busy=True)
+    assert record["status"]["state"] == "oom"
+    assert record["status"]["phase"] == "train"
+    assert set(record["memory"]["phases"]) == {"setup"}
+
+
+def run_suite(folder: Path, *arguments: str) -> dict[str, dict[str, Any]]:
+    ended = finish(folder, *arguments, *ON_GPU, "--epochs", "2")
+    assert ended.returncode == 0, ended.stderr
+    return records(folder / "results")
+
+
+def test_a_suite_measures_memory_in_every_phase(tmp_path: Path) -> None:
+    make_images(tmp_path / "images")
+    stored = run_suite(tmp_path, "--methods", "linear", "lora", "fpt_plus")
+    for method, record in stored.items():
+        phases = record["measurements"]["memory"]["phases"]
+        assert set(phases) == {"setup", "train", "eval"} | ({"preload"} if method != "lora" else set())
+        for peaks in phases.values():
+            assert 0 < peaks["peak_allocated_bytes"] <= peaks["peak_reserved_bytes"] <= peaks["peak_process_bytes"]
+        assert "predicted_memory" not in record["measurements"]
+        assert record["run"]["config"]["precision"] == "bf16"
+        assert record["environment"]["device"] == torch.cuda.get_device_name()
+
+
+@pytest.mark.parametrize("method", ["linear", "fpt"])
+def test_preloaded_and_live_features_train_alike(tmp_path: Path, method: str) -> None:
+    make_images(tmp_path / "images")
+    aucs = {}
+    for preload in ("on", "off"):
+        folder = tmp_path / preload
+        folder.mkdir()
+        (folder / "images").symlink_to(tmp_path / "images")
+        record = run_suite(folder, "--methods", method, "--preload", preload, "--precision", "fp32")[method]
+        aucs[preload] = [epoch["loss"] for epoch in record["measurements"]["history"]]
+    assert aucs["on"] == pytest.approx(aucs["off"], rel=1e-3)
