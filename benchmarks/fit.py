@@ -57,19 +57,10 @@ def largest_fitting(candidates: Sequence[int], fits: Callable[[int], bool]) -> i
     return candidates[low - 1] if low else None
 
 
-def needed_by_batch(point: MemoryPoint, few: int, many: int) -> tuple[float, float]:
-    """What a card must have, as `base + slope * batch_size`, from predictions at two batch sizes.
-
-    Inputs and activations grow with the batch, and the rest does not. A part that works in chunks of limited size grows
-    slower, so that beyond `many` the line is too high rather than too low.
-    """
-    small, large = (needed_bytes(replace(point, batch_size=size)) for size in (few, many))
-    slope = (large - small) / (many - few)
-    return small - slope * few, slope
-
-
 def limits(point: MemoryPoint, memory: int) -> Limits:
     """The largest resolution at the point's batch size, and the largest batch at its resolution.
+
+    Inputs and activations grow with the batch, and the rest does not: two batch sizes tell all others.
 
     Args:
         point: The setting; its resolution and batch size are varied one at a time.
@@ -77,9 +68,8 @@ def limits(point: MemoryPoint, memory: int) -> Limits:
     """
 
     def fits(resolution: int) -> bool:
-        base, slope = needed_by_batch(replace(point, resolution=resolution), 1, 2)
-        return base + slope * point.batch_size <= memory
+        return needed_bytes(replace(point, resolution=resolution)) <= memory
 
-    base, slope = needed_by_batch(point, 8, 16)
-    batch = math.floor((memory - base) / slope)
+    small, large = (needed_bytes(replace(point, batch_size=size)) for size in (8, 16))
+    batch = 8 + math.floor((memory - small) / ((large - small) / 8))
     return Limits(largest_fitting(RESOLUTIONS, fits), batch if batch >= 1 else None)

@@ -16,6 +16,7 @@ from benchmarks.cuda_kernels import CudaSemantics
 from benchmarks.model import Parts
 from benchmarks.phases import MemoryPoint, build_point, run_phases
 from benchmarks.trace import StorageTrace
+from methods.contract import few_chunks
 
 CONTEXT_BYTES = 758 * 2**20  # CUDA context and loaded kernels: as measured on an H100, driver 580, CUDA 13.0
 MANY = 12  # points from which a second process is worth its start
@@ -94,7 +95,7 @@ def predict_memory(point: MemoryPoint) -> Prediction:
             for tensor in state.values():
                 trace.tag(tensor, "optimizer_state")
 
-    with warnings.catch_warnings(), FakeTensorMode(), trace, trace.watch_modules(), CudaSemantics():
+    with warnings.catch_warnings(), few_chunks(), FakeTensorMode(), trace, trace.watch_modules(), CudaSemantics():
         warnings.simplefilter("ignore")
         run_phases(point, build, torch.device("cpu"), watch, _no_timing, steps=1, before_training=make_state)
     return Prediction(point, replay(trace.events, trace.tags, bounds))

@@ -1,6 +1,8 @@
 """What a fine-tuning method is: the contract that every file of this folder fulfils (see the folder's docstring)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -71,6 +73,29 @@ class Method:
 def freeze(module: nn.Module) -> None:
     """Stops every parameter of `module` from training."""
     module.requires_grad_(False)
+
+
+_few_chunks = ContextVar("few_chunks", default=False)
+
+
+def chunks(total: int, size: int) -> Iterator[slice]:
+    """Slices of `size` that cover `total`: for work in parts that hold no more memory than one part at a time.
+
+    Since all but the last take the same memory, a prediction of memory runs the first, the second and the last.
+    """
+    starts = range(0, total, size)
+    for start in [*starts[:2], *starts[2:][-1:]] if _few_chunks.get() else starts:
+        yield slice(start, start + size)
+
+
+@contextmanager
+def few_chunks() -> Iterator[None]:
+    """Makes `chunks` leave out, while inside, what takes the same memory again."""
+    token = _few_chunks.set(True)
+    try:
+        yield
+    finally:
+        _few_chunks.reset(token)
 
 
 def attach_head(backbone: VisionTransformer, num_classes: int) -> None:

@@ -28,7 +28,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from methods.contract import Method, Views, freeze, init_head
+from methods.contract import Method, Views, chunks, freeze, init_head
 
 # Attention scores held at once during extraction, 16 MiB in fp32: few enough for a CPU's cache, enough to fill a GPU.
 MAX_SCORES = 2**22
@@ -89,10 +89,8 @@ def attend_in_chunks(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
     received = query.new_zeros(batch * heads, tokens, dtype=torch.float32)
     heads_at_once = max(1, MAX_SCORES // tokens**2)
     queries_at_once = min(tokens, max(1, MAX_SCORES // tokens))
-    for first in range(0, batch * heads, heads_at_once):
-        chunk = slice(first, first + heads_at_once)
-        for start in range(0, tokens, queries_at_once):
-            queries = slice(start, start + queries_at_once)
+    for chunk in chunks(batch * heads, heads_at_once):
+        for queries in chunks(tokens, queries_at_once):
             scores = torch.bmm(query[chunk, queries], key[chunk].mT)  # (heads, queries, N)
             attention = scores.softmax(dim=-1, dtype=torch.float32)
             received[chunk] += attention.sum(dim=1)

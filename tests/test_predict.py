@@ -1,5 +1,6 @@
 """Predicted memory against numbers found otherwise: by hand, by closed formulas, by counting real storages."""
 
+import contextlib
 import gc
 import json
 import subprocess
@@ -136,6 +137,14 @@ def test_views_and_products_take_the_quick_way_to_the_same_result(monkeypatch: p
     quick = predict_memory(point)
     monkeypatch.setattr(trace_module, "QUICK", set())
     assert predict_memory(point) == quick
+
+
+def test_chunks_that_repeat_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("methods.fpt.MAX_SCORES", 5000)  # 28 chunks of heads by two of queries
+    point = MemoryPoint("fpt", 96, 4, "vit_tiny_patch16_224", options=(("side_reduction", 4), ("layers", "0-1")))
+    few = predict_memory(point)
+    monkeypatch.setattr("benchmarks.predict.few_chunks", contextlib.nullcontext)
+    assert predict_memory(point) == few
 
 
 REFERENCES = [
