@@ -1,0 +1,75 @@
+"""README.md is true: its commands parse, its figures are those of the stored records, its links lead somewhere."""
+
+import csv
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import make_parser
+from benchmarks.commands import COMMANDS
+from benchmarks.commands.run import parse
+from methods import METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+COMMAND_LINES = re.findall(r"^python bench\.py (.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMAND_LINES) >= 5
+    assert "make bench" in README and "make test" in README
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_commands_parse(line: str) -> None:
+    words = shlex.split(line)
+    name = "run" if words[0].startswith("-") else words.pop(0)
+    parser = make_parser(COMMANDS[name])
+    args = parse(parser, words) if name == "run" else parser.parse_args(words)
+    for method in getattr(args, "methods", None) or []:
+        assert method == "all" or method in METHODS
+
+
+def test_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README) + re.findall(r'src="([^"]+)"', README)
+    assert targets
+    for target in targets:
+        assert (ROOT / target).exists(), target
+
+
+def measured(precision: str, attention: str, method: str) -> dict[str, Any]:
+    (path,) = (ROOT / "results/measured/nvidia-h100-80gb-hbm3").glob(
+        f"{method}_vit_base_patch16_384_512px_b16_{precision}_{attention}_c5.json"
+    )
+    return dict(json.loads(path.read_text())["memory"]["phases"])
+
+
+def test_memory_figures_are_those_of_the_records() -> None:
+    with (ROOT / "results/published/fpt_readme.csv").open() as file:
+        published = {row["method"]: row for row in csv.DictReader(file)}
+    names = {method.title: name for name, method in METHODS.items()}
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in README.splitlines() if line[:2] == "| "]
+    checked = 0
+    for title, *cells in rows:
+        if title not in names:
+            continue
+        name = names[title]
+        figures = [None if cell == "–" else int(cell.replace(",", "")) for cell in cells]
+        memory = published[name]["memory_mb"] if name in published else None
+        paper, fused, default = (
+            measured(*protocol, name) for protocol in (("fp32", "eager"), ("fp32", "sdpa"), ("bf16", "sdpa"))
+        )
+        assert figures == [
+            None if memory is None else int(memory),
+            round(paper["train"]["peak_process_bytes"] / 2**20),
+            round(paper["train"]["peak_allocated_bytes"] / 2**20),
+            round(fused["train"]["peak_allocated_bytes"] / 2**20),
+            round(default["train"]["peak_allocated_bytes"] / 2**20),
+            round(default["preload"]["peak_allocated_bytes"] / 2**20) if "preload" in default else None,
+        ]
+        checked += 1
+    assert checked == 7
