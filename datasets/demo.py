@@ -9,7 +9,7 @@ with the budget below (30 steps):
 
 | 112 px | 224 px | 448 px |
 |---|---|---|
-| 0.57 (0.02) | 0.85 (0.07) | 0.95 (0.09) |
+| 0.57 (0.02) | 0.79 (0.07) | 0.92 (0.13) |
 
 The AUC of 48 test images has a sampling error of some points of its own.
 """
