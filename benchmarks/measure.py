@@ -23,6 +23,7 @@ from benchmarks.environment import ROOT, describe_code, describe_environment
 from benchmarks.memory import NvmlDriver, PhaseMemory, check_idle, host_peak_bytes
 from benchmarks.phases import MemoryPoint, build_point, point_resolution, run_phases
 from benchmarks.records import write_atomic
+from benchmarks.step import forbid_tf32
 
 SCHEMA = 1
 BURN_IN = 3  # steps before the clock starts; those of the memory loop come on top
@@ -131,8 +132,7 @@ def measure(point: MemoryPoint, device: torch.device) -> Record:
 
     Out of memory is a result: the record then holds the phases before it. So is any other error of a step.
     """
-    torch.backends.cuda.matmul.allow_tf32 = False  # fp32 means fp32
-    torch.backends.cudnn.allow_tf32 = False
+    forbid_tf32()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     memory = PhaseMemory(device)
     seconds: dict[str, float] = {}

@@ -19,7 +19,7 @@ from benchmarks.images import open_image_store
 from benchmarks.memory import PhaseMemory, host_peak_bytes
 from benchmarks.model import Parts, build_parts, count_parameters, make_config
 from benchmarks.phases import MemoryPoint
-from benchmarks.step import extraction_step
+from benchmarks.step import extraction_step, forbid_tf32
 from benchmarks.train import Bench, Clock, Emit, evaluate, fit
 from benchmarks.weights import Weights, load_weights
 from methods import METHODS
@@ -54,6 +54,7 @@ class Run:
         """Does all of it. What goes wrong is raised; what was learnt stays in `run` and `measurements`."""
         config = self.config
         torch.manual_seed(config.seed)
+        forbid_tf32()
         with self.clock("images"):
             dataset = open_dataset(self.places.dataset, self.places.data_root, self.places.cache)
             self._check_digest(dataset)

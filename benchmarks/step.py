@@ -13,6 +13,12 @@ AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_GRAD_NORM = 1.0  # as the FPT papers
 
 
+def forbid_tf32() -> None:
+    """Makes fp32 mean fp32 on a GPU: no TF32 in matrix products or convolutions."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def autocast(device_type: str, precision: Precision) -> torch.autocast:
     """Mixed precision on a device; with fp32 it changes nothing."""
     dtype = AUTOCAST_DTYPES[precision]
