@@ -99,8 +99,8 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
         _generate(info, root)
     if not root.is_dir():
         raise FileNotFoundError(
-            f"dataset {info.name} must be prepared in {str(root)!r}, got no such folder; put the images of its download "
-            f"({info.url}) into {root}/{{train,val,test}}/{{{','.join(info.classes)}}}/"
+            f"dataset {info.name} must be prepared in {str(root)!r}, got no such folder; put the images of its "
+            f"download ({info.url}) into {root}/{{train,val,test}}/{{{','.join(info.classes)}}}/"
         )
     classes = _classes(root)
     if set(classes) != set(info.classes):
