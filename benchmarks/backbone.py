@@ -1,10 +1,12 @@
 """The pretrained ViT: made by timm at the run's resolution, with its position embedding resized."""
 
 import difflib
+import functools
 from collections.abc import Mapping
 from typing import Literal
 
 import timm
+import torch
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -27,6 +29,13 @@ def check_backbone(name: str) -> None:
 def native_resolution(name: str) -> int:
     """Side length (px) of the images the backbone was pretrained with."""
     return int(timm.get_pretrained_cfg(name).input_size[-1])
+
+
+@functools.cache
+def patch_size(name: str) -> int:
+    """Side length (px) of a patch of the backbone; made on the meta device, without weights."""
+    with torch.device("meta"):
+        return int(create_backbone(name).patch_embed.patch_size[0])
 
 
 def effective_resolution(resolution: int, patch: int) -> int:

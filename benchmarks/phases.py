@@ -4,13 +4,12 @@ import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.backbone import Attention, create_backbone, effective_resolution
+from benchmarks.backbone import Attention, effective_resolution, patch_size
 from benchmarks.model import Parts, build_parts, make_config
 from benchmarks.step import Precision, evaluation_step, extraction_step, make_optimization, training_step
 from methods import METHODS
@@ -63,13 +62,6 @@ class MemoryPoint:
     def as_dict(self) -> dict[str, Any]:
         """All of it, for a record."""
         return asdict(self)
-
-
-@cache
-def patch_size(backbone: str) -> int:
-    """The backbone's patch size (px)."""
-    with torch.device("meta"):
-        return int(create_backbone(backbone).patch_embed.patch_size[0])
 
 
 def point_resolution(point: MemoryPoint) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.backbone import Attention, check_backbone, create_backbone, effective_resolution
+from benchmarks.backbone import Attention, check_backbone, effective_resolution, patch_size
 from benchmarks.config import Places, RunConfig
 from benchmarks.data import Dataset, open_dataset
 from benchmarks.model import build_parts, make_config
@@ -138,8 +138,7 @@ def _check_batch_size(dataset: Dataset, batch_size: int) -> None:
 
 
 def _check_resolutions(resolutions: list[int], backbone: str, notes: list[str]) -> None:
-    with torch.device("meta"):
-        patch = int(create_backbone(backbone).patch_embed.patch_size[0])
+    patch = patch_size(backbone)
     for resolution in resolutions:
         effective = effective_resolution(resolution, patch)
         if effective != resolution:

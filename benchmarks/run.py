@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.augment import Preprocessing
-from benchmarks.backbone import create_backbone, effective_resolution
+from benchmarks.backbone import effective_resolution, patch_size
 from benchmarks.batches import Split, iterate, sequential_order
 from benchmarks.config import Places, RunConfig
 from benchmarks.data import Dataset, open_dataset
@@ -86,7 +86,7 @@ class Run:
             raise RuntimeError(f"dataset {dataset.name} has changed since this suite started; start it again")
 
     def _views(self) -> Views:
-        vit_patch = _patch_size(self.config.backbone)
+        vit_patch = patch_size(self.config.backbone)
         effective = effective_resolution(self.config.resolution, vit_patch)
         return METHODS[self.config.method].views(self.method_config, effective)
 
@@ -243,11 +243,6 @@ class Run:
         """Adds what is known however the run ended: memory so far and seconds."""
         self.measurements["memory"] = self.memory.record()
         self.measurements["host_peak_bytes"] = host_peak_bytes()
-
-
-def _patch_size(backbone: str) -> int:
-    with torch.device("meta"):
-        return int(create_backbone(backbone).patch_embed.patch_size[0])
 
 
 def _predictions(dataset: Dataset, split: str, probabilities: Any) -> pd.DataFrame:
