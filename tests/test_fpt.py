@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from benchmarks.backbone import create_backbone
 from benchmarks.model import build_parts, make_config
-from methods import fpt
-from methods.fpt import KeyValueExtractor, attend_in_chunks, parse_layers
+from methods.fpt_parts import extraction
+from methods.fpt_parts.extraction import KeyValueExtractor, attend_in_chunks, parse_layers
 
 BACKBONES = ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"]
 
@@ -95,7 +95,7 @@ def test_extraction_equals_the_naive_one(name: str, layers: str) -> None:
     image = torch.randn(2, 3, *vit.patch_embed.img_size)
     with torch.no_grad():
         expected = naive_extract(vit, image, chosen, 0.3)
-        features = KeyValueExtractor(vit, chosen, 0.3, torch.float32)(image)
+        features = KeyValueExtractor(vit, chosen, 0.3, "float32")(image)
     for part in ("keys", "values"):
         assert features[part].shape == expected[part].shape
         torch.testing.assert_close(features[part], expected[part], rtol=1e-5, atol=1e-5)
@@ -106,7 +106,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = (torch.randn(2, 3, 17, 8) for _ in range(3))
     whole = attend_in_chunks(query, key, value, 8**-0.5)
     for scores in (17 * 5, 4 * 17 * 17):  # five queries of a head at a time; four heads, the last chunk has two
-        monkeypatch.setattr(fpt, "MAX_SCORES", scores)
+        monkeypatch.setattr(extraction, "MAX_SCORES", scores)
         chunked = attend_in_chunks(query, key, value, 8**-0.5)
         torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-6)
     attention = torch.stack(
@@ -120,7 +120,7 @@ def test_205_of_1025_tokens_are_kept() -> None:
     """At 512 px and patch 16 with a ratio of 0.2; shapes alone, on the meta device."""
     with torch.device("meta"):
         vit = create_backbone("vit_base_patch16_384", 512)
-        features = KeyValueExtractor(vit, range(12), 0.2, torch.float16)(torch.empty(2, 3, 512, 512))
+        features = KeyValueExtractor(vit, range(12), 0.2, "float16")(torch.empty(2, 3, 512, 512))
     assert features["keys"].shape == (2, 12, 12, 205, 64)
     assert features["values"].dtype == torch.float16
 
@@ -185,4 +185,4 @@ def test_bad_layers_are_refused(spec: str) -> None:
 @pytest.mark.parametrize("ratio", [0.0, -1.0, 1.5])
 def test_bad_keep_ratio_is_refused(ratio: float) -> None:
     with pytest.raises(ValueError, match="keep_ratio must be above 0 and at most 1"):
-        KeyValueExtractor(create_backbone("vit_tiny_patch16_224", 32), (0,), ratio, torch.float16)
+        KeyValueExtractor(create_backbone("vit_tiny_patch16_224", 32), (0,), ratio, "float16")
