@@ -1,6 +1,7 @@
 """One run, start to end, as the sections of its record."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,13 +12,13 @@ from torch import Tensor
 
 from benchmarks.augment import Preprocessing
 from benchmarks.backbone import effective_resolution, patch_size
-from benchmarks.batches import Split, iterate, sequential_order
+from benchmarks.batches import Split, iterate
 from benchmarks.config import Places, RunConfig
 from benchmarks.data import Dataset, open_dataset
-from benchmarks.features import FeatureCache, open_feature_cache
+from benchmarks.features import FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
 from benchmarks.images import open_image_store
 from benchmarks.memory import PhaseMemory, host_peak_bytes
-from benchmarks.model import Parts, build_parts, count_parameters, make_config
+from benchmarks.model import Parts, build_parts, count_parameters, feature_shapes, make_config
 from benchmarks.phases import MemoryPoint
 from benchmarks.step import extraction_step, forbid_tf32
 from benchmarks.train import Bench, Clock, Emit, evaluate, fit
@@ -66,11 +67,11 @@ class Run:
             parts = self._build(len(dataset.classes), views[EXTRACTOR_VIEW])
         fixed = frozenset({EXTRACTOR_VIEW}) if parts.extractor is not None else frozenset()
         splits = {
-            name: Split(np.array([sample.label for sample in dataset.splits[name]]), stores[name], {}, fixed)
+            name: Split(np.array([sample.label for sample in dataset.splits[name]]), stores[name], fixed_views=fixed)
             for name in SPLITS
         }
         if config.preload and parts.extractor is not None:
-            splits = self._preload(parts.extractor.to(self.device), splits, preprocessing, dataset)
+            splits = self._preload(parts.extractor, splits, preprocessing, dataset)
             parts = Parts(parts.model, None)
         if parts.extractor is not None:
             parts.extractor.to(self.device)
@@ -142,60 +143,76 @@ class Run:
         self, extractor: Any, splits: dict[str, Split], preprocessing: Preprocessing, dataset: Dataset
     ) -> dict[str, Split]:
         """Replaces the extractor's view by its features, from the cache or computed now."""
-        caches: dict[str, FeatureCache] = {}
-        total, done = sum(len(split) for split in splits.values()), 0
+        starts = dict(zip(splits, itertools.accumulate(map(len, splits.values()), initial=0), strict=False))
+        total = sum(map(len, splits.values()))
 
-        def compute(split: Split) -> Iterable[dict[str, Tensor]]:
-            nonlocal done
-            images = Split(split.labels, {EXTRACTOR_VIEW: split.views[EXTRACTOR_VIEW]}, {})
-            order = sequential_order(len(split), self.config.batch_size)
-            for inputs, labels in iterate(images, order, preprocessing, self.device, augment=False):
-                image = inputs[EXTRACTOR_VIEW]
-                yield extraction_step(extractor, image, self.config.precision, self.device.type)
-                done += len(labels)
-                self.emit("stage", stage="preload", done=done, total=total)
-
-        with self.clock("preload"), self.memory.phase("preload"):
+        def compute(batches: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+            extractor.to(self.device)
+            done = total - sum(map(len, batches))
             for name, split in splits.items():
-                key = self._cache_key(extractor, dataset, name)
-                folder = self.places.cache / "features"
-                caches[name] = open_feature_cache(folder, key, len(split), lambda split=split: compute(split))  # type: ignore[misc]
+                rows = range(starts[name], starts[name] + len(split))
+                order = [np.arange(b.start, b.stop) - rows.start for b in batches if b.start in rows]
+                images = Split(split.labels, {EXTRACTOR_VIEW: split.views[EXTRACTOR_VIEW]})
+                for inputs, labels in iterate(images, order, preprocessing, self.device, augment=False):
+                    image = inputs[EXTRACTOR_VIEW]
+                    yield extraction_step(extractor, image, self.config.precision, self.device.type)
+                    done += len(labels)
+                    self.emit("stage", stage="preload", done=done, total=total)
+
+        size = self.config.batch_size
+        batches = [
+            range(start, min(start + size, starts[name] + len(split)))
+            for name, split in splits.items()
+            for start in range(starts[name], starts[name] + len(split), size)
+        ]
+        shapes, parts = feature_shapes(
+            self.config.method, self.method_config, self.config.backbone, self.run["input"]["effective_resolution"]
+        )
+        request = FeatureRequest(self._cache_key(extractor, dataset), parts, shapes, batches)
+        with self.clock("preload"), self.memory.phase("preload"):
+            cache = open_feature_cache(
+                self.places.cache / "features", request, compute,
+                on_wait=lambda: self.emit("note", text="another process computes the same features: waiting for it"),
+                measured=self.memory.current_peaks,
+            )  # fmt: skip
             extractor.to("cpu")
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        seconds = sum(cache.seconds for cache in caches.values())
-        self.measurements |= {
-            "cache_bytes": sum(cache.num_bytes for cache in caches.values()),
-            "preload": {
-                "seconds": seconds,
-                "images_per_second": total / seconds,
-                "reused": all(cache.reused for cache in caches.values()),
-            },
-        }
+        if cache.state.memory is not None:
+            self.memory.phases["preload"] = cache.state.memory  # of computing; opening a cache takes none
+        self._describe_preload(cache, total)
         return {
             name: Split(
                 split.labels,
                 {view: store for view, store in split.views.items() if view != EXTRACTOR_VIEW},
-                caches[name].features,
+                FeatureRows(cache, starts[name]),
                 split.fixed_views,
             )
             for name, split in splits.items()
         }
 
-    def _cache_key(self, extractor: Any, dataset: Dataset, split: str) -> dict[str, Any]:
+    def _describe_preload(self, cache: FeatureCache, num_images: int) -> None:
+        self.measurements |= {
+            "cache_bytes": cache.num_bytes,
+            "preload": {
+                "cache": cache.name,
+                "seconds": cache.state.seconds,
+                "images_per_second": num_images / cache.state.seconds,
+                "bytes_per_image": cache.num_bytes / num_images,
+                "batch_size": cache.state.batch_size,
+                "reused": cache.reused,
+            },
+        }
+
+    def _cache_key(self, extractor: Any, dataset: Dataset) -> dict[str, Any]:
         config = self.config
         return {
-            "format": 1,
             "backbone": config.backbone,
             "weights": config.weights_sha256 or f"random, seed {config.seed}",
             "dataset": dataset.digest,
-            "split": split,
             "resolution": self.run["input"]["effective_resolution"],
             "normalization": [list(dataset.mean), list(dataset.std)],
             "precision": config.precision,
             "attention": config.attention,
             "device_type": self.device.type,
-            "batch_size": config.batch_size,
             "extractor": dict(extractor.identity),
         }
 
