@@ -36,12 +36,14 @@ class Description:
         parts: What the first axis of a row runs over.
         num_samples: Number n of rows.
         features: Shape of a row and NumPy type of each feature.
+        label: Name of the dataset, for people.
     """
 
     key: dict[str, Any]
     parts: list[int]
     num_samples: int
     features: dict[str, tuple[tuple[int, ...], str]]
+    label: str
 
     def row_bytes(self, num_parts: int | None = None) -> int:
         """Bytes of a row, or of some of its parts."""

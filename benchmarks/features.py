@@ -35,18 +35,20 @@ class FeatureRequest:
         parts: What their first axis behind the sample's runs over; None without such an axis.
         features: A sample's shape and NumPy type by feature name.
         batches: Ranges of sample indices, in order: what is extracted at once.
+        label: Name of the dataset, for people; no part of the key.
     """
 
     key: Mapping[str, Any]
     parts: tuple[int, ...] | None
     features: FeatureShapes
     batches: Sequence[range]
+    label: str = ""
 
     def describe(self) -> Description:
         """The cache that would hold just these."""
         stored = {name: (shape if self.parts else (1, *shape), dtype) for name, (shape, dtype) in self.features.items()}
         key = json.loads(json.dumps(self.key))
-        return Description(key, list(self.parts or WHOLE), self.batches[-1].stop, stored)
+        return Description(key, list(self.parts or WHOLE), self.batches[-1].stop, stored, self.label)
 
 
 class FeatureCache:
@@ -140,7 +142,7 @@ def open_feature_cache(
     """
     description = request.describe()
     base = digest(description.key)
-    with _lock(root, base, on_wait):
+    with cache_lock(root, base, on_wait):
         files = find_complete(root, base, description)
         reused = files is not None
         if files is None:
@@ -153,8 +155,14 @@ def digest(value: Any, length: int = 16) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:length]
 
 
-def _lock(root: Path, base: str, on_wait: Callable[[], None]) -> Any:
-    """Held by the one process that computes; given up by the system when that process dies."""
+def cache_lock(root: Path, base: str, on_wait: Callable[[], None]) -> Any:
+    """Held by the one process that changes a cache; given up by the system when that process dies.
+
+    Args:
+        root: Folder of all feature caches.
+        base: First part of the cache's name.
+        on_wait: Called when another process holds it, before waiting.
+    """
     folder = root / ".locks"
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / base)

@@ -1,33 +1,29 @@
 """One run, start to end, as the sections of its record."""
 
-import itertools
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from benchmarks.augment import Preprocessing
 from benchmarks.backbone import effective_resolution, patch_size
-from benchmarks.batches import Split, iterate
+from benchmarks.batches import Split
 from benchmarks.config import Places, RunConfig
 from benchmarks.data import Dataset, open_dataset
-from benchmarks.features import FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
 from benchmarks.images import open_image_store
 from benchmarks.memory import PhaseMemory, host_peak_bytes
-from benchmarks.model import Parts, build_parts, count_parameters, feature_shapes, make_config
+from benchmarks.model import Parts, build_parts, count_parameters, make_config
 from benchmarks.phases import MemoryPoint
-from benchmarks.step import extraction_step, forbid_tf32
+from benchmarks.preload import EXTRACTOR_VIEW, Preloading
+from benchmarks.step import forbid_tf32
 from benchmarks.train import Bench, Clock, Emit, evaluate, fit
 from benchmarks.weights import Weights, load_weights
 from methods import METHODS
 from methods.contract import Views
 
 SPLITS = ("train", "val", "test")
-EXTRACTOR_VIEW = "image"
 
 
 class Run:
@@ -53,6 +49,23 @@ class Run:
 
     def execute(self) -> None:
         """Does all of it. What goes wrong is raised; what was learnt stays in `run` and `measurements`."""
+        dataset, parts, splits, preprocessing = self.prepare()
+        if parts.extractor is not None:
+            parts.extractor.to(self.device)
+        bench = Bench(
+            self.config, parts.model, parts.extractor, preprocessing, dataset.classes, self.device, self.clock,
+            self.memory.phase, self.emit,
+        )  # fmt: skip
+        self._predict_memory(len(dataset.classes))
+        self._train_and_test(bench, splits, dataset)
+
+    def prepare(self) -> tuple[Dataset, Parts, dict[str, Split], Preprocessing]:
+        """Opens images, builds the method and preloads features: all that comes before training.
+
+        Returns:
+            The dataset; the method's parts, without an extractor whose work is done; the splits, and what prepares
+            their batches.
+        """
         config = self.config
         torch.manual_seed(config.seed)
         forbid_tf32()
@@ -71,16 +84,12 @@ class Run:
             for name in SPLITS
         }
         if config.preload and parts.extractor is not None:
-            splits = self._preload(parts.extractor, splits, preprocessing, dataset)
+            preloading = Preloading(config, self.method_config, dataset, preprocessing, self.device, self.emit)
+            with self.clock("preload"):
+                splits, measured = preloading.run(parts.extractor, splits, self.places.cache / "features", self.memory)
+            self.measurements |= measured
             parts = Parts(parts.model, None)
-        if parts.extractor is not None:
-            parts.extractor.to(self.device)
-        bench = Bench(
-            config, parts.model, parts.extractor, preprocessing, dataset.classes, self.device, self.clock,
-            self.memory.phase, self.emit,
-        )  # fmt: skip
-        self._predict_memory(len(dataset.classes))
-        self._train_and_test(bench, splits, dataset)
+        return dataset, parts, splits, preprocessing
 
     def _check_digest(self, dataset: Dataset) -> None:
         if dataset.digest != self.config.dataset_digest:
@@ -138,83 +147,6 @@ class Run:
             config.grad_checkpointing, load_weights(self.weights),
         )  # fmt: skip
         return Parts(parts.model.to(self.device), parts.extractor)
-
-    def _preload(
-        self, extractor: Any, splits: dict[str, Split], preprocessing: Preprocessing, dataset: Dataset
-    ) -> dict[str, Split]:
-        """Replaces the extractor's view by its features, from the cache or computed now."""
-        starts = dict(zip(splits, itertools.accumulate(map(len, splits.values()), initial=0), strict=False))
-        total = sum(map(len, splits.values()))
-
-        def compute(batches: Sequence[range]) -> Iterator[dict[str, Tensor]]:
-            extractor.to(self.device)
-            done = total - sum(map(len, batches))
-            for name, split in splits.items():
-                rows = range(starts[name], starts[name] + len(split))
-                order = [np.arange(b.start, b.stop) - rows.start for b in batches if b.start in rows]
-                images = Split(split.labels, {EXTRACTOR_VIEW: split.views[EXTRACTOR_VIEW]})
-                for inputs, labels in iterate(images, order, preprocessing, self.device, augment=False):
-                    image = inputs[EXTRACTOR_VIEW]
-                    yield extraction_step(extractor, image, self.config.precision, self.device.type)
-                    done += len(labels)
-                    self.emit("stage", stage="preload", done=done, total=total)
-
-        size = self.config.batch_size
-        batches = [
-            range(start, min(start + size, starts[name] + len(split)))
-            for name, split in splits.items()
-            for start in range(starts[name], starts[name] + len(split), size)
-        ]
-        shapes, parts = feature_shapes(
-            self.config.method, self.method_config, self.config.backbone, self.run["input"]["effective_resolution"]
-        )
-        request = FeatureRequest(self._cache_key(extractor, dataset), parts, shapes, batches)
-        with self.clock("preload"), self.memory.phase("preload"):
-            cache = open_feature_cache(
-                self.places.cache / "features", request, compute,
-                on_wait=lambda: self.emit("note", text="another process computes the same features: waiting for it"),
-                measured=self.memory.current_peaks,
-            )  # fmt: skip
-            extractor.to("cpu")
-        if cache.state.memory is not None:
-            self.memory.phases["preload"] = cache.state.memory  # of computing; opening a cache takes none
-        self._describe_preload(cache, total)
-        return {
-            name: Split(
-                split.labels,
-                {view: store for view, store in split.views.items() if view != EXTRACTOR_VIEW},
-                FeatureRows(cache, starts[name]),
-                split.fixed_views,
-            )
-            for name, split in splits.items()
-        }
-
-    def _describe_preload(self, cache: FeatureCache, num_images: int) -> None:
-        self.measurements |= {
-            "cache_bytes": cache.num_bytes,
-            "preload": {
-                "cache": cache.name,
-                "seconds": cache.state.seconds,
-                "images_per_second": num_images / cache.state.seconds,
-                "bytes_per_image": cache.num_bytes / num_images,
-                "batch_size": cache.state.batch_size,
-                "reused": cache.reused,
-            },
-        }
-
-    def _cache_key(self, extractor: Any, dataset: Dataset) -> dict[str, Any]:
-        config = self.config
-        return {
-            "backbone": config.backbone,
-            "weights": config.weights_sha256 or f"random, seed {config.seed}",
-            "dataset": dataset.digest,
-            "resolution": self.run["input"]["effective_resolution"],
-            "normalization": [list(dataset.mean), list(dataset.std)],
-            "precision": config.precision,
-            "attention": config.attention,
-            "device_type": self.device.type,
-            "extractor": dict(extractor.identity),
-        }
 
     def _train_and_test(self, bench: Bench, splits: dict[str, Split], dataset: Dataset) -> None:
         fitted = fit(bench, splits["train"], splits["val"])

@@ -1,6 +1,6 @@
 """The commands of bench.py: here the one table of them."""
 
-from benchmarks.commands import fit, listing, memory, params, run, stored
+from benchmarks.commands import clean, fit, listing, memory, params, preload, run, stored
 from benchmarks.commands.contract import Command
 
 COMMANDS: dict[str, Command] = {
@@ -12,6 +12,8 @@ COMMANDS: dict[str, Command] = {
         fit.COMMAND,
         stored.TABLES,
         stored.PLOTS,
+        preload.COMMAND,
         listing.COMMAND,
+        clean.COMMAND,
     )
 }

@@ -82,7 +82,7 @@ class _EagerAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         query, key, value = ctx.saved_tensors
-        grad_query, grad_key, grad_value = (torch.empty_like(tensor) for tensor in ctx.saved_tensors)
+        grad_query, grad_key, grad_value = (torch.empty_like(tensor) for tensor in (query, key, value))
         for part in batch_parts(len(query)):
             attention = _attention_map(query[part], key[part])  # (b, A, n, n + P)
             grad_value[part] = attention.to(grad.dtype).mT @ grad[part]
