@@ -1,0 +1,1 @@
+"""Benchmarks of the suite itself: before and after, as ratios in one run; `python -m benchmarks.speed.<name>`."""
