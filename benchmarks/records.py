@@ -153,7 +153,8 @@ def write_predictions(results: Path, run_id: str, predictions: pd.DataFrame) -> 
     Args:
         results: the results root.
         run_id: the run they belong to.
-        predictions: one row an image with the columns split, path, label and prob_<class> for each class.
+        predictions: one row an image with the columns split, path, label, prob_<class> for each class and, where
+            images belong to patients, group.
     """
     path = _stored(results, run_id, ".predictions.csv")
     return write_atomic(path, predictions.to_csv(index=False, lineterminator="\n").encode())
@@ -220,14 +221,18 @@ def runs_frame(records: Sequence[Record]) -> pd.DataFrame:
     Memory in bytes: {measured,predicted}_{setup,preload,train,eval}_peak_{allocated,reserved,process}_bytes,
     host_peak_bytes, cache_bytes. Time: seconds_{total,...}, images_per_second_{train,eval,preload};
     preload_seconds is what computing the features took when it was done, seconds_preload what this run waited for.
+    The test split: majority_share (0-1, of its largest class), num_classes.
     variant: JSON of every setting that is neither place, seed nor protocol; runs that differ in it are never averaged.
     Missing values are missing (NA), whatever the reason.
     """
     rows = [
-        {name: _lookup(record, column.path) for name, column in COLUMNS.items()} | {"variant": _variant(record)}
+        {name: _lookup(record, column.path) for name, column in COLUMNS.items()}
+        | {"variant": _variant(record)}
+        | _test_classes(record)
         for record in records
     ]
-    dtypes = {name: _DTYPES[column.kind] for name, column in COLUMNS.items()} | {"variant": "object"}
+    dtypes = {name: _DTYPES[column.kind] for name, column in COLUMNS.items()}
+    dtypes |= {"variant": "object", "majority_share": "float64", "num_classes": "Int64"}
     return pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes)
 
 
@@ -235,6 +240,13 @@ def _variant(record: Record) -> str:
     config = {key: value for key, value in record["run"]["config"].items() if key not in _PLACE}
     method_config = _lookup(record, "run.method.config")
     return json.dumps((method_config if isinstance(method_config, dict) else {}) | config, sort_keys=True)
+
+
+def _test_classes(record: Record) -> dict[str, Any]:
+    counts = _lookup(record, "run.dataset.counts.test")
+    if not isinstance(counts, dict) or not counts or not sum(counts.values()):
+        return {"majority_share": None, "num_classes": None}
+    return {"majority_share": max(counts.values()) / sum(counts.values()), "num_classes": len(counts)}
 
 
 def _stored(results: Path, run_id: str, suffix: str) -> Path:

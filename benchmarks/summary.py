@@ -53,7 +53,10 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         {auc,accuracy,...}_mean and _sd (0-1; sample sd, missing for one seed);
         {train,preload}_memory_bytes (peak allocated) and _source (measured where there is a measurement), and both
         apart as {measured,predicted}_{train,preload}_bytes; host_peak_bytes;
+        train_process_bytes (what the driver reports for the process, of the source of train_memory_bytes);
         seconds_train, preload_seconds, images_per_second_preload (means over seeds), cache_bytes;
+        majority_share (0-1, of the largest class in the test split), num_classes;
+        run_ids (of the runs that are ok, divided by spaces);
         ppe, pme (0-1), pme_source: missing where full fine-tuning has no memory of the same source in that cell.
         Sorted by dataset, block, resolution and the order of the methods.
     """
@@ -76,7 +79,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     whole = [
         name
         for name in map(str, table.columns)
-        if name.endswith("_bytes") or name in ("effective_resolution", *PARAMETERS)
+        if name.endswith("_bytes") or name in ("effective_resolution", "num_classes", *PARAMETERS)
     ]
     table[whole] = table[whole].astype("Int64")
     order = sorted(
@@ -115,7 +118,8 @@ def _cell(runs: pd.DataFrame) -> dict[str, Any]:
     row |= {
         name: _first(runs[name]) for name in ("trainable", "trainable_head", "trainable_total", "frozen", "percent")
     }
-    row |= counts
+    row |= {name: _first(runs[name]) for name in ("majority_share", "num_classes")}
+    row |= counts | {"run_ids": " ".join(good["run_id"])}
     for score in _SCORES:
         row[f"{score}_mean"] = good[score].mean()
         row[f"{score}_sd"] = good[score].std(ddof=1) if len(good) > 1 else math.nan
@@ -126,6 +130,8 @@ def _cell(runs: pd.DataFrame) -> dict[str, Any]:
         row |= {f"measured_{phase}_bytes": measured, f"predicted_{phase}_bytes": predicted}
         row[f"{phase}_memory_bytes"] = predicted if measured is None else measured
         row[f"{phase}_memory_source"] = _source(measured, predicted)
+    seen = (good, "measured") if row["train_memory_source"] == "measured" else (runs, "predicted")
+    row["train_process_bytes"] = _maximum(seen[0][f"{seen[1]}_train_peak_process_bytes"])
     costs = ("seconds_train", "preload_seconds", "images_per_second_preload")
     row |= {name: good[name].mean() for name in costs}
     return row | {name: _maximum(good[name]) for name in ("host_peak_bytes", "cache_bytes")}

@@ -128,7 +128,7 @@ def test_write_atomic_replaces(tmp_path: Path) -> None:
 
 def test_frame_has_every_column_and_missing_is_missing() -> None:
     frame = runs_frame(fixed_records())
-    assert list(frame) == [*COLUMNS, "variant"]
+    assert list(frame) == [*COLUMNS, "variant", "majority_share", "num_classes"]
     assert len(frame) == 63
     oom = frame[frame["state"] == "oom"].iloc[0]
     assert pd.isna(oom["auc"])
