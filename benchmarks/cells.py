@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from benchmarks.baselines import BASELINE
 from benchmarks.captions import BAD_STATES, INCIDENT, PREDICTED
 
 
@@ -60,7 +61,7 @@ def _host(row: pd.Series) -> Cell:
 def _auc(row: pd.Series) -> Cell:
     if row["state"] == "oom":
         return Cell("OOM", INCIDENT)
-    if row["state"] != "ok":
+    if row["state"] in BAD_STATES:
         return Cell(row["state"], INCIDENT)
     if pd.isna(row["auc_mean"]):
         return Cell("–")
@@ -68,7 +69,34 @@ def _auc(row: pd.Series) -> Cell:
     return Cell(f"{100 * row['auc_mean']:.2f}{spread}")
 
 
+def _accuracy(row: pd.Series) -> Cell:
+    return Cell("–" if pd.isna(row["accuracy_mean"]) else f"{100 * row['accuracy_mean']:.2f}")
+
+
+def _interval(row: pd.Series) -> Cell:
+    if pd.isna(row["auc_low"]):
+        return Cell("–")
+    return Cell(f"{100 * row['auc_low']:.2f} to {100 * row['auc_high']:.2f}")
+
+
+def _against(name: str) -> Callable[[pd.Series], Cell]:
+    def cell(row: pd.Series) -> Cell:
+        if row[f"is_{name}"] is True:
+            return Cell(name)
+        change, p = row[f"vs_{name}_change"], row[f"vs_{name}_p_holm"]
+        return Cell("–") if pd.isna(p) else Cell(f"{100 * change:+.2f} ({shown_p(p)})".replace("-", "−"))
+
+    return cell
+
+
+def shown_p(p: float) -> str:
+    """A p value for reading."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _seeds(row: pd.Series) -> Cell:
+    if row["state"] == BASELINE:
+        return Cell("–")
     partial = row["state"] == "ok" and sum(row[f"seeds_{state}"] for state in BAD_STATES)
     some = row["seeds_ok"] < row["seeds_asked"]
     text = f"{row['seeds_ok']} of {row['seeds_asked']}" if some else f"{row['seeds_ok']}"
@@ -105,7 +133,14 @@ COLUMNS = (
     Column("Seeds", "Seeds", 0, _seeds),
     Column("PPE", "PPE", 1, _score("ppe")),
     Column("PME", "PME", 1, _score("pme")),
+    Column("Accuracy (%)", "", 0, _accuracy),
     Column("Train (s)", "", 0, _number("seconds_train")),
+)
+# What the stored predictions add.
+EVIDENCE_COLUMNS = (
+    Column("AUC 95 % CI (%)", "", 0, _interval),
+    Column("To full (p)", "", 0, _against("full")),
+    Column("To best (p)", "", 0, _against("best")),
 )
 # What training on preloaded features took before it began.
 PRELOAD_COLUMNS = (
@@ -124,6 +159,9 @@ def columns_of(block: pd.DataFrame) -> list[Column]:
     """The columns a block needs: host memory only where training ran on the host, costs of preloading where any did."""
     on_host = (block["device_type"] == "cpu").any()
     columns = [column for column in COLUMNS if column.cell is not _host or on_host]
+    if "auc_low" in block and block["auc_low"].notna().any():
+        place = next(i for i, column in enumerate(columns) if column.cell is _auc) + 1
+        columns[place:place] = EVIDENCE_COLUMNS
     return [*columns, *(PRELOAD_COLUMNS if block["cache_bytes"].notna().any() else ())]
 
 

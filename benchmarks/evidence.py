@@ -188,7 +188,7 @@ def _kept(data: bytes, folder: Path) -> Evidence:
     """The evidence of a predictions file, from the folder where it was resampled before."""
     path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}-{NUM_RESAMPLES}-{_LAYOUT}.npz"
     try:
-        with np.load(path) as kept:
+        with np.load(io.BytesIO(path.read_bytes())) as kept:
             values = {name: kept[name] for name in Evidence._fields}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # none there, or a damaged one
         evidence = read_evidence(data)

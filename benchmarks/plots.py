@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from benchmarks.captions import FALLBACK, footnotes, protocol, spread, title
+from benchmarks.captions import figure_caption, spread, title
 from benchmarks.figures import (
     COLUMN,
     PAGE,
@@ -27,13 +27,15 @@ from benchmarks.figures import (
     styles,
 )
 from benchmarks.memory_plot import draw_memory
+from benchmarks.rank_plot import plot_ranks
 from benchmarks.summary import blocks, summary
 
 
 def write_plots(results: Path, frame: pd.DataFrame) -> list[Path]:
     """Write the figures of every dataset and protocol to `results/plots`, each as png and pdf.
 
-    The names are `<figure>_<dataset>_<protocol>`, the protocol as the tables name it. A figure for which there is
+    The names are `<figure>_<dataset>_<protocol>`, the protocol as the tables name it; the ranks of three
+    methods or more over all datasets and resolutions of a protocol are `ranks_<protocol>`. A figure for which there is
     nothing to draw is named on stderr with the reason.
 
     Args:
@@ -45,22 +47,24 @@ def write_plots(results: Path, frame: pd.DataFrame) -> list[Path]:
     """
     paths: list[Path] = []
     figures = {"memory": _memory, "auc-over-memory": _auc_over_memory, "auc-over-resolution": _auc_over_resolution}
-    for block in blocks(summary(frame)):
+    table = summary(frame)
+    for block in blocks(table):
         place = re.sub(r"[^A-Za-z0-9-]+", "-", f"{block['dataset_label'].iloc[0]}").strip("-").lower()
         for name, draw in figures.items():
             path = results / "plots" / f"{name}_{place}_{block['block'].iloc[0]}.png"
-            written = draw(block, path)
-            if isinstance(written, str):
-                print(f"no figure {path.stem}: {written}", file=sys.stderr)
-            else:
-                paths += written
+            paths += _kept(draw(block, path), path)
+    for protocol_name, group in table.groupby("block", sort=False) if len(table) else ():
+        if group["label"].nunique() > 2 and len(group[["dataset_label", "resolution"]].drop_duplicates()) > 1:
+            path = results / "plots" / f"ranks_{protocol_name}.png"
+            paths += _kept(plot_ranks(group, path), path)
     return paths
 
 
-def _caption(block: pd.DataFrame, what: str) -> str:
-    # A no-break space keeps the mark with its note.
-    fallback = [note.replace(" ", "\u00a0", 1) for note in footnotes(block) if note.startswith(FALLBACK)]
-    return " ".join([what, f"{protocol(block)}.", *fallback])
+def _kept(written: list[Path] | str, path: Path) -> list[Path]:
+    if isinstance(written, str):
+        print(f"no figure {path.stem}: {written}", file=sys.stderr)
+        return []
+    return written
 
 
 def _styles(block: pd.DataFrame) -> dict[str, Style]:
@@ -83,7 +87,7 @@ def _memory(block: pd.DataFrame, path: Path) -> list[Path] | str:
         return "no run has a GPU memory, measured or predicted"
     all_predicted = not (points["source"] == "measured")[points["peak_allocated_bytes"].notna()].any()
     what = "Peak allocated GPU memory, predicted, not measured." if all_predicted else "Peak allocated GPU memory."
-    return draw_memory([("", points)], path, title(block), _caption(block, what))
+    return draw_memory([("", points)], path, title(block), figure_caption(block, what))
 
 
 def _auc_over_memory(block: pd.DataFrame, path: Path) -> list[Path] | str:
@@ -118,7 +122,7 @@ def _auc_over_memory(block: pd.DataFrame, path: Path) -> list[Path] | str:
         what = f"{spread(block)}; memory: peak allocated in the training phase{', predicted' if predicted else ''}."
         handles = [legend_handle(label, look) for label, look in style.items()]
         notes = [front, *source_handles(rows["train_memory_source"])]
-        paths = finish(figure, path, title(block), _caption(block, what), handles, notes)
+        paths = finish(figure, path, title(block), figure_caption(block, what), handles, notes)
         plt.close(figure)
     return paths
 
@@ -144,7 +148,7 @@ def _auc_over_resolution(block: pd.DataFrame, path: Path) -> list[Path] | str:
             resolution_axis(axes, rows["resolution"])
             axes.set_ylabel("Test AUC (%)")
         handles = [] if single else [legend_handle(label, look, look.dashes) for label, look in style.items()]
-        paths = finish(figure, path, title(block), _caption(block, f"{spread(block)}."), handles)
+        paths = finish(figure, path, title(block), figure_caption(block, f"{spread(block)}."), handles)
         plt.close(figure)
     return paths
 

@@ -1,7 +1,9 @@
 """Tables of stored results: markdown, csv, LaTeX, and one for the terminal, all from the same cells."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 from rich import box
@@ -9,11 +11,24 @@ from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
-from benchmarks.captions import DEFINITIONS, footnotes, preloading, protocol, spread, title
+from benchmarks.baselines import BASELINE, add_baselines
+from benchmarks.captions import (
+    definitions,
+    footnotes,
+    majority,
+    preloading,
+    protocol,
+    ranks,
+    spread,
+    title,
+)
 from benchmarks.cells import Cell, columns_of, rows_by_resolution
+from benchmarks.evidence import Evidence
 from benchmarks.records import write_atomic
+from benchmarks.significance import Ranking, add_significance, ranking
 from benchmarks.summary import blocks, summary
 
+NO_EVIDENCE: Mapping[str, Evidence] = MappingProxyType({})
 _RANKS_MD = ("{}", "**{}**", "<u>{}</u>")
 _RANKS_TEX = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
 _RANKS_CONSOLE = ("", "bold", "underline")
@@ -25,12 +40,13 @@ _TEX = {
 }
 
 
-def write_tables(results: Path, frame: pd.DataFrame) -> list[Path]:
+def write_tables(results: Path, frame: pd.DataFrame, evidence: Mapping[str, Evidence] = NO_EVIDENCE) -> list[Path]:
     """Write results.md, results.csv and results.tex to `results/tables`.
 
     Args:
         results: the results root.
         frame: the runs to show, as `records.runs_frame` gives them.
+        evidence: their predictions, as `evidence.load_evidence` gives them; a run without has no interval.
 
     Raises:
         ValueError: there are no runs to show.
@@ -41,6 +57,7 @@ def write_tables(results: Path, frame: pd.DataFrame) -> list[Path]:
         raise ValueError(
             f"results must hold at least one run, got none in {str(results / 'runs')!r}: run bench.py first"
         )
+    table = add_baselines(add_significance(table, evidence))
     texts = {
         "results.md": _markdown(table),
         "results.csv": table.to_csv(index=False, lineterminator="\n"),
@@ -88,7 +105,25 @@ def _markdown(table: pd.DataFrame) -> str:
             tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True) + "\n",
             *(f"{escape_markdown(line)}\n" for line in footnotes(block)),
         ]
-    return "\n".join([*parts, "## How to read\n", f"{DEFINITIONS}\n"])
+    parts += _ranks_md(table)
+    return "\n".join([*parts, "## How to read\n", f"{definitions(table)}\n"])
+
+
+def _ranks_md(table: pd.DataFrame) -> list[str]:
+    """A section for each protocol whose methods can be ranked over several datasets or resolutions."""
+    parts: list[str] = []
+    for name, group in table[table["state"] != BASELINE].groupby("block", sort=False):
+        found = ranking(group)
+        if isinstance(found, Ranking):
+            rows = [
+                [escape_markdown(label), f"{rank:.2f}"] for label, rank in zip(found.labels, found.ranks, strict=True)
+            ]
+            parts += [
+                f"## Average ranks by AUC, protocol {name}\n",
+                f"{escape_markdown(ranks(found))}\n",
+                tabulate(rows, ["Method", "Rank"], tablefmt="pipe", disable_numparse=True) + "\n",
+            ]
+    return parts
 
 
 def _cell_md(cell: Cell) -> str:
@@ -103,7 +138,7 @@ def _latex(table: pd.DataFrame) -> str:
 
 def _latex_block(block: pd.DataFrame) -> str:
     columns = columns_of(block)
-    caption = f"{title(block)}. {protocol(block)}. {spread(block)}. {DEFINITIONS}"
+    caption = f"{title(block)}. {protocol(block)}. {spread(block)}. {definitions(block)}"
     label = re.sub("[^a-z0-9]+", "-", f"{block['dataset'].iloc[0]}-{block['block'].iloc[0]}".lower())
     lines = [
         r"\begin{table*}",
@@ -137,7 +172,9 @@ def _console_block(block: pd.DataFrame) -> Table:
     columns = [column for column in columns_of(block) if column.short]
     view = Table(
         title=Text(title(block), style="bold"),
-        caption=Text("\n".join([f"{protocol(block)}. {spread(block)}. {preloading(block)}", *footnotes(block)])),
+        caption=Text(
+            "\n".join([f"{protocol(block)}. {spread(block)}. {preloading(block)}{majority(block)}", *footnotes(block)])
+        ),
         title_justify="left",
         caption_justify="left",
         caption_style="dim",

@@ -92,11 +92,11 @@ def memory_points(**changes: Any) -> pd.DataFrame:
     return pd.DataFrame(points).assign(**changes)
 
 
-def test_three_figures_a_suite_as_png_and_pdf(suite: Suite) -> None:
-    assert len(suite.paths) == 18
-    assert len(suite.figures) == 9
-    names = {path.name.split("_demo_")[0] for path in suite.paths}
-    assert names == {"memory", "auc-over-memory", "auc-over-resolution"}
+def test_three_figures_a_suite_and_its_ranks_as_png_and_pdf(suite: Suite) -> None:
+    assert len(suite.paths) == 18 + 4  # one resolution cannot be ranked over
+    assert len(suite.figures) == 9 + 2
+    names = {path.name.rsplit("_", 1)[0].removesuffix("_demo") for path in suite.paths}
+    assert names == {"memory", "auc-over-memory", "auc-over-resolution", "ranks"}
     assert sorted({path.suffix for path in suite.paths}) == [".pdf", ".png"]
     assert plt.get_fignums() == []
 
@@ -105,9 +105,9 @@ def test_figures_state_data_and_protocol(suite: Suite) -> None:
     for figure in suite.figures:
         assert "(synthetic, not clinical)" in texts(figure)
         assert "batch size 16" in texts(figure)
-    assert all("vit_base_patch16_384, weights from the model hub" in texts(figure) for figure in suite.figures[:3])
-    assert all("‡ Fallback backbone in place of vit_base_patch16_384" in texts(figure) for figure in suite.figures[3:6])
-    assert "predicted, not measured" in texts(suite.figures[3])
+    assert all("vit_base_patch16_384, weights from the model hub" in texts(figure) for figure in suite.figures[:4])
+    assert all("‡ Fallback backbone in place of vit_base_patch16_384" in texts(figure) for figure in suite.figures[4:8])
+    assert "predicted, not measured" in texts(suite.figures[4])
 
 
 def test_figures_are_the_same_each_time(tmp_path: Path) -> None:
@@ -165,10 +165,22 @@ def test_nothing_to_draw_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_one_resolution_is_drawn_method_by_method(suite: Suite) -> None:
-    memory, _, auc = suite.figures[6:]
+    memory, _, auc = suite.figures[8:]
     for figure in (memory, auc):
         rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
         assert rows == [METHODS[name].title for name in METHODS if name in METHOD_FACTS]
+
+
+def test_ranks_are_drawn_with_what_is_not_told_apart(suite: Suite) -> None:
+    ranks = suite.figures[3]
+    found = texts(ranks)
+    assert "over 2 rows: Demo 224 px, Demo 448 px; left out, for want of a method: Demo 896 px" in found
+    assert "Nemenyi critical difference 6.37 at 0.05" in found  # 2.949 sqrt(7 8 / (6 2))
+    shown = [text.get_text() for text in ranks.axes[0].texts]
+    assert shown[:8] == [*map(str, range(1, 8)), "critical difference 6.37 (longer than the line)"]
+    order = [text.rsplit(" ", 1)[0] for text in shown[8:]]
+    assert order == [METHODS[name].title for name in ("full", "lora", "fpt_plus", "adapter", "fpt", "vpt", "linear")]
+    assert suite.figures[3].legends[-1].get_texts()[0].get_text() == "not told apart (Nemenyi, 0.05)"
 
 
 def test_pareto_front_keeps_what_no_other_beats() -> None:

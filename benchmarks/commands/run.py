@@ -200,20 +200,22 @@ def show_results(results: Path, run_ids: set[str]) -> int:
     """Writes tables and plots of all stored runs, and prints the table of some."""
     from rich.console import Console
 
+    from benchmarks.evidence import load_evidence
     from benchmarks.plots import write_plots
     from benchmarks.records import load_records, runs_frame
     from benchmarks.tables import console_table, write_tables
 
     records, problems = load_records(results)
-    for problem in problems:
-        print(problem, file=sys.stderr)
     shown = runs_frame([record for record in records if record["run_id"] in run_ids])
     Console().print(console_table(shown))
     frame = runs_frame(records)
-    paths = [*write_tables(results, frame), *write_plots(results, frame)]
+    evidence, damaged = load_evidence(results, frame)
+    for problem in (*problems, *damaged):
+        print(problem, file=sys.stderr)
+    paths = [*write_tables(results, frame, evidence), *write_plots(results, frame)]
     folders = sorted({str(path.parent) for path in paths})
     print(f"tables and plots: {', '.join(folders)}", file=sys.stderr)
-    return 1 if problems else 0
+    return 1 if problems or damaged else 0
 
 
 COMMAND = Command(

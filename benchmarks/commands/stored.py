@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 def tables(args: argparse.Namespace) -> int:
     """Writes the tables and prints their paths."""
     frame, num_damaged = _stored_runs(args.results)
+    from benchmarks.evidence import load_evidence
     from benchmarks.tables import write_tables
 
-    print(*write_tables(args.results, frame), sep="\n")
-    return 1 if num_damaged else 0
+    evidence, problems = load_evidence(args.results, frame)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(*write_tables(args.results, frame, evidence), sep="\n")
+    return 1 if num_damaged or problems else 0
 
 
 def plots(args: argparse.Namespace) -> int:
