@@ -42,7 +42,7 @@ def plot_ranks(table: pd.DataFrame, path: Path) -> list[Path] | str:
         for i, (first, last) in enumerate(bars):
             ends = [found.ranks[first] - 0.04, found.ranks[last] + 0.04]
             axes.plot(ends, [-_BAR * (i + 1)] * 2, color="0.25", linewidth=2.2, solid_capstyle="butt", zorder=2)
-        _labels(axes, table, found, top=-_BAR * (len(bars) + 1) - 0.5)
+        _labels(axes, found, top=-_BAR * (len(bars) + 1) - 0.5)
         names = list(dict.fromkeys(title(block) for block in blocks(table)))
         bar = [Line2D([], [], color="0.25", linewidth=2.2, label="not told apart (Nemenyi, 0.05)")] if bars else []
         caption = figure_caption(table, ranks(found))
@@ -69,10 +69,10 @@ def _axis(axes: Axes, found: Ranking) -> None:
     axes.text(1, 2.0, text, ha="left", va="bottom")
 
 
-def _labels(axes: Axes, table: pd.DataFrame, found: Ranking, top: float) -> None:
+def _labels(axes: Axes, found: Ranking, top: float) -> None:
     """The better half at the left, the others at the right, each tied to its rank on the line."""
     num, half = len(found.ranks), (len(found.ranks) + 1) // 2
-    style = styles(zip(table["method"], table["label"], strict=True))
+    style = styles(zip(found.methods, found.labels, strict=True))
     for i, (label, rank) in enumerate(zip(found.labels, found.ranks, strict=True)):
         left = i < half
         y = top - _STEP * (i if left else num - 1 - i)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from benchmarks.evidence import Evidence, average, compare, interval
 from benchmarks.statistics import average_ranks, critical_difference, friedman_p, holm
-from benchmarks.summary import method_rank
+from benchmarks.summary import across_datasets, method_rank
 
 LEVEL = 0.05
 REFERENCES = ("full", "best")
@@ -94,6 +94,7 @@ def ranking(table: pd.DataFrame) -> Ranking | str:
     Returns:
         The ranking over the datasets and resolutions in which every method has an AUC, or why there is none.
     """
+    table = table.assign(label=across_datasets(table))
     scores = table.pivot_table("auc_mean", ["dataset_label", "resolution"], ["method", "label"], sort=False)
     complete = scores.dropna()
     if scores.shape[1] < 3:

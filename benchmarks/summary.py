@@ -56,7 +56,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         train_process_bytes (what the driver reports for the process, of the source of train_memory_bytes);
         seconds_train, preload_seconds, images_per_second_preload (means over seeds), cache_bytes;
         majority_share (0-1, of the largest class in the test split), num_classes;
-        run_ids (of the runs that are ok, divided by spaces);
+        run_ids (of the runs that are ok) and seeds (tried), divided by spaces;
         ppe, pme (0-1), pme_source: missing where full fine-tuning has no memory of the same source in that cell.
         Sorted by dataset, block, resolution and the order of the methods.
     """
@@ -64,7 +64,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     runs = frame.assign(block=[block_id(row) for _, row in frame.iterrows()])
     rows: list[dict[str, Any]] = []
     for _, group in runs.groupby(["block", "dataset", "dataset_digest"], dropna=False):
-        titles = _labels(group)
+        titles = variant_labels(group)
         cells = group.groupby(["resolution", "method", "variant"])
         block = [
             _cell(cell) | {"label": titles[str(method), str(variant)], "seeds_asked": group["seed"].nunique()}
@@ -119,7 +119,7 @@ def _cell(runs: pd.DataFrame) -> dict[str, Any]:
         name: _first(runs[name]) for name in ("trainable", "trainable_head", "trainable_total", "frozen", "percent")
     }
     row |= {name: _first(runs[name]) for name in ("majority_share", "num_classes")}
-    row |= counts | {"run_ids": " ".join(good["run_id"])}
+    row |= counts | {"run_ids": " ".join(good["run_id"]), "seeds": " ".join(map(str, runs["seed"].unique()))}
     for score in _SCORES:
         row[f"{score}_mean"] = good[score].mean()
         row[f"{score}_sd"] = good[score].std(ddof=1) if len(good) > 1 else math.nan
@@ -156,7 +156,27 @@ def _scores(row: dict[str, Any], block: Sequence[dict[str, Any]]) -> dict[str, A
     return scores
 
 
-def _labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
+def across_datasets(table: pd.DataFrame) -> pd.Series:
+    """Labels under which the rows of one protocol, all its datasets, are one method or another.
+
+    A method that has one setting in each dataset and resolution is one, even where its learning rate was chosen for
+    each; a method with several somewhere is told apart by settings everywhere.
+    """
+    labels = variant_labels(table)
+    several = table.groupby(["method", "dataset_label", "resolution"], dropna=False)["variant"].nunique()
+    apart = set(several[several > 1].index.get_level_values("method"))
+    plain = variant_labels(table.drop_duplicates("method"))
+    titles = {method: label for (method, _), label in plain.items()}
+    return pd.Series(
+        [
+            labels[method, variant] if method in apart else titles[method]
+            for method, variant in zip(table["method"], table["variant"], strict=True)
+        ],
+        index=table.index,
+    )
+
+
+def variant_labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
     """A label for each (method, variant): the title, and in brackets the settings in which its variants differ."""
     labels = {}
     for method in sorted(set(runs["method"])):

@@ -1,7 +1,7 @@
 """Tables of stored results: markdown, csv, LaTeX, and one for the terminal, all from the same cells."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,12 +22,13 @@ from benchmarks.captions import (
     spread,
     title,
 )
-from benchmarks.cells import Cell, columns_of, rows_by_resolution
+from benchmarks.cells import Cell, Column, columns_of, rows_by_resolution
 from benchmarks.evidence import Evidence
 from benchmarks.records import write_atomic
 from benchmarks.significance import Ranking, add_significance, ranking
 from benchmarks.summary import blocks, summary
 
+LATEX_PACKAGES = "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}.\n"
 NO_EVIDENCE: Mapping[str, Evidence] = MappingProxyType({})
 _RANKS_MD = ("{}", "**{}**", "<u>{}</u>")
 _RANKS_TEX = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
@@ -93,20 +94,24 @@ def _header(header: str, better: int) -> str:
 def _markdown(table: pd.DataFrame) -> str:
     parts = ["# Results\n"]
     for block in blocks(table):
-        columns = columns_of(block)
-        headers = ["Resolution", *(_header(column.header, column.better) for column in columns)]
-        rows: list[list[str]] = []
-        for resolution, group in rows_by_resolution(block, columns):
-            rows += [[resolution if i == 0 else "", *map(_cell_md, cells)] for i, cells in enumerate(group)]
-        align = ["left", "left", *["right"] * (len(columns) - 1)]
         parts += [
             f"## {escape_markdown(title(block))}\n",
             f"{escape_markdown(protocol(block))}. {spread(block)}. Protocol {block['block'].iloc[0]}.\n",
-            tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True) + "\n",
+            markdown_rows(block, columns_of(block)),
             *(f"{escape_markdown(line)}\n" for line in footnotes(block)),
         ]
     parts += _ranks_md(table)
     return "\n".join([*parts, "## How to read\n", f"{definitions(table)}\n"])
+
+
+def markdown_rows(block: pd.DataFrame, columns: Sequence[Column]) -> str:
+    """A block as a markdown table."""
+    headers = ["Resolution", *(_header(escape_markdown(column.header), column.better) for column in columns)]
+    rows: list[list[str]] = []
+    for resolution, group in rows_by_resolution(block, columns):
+        rows += [[resolution if i == 0 else "", *map(_cell_md, cells)] for i, cells in enumerate(group)]
+    align = ["left", "left", *["right"] * (len(columns) - 1)]
+    return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True) + "\n"
 
 
 def _ranks_md(table: pd.DataFrame) -> list[str]:
@@ -131,20 +136,24 @@ def _cell_md(cell: Cell) -> str:
 
 
 def _latex(table: pd.DataFrame) -> str:
-    return "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}.\n" + "\n".join(
-        map(_latex_block, blocks(table))
-    )
+    return LATEX_PACKAGES + "\n".join(map(_latex_block, blocks(table)))
 
 
 def _latex_block(block: pd.DataFrame) -> str:
-    columns = columns_of(block)
     caption = f"{title(block)}. {protocol(block)}. {spread(block)}. {definitions(block)}"
-    label = re.sub("[^a-z0-9]+", "-", f"{block['dataset'].iloc[0]}-{block['block'].iloc[0]}".lower())
+    name = f"{block['dataset'].iloc[0]}-{block['block'].iloc[0]}"
+    return latex_table(block, columns_of(block), caption, name, footnotes(block))
+
+
+def latex_table(
+    block: pd.DataFrame, columns: Sequence[Column], caption: str, name: str, notes: Sequence[str] = ()
+) -> str:
+    """A block as a LaTeX table with a caption above, notes below, and the label `tab:<name>`."""
     lines = [
         r"\begin{table*}",
         r"\centering",
         rf"\caption{{{escape_latex(caption)}}}",
-        rf"\label{{tab:{label}}}",
+        rf"\label{{tab:{re.sub('[^a-z0-9]+', '-', name.lower())}}}",
         rf"\begin{{tabular}}{{ll{'r' * (len(columns) - 1)}}}",
         r"\toprule",
         _row_tex(["Resolution", *(escape_latex(_header(column.header, column.better)) for column in columns)]),
@@ -154,9 +163,9 @@ def _latex_block(block: pd.DataFrame) -> str:
         for i, cells in enumerate(group):
             lines.append(_row_tex([escape_latex(resolution) if i == 0 else "", *map(_cell_tex, cells)]))
     lines += [r"\bottomrule", r"\end{tabular}"]
-    notes = r" \\ ".join(map(escape_latex, footnotes(block)))
     if notes:
-        lines += [r"\par\smallskip", rf"\parbox{{\textwidth}}{{\footnotesize {notes}}}"]
+        shown = r" \\ ".join(map(escape_latex, notes))
+        lines += [r"\par\smallskip", rf"\parbox{{\textwidth}}{{\footnotesize {shown}}}"]
     return "\n".join([*lines, r"\end{table*}", ""])
 
 
