@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_results
+from benchmarks.commands.options import FORMATS, add_results, print_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +25,13 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--published", action="store_true", help="with --layout paper: the published figures beside ours"
     )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="DIR",
+        help="print what changed from the results in DIR to those in --results, with significance; writes no tables",
+    )
+    parser.add_argument("--format", choices=FORMATS, help="with --compare: of the data on stdout (default: md)")
     add_results(parser)
 
 
@@ -32,6 +39,12 @@ def tables(args: argparse.Namespace) -> int:
     """Writes the tables and prints their paths."""
     if args.published and args.layout != "paper":
         raise ValueError(f"published must be used with --layout paper, got --layout {args.layout or LAYOUTS[0]}")
+    if args.format and not args.compare:
+        raise ValueError(f"format must be used with --compare DIR, got --format {args.format} alone")
+    if args.compare:
+        if args.layout:
+            raise ValueError(f"compare must be used without --layout, got --layout {args.layout}")
+        return _compare(args.compare, args.results, args.format or FORMATS[0])
     frame, num_damaged = _stored_runs(args.results)
     if args.layout == "paper":
         from benchmarks.paper_layout import write_paper_tables
@@ -46,6 +59,25 @@ def tables(args: argparse.Namespace) -> int:
         print(problem, file=sys.stderr)
     print(*write_tables(args.results, frame, evidence), sep="\n")
     return 1 if num_damaged or problems else 0
+
+
+def _compare(before: Path, after: Path, layout: str) -> int:
+    """Prints what changed between two folders; what was resampled is kept in the second."""
+    from benchmarks.compare_results import NOTE, Side, compare_results, in_words, readable
+    from benchmarks.evidence import load_evidence
+
+    sides, damaged = [], 0
+    for results in (before, after):
+        frame, num_damaged = _stored_runs(results)
+        evidence, problems = load_evidence(results, frame, after)
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        sides.append(Side(frame, evidence))
+        damaged += num_damaged + len(problems)
+    table = compare_results(*sides)
+    print_frame(readable(table) if layout == "md" else table, layout)
+    print(f"{before} to {after}: {in_words(table)}", NOTE, sep="\n", file=sys.stderr)
+    return 1 if damaged else 0
 
 
 def plots(args: argparse.Namespace) -> int:
