@@ -1,10 +1,19 @@
-"""Progress of a suite on stderr: a live line in a terminal, plain lines elsewhere."""
+"""Progress of a suite, or of a count, on stderr: a live line in a terminal, plain lines elsewhere."""
 
 import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 STAGES = {"images": "resizing images", "preload": "computing frozen features"}
 
@@ -95,6 +104,46 @@ class SuiteProgress:
             return ""
         elapsed = time.monotonic() - self.run_started
         return f", {_duration(elapsed * (1 - share) / share)} left"
+
+
+class CountProgress:
+    """Shows how many of how many are done: a live line in a terminal, a plain line for every tenth elsewhere.
+
+    Args:
+        title: What is being done.
+        unit: What is counted.
+    """
+
+    def __init__(self, title: str, unit: str) -> None:
+        self.title, self.unit = title, unit
+        self.console = Console(stderr=True, highlight=False)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task(title, total=None)
+        self.tenths = 0
+
+    def __enter__(self) -> "CountProgress":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Takes the state of affairs."""
+        self.progress.update(self.task, completed=done, total=total)
+        tenths = 10 * done // total if total else 10
+        if tenths > self.tenths and not self.console.is_terminal:
+            self.tenths = tenths
+            self.console.print(f"{self.title}: {done:,} of {total:,} {self.unit}", markup=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:
