@@ -83,18 +83,24 @@ def _describe_datasets(parser: argparse.ArgumentParser) -> None:
     for info in DATASETS.values():
         if info.find is None:
             continue
-        size = f"{_total(info):,} images, {len(info.classes)} classes"
-        lines += [f"  {info.name}: {info.title}, {size}; {_splits(info)}", f"    {info.url}"]
+        size = f"{expected_images(info):,} images, {len(info.classes)} classes"
+        lines += [f"  {info.name}: {info.title}, {size}; {split_kinds(info)}", f"    {info.url}"]
         lines += [f"    - {step}" for step in info.download]
         lines += [f"    licence: {info.licence}", f"    cite: {info.citation}"]
     parser.epilog = "\n".join(lines) + "\n\n" + (parser.epilog or "")
 
 
-def _total(info: "DatasetInfo") -> int:
+def expected_images(info: "DatasetInfo") -> int | None:
+    """How many images a dataset has once prepared; None where it is generated."""
+    if info.find is None:
+        return None
     return info.expected.get("total") or sum(info.expected[split] for split in info.official)
 
 
-def _splits(info: "DatasetInfo") -> str:
+def split_kinds(info: "DatasetInfo") -> str:
+    """Who makes its splits, for people."""
+    if info.find is None:
+        return "generated"
     ours = [split for split in ("train", "val", "test") if split not in info.official]
     if not ours:
         return "official splits"
