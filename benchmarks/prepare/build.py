@@ -193,7 +193,7 @@ def _about(
     settings = request.settings(info.official)
     origin = SplitOrigin(kind, parts, group_key, settings["seed"], split_digest(entries))
     wrong = deviations(info, found)
-    notes = [*found.notes, *(f"count differs: {text}" for text in wrong)]
+    notes = [*found.notes, *([f"counts are not as published: {', '.join(wrong)}"] if wrong else [])]
     if assignment.identical:
         notes.append(
             f"{assignment.identical} images have an identical one: kept in one split, {len(assignment.dropped)} left "

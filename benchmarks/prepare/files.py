@@ -17,7 +17,7 @@ from benchmarks.decode import SUFFIXES
 
 LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 MANIFEST_FILES = ("manifest.csv", "manifest.json")  # a folder with both is prepared, not raw
-_OTHER_ARCHIVES = re.compile(r"\.(tar|tgz|tar\.gz|7z|rar)$", re.IGNORECASE)
+_PACKED = re.compile(r"\.(zip|tar|tgz|tar\.gz|7z|rar)$", re.IGNORECASE)
 _PART = re.compile(r"(?P<archive>.+\.zip)\.(?P<number>\d{3})$", re.IGNORECASE)
 _MAX_MEMBER_BYTES = 2**30  # no image or table of these datasets comes near it
 _MAX_RATIO = 200  # deflate reaches 1032; black margins of the real files stay below 100
@@ -94,7 +94,7 @@ class RawFiles:
         files: Files and members of archives, sorted by source; litter and hidden files are left out.
         archives: The zip archives that were looked into.
         parts: Numbers of the parts found for each split archive that has not been joined.
-        packed: Archives of other kinds, which are not looked into.
+        packed: Archives of other kinds, or inside archives, which are not looked into.
     """
 
     root: Path
@@ -136,7 +136,7 @@ class RawFiles:
             joined = shlex.quote(str(self.root / archive))
             hints.append(f"join the parts first: cat {joined}.0* > {joined}")
         if self.packed:
-            hints.append(f"unpack {self.packed[0]!r} first: only zip archives are read in place")
+            hints.append(f"unpack {self.packed[0]!r} first: zip archives alone are read in place")
         return "; ".join(hints)
 
 
@@ -158,9 +158,11 @@ def scan(root: Path) -> RawFiles:
             parts.setdefault(part["archive"], []).append(int(part["number"]))
         elif path.suffix.lower() == ".zip":
             archives.append(relative)
-            files += _members(root, relative)
+            members = _members(root, relative)
+            files += members
+            packed += [file.source for file in members if _PACKED.search(file.name)]
         else:
-            if _OTHER_ARCHIVES.search(relative):
+            if _PACKED.search(relative):
                 packed.append(relative)
             status = path.stat()
             files.append(RawFile(root, relative, "", status.st_size, status.st_mtime_ns))
@@ -184,8 +186,8 @@ def _walk(folder: Path, seen: set[Path]) -> Iterable[Path]:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder was left by an operating system, or is hidden."""
-    return name.startswith(".") or name.lower() in LITTER
+    """Whether a file or folder was left by an operating system or an office program, or is hidden."""
+    return name.startswith((".", "~$")) or name.lower() in LITTER
 
 
 def _members(root: Path, relative: str) -> list[RawFile]:

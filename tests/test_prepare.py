@@ -1,0 +1,290 @@
+"""bench.py prepare on tiny raw trees of all eight datasets: what comes out, again, after a kill, and in training."""
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import bench
+import numpy as np
+import pytest
+import raw_trees
+from bench_process import BENCH, TINY, finish, records
+from PIL import Image
+from raw_trees import BUILDERS, EXPECTED, picture, save, zip_tree
+
+from benchmarks.data import open_dataset
+from datasets import DATASETS
+
+
+def run(name: str, raw: Path, data: Path, *options: str) -> int:
+    """The command in this process."""
+    return bench.main(["prepare", name, "--raw", str(raw), "--data-root", str(data), *options])
+
+
+def rows(root: Path) -> list[dict[str, str]]:
+    """The manifest, read without the code under test."""
+    with (root / "manifest.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def about(root: Path) -> dict[str, Any]:
+    return dict(json.loads((root / "manifest.json").read_text()))
+
+
+def contents(root: Path) -> dict[str, str]:
+    """Digest of every visible file but the one with the time in it."""
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file() and path.name not in ("manifest.json", ".journal.jsonl")
+    }
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All eight, prepared once."""
+    folder = tmp_path_factory.mktemp("eight")
+    for name, build in BUILDERS.items():
+        build(folder / "raw" / name)
+        assert run(name, folder / "raw" / name, folder / "data", "--allow-incomplete") == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_each_dataset_comes_out_complete_and_without_leaks(prepared: Path, name: str) -> None:
+    root, listed = prepared / "data" / name, rows(prepared / "data" / name)
+    classes, num_excluded = EXPECTED[name]
+    assert Counter(row["class"] for row in listed) == classes
+    assert len(about(root)["excluded"]) == num_excluded
+    files = {path.relative_to(root).as_posix() for path in root.glob("*/*/*")}
+    assert files == {row["path"] for row in listed}
+    assert all(row["path"].split("/")[:2] == [row["split"], row["class"]] for row in listed)
+    splits = defaultdict(set)
+    for row in listed:
+        splits[row["group"]].add(row["split"])
+        splits[row["pixels"]].add(row["split"])
+    assert all(len(names) == 1 for names in splits.values())
+    stems = [Path(row["path"]).stem for row in listed]
+    assert len(set(stems)) == len(stems)
+    for row in listed:
+        with Image.open(root / row["path"]) as image:
+            image.load()
+        assert image.mode in ("L", "RGB")
+        shown = f"{image.width}x{image.height}\n".encode() + image.convert("RGB").tobytes()
+        assert hashlib.sha256(shown).hexdigest() == row["pixels"]
+        assert (prepared / "raw" / name / row["source"].partition("!/")[0]).is_file()
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_each_dataset_opens_with_its_split(prepared: Path, name: str) -> None:
+    dataset = open_dataset(name, prepared / "data", prepared / "cache")
+    assert dataset.split_origin is not None
+    kind = {"isic2018": "official", "ddr": "official"}.get(name, "ours")
+    assert dataset.split_origin.kind == kind
+    lines = [
+        "\0".join((row["path"], row["split"], row["class"], row["group"])) for row in rows(prepared / "data" / name)
+    ]
+    digest = hashlib.sha256("".join(line + "\n" for line in sorted(lines)).encode()).hexdigest()
+    assert dataset.split_origin.digest == digest == about(prepared / "data" / name)["split"]["digest"]
+    assert sum(map(len, dataset.splits.values())) == sum(EXPECTED[name][0].values())
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_download_still_in_its_archive_comes_out_the_same(prepared: Path, tmp_path: Path, name: str) -> None:
+    BUILDERS[name](tmp_path / "raw" / name)
+    for folder in [folder for folder in (tmp_path / "raw" / name).iterdir() if folder.is_dir()]:
+        zip_tree(folder, folder.with_suffix(".zip"))
+    assert run(name, tmp_path / "raw", tmp_path / "data", "--allow-incomplete") == 0
+    inside, outside = (contents(folder / "data" / name) for folder in (tmp_path, prepared))
+    assert inside.pop("manifest.csv") != outside.pop("manifest.csv")  # names the archives
+    assert inside == outside
+    assert all(".zip!/" in row["source"] for row in rows(tmp_path / "data" / name))
+
+
+def test_eyes_of_an_exam_stay_together_and_the_fellow_of_an_ungradable_one_stays(prepared: Path) -> None:
+    pairs = (prepared / "raw/messidor2/messidor-2.csv").read_text().splitlines()[1:31]
+    split = {Path(row["path"]).stem.lower(): row["split"] for row in rows(prepared / "data/messidor2")}
+    lonely = 0
+    for pair in pairs:
+        eyes = [split.get(Path(name).stem.lower()) for name in pair.split(";")]
+        lonely += None in eyes
+        assert None in eyes or eyes[0] == eyes[1]
+    assert lonely == 1
+    assert [item["reason"] for item in about(prepared / "data/messidor2")["excluded"]] == ["ungradable"]
+
+
+def test_official_splits_stay_and_the_twin_in_training_goes(prepared: Path) -> None:
+    ddr = prepared / "data/ddr"
+    assert all(f"/{row['split'].replace('val', 'valid')}/" in row["source"] for row in rows(ddr))
+    reasons = Counter(item["reason"].partition(" to ")[0] for item in about(ddr)["excluded"])
+    assert reasons == {"ungradable": 3, "identical": 1}
+    assert {"id": "DDR-dataset/DR_grading/train/007-9999-000.jpg"}.items() <= about(ddr)["excluded"][-1].items()
+    isic2016 = rows(prepared / "data/isic2016")
+    assert {row["split"] for row in isic2016 if "Test" in row["source"]} == {"test"}
+    assert {row["split"] for row in isic2016 if "Training" in row["source"]} == {"train", "val"}
+    assert about(prepared / "data/isic2016")["split"]["parts"] == {
+        "train": "official",
+        "val": "ours",
+        "test": "official",
+    }
+
+
+def test_lesions_are_the_groups_of_isic2018_and_the_unscored_image_goes(prepared: Path, tmp_path: Path) -> None:
+    train = [row for row in rows(prepared / "data/isic2018") if row["split"] == "train"]
+    assert len({row["group"] for row in train}) == 14
+    assert not any("0035068" in row["path"] for row in rows(prepared / "data/isic2018"))
+    raw_trees.isic2018(tmp_path / "raw", scored_only=True)
+    assert run("isic2018", tmp_path / "raw", tmp_path / "data", "--allow-incomplete") == 0
+    assert about(tmp_path / "data/isic2018")["excluded"] == []
+
+
+def test_case_numbers_shared_by_classes_are_different_cases(prepared: Path) -> None:
+    listed = rows(prepared / "data/mini_ddsm")
+    assert {row["group"] for row in listed} == {f"{letter}_{case:04}" for letter in "ABC" for case in range(1, 5)}
+    assert all(row["source"].endswith(".jpg") and "_1." in row["path"] for row in listed)
+
+
+def test_only_labelled_breasts_are_taken(prepared: Path) -> None:
+    listed = rows(prepared / "data/cmmd")
+    both = {row["class"]: Path(row["path"]).name for row in listed if row["group"] == "D2-0002"}
+    assert both == {"Malignant": "D2-0002_L_MLO.png", "Benign": "D2-0002_R_MLO.png"}
+    single = [Path(row["path"]).name for row in listed if row["group"] == "D1-0001"]
+    assert single == ["D1-0001_L_CC.png", "D1-0001_L_MLO.png"]
+    assert {item["reason"] for item in about(prepared / "data/cmmd")["excluded"]} == {"breast without a label"}
+
+
+def test_dicom_looks_as_in_a_viewer(prepared: Path) -> None:
+    shown = {}
+    for row in rows(prepared / "data/cmmd"):
+        shown[Path(row["path"]).stem] = np.asarray(Image.open(prepared / "data/cmmd" / row["path"])).astype(int)
+    np.testing.assert_array_equal(shown["D1-0001_L_CC"], raw_trees.pixels(5001, 40, 60, 1)[..., 0])
+    inverted = 255 - raw_trees.pixels(5021, 40, 60, 1)[..., 0].astype(int)
+    np.testing.assert_array_equal(shown["D1-0007_L_CC"], inverted)
+    deep = raw_trees.pixels(5015, 40, 60, 1)[..., 0].astype(int) * 16
+    np.testing.assert_allclose(shown["D1-0005_L_CC"], deep / 4095 * 255, atol=1)
+
+
+def test_every_file_of_a_class_folder_becomes_an_image(prepared: Path) -> None:
+    listed = {Path(row["path"]).name: row for row in rows(prepared / "data/covid")}
+    assert {"covid_1-s2.0.png", "covid_ryct.2020200034.fig2.jpg", "normal_scan.jpg.jpg", "normal_scan.png.png"} <= set(
+        listed
+    )
+    assert listed["normal_copy-of-another.jpg"]["group"] == listed["normal_IM-0115-0001.jpg"]["group"]
+    with Image.open(prepared / "data/covid" / listed["virus_person9_virus_1.png"]["path"]) as rotated:
+        assert rotated.size == (36, 48)
+
+
+def test_raw_files_are_never_touched(tmp_path: Path) -> None:
+    raw_trees.chncxr(tmp_path / "raw")
+    before = contents(tmp_path / "raw")
+    assert run("chncxr", tmp_path / "raw", tmp_path / "copied", "--allow-incomplete") == 0
+    for path in (tmp_path / "copied").rglob("*.png"):
+        path.write_bytes(b"edited in place")
+    assert contents(tmp_path / "raw") == before
+    assert run("chncxr", tmp_path / "raw", tmp_path / "linked", "--allow-incomplete", "--link") == 0
+    linked = next((tmp_path / "linked").rglob("CHNCXR_0003_0.png"))
+    assert linked.stat().st_nlink == 2
+
+
+def test_a_second_time_there_is_nothing_to_do(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (prepared / "data/chncxr").rglob("*")}
+    assert run("chncxr", prepared / "raw/chncxr", prepared / "data", "--allow-incomplete") == 0
+    assert "already prepared in" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (prepared / "data/chncxr").rglob("*")} == before
+
+
+def test_other_settings_need_overwrite_and_convert_nothing_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw_trees.chncxr(tmp_path / "raw")
+    first = ["chncxr", tmp_path / "raw", tmp_path / "data", "--allow-incomplete"]
+    assert run(*first) == 0  # type: ignore[arg-type]
+    old = contents(tmp_path / "data/chncxr")
+    assert run(*first, "--seed", "5") == 2  # type: ignore[arg-type]
+    assert "prepared with the same settings, got seed 0 instead of 5; give --overwrite" in capsys.readouterr().err
+    assert contents(tmp_path / "data/chncxr") == old
+    assert run(*first, "--seed", "5", "--overwrite") == 0  # type: ignore[arg-type]
+    assert "(0 converted now)" in capsys.readouterr().out
+    new = contents(tmp_path / "data/chncxr")
+    assert new.keys() != old.keys()
+    assert sorted(new.values())[:-1] != [] and {Path(path).name for path in new} == {Path(path).name for path in old}
+    assert run(*first, "--seed", "5", "--max-side", "30", "--overwrite") == 0  # type: ignore[arg-type]
+    assert "(13 converted now)" in capsys.readouterr().out
+    assert list((tmp_path / "data").iterdir()) == [tmp_path / "data/chncxr"]
+
+
+def test_what_was_missing_is_added_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw_trees.chncxr(tmp_path / "raw")
+    late = next((tmp_path / "raw").rglob("CXR_png/CHNCXR_0329_1.png"))
+    late.rename(tmp_path / "late.png")
+    command = ["chncxr", tmp_path / "raw", tmp_path / "data", "--allow-incomplete"]
+    assert run(*command) == 0  # type: ignore[arg-type]
+    (tmp_path / "late.png").rename(late)
+    assert run(*command) == 0  # type: ignore[arg-type]
+    assert "13 images in" in (out := capsys.readouterr().out)
+    assert "(1 converted now)" in out
+    next((tmp_path / "data").rglob("CHNCXR_0330_1.png")).unlink()
+    assert run(*command) == 0  # type: ignore[arg-type]
+    assert "(1 converted now)" in capsys.readouterr().out
+
+
+def test_counts_are_asserted_where_the_download_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw_trees.messidor2(tmp_path / "raw")
+    assert run("messidor2", tmp_path / "raw", tmp_path / "data") == 2
+    assert "counts of messidor2 must be as published, got total 59 instead of 1,744, 0 13" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+    counts = {"total": 59, **EXPECTED["messidor2"][0], "images listed": 60, "images in pairs": 60}
+    monkeypatch.setitem(DATASETS, "messidor2", replace(DATASETS["messidor2"], expected=counts))
+    assert run("messidor2", tmp_path / "raw", tmp_path / "data") == 0
+    assert about(tmp_path / "data/messidor2")["complete"] is True
+
+
+def test_the_same_command_finishes_what_a_kill_left(tmp_path: Path) -> None:
+    for number in range(1, 31):
+        for label, offset in ((0, 0), (1, 326)):
+            stem = f"CHNCXR_{number + offset:04}_{label}"
+            save(picture(number + 500 * label, "P", 700, 700), tmp_path / "raw" / f"{stem}.png")
+    command = ["prepare", "chncxr", "--raw", "raw", "--allow-incomplete", "--max-side", "400"]
+    partial = tmp_path / "data" / ".chncxr.partial"
+    journal = partial / "journal.jsonl"
+    for wanted in (3, 20):
+        process = subprocess.Popen(
+            [sys.executable, BENCH, *command], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and not (journal.exists() and journal.read_text().count("\n") >= wanted):
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert not (tmp_path / "data" / "chncxr").exists()
+    kept = {path.name: path.stat().st_ino for path in (partial / "converted").glob("[!.]*")}
+    noted = {json.loads(line)["name"] for line in journal.read_text().splitlines() if line.endswith("}")}
+    done = finish(tmp_path, *command)
+    assert done.returncode == 0, done.stderr
+    assert not partial.exists()
+    finished = {path.name: path.stat().st_ino for path in (tmp_path / "data/chncxr").glob("*/*/*")}
+    assert all(finished[name] == kept[name] for name in noted)
+    assert finish(tmp_path, *command, "--data-root", "undisturbed").returncode == 0
+    assert contents(tmp_path / "data/chncxr") == contents(tmp_path / "undisturbed/chncxr")
+
+
+def test_prepared_datasets_train_and_their_records_name_the_split(prepared: Path, tmp_path: Path) -> None:
+    options = [word for word in TINY if word not in ("--datasets", "images")]
+    done = finish(
+        tmp_path, "--methods", "linear", "--datasets", "messidor2", *options, "--epochs", "1",
+        "--data-root", str(prepared / "data"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = records(tmp_path / "results")["linear"]
+    assert record["run"]["dataset"]["split"] == about(prepared / "data/messidor2")["split"]
+    assert "Splits are ours, by exam (split " in (tmp_path / "results/tables/results.md").read_text()
