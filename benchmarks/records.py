@@ -214,7 +214,8 @@ def runs_frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row a run, one flat column for each entry of `COLUMNS`, and `variant`.
 
     Identity: run_id, state, message, phase, method, method_title, dataset, dataset_title, dataset_digest, synthetic,
-    split_kind (official, ours, user), split_group_key, split_digest, resolution (asked), effective_resolution (run), seed. Protocol: backbone (used), backbone_requested, fallback,
+    split_kind (official, ours, user), split_group_key, split_digest, resolution (asked), effective_resolution (run),
+    seed. Protocol: backbone (used), backbone_requested, fallback,
     weights_source, weights_sha256, weights_note, device, device_type, precision, attention, batch_size, epochs,
     grad_checkpointing; then preload, lr, weight_decay, best_epoch, torch, commit, dirty, started.
     Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).

@@ -25,7 +25,7 @@ ISIC = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 # images in each class after prepare, summed over splits; then images left out
 EXPECTED: dict[str, tuple[dict[str, int], int]] = {
     "messidor2": ({"0": 13, "1": 12, "2": 12, "3": 11, "4": 11}, 1),
-    "ddr": ({grade: 5 for grade in GRADES}, 3 + 1),
+    "ddr": (dict.fromkeys(GRADES, 5), 3 + 1),
     "isic2016": ({"benign": 20, "malignant": 12}, 0),
     "isic2018": (dict.fromkeys(ISIC, 6), 1),
     "mini_ddsm": ({"Normal": 16, "Benign": 16, "Cancer": 16}, 0),
@@ -63,10 +63,11 @@ def text(path: Path, lines: Iterable[str], end: str = "\n") -> None:
 
 
 def workbook(path: Path, sheet: str, rows: Iterable[Iterable[Any]]) -> None:
-    """Writes an xlsx file with a sheet before the one that matters where that has a name of its own."""
-    book = openpyxl.Workbook()
-    page = book.active
-    page.title = sheet
+    """Writes an xlsx file; what it says stands in the second of its sheets unless that is named Sheet1."""
+    book = openpyxl.Workbook(write_only=True)
+    if sheet != "Sheet1":
+        book.create_sheet("Read me")
+    page = book.create_sheet(sheet)
     for row in rows:
         page.append(list(row))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ def zip_tree(folder: Path, archive: Path) -> None:
 
 
 def messidor2(root: Path) -> None:
-    """Pairs of distinct prefixes, `.JPG` on disk for `.jpg` in the table, blank rows, grades as floats, one ungradable."""
+    """Pairs of unlike names, `.JPG` on disk for `.jpg` in the table, blank rows, grades as floats, one ungradable."""
     pairs, grades, number = [], [], 0
     for exam in range(30):
         names = []
@@ -107,7 +108,7 @@ def messidor2(root: Path) -> None:
 
 
 def ddr(root: Path) -> None:
-    """Lists without a header, grade 5, lists and images of other tasks under the same names, one image in two splits."""
+    """Lists without a header, grade 5, lists and images of other tasks under the same names, an image in two splits."""
     home, seed = root / "DDR-dataset" / "DR_grading", 1000
     for number, (split, per_grade) in enumerate((("train", 3), ("valid", 1), ("test", 1))):
         lines = []
@@ -200,7 +201,7 @@ def mini_ddsm(root: Path) -> None:
 
 
 def cmmd(root: Path) -> None:
-    """Four images with one row, one patient with a benign and a malignant breast, 16 bits, MONOCHROME1, repeated names."""
+    """Four images with one row, patients with a benign and a malignant breast, 16 bits, MONOCHROME1, repeated names."""
     home = root / "manifest-1616439774456"
     rows: list[list[Any]] = [["ID1", "LeftRight", "Age", "number", "abnormality", "classification", "subtype"]]
     seed = 5000
@@ -249,7 +250,7 @@ def write_dicom(path: Path, seed: int, patient: str, side: str, view: str, numbe
 
 
 def covid(root: Path) -> None:
-    """Every format and mode, no extension, `.jfif`, patients in some names, one image twice, one name with two endings."""
+    """Every format and mode, no extension, `.jfif`, patients in some names, an image twice, a name with two endings."""
     home = root / "COVID_IEEE"
     for number in range(5):
         save(picture(6000 + number), home / "covid" / f"covid ({number}).jpeg", "JPEG")

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import bench
 import numpy as np
 import pytest
 import raw_trees
@@ -21,6 +20,7 @@ from bench_process import BENCH, TINY, finish, records
 from PIL import Image
 from raw_trees import BUILDERS, EXPECTED, picture, save, zip_tree
 
+import bench
 from benchmarks.data import open_dataset
 from datasets import DATASETS
 

@@ -3,11 +3,11 @@
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import bench
 import numpy as np
 import pytest
 import raw_trees
 
+import bench
 from benchmarks.prepare.splits import Item, assign
 
 
