@@ -35,18 +35,23 @@ EXPECTED: dict[str, tuple[dict[str, int], int]] = {
 }
 
 
-def pixels(seed: int, width: int = 48, height: int = 36, channels: int = 3) -> npt.NDArray[np.uint8]:
-    """Random squares of six pixels: no two seeds alike, and recognisable in a contact sheet."""
+def pixels(seed: int, width: int = 48, height: int = 36, channels: int = 3, word: str = "") -> npt.NDArray[np.uint8]:
+    """Random squares of six pixels, no two seeds alike, under a word that says what they should be labelled."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(30, 226, (-(-height // 6), -(-width // 6), channels), dtype=np.uint8)
-    return coarse.repeat(6, axis=0).repeat(6, axis=1)[:height, :width]
+    squares = coarse.repeat(6, axis=0).repeat(6, axis=1)[:height, :width]
+    image = Image.fromarray(squares[..., 0] if channels == 1 else squares)
+    if word:
+        ImageDraw.Draw(image).rectangle((0, 0, width, 11), fill=0)
+        ImageDraw.Draw(image).text((1, 0), word, fill="white")
+    return np.asarray(image).reshape(height, width, channels)
 
 
-def picture(seed: int, mode: str = "RGB", width: int = 48, height: int = 36) -> Image.Image:
+def picture(seed: int, mode: str = "RGB", width: int = 48, height: int = 36, word: str = "") -> Image.Image:
     """An image of those squares."""
     if mode == "L":
-        return Image.fromarray(pixels(seed, width, height, 1)[..., 0])
-    return Image.fromarray(pixels(seed, width, height)).convert(mode)
+        return Image.fromarray(pixels(seed, width, height, 1, word)[..., 0])
+    return Image.fromarray(pixels(seed, width, height, 3, word)).convert(mode)
 
 
 def save(image: Image.Image, path: Path, kind: str | None = None, **options: Any) -> Path:
@@ -89,15 +94,13 @@ def messidor2(root: Path) -> None:
         names = []
         for eye in range(2):
             number += 1
+            grade = 0 if exam == 8 and eye else exam % 5  # one exam of two grades
             if exam < 20:
                 name = listed = f"200510{20 + exam % 3}_{43808 + 7 * number}_0{1 + eye}00_PP.png"
-                save(picture(number), root / "IMAGES" / name)
+                save(picture(number, word=f"gr {grade}"), root / "IMAGES" / name)
             else:
                 name, listed = f"IM{4000 + number:06}.JPG", f"IM{4000 + number:06}.jpg"
-                save(picture(number), root / "IMAGES" / name, "JPEG")
-            grade = exam % 5
-            if exam == 8 and eye:  # an exam of two grades
-                grade = 0
+                save(picture(number, word=f"gr {grade}"), root / "IMAGES" / name, "JPEG")
             names.append(name)
             ungradable = exam == 9 and eye == 1
             grades.append(f"{listed},,0,0" if ungradable else f"{listed},{float(grade)},0,1")
@@ -118,7 +121,7 @@ def ddr(root: Path) -> None:
                 name = f"{7:03}-{1000 * number + 10 * grade + item:04}-{grade}00.jpg"
                 if grade == 1:
                     name = f"2017032309330{number}{grade}{item:02}.jpg"
-                save(picture(seed, width=60, height=40), home / split / name, quality=92)
+                save(picture(seed, width=60, height=40, word=f"gr {grade}"), home / split / name, quality=92)
                 lines.append(f"{name} {grade}")
         if split == "train":
             lines.append("007-9999-000.jpg 0")
@@ -134,8 +137,9 @@ def isic2016(root: Path) -> None:
         lines = []
         for item in range(benign + malignant):
             image = f"ISIC_{start + 7 * item:07}"
-            save(picture(2000 + start + 7 * item), root / f"ISBI2016_ISIC_Part3_{part}_Data" / f"{image}.jpg")
             bad = item >= benign
+            shown = picture(2000 + start + 7 * item, word=("benign", "malign")[bad])
+            save(shown, root / f"ISBI2016_ISIC_Part3_{part}_Data" / f"{image}.jpg")
             lines.append(f"{image},{'malignant' if bad else 'benign'}" if part == "Training" else f"{image},{bad:.1f}")
         text(root / f"ISBI2016_ISIC_Part3_{part}_GroundTruth.csv", lines)
     text(root / "ISBI2016_ISIC_Part3B_Training_GroundTruth.csv", ["img,seg", "ISIC_0000000,ISIC_0000000_Segmentation"])
@@ -153,7 +157,7 @@ def isic2018(root: Path, scored_only: bool = False) -> None:
             for item in range(images):
                 seed += 1
                 image = f"ISIC_{seed:07}"
-                save(picture(seed, width=60, height=45), folder / f"{image}.jpg", quality=90)
+                save(picture(seed, width=60, height=45, word=ISIC[label]), folder / f"{image}.jpg", quality=90)
                 rows.append(f"{image}," + ",".join(f"{float(hot == label)}" for hot in range(len(ISIC))))
                 if part == "Training":
                     lesions.append(f"{image},HAM_{seed - item % 2:07},histopathology")
@@ -184,7 +188,7 @@ def mini_ddsm(root: Path) -> None:
                 for view in ("CC", "MLO"):
                     seed += 1
                     stem = f"{letter}_{case + 1:04}_1.{side}_{view}"
-                    grey = picture(seed, "L", 40, 60)
+                    grey = picture(seed, "L", 40, 60, status)
                     save(grey, root / "MINI-DDSM-Complete-JPEG-8" / status / folder / f"{stem}.jpg")
                     deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
                     save(deep, root / "MINI-DDSM-Complete-PNG-16" / status / folder / f"{stem}.png")
@@ -217,12 +221,12 @@ def cmmd(root: Path) -> None:
         views = [(side, view) for side in (*labelled, unlabelled) if side for view in ("CC", "MLO")]
         for item, (side, view) in enumerate(views, start=1):
             seed += 1
-            write_dicom(series / f"1-{item}.dcm", seed, patient, side, view, number)
+            write_dicom(series / f"1-{item}.dcm", seed, patient, side, view, number, labelled.get(side, "none"))
     text(home / "metadata.csv", ["Series UID,Subject ID,File Location", "1.2.3,D1-0001,.\\CMMD\\D1-0001"])
     workbook(root / "CMMD_clinicaldata_revision.xlsx", "Sheet1", rows)
 
 
-def write_dicom(path: Path, seed: int, patient: str, side: str, view: str, number: int) -> None:
+def write_dicom(path: Path, seed: int, patient: str, side: str, view: str, number: int, word: str = "") -> None:
     """One mammogram; every fifth patient's has 16 bits, every seventh's is MONOCHROME1."""
     header = Dataset()
     header.file_meta = FileMetaDataset()
@@ -234,10 +238,12 @@ def write_dicom(path: Path, seed: int, patient: str, side: str, view: str, numbe
     code = Dataset()
     code.CodeValue = {"CC": "399162004", "MLO": "399368009"}[view]
     header.ViewCodeSequence = [code]
-    grey = pixels(seed, 40, 60, 1)[..., 0]
+    grey = pixels(seed, 40, 60, 1, word)[..., 0]
     header.Rows, header.Columns = grey.shape
     header.SamplesPerPixel, header.PixelRepresentation = 1, 0
     header.PhotometricInterpretation = "MONOCHROME1" if number % 7 == 6 else "MONOCHROME2"
+    if header.PhotometricInterpretation == "MONOCHROME1":
+        grey = 255 - grey
     bits = 16 if number % 5 == 4 else 8
     header.BitsAllocated, header.BitsStored, header.HighBit = bits, bits, bits - 1
     stored = grey.astype(np.uint16) * 16 if bits == 16 else grey
@@ -253,23 +259,29 @@ def covid(root: Path) -> None:
     """Every format and mode, no extension, `.jfif`, patients in some names, an image twice, a name with two endings."""
     home = root / "COVID_IEEE"
     for number in range(5):
-        save(picture(6000 + number), home / "covid" / f"covid ({number}).jpeg", "JPEG")
-    save(picture(6010, "RGBA"), home / "covid" / "auntminnie-a-2020.png")
-    save(picture(6011), home / "covid" / "ryct.2020200034.fig2", "JPEG")
-    save(picture(6012, "CMYK"), home / "covid" / "1-s2.0.jfif", "JPEG")
+        save(picture(6000 + number, word="covid"), home / "covid" / f"covid ({number}).jpeg", "JPEG")
+    save(picture(6010, "RGBA", word="covid"), home / "covid" / "auntminnie-a-2020.png")
+    save(picture(6011, word="covid"), home / "covid" / "ryct.2020200034.fig2", "JPEG")
+    save(picture(6012, "CMYK", word="covid"), home / "covid" / "1-s2.0.jfif", "JPEG")
     for number in range(4):
         save(
-            picture(6020 + number, "L"), home / "normal" / f"IM-{115 + number // 2:04}-000{number % 2 + 1}.jpeg", "JPEG"
+            picture(6020 + number, "L", word="normal"),
+            home / "normal" / f"IM-{115 + number // 2:04}-000{number % 2 + 1}.jpeg",
+            "JPEG",
         )
-    save(picture(6024, "P"), home / "normal" / "NORMAL2-IM-0027-0001.png")
-    save(picture(6025, "LA"), home / "normal" / "scan.png")
-    save(picture(6026), home / "normal" / "scan.jpg", "JPEG")
+    save(picture(6024, "P", word="normal"), home / "normal" / "NORMAL2-IM-0027-0001.png")
+    save(picture(6025, "LA", word="normal"), home / "normal" / "scan.png")
+    save(picture(6026, word="normal"), home / "normal" / "scan.jpg", "JPEG")
     shutil.copy(home / "normal" / "IM-0115-0001.jpeg", home / "normal" / "copy-of-another.jpeg")
     for number in range(8):
-        save(picture(6030 + number), home / "virus" / f"person{number // 2 + 1}_virus_{number + 5}.jpeg", "JPEG")
+        save(
+            picture(6030 + number, word="virus"),
+            home / "virus" / f"person{number // 2 + 1}_virus_{number + 5}.jpeg",
+            "JPEG",
+        )
     rotated = Image.Exif()
     rotated[0x0112] = 6
-    save(picture(6040), home / "virus" / "person9_virus_1", "JPEG", exif=rotated)
+    save(picture(6040, word="virus"), home / "virus" / "person9_virus_1", "JPEG", exif=rotated)
     (home / "virus" / "Thumbs.db").write_bytes(b"litter")
 
 
@@ -280,7 +292,7 @@ def chncxr(root: Path) -> None:
     for number in numbers:
         mode = ("RGB", "P", "L")[number % 3]
         stem = f"CHNCXR_{number:04}_{int(number > 326)}"
-        save(picture(7000 + number, mode, 60, 60), home / "CXR_png" / f"{stem}.png")
+        save(picture(7000 + number, mode, 60, 60, ("normal", "TB")[number > 326]), home / "CXR_png" / f"{stem}.png")
         text(home / "ClinicalReadings" / f"{stem}.txt", ["male 45yrs", "normal"])
     (home / "CXR_png" / "Thumbs.db").write_bytes(b"litter")
     save(picture(7999, "L"), home / "CXR_png" / "MCUCXR_0001_0.png")
