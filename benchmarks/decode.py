@@ -20,6 +20,7 @@ SUFFIXES = frozenset(
 # scanners store 12-bit values in 16-bit files; the smallest depth that holds the largest value is the file's own
 _GREY_DEPTHS = (8, 12, 16)
 _PNG_DEPTH = 24  # where a PNG file says how many bits a sample has
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")  # some others start programs
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _DAMAGES = (OSError, SyntaxError, ValueError, EOFError, *_BOMBS)
 
@@ -82,8 +83,8 @@ def decode(data: bytes, name: str) -> Decoded:
     limit = Image.MAX_IMAGE_PIXELS or 2**28
     try:
         if is_dicom(data):
-            return Decoded(render(data, name, limit), "DICOM", False)
-        with Image.open(io.BytesIO(data)) as image:
+            return Decoded(render(data, limit), "DICOM", False)
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > limit:
                 raise ValueError(f"more than {limit:,} pixels, a decompression bomb")
             image.load()

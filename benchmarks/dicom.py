@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,19 +18,29 @@ def is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
-def read_tags(data: bytes, name: str, keywords: Iterable[str]) -> dict[str, str]:
+def read_tags(file: IO[bytes], name: str, keywords: Iterable[str]) -> dict[str, str]:
     """Header fields as text, empty where absent, and `ViewCode`: the code of the view, such as `399162004` for CC.
+
+    Args:
+        file: Is read as far as its pixels.
+        name: For messages.
+        keywords: Names of fields in DICOM's dictionary.
 
     Raises:
         ValueError: Not DICOM, or damaged.
     """
-    header = _parse(data, name, stop_before_pixels=True)
-    tags = {keyword: str(header.get(keyword) or "").strip() for keyword in keywords}
-    codes = header.get("ViewCodeSequence")
-    return tags | {_VIEW_CODE: str(codes[0].get("CodeValue") or "").strip() if codes else ""}
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(file, stop_before_pixels=True)
+        tags = {keyword: str(header.get(keyword) or "").strip() for keyword in keywords}
+        codes = header.get("ViewCodeSequence")
+        return tags | {_VIEW_CODE: str(codes[0].get("CodeValue") or "").strip() if codes else ""}
+    except Exception as error:  # pydicom raises whatever damage leads it to
+        raise ValueError(f"DICOM must be readable, got {name!r}: {error}; download it again") from error
 
 
-def render(data: bytes, name: str, max_pixels: int) -> Image.Image:
+def render(data: bytes, max_pixels: int) -> Image.Image:
     """The image as a viewer shows it, grey or RGB, 8 bits.
 
     Grey values go through the modality rescale, then the first window or lookup table of the file; without either, the
@@ -38,40 +48,36 @@ def render(data: bytes, name: str, max_pixels: int) -> Image.Image:
 
     Args:
         data: The file.
-        name: For messages.
         max_pixels: More are refused before they are decoded.
 
     Raises:
         ValueError: Damaged, of several frames, or in an encoding that cannot be read here.
     """
-    header = _parse(data, name, stop_before_pixels=False)
-    frames, num_pixels = int(header.get("NumberOfFrames") or 1), int(header.get("Rows", 0)) * header.get("Columns", 0)
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(io.BytesIO(data))
+        frames, num_pixels = int(header.get("NumberOfFrames") or 1), int(header.Rows) * int(header.Columns)
+        if frames == 1 and num_pixels <= max_pixels:
+            return _render(header)
+    except Exception as error:  # pydicom and its decoders raise whatever damage leads them to
+        raise ValueError(f"DICOM cannot be read: {error}") from error
     if frames != 1:
         raise ValueError(f"DICOM must hold one frame, got {frames}")
-    if num_pixels > max_pixels:
-        raise ValueError(f"image must have at most {max_pixels:,} pixels, got {num_pixels:,}: a decompression bomb")
-    try:
-        pixels = header.pixel_array
-        if header.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
-            return _color(header, pixels)
-        grey = _to_unit(header, pixels)
-    except Exception as error:  # pydicom and its decoders raise whatever damage leads them to
-        raise ValueError(f"DICOM pixels cannot be read: {error}") from error
+    raise ValueError(f"DICOM must have at most {max_pixels:,} pixels, got {num_pixels:,}: a decompression bomb")
+
+
+def _render(header: Any) -> Image.Image:
+    pixels = header.pixel_array
+    if header.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
+        return _color(header, pixels)
+    grey = _to_unit(header, pixels)
     if header.PhotometricInterpretation == "MONOCHROME1":
         grey = 1 - grey
     padding = header.get("PixelPaddingValue")
     if padding is not None:
         grey[pixels == padding] = 0
     return Image.fromarray(np.rint(grey * 255).astype(np.uint8))
-
-
-def _parse(data: bytes, name: str, stop_before_pixels: bool) -> Any:
-    import pydicom
-
-    try:
-        return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=stop_before_pixels)
-    except Exception as error:  # pydicom raises whatever damage leads it to
-        raise ValueError(f"DICOM must be readable, got {name!r}: {error}; download it again") from error
 
 
 def _color(header: Any, pixels: npt.NDArray[Any]) -> Image.Image:

@@ -16,6 +16,7 @@ from benchmarks.prepare.tables import NotFoundError, one_table, read_table
 from datasets.info import DatasetInfo, Found, RawSample
 
 CLASSES = ("Benign", "Malignant")
+TAGS = ("PatientID", "ImageLaterality", "Laterality", "ViewPosition", "SOPInstanceUID")
 VIEWS = {"399162004": "CC", "399368009": "MLO", "R-10242": "CC", "R-10226": "MLO"}  # SNOMED CT, and its older codes
 
 
@@ -30,11 +31,9 @@ def find(files: RawFiles) -> Found:
     """Images by header, labels by patient and side."""
     table = one_table(files, "CMMD_clinicaldata_revision.xlsx", ("id1",), ("leftright",), ("classification",))
     labels = _labels(table)
-    images = [file for file in files.files if file.name.lower().endswith(".dcm")]
-    if not images:
+    breasts = _headers([file for file in files.files if file.name.lower().endswith(".dcm")])
+    if not breasts:
         raise NotFoundError("DICOM images (*.dcm)")
-    with ThreadPoolExecutor(num_workers()) as pool:
-        breasts = dict(zip(images, pool.map(_breast_and_view, images), strict=True))
     patients = {breast.patient for breast in labels}
     seen = {breast.patient for breast, _ in breasts.values()}
     if not patients & seen:
@@ -57,7 +56,7 @@ def find(files: RawFiles) -> Found:
         else:
             unlabelled.append(file.source)
     missing = [f"{breast.patient} {breast.side}" for breast in labels if breast not in per_breast]
-    counts = {"DICOM images": len(images), "labelled breasts": len(labels)}
+    counts = {"DICOM images": len(breasts), "labelled breasts": len(labels)}
     return Found(samples, counts, missing, unlabelled, excluded)
 
 
@@ -74,8 +73,22 @@ def _labels(table: RawFile) -> dict[Breast, str]:
     return labels
 
 
-def _breast_and_view(file: RawFile) -> tuple[Breast, str]:
-    tags = read_tags(file.read(), file.source, ("PatientID", "ImageLaterality", "Laterality", "ViewPosition"))
+def _headers(images: list[RawFile]) -> dict[RawFile, tuple[Breast, str]]:
+    """Breast and view of each image; one that is there twice (unpacked beside its archive) counts once."""
+    with ThreadPoolExecutor(num_workers()) as pool:
+        headers = dict(zip(images, pool.map(_read_header, images), strict=True))
+    unlike: dict[str, RawFile] = {}
+    for file, (_, _, uid) in headers.items():
+        known = unlike.setdefault(uid or file.source, file)
+        if known.member and not file.member:
+            unlike[uid] = file
+    return {file: headers[file][:2] for file in unlike.values()}
+
+
+def _read_header(file: RawFile) -> tuple[Breast, str, str]:
+    """Breast, view, and unique id of an image."""
+    with file.open() as opened:
+        tags = read_tags(opened, file.source, TAGS)
     in_path = re.search(r"(?:^|/)(D[12]-\d{4})(?:/|$)", file.source)
     patient = tags["PatientID"] or (in_path[1] if in_path else "")
     side = (tags["ImageLaterality"] or tags["Laterality"]).upper()
@@ -85,7 +98,7 @@ def _breast_and_view(file: RawFile) -> tuple[Breast, str]:
             "download it again"
         )
     view = VIEWS.get(tags["ViewCode"], tags["ViewPosition"].upper() or "view")
-    return Breast(patient.upper(), side), re.sub(r"[^A-Za-z0-9]+", "-", view)
+    return Breast(patient.upper(), side), re.sub(r"[^A-Za-z0-9]+", "-", view), tags["SOPInstanceUID"]
 
 
 DATASET = DatasetInfo(

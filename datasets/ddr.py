@@ -32,6 +32,7 @@ def find(files: RawFiles) -> Found:
     missing: list[str] = []
     unlabelled: list[str] = []
     excluded: dict[str, str] = {}
+    notes = ["patients are not published: the official splits may share some"]
     counts = {}
     for name, split in SPLITS.items():
         grades = dict(_read_grades(lists[name]))
@@ -47,7 +48,7 @@ def find(files: RawFiles) -> Found:
                 samples.append(RawSample(file, grades[image], f"image-{image}", file.stem, split))
         missing += [f"{name}/{image}" for image in matched.missing if grades[image] != UNGRADABLE]
         unlabelled += matched.unlabelled
-    notes = ["patients are not published: the official splits may share some"]
+        notes += matched.notes
     return Found(samples, counts, missing, unlabelled, excluded, notes)
 
 

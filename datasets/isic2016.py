@@ -34,7 +34,8 @@ def find(files: RawFiles) -> Found:
         RawSample(file, labels[name][1], f"image-{name}", file.stem, labels[name][0])
         for name, file in matched.images.items()
     ]
-    return Found(samples, {}, matched.missing, matched.unlabelled, notes=["lesions and patients are not published"])
+    notes = ["lesions and patients are not published", *matched.notes]
+    return Found(samples, {}, matched.missing, matched.unlabelled, notes=notes)
 
 
 def _table(files: RawFiles, split: str) -> tuple[RawFile, list[list[str]]]:

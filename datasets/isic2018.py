@@ -34,7 +34,7 @@ def find(files: RawFiles) -> Found:
         raise NotFoundError(f"ground truth of {', '.join(absent)} (ISIC2018_Task3_*_GroundTruth.csv)")
     excluded = {images[NOT_SCORED].source: "not scored by the challenge"} if NOT_SCORED in images else {}
     unlabelled = [source for source in matched.unlabelled if source not in excluded]
-    notes = [] if lesions else ["ISIC2018_Task3_Training_LesionGroupings.csv is missing: each image is its own group"]
+    notes = matched.notes + ([] if lesions else [f"{LESIONS} is missing: each image is its own group"])
     ungrouped = (
         "" if lesions else f"lesions of the training images are not known: download {LESIONS} from the same page"
     )

@@ -31,7 +31,7 @@ def find(files: RawFiles) -> Found:
     ]
     excluded = {file.source: "ungradable" for name, file in matched.images.items() if not grades[name]}
     unpaired = [name for name in matched.images if name not in exams]
-    notes = []
+    notes = matched.notes
     if any(file.stem.upper().startswith("IM") and file.name.lower().endswith(".png") for file in images.values()):
         notes.append("images named IM... are PNG, not the original JPEG: this is a preprocessed mirror")
     return Found(

@@ -40,6 +40,7 @@ def find(files: RawFiles) -> Found:
         counts,
         matched.missing,
         matched.unlabelled,
+        notes=matched.notes,
     )
 
 

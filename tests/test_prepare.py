@@ -4,10 +4,12 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -287,3 +289,102 @@ def test_prepared_datasets_train_and_their_records_name_the_split(prepared: Path
     record = records(tmp_path / "results")["linear"]
     assert record["run"]["dataset"]["split"] == about(prepared / "data/messidor2")["split"]
     assert "Splits are ours, by exam (split " in (tmp_path / "results/tables/results.md").read_text()
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_an_archive_beside_what_was_unpacked_from_it_changes_nothing(prepared: Path, tmp_path: Path, name: str) -> None:
+    raw = tmp_path / "raw"
+    shutil.copytree(prepared / "raw" / name, raw / "unpacked")
+    with zipfile.ZipFile(raw / "all.zip", "w") as archive:
+        for path in sorted((raw / "unpacked").rglob("*")):
+            archive.write(path, path.relative_to(raw))
+    assert run(name, raw, tmp_path / "data", "--allow-incomplete") == 0
+    both, once = (contents(folder / "data" / name) for folder in (tmp_path, prepared))
+    assert both.pop("manifest.csv") != once.pop("manifest.csv")
+    assert both == once
+    assert not any(row["source"].startswith("all.zip") for row in rows(tmp_path / "data" / name))
+
+
+def test_all_downloads_may_lie_in_one_folder(prepared: Path, tmp_path: Path) -> None:
+    for name in BUILDERS:
+        assert run(name, prepared / "raw", tmp_path, "--allow-incomplete") == 0
+        shown, alone = (contents(folder / name) for folder in (tmp_path, prepared / "data"))
+        assert shown.pop("manifest.csv") != alone.pop("manifest.csv")
+        assert shown == alone
+
+
+def test_ham10000_serves_for_the_training_images_of_isic2018(prepared: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    shutil.copytree(prepared / "raw/isic2018", raw)
+    for name in ("Training_GroundTruth.zip", "Training_LesionGroupings.csv", "Test_GroundTruth.zip"):
+        (raw / f"ISIC2018_Task3_{name}").unlink()
+    (raw / "ISIC2018_Task3_Training_Input").rename(raw / "HAM10000_images_part_1")
+    train, test = ([row for row in rows(prepared / "data/isic2018") if row["split"] == s] for s in ("train", "test"))
+    lines = [f"{row['group']}\t{Path(row['path']).stem}\t{row['class'].lower()}\thisto" for row in train]
+    (raw / "HAM10000_metadata").write_text("\n".join(["lesion_id\timage_id\tdx\tdx_type", *lines]))
+    lines = [f"{Path(row['path']).stem},{row['class'].lower()}" for row in test]
+    (raw / "ISIC2018_Task3_Test_GroundTruth.csv").write_text("\n".join(["image_id,dx", *lines]))
+    assert run("isic2018", raw, tmp_path / "data", "--allow-incomplete") == 0
+    columns = ("path", "split", "class", "group", "pixels")
+    first, second = (
+        [[row[name] for name in columns] for row in rows(root / "isic2018")]
+        for root in (prepared / "data", tmp_path / "data")
+    )
+    assert first == second
+
+
+def test_flattened_and_nested_trees_are_found(prepared: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    shutil.copytree(prepared / "raw/isic2016/ISBI2016_ISIC_Part3_Test_Data", raw / "a/b/ISBI2016_ISIC_Part1_Test_Data")
+    shutil.copytree(prepared / "raw/isic2016/ISBI2016_ISIC_Part3_Training_Data", raw, dirs_exist_ok=True)
+    for part in ("Training", "Test"):
+        shutil.copy(prepared / f"raw/isic2016/ISBI2016_ISIC_Part3_{part}_GroundTruth.csv", raw / "a")
+    assert run("isic2016", raw, tmp_path / "data", "--allow-incomplete") == 0
+    shown, before = (contents(folder / "isic2016") for folder in (tmp_path / "data", prepared / "data"))
+    assert shown.keys() == before.keys()
+
+
+def test_only_png_of_mini_ddsm_are_rescaled(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared / "raw/mini_ddsm/MINI-DDSM-Complete-PNG-16", tmp_path / "raw/MINI-DDSM-Complete-PNG-16")
+    assert run("mini_ddsm", tmp_path / "raw", tmp_path / "data", "--allow-incomplete") == 0
+    listed = rows(tmp_path / "data/mini_ddsm")
+    assert len(listed) == 48
+    with Image.open(tmp_path / "data/mini_ddsm" / listed[0]["path"]) as shown:
+        with Image.open(tmp_path / "raw" / listed[0]["source"]) as stored:
+            np.testing.assert_array_equal(np.asarray(shown), np.asarray(stored) // 257)
+        assert shown.mode == "L"
+    assert "DataWMask.xlsx is missing" in about(tmp_path / "data/mini_ddsm")["notes"][0]
+
+
+def test_a_manifest_that_lies_is_refused(prepared: Path, tmp_path: Path) -> None:
+    root = tmp_path / "chncxr"
+    shutil.copytree(prepared / "data/chncxr", root)
+    table, gone = root / "manifest.csv", next(root.glob("train/normal/*"))
+    gone.rename(tmp_path / gone.name)
+    with pytest.raises(ValueError, match=rf"must list the images there, got 0 more and 1 fewer: .*{gone.name}; put"):
+        open_dataset("chncxr", tmp_path, tmp_path / "cache")
+    (tmp_path / gone.name).rename(gone)
+    lines = table.read_text().replace("path,split", "path,part")
+    table.write_text(lines)
+    with pytest.raises(ValueError, match=r"manifest must have the columns path,split,class,group,source,pixels, got"):
+        open_dataset("chncxr", tmp_path, tmp_path / "cache")
+    (root / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"manifest must be readable, got .*manifest.json.*with --overwrite"):
+        open_dataset("chncxr", tmp_path, tmp_path / "cache")
+    (root / "manifest.json").write_text('{"schema": 99}')
+    with pytest.raises(ValueError, match=r"manifest must be of schema 1, got 99 in"):
+        open_dataset("chncxr", tmp_path, tmp_path / "cache")
+
+
+def test_help_and_list_say_where_to_click(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["prepare", "-h"])
+    shown = capsys.readouterr().out
+    assert bench.main(["list", "datasets", "--format", "json"]) == 0
+    listed = {row["dataset"]: row for row in json.loads(capsys.readouterr().out)}
+    for name in BUILDERS:
+        info = DATASETS[name]
+        assert all(text in shown for text in (info.url, info.licence, info.citation, *info.download))
+        assert listed[name]["source"] == info.url
+    assert listed["isic2018"]["images"] == 10_015 + 193 + 1_511
+    assert listed["isic2016"]["splits"] == "official train and test, val is ours"

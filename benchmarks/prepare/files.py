@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from benchmarks.decode import SUFFIXES
 
@@ -71,16 +72,20 @@ class RawFile:
         """The folder that holds it, as `source` writes it."""
         return self.source.rpartition("/")[0]
 
+    def open(self) -> IO[bytes]:
+        """Opens it to read a part."""
+        path = self.root / self.path
+        return _open_archive(path).open(self.member) if self.member else path.open("rb")
+
     def read(self) -> bytes:
         """The whole content.
 
         Raises:
             ValueError: The archive is damaged at this place.
         """
-        if not self.member:
-            return (self.root / self.path).read_bytes()
         try:
-            return _open_archive(self.root / self.path).read(self.member)
+            with self.open() as file:
+                return file.read()
         except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
             raise ValueError(f"archive must be readable, got {self.source!r}: {error}; download it again") from error
 

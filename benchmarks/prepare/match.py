@@ -14,11 +14,13 @@ class Matched(NamedTuple):
         images: The image of each id that has one, in the order of the ids.
         missing: Ids without an image.
         unlabelled: Images without an id, but in a folder beside images that have one.
+        notes: Says how many other images without an id there are, in folders that hold no image with one.
     """
 
     images: dict[str, RawFile]
     missing: list[str]
     unlabelled: list[str]
+    notes: list[str]
 
 
 def image_id(name: str) -> str:
@@ -51,9 +53,11 @@ def match(table: str, ids: Iterable[str], images: Mapping[str, RawFile]) -> Matc
             f"{_first(list(images))}; one of the two is of another dataset"
         )
     folders = {file.folder for file in found.values()}
-    known = set(found)
-    unlabelled = [file.source for name, file in images.items() if name not in known and file.folder in folders]
-    return Matched(found, [name for name in wanted if name not in images], unlabelled)
+    others = [file for name, file in images.items() if name not in found]
+    beside = [file.source for file in others if file.folder in folders]
+    apart = [file.source for file in others if file.folder not in folders]
+    notes = [f"{len(apart)} images in other folders are not listed and passed over: {_first(apart)}"] if apart else []
+    return Matched(found, [name for name in wanted if name not in images], beside, notes)
 
 
 def _first(names: list[str]) -> str:
