@@ -24,10 +24,13 @@ from raw_trees import BUILDERS, EXPECTED, picture, save, zip_tree
 
 import bench
 from benchmarks.data import open_dataset
+from benchmarks.plan import SuiteOptions, make_plan
+from benchmarks.run import Run
+from benchmarks.train import Clock
 from datasets import DATASETS
 
 
-def run(name: str, raw: Path, data: Path, *options: str) -> int:
+def prepare(name: str, raw: Path, data: Path, *options: str) -> int:
     """The command in this process."""
     return bench.main(["prepare", name, "--raw", str(raw), "--data-root", str(data), *options])
 
@@ -57,7 +60,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("eight")
     for name, build in BUILDERS.items():
         build(folder / "raw" / name)
-        assert run(name, folder / "raw" / name, folder / "data", "--allow-incomplete") == 0
+        assert prepare(name, folder / "raw" / name, folder / "data", "--allow-incomplete") == 0
     return folder
 
 
@@ -105,7 +108,7 @@ def test_a_download_still_in_its_archive_comes_out_the_same(prepared: Path, tmp_
     BUILDERS[name](tmp_path / "raw" / name)
     for folder in [folder for folder in (tmp_path / "raw" / name).iterdir() if folder.is_dir()]:
         zip_tree(folder, folder.with_suffix(".zip"))
-    assert run(name, tmp_path / "raw", tmp_path / "data", "--allow-incomplete") == 0
+    assert prepare(name, tmp_path / "raw", tmp_path / "data", "--allow-incomplete") == 0
     inside, outside = (contents(folder / "data" / name) for folder in (tmp_path, prepared))
     assert inside.pop("manifest.csv") != outside.pop("manifest.csv")  # names the archives
     assert inside == outside
@@ -145,7 +148,7 @@ def test_lesions_are_the_groups_of_isic2018_and_the_unscored_image_goes(prepared
     assert len({row["group"] for row in train}) == 14
     assert not any("0035068" in row["path"] for row in rows(prepared / "data/isic2018"))
     raw_trees.isic2018(tmp_path / "raw", scored_only=True)
-    assert run("isic2018", tmp_path / "raw", tmp_path / "data", "--allow-incomplete") == 0
+    assert prepare("isic2018", tmp_path / "raw", tmp_path / "data", "--allow-incomplete") == 0
     assert about(tmp_path / "data/isic2018")["excluded"] == []
 
 
@@ -187,18 +190,18 @@ def test_every_file_of_a_class_folder_becomes_an_image(prepared: Path) -> None:
 def test_raw_files_are_never_touched(tmp_path: Path) -> None:
     raw_trees.chncxr(tmp_path / "raw")
     before = contents(tmp_path / "raw")
-    assert run("chncxr", tmp_path / "raw", tmp_path / "copied", "--allow-incomplete") == 0
+    assert prepare("chncxr", tmp_path / "raw", tmp_path / "copied", "--allow-incomplete") == 0
     for path in (tmp_path / "copied").rglob("*.png"):
         path.write_bytes(b"edited in place")
     assert contents(tmp_path / "raw") == before
-    assert run("chncxr", tmp_path / "raw", tmp_path / "linked", "--allow-incomplete", "--link") == 0
+    assert prepare("chncxr", tmp_path / "raw", tmp_path / "linked", "--allow-incomplete", "--link") == 0
     linked = next((tmp_path / "linked").rglob("CHNCXR_0003_0.png"))
     assert linked.stat().st_nlink == 2
 
 
 def test_a_second_time_there_is_nothing_to_do(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (prepared / "data/chncxr").rglob("*")}
-    assert run("chncxr", prepared / "raw/chncxr", prepared / "data", "--allow-incomplete") == 0
+    assert prepare("chncxr", prepared / "raw/chncxr", prepared / "data", "--allow-incomplete") == 0
     assert "already prepared in" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (prepared / "data/chncxr").rglob("*")} == before
 
@@ -208,17 +211,17 @@ def test_other_settings_need_overwrite_and_convert_nothing_again(
 ) -> None:
     raw_trees.chncxr(tmp_path / "raw")
     first = ["chncxr", tmp_path / "raw", tmp_path / "data", "--allow-incomplete"]
-    assert run(*first) == 0  # type: ignore[arg-type]
+    assert prepare(*first) == 0  # type: ignore[arg-type]
     old = contents(tmp_path / "data/chncxr")
-    assert run(*first, "--seed", "5") == 2  # type: ignore[arg-type]
+    assert prepare(*first, "--seed", "5") == 2  # type: ignore[arg-type]
     assert "prepared with the same settings, got seed 0 instead of 5; give --overwrite" in capsys.readouterr().err
     assert contents(tmp_path / "data/chncxr") == old
-    assert run(*first, "--seed", "5", "--overwrite") == 0  # type: ignore[arg-type]
+    assert prepare(*first, "--seed", "5", "--overwrite") == 0  # type: ignore[arg-type]
     assert "(0 converted now)" in capsys.readouterr().out
     new = contents(tmp_path / "data/chncxr")
     assert new.keys() != old.keys()
     assert sorted(new.values())[:-1] != [] and {Path(path).name for path in new} == {Path(path).name for path in old}
-    assert run(*first, "--seed", "5", "--max-side", "30", "--overwrite") == 0  # type: ignore[arg-type]
+    assert prepare(*first, "--seed", "5", "--max-side", "30", "--overwrite") == 0  # type: ignore[arg-type]
     assert "(13 converted now)" in capsys.readouterr().out
     assert list((tmp_path / "data").iterdir()) == [tmp_path / "data/chncxr"]
 
@@ -228,13 +231,13 @@ def test_what_was_missing_is_added_later(tmp_path: Path, capsys: pytest.CaptureF
     late = next((tmp_path / "raw").rglob("CXR_png/CHNCXR_0329_1.png"))
     late.rename(tmp_path / "late.png")
     command = ["chncxr", tmp_path / "raw", tmp_path / "data", "--allow-incomplete"]
-    assert run(*command) == 0  # type: ignore[arg-type]
+    assert prepare(*command) == 0  # type: ignore[arg-type]
     (tmp_path / "late.png").rename(late)
-    assert run(*command) == 0  # type: ignore[arg-type]
+    assert prepare(*command) == 0  # type: ignore[arg-type]
     assert "13 images in" in (out := capsys.readouterr().out)
     assert "(1 converted now)" in out
     next((tmp_path / "data").rglob("CHNCXR_0330_1.png")).unlink()
-    assert run(*command) == 0  # type: ignore[arg-type]
+    assert prepare(*command) == 0  # type: ignore[arg-type]
     assert "(1 converted now)" in capsys.readouterr().out
 
 
@@ -242,12 +245,12 @@ def test_counts_are_asserted_where_the_download_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw_trees.messidor2(tmp_path / "raw")
-    assert run("messidor2", tmp_path / "raw", tmp_path / "data") == 2
+    assert prepare("messidor2", tmp_path / "raw", tmp_path / "data") == 2
     assert "counts of messidor2 must be as published, got total 59 instead of 1,744, 0 13" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
     counts = {"total": 59, **EXPECTED["messidor2"][0], "images listed": 60, "images in pairs": 60}
     monkeypatch.setitem(DATASETS, "messidor2", replace(DATASETS["messidor2"], expected=counts))
-    assert run("messidor2", tmp_path / "raw", tmp_path / "data") == 0
+    assert prepare("messidor2", tmp_path / "raw", tmp_path / "data") == 0
     assert about(tmp_path / "data/messidor2")["complete"] is True
 
 
@@ -279,6 +282,19 @@ def test_the_same_command_finishes_what_a_kill_left(tmp_path: Path) -> None:
     assert contents(tmp_path / "data/chncxr") == contents(tmp_path / "undisturbed/chncxr")
 
 
+@pytest.mark.parametrize("name", BUILDERS)
+def test_each_prepared_dataset_trains(prepared: Path, tmp_path: Path, name: str) -> None:
+    options = SuiteOptions(
+        ["linear"], [name], [32], [0], "vit_tiny_patch16_224", "none", 1, 4, None, {}, None, "sdpa", False, "off",
+        "cpu", prepared / "data", tmp_path,
+    )  # fmt: skip
+    planned = make_plan(options).runs[0]
+    run = Run(planned.config, planned.places, planned.weights, Clock(), lambda *_, **__: None)
+    run.execute()
+    assert run.run["dataset"]["split"] == about(prepared / "data" / name)["split"]
+    assert 0 <= run.measurements["test"]["auc"] <= 1
+
+
 def test_prepared_datasets_train_and_their_records_name_the_split(prepared: Path, tmp_path: Path) -> None:
     options = [word for word in TINY if word not in ("--datasets", "images")]
     done = finish(
@@ -298,7 +314,7 @@ def test_an_archive_beside_what_was_unpacked_from_it_changes_nothing(prepared: P
     with zipfile.ZipFile(raw / "all.zip", "w") as archive:
         for path in sorted((raw / "unpacked").rglob("*")):
             archive.write(path, path.relative_to(raw))
-    assert run(name, raw, tmp_path / "data", "--allow-incomplete") == 0
+    assert prepare(name, raw, tmp_path / "data", "--allow-incomplete") == 0
     both, once = (contents(folder / "data" / name) for folder in (tmp_path, prepared))
     assert both.pop("manifest.csv") != once.pop("manifest.csv")
     assert both == once
@@ -307,7 +323,7 @@ def test_an_archive_beside_what_was_unpacked_from_it_changes_nothing(prepared: P
 
 def test_all_downloads_may_lie_in_one_folder(prepared: Path, tmp_path: Path) -> None:
     for name in BUILDERS:
-        assert run(name, prepared / "raw", tmp_path, "--allow-incomplete") == 0
+        assert prepare(name, prepared / "raw", tmp_path, "--allow-incomplete") == 0
         shown, alone = (contents(folder / name) for folder in (tmp_path, prepared / "data"))
         assert shown.pop("manifest.csv") != alone.pop("manifest.csv")
         assert shown == alone
@@ -324,7 +340,7 @@ def test_ham10000_serves_for_the_training_images_of_isic2018(prepared: Path, tmp
     (raw / "HAM10000_metadata").write_text("\n".join(["lesion_id\timage_id\tdx\tdx_type", *lines]))
     lines = [f"{Path(row['path']).stem},{row['class'].lower()}" for row in test]
     (raw / "ISIC2018_Task3_Test_GroundTruth.csv").write_text("\n".join(["image_id,dx", *lines]))
-    assert run("isic2018", raw, tmp_path / "data", "--allow-incomplete") == 0
+    assert prepare("isic2018", raw, tmp_path / "data", "--allow-incomplete") == 0
     columns = ("path", "split", "class", "group", "pixels")
     first, second = (
         [[row[name] for name in columns] for row in rows(root / "isic2018")]
@@ -339,14 +355,14 @@ def test_flattened_and_nested_trees_are_found(prepared: Path, tmp_path: Path) ->
     shutil.copytree(prepared / "raw/isic2016/ISBI2016_ISIC_Part3_Training_Data", raw, dirs_exist_ok=True)
     for part in ("Training", "Test"):
         shutil.copy(prepared / f"raw/isic2016/ISBI2016_ISIC_Part3_{part}_GroundTruth.csv", raw / "a")
-    assert run("isic2016", raw, tmp_path / "data", "--allow-incomplete") == 0
+    assert prepare("isic2016", raw, tmp_path / "data", "--allow-incomplete") == 0
     shown, before = (contents(folder / "isic2016") for folder in (tmp_path / "data", prepared / "data"))
     assert shown.keys() == before.keys()
 
 
 def test_only_png_of_mini_ddsm_are_rescaled(prepared: Path, tmp_path: Path) -> None:
     shutil.copytree(prepared / "raw/mini_ddsm/MINI-DDSM-Complete-PNG-16", tmp_path / "raw/MINI-DDSM-Complete-PNG-16")
-    assert run("mini_ddsm", tmp_path / "raw", tmp_path / "data", "--allow-incomplete") == 0
+    assert prepare("mini_ddsm", tmp_path / "raw", tmp_path / "data", "--allow-incomplete") == 0
     listed = rows(tmp_path / "data/mini_ddsm")
     assert len(listed) == 48
     with Image.open(tmp_path / "data/mini_ddsm" / listed[0]["path"]) as shown:
