@@ -1,26 +1,19 @@
-"""bench.py prepare on tiny raw trees of all eight datasets: what comes out, again, after a kill, and in training."""
+"""bench.py prepare on tiny raw trees of all eight datasets: what comes out, in any packing, and in training."""
 
-import csv
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import zipfile
 from collections import Counter, defaultdict
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import raw_trees
-from bench_process import BENCH, TINY, finish, records
+from bench_process import TINY, finish, records
 from PIL import Image
-from raw_trees import BUILDERS, EXPECTED, picture, save, zip_tree
+from prepared_trees import about, contents, prepare, rows
+from raw_trees import BUILDERS, EXPECTED, zip_tree
 
 import bench
 from benchmarks.data import open_dataset
@@ -28,30 +21,6 @@ from benchmarks.plan import SuiteOptions, make_plan
 from benchmarks.run import Run
 from benchmarks.train import Clock
 from datasets import DATASETS
-
-
-def prepare(name: str, raw: Path, data: Path, *options: str) -> int:
-    """The command in this process."""
-    return bench.main(["prepare", name, "--raw", str(raw), "--data-root", str(data), *options])
-
-
-def rows(root: Path) -> list[dict[str, str]]:
-    """The manifest, read without the code under test."""
-    with (root / "manifest.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def about(root: Path) -> dict[str, Any]:
-    return dict(json.loads((root / "manifest.json").read_text()))
-
-
-def contents(root: Path) -> dict[str, str]:
-    """Digest of every visible file but the one with the time in it."""
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in root.rglob("*")
-        if path.is_file() and path.name not in ("manifest.json", ".journal.jsonl")
-    }
 
 
 @pytest.fixture(scope="module")
@@ -187,99 +156,11 @@ def test_every_file_of_a_class_folder_becomes_an_image(prepared: Path) -> None:
         assert rotated.size == (36, 48)
 
 
-def test_raw_files_are_never_touched(tmp_path: Path) -> None:
-    raw_trees.chncxr(tmp_path / "raw")
-    before = contents(tmp_path / "raw")
-    assert prepare("chncxr", tmp_path / "raw", tmp_path / "copied", "--allow-incomplete") == 0
-    for path in (tmp_path / "copied").rglob("*.png"):
-        path.write_bytes(b"edited in place")
-    assert contents(tmp_path / "raw") == before
-    assert prepare("chncxr", tmp_path / "raw", tmp_path / "linked", "--allow-incomplete", "--link") == 0
-    linked = next((tmp_path / "linked").rglob("CHNCXR_0003_0.png"))
-    assert linked.stat().st_nlink == 2
-
-
 def test_a_second_time_there_is_nothing_to_do(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (prepared / "data/chncxr").rglob("*")}
     assert prepare("chncxr", prepared / "raw/chncxr", prepared / "data", "--allow-incomplete") == 0
     assert "already prepared in" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (prepared / "data/chncxr").rglob("*")} == before
-
-
-def test_other_settings_need_overwrite_and_convert_nothing_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    raw_trees.chncxr(tmp_path / "raw")
-    first = ["chncxr", tmp_path / "raw", tmp_path / "data", "--allow-incomplete"]
-    assert prepare(*first) == 0  # type: ignore[arg-type]
-    old = contents(tmp_path / "data/chncxr")
-    assert prepare(*first, "--seed", "5") == 2  # type: ignore[arg-type]
-    assert "prepared with the same settings, got seed 0 instead of 5; give --overwrite" in capsys.readouterr().err
-    assert contents(tmp_path / "data/chncxr") == old
-    assert prepare(*first, "--seed", "5", "--overwrite") == 0  # type: ignore[arg-type]
-    assert "(0 converted now)" in capsys.readouterr().out
-    new = contents(tmp_path / "data/chncxr")
-    assert new.keys() != old.keys()
-    assert sorted(new.values())[:-1] != [] and {Path(path).name for path in new} == {Path(path).name for path in old}
-    assert prepare(*first, "--seed", "5", "--max-side", "30", "--overwrite") == 0  # type: ignore[arg-type]
-    assert "(13 converted now)" in capsys.readouterr().out
-    assert list((tmp_path / "data").iterdir()) == [tmp_path / "data/chncxr"]
-
-
-def test_what_was_missing_is_added_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    raw_trees.chncxr(tmp_path / "raw")
-    late = next((tmp_path / "raw").rglob("CXR_png/CHNCXR_0329_1.png"))
-    late.rename(tmp_path / "late.png")
-    command = ["chncxr", tmp_path / "raw", tmp_path / "data", "--allow-incomplete"]
-    assert prepare(*command) == 0  # type: ignore[arg-type]
-    (tmp_path / "late.png").rename(late)
-    assert prepare(*command) == 0  # type: ignore[arg-type]
-    assert "13 images in" in (out := capsys.readouterr().out)
-    assert "(1 converted now)" in out
-    next((tmp_path / "data").rglob("CHNCXR_0330_1.png")).unlink()
-    assert prepare(*command) == 0  # type: ignore[arg-type]
-    assert "(1 converted now)" in capsys.readouterr().out
-
-
-def test_counts_are_asserted_where_the_download_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    raw_trees.messidor2(tmp_path / "raw")
-    assert prepare("messidor2", tmp_path / "raw", tmp_path / "data") == 2
-    assert "counts of messidor2 must be as published, got total 59 instead of 1,744, 0 13" in capsys.readouterr().err
-    assert not (tmp_path / "data").exists()
-    counts = {"total": 59, **EXPECTED["messidor2"][0], "images listed": 60, "images in pairs": 60}
-    monkeypatch.setitem(DATASETS, "messidor2", replace(DATASETS["messidor2"], expected=counts))
-    assert prepare("messidor2", tmp_path / "raw", tmp_path / "data") == 0
-    assert about(tmp_path / "data/messidor2")["complete"] is True
-
-
-def test_the_same_command_finishes_what_a_kill_left(tmp_path: Path) -> None:
-    for number in range(1, 31):
-        for label, offset in ((0, 0), (1, 326)):
-            stem = f"CHNCXR_{number + offset:04}_{label}"
-            save(picture(number + 500 * label, "P", 700, 700), tmp_path / "raw" / f"{stem}.png")
-    command = ["prepare", "chncxr", "--raw", "raw", "--allow-incomplete", "--max-side", "400"]
-    partial = tmp_path / "data" / ".chncxr.partial"
-    journal = partial / "journal.jsonl"
-    for wanted in (3, 20):
-        process = subprocess.Popen(
-            [sys.executable, BENCH, *command], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        while process.poll() is None and not (journal.exists() and journal.read_text().count("\n") >= wanted):
-            time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        assert not (tmp_path / "data" / "chncxr").exists()
-    kept = {path.name: path.stat().st_ino for path in (partial / "converted").glob("[!.]*")}
-    noted = {json.loads(line)["name"] for line in journal.read_text().splitlines() if line.endswith("}")}
-    done = finish(tmp_path, *command)
-    assert done.returncode == 0, done.stderr
-    assert not partial.exists()
-    finished = {path.name: path.stat().st_ino for path in (tmp_path / "data/chncxr").glob("*/*/*")}
-    assert all(finished[name] == kept[name] for name in noted)
-    assert finish(tmp_path, *command, "--data-root", "undisturbed").returncode == 0
-    assert contents(tmp_path / "data/chncxr") == contents(tmp_path / "undisturbed/chncxr")
 
 
 @pytest.mark.parametrize("name", BUILDERS)

@@ -90,10 +90,8 @@ def _describe_datasets(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "\n".join(lines) + "\n\n" + (parser.epilog or "")
 
 
-def expected_images(info: "DatasetInfo") -> int | None:
-    """How many images a dataset has once prepared; None where it is generated."""
-    if info.find is None:
-        return None
+def expected_images(info: "DatasetInfo") -> int:
+    """How many images a dataset has once prepared."""
     return info.expected.get("total") or sum(info.expected[split] for split in info.official)
 
 
