@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,3 +106,52 @@ def test_the_same_command_finishes_what_a_kill_left(tmp_path: Path) -> None:
     assert all(finished[name] == kept[name] for name in noted)
     assert finish(tmp_path, *command, "--data-root", "undisturbed").returncode == 0
     assert contents(tmp_path / "data/chncxr") == contents(tmp_path / "undisturbed/chncxr")
+
+
+@pytest.mark.parametrize("overwritten", [False, True])
+def test_an_end_at_any_rename_leaves_what_the_same_command_finishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwritten: bool
+) -> None:
+    raw_trees.chncxr(tmp_path / "raw")
+    command = ["chncxr", tmp_path / "raw", tmp_path / "data", "--allow-incomplete", "--seed", "1", "--overwrite"]
+    assert prepare(*command) == 0  # type: ignore[arg-type]
+    expected = contents(tmp_path / "data/chncxr")
+    rename = Path.rename
+    for last in (0, 1, 12, 13, 14):  # 13 images go to their places, then the old dataset goes, then the new one comes
+        shutil.rmtree(tmp_path / "data")
+        if overwritten:
+            assert prepare("chncxr", tmp_path / "raw", tmp_path / "data", "--allow-incomplete") == 0
+        left = iter(range(last))
+
+        def stop(path: Path, place: Path, left: Iterator[int] = left) -> Path:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return rename(path, place)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", stop)
+            ended = prepare(*command)  # type: ignore[arg-type]
+        assert ended == (0 if last == 14 and not overwritten else 130)
+        assert prepare(*command) == 0  # type: ignore[arg-type]
+        assert contents(tmp_path / "data/chncxr") == expected
+        assert list((tmp_path / "data").iterdir()) == [tmp_path / "data/chncxr"]
+
+
+def test_published_counts_add_up() -> None:
+    for info in DATASETS.values():
+        expected = info.expected
+        for whole in ("total", *info.official):
+            prefix = "" if whole == "total" else f"{whole}/"
+            parts = [expected[prefix + name] for name in info.classes if prefix + name in expected]
+            if whole in expected and parts:
+                assert sum(parts) == expected[whole]
+
+
+def test_a_whole_download_needs_no_permission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(1, 663):
+        save(picture(number, "L", 12, 12), tmp_path / "raw" / f"CHNCXR_{number:04}_{int(number > 326)}.png")
+    assert prepare("chncxr", tmp_path / "raw", tmp_path / "data") == 0
+    out = capsys.readouterr().out
+    assert "662 images in" in out and "note" not in out
+    assert "train (ours): normal 228, tuberculosis 235" in out
+    assert "val   (ours): normal 33, tuberculosis 34" in out
