@@ -1,10 +1,10 @@
 """One raw image becomes one prepared file: copied where it is plain and small enough, else decoded and written anew."""
 
-import io
 import os
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from benchmarks.decode import decode, pixel_digest
@@ -66,9 +66,8 @@ def convert(file: RawFile, stem: str, folder: Path, max_side: int | None, link: 
         small = _reduce(_as_grey(image), max_side)
         lossy = reduced and kind in ("JPEG", "MPO")
         name, how = stem + (".jpg" if lossy else ".png"), "reduced" if reduced else "rewritten"
-        data = _encode(small, lossy)
-        pixels = pixel_digest(decode(data, name).image if lossy else small)
-        made.write_bytes(data)
+        _write(small, made, lossy)
+        pixels = pixel_digest(decode(made.read_bytes(), name).image if lossy else small)
     size = made.stat().st_size
     made.replace(folder / name)
     return Converted(name, size, pixels, how)
@@ -83,18 +82,21 @@ def _reduce(image: Image.Image, max_side: int | None) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _encode(image: Image.Image, lossy: bool) -> bytes:
-    buffer = io.BytesIO()
+def _write(image: Image.Image, path: Path, lossy: bool) -> None:
+    """Straight to a file: into memory, Pillow would hold the interpreter lock, and threads would not use all cores."""
     if lossy:
-        image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        image.save(path, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     else:
-        image.save(buffer, "PNG", compress_level=PNG_LEVEL)
-    return buffer.getvalue()
+        image.save(path, "PNG", compress_level=PNG_LEVEL)
 
 
 def _as_grey(image: Image.Image) -> Image.Image:
     """The image in one channel where all three are equal: a third of the work and of the bytes, the same pixels."""
-    if image.mode != "RGB":
+    if image.mode != "RGB" or not _is_grey(image.resize((32, 32), Image.Resampling.NEAREST)) or not _is_grey(image):
         return image
-    red, green, blue = image.split()
-    return red if red.tobytes() == green.tobytes() == blue.tobytes() else image
+    return image.getchannel(0)
+
+
+def _is_grey(image: Image.Image) -> bool:
+    pixels = np.asarray(image)
+    return bool((pixels[..., :1] == pixels[..., 1:]).all())
