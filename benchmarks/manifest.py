@@ -86,12 +86,12 @@ def spanning_groups(entries: Iterable[Entry]) -> list[str]:
 
 
 def write_manifest(root: Path, entries: list[Entry], about: dict[str, Any]) -> None:
-    """Writes both files, synced to disk; `manifest.json` last."""
+    """Writes both files, synced to disk; `manifest.json` last. Names of raw files that are no text keep their bytes."""
     lines = [COLUMNS, *sorted(entries)]
-    with (root / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+    with (root / "manifest.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
         _sync(file)
-    with (root / "manifest.json").open("w", encoding="utf-8") as file:
+    with (root / "manifest.json").open("w", encoding="utf-8", errors="surrogateescape") as file:
         json.dump({"schema": SCHEMA} | about, file, indent=2, ensure_ascii=False)
         _sync(file)
 
@@ -109,7 +109,7 @@ def read_entries(root: Path) -> list[Entry]:
     """
     path = root / "manifest.csv"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.reader(file))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"manifest must be readable, got {str(path)!r}: {error}; {_REMEDY}") from error
@@ -126,7 +126,7 @@ def read_about(root: Path) -> dict[str, Any]:
     """
     path = root / "manifest.json"
     try:
-        about: Any = json.loads(path.read_text(encoding="utf-8"))
+        about: Any = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except ValueError as error:
         raise ValueError(f"manifest must be readable, got {str(path)!r}: {error}; {_REMEDY}") from error
     if not isinstance(about, dict) or about.get("schema") != SCHEMA or not isinstance(about.get("split"), dict):

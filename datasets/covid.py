@@ -4,6 +4,8 @@ More than a hundred images have no extension that image folders usually accept (
 folder is taken as an image. Patients are not published; two of the sources number theirs in the file names.
 """
 
+import hashlib
+import os
 import re
 from collections import Counter, defaultdict
 from pathlib import PurePosixPath
@@ -24,12 +26,12 @@ def find(files: RawFiles) -> Found:
         inside = PurePosixPath(*file.folders)
         if len(inside.parts) and inside.parts[-1].lower() in CLASSES and str(inside.parent) == parent:
             chosen.setdefault((inside.parts[-1].lower(), file.name), file)
-    stems = Counter((label, _clean(file.stem)) for (label, _), file in chosen.items())
+    stems = Counter((label, _clean(file.stem).lower()) for (label, _), file in chosen.items())
     samples, unknown = [], 0
     for (label, name), file in chosen.items():
         stem = _clean(file.stem)
-        if stems[label, stem] > 1:  # one name with two extensions
-            stem = _clean(name)
+        if stems[label, stem.lower()] > 1:  # one name with two extensions
+            stem += f"-{hashlib.sha256(os.fsencode(name)).hexdigest()[:6]}"
         patient = _patient(name)
         unknown += patient is None
         samples.append(RawSample(file, label, patient or f"image-{label}-{stem}", f"{label}_{stem}"))

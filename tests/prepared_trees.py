@@ -37,7 +37,7 @@ def rows(root: Path) -> list[dict[str, str]]:
 
 def about(root: Path) -> dict[str, Any]:
     """The manifest's other half."""
-    return dict(json.loads((root / "manifest.json").read_text()))
+    return dict(json.loads((root / "manifest.json").read_text(errors="surrogateescape")))
 
 
 def contents(root: Path) -> dict[str, str]:

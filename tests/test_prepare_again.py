@@ -17,6 +17,7 @@ from bench_process import BENCH, finish
 from prepared_trees import about, contents, prepare
 from raw_trees import EXPECTED, picture, save
 
+from benchmarks.data import open_dataset
 from datasets import DATASETS
 
 
@@ -135,6 +136,20 @@ def test_an_end_at_any_rename_leaves_what_the_same_command_finishes(
         assert prepare(*command) == 0  # type: ignore[arg-type]
         assert contents(tmp_path / "data/chncxr") == expected
         assert list((tmp_path / "data").iterdir()) == [tmp_path / "data/chncxr"]
+
+
+def test_file_names_that_are_no_text_or_clash_once_cleaned(tmp_path: Path) -> None:
+    raw_trees.covid(tmp_path / "raw")
+    home = tmp_path / "raw/COVID_IEEE/covid"
+    for number, name in enumerate(
+        (b"\xff\xfe.png", b"a b.png", b"a(b.png", b"A b.png", b"a b.jpeg", "肺炎.png".encode())
+    ):
+        save(picture(9000 + number), home / os.fsdecode(name), "PNG")
+    save(picture(1), home / os.fsdecode(b"empty\xff.png")).write_bytes(b"")
+    assert prepare("covid", tmp_path / "raw", tmp_path / "data", "--allow-incomplete") == 0
+    assert sum(about(tmp_path / "data/covid")["counts"][split]["covid"] for split in ("train", "val", "test")) == 14
+    assert open_dataset("covid", tmp_path / "data", tmp_path / "cache").split_origin is not None
+    assert prepare("covid", tmp_path / "raw", tmp_path / "data", "--allow-incomplete") == 0
 
 
 def test_published_counts_add_up() -> None:
