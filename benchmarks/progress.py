@@ -1,4 +1,4 @@
-"""Progress of a suite, or of a count, on stderr: a live line in a terminal, plain lines elsewhere."""
+"""Progress on stderr: a live line in a terminal, plain lines elsewhere."""
 
 import time
 from typing import Any
@@ -12,7 +12,6 @@ from rich.progress import (
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 STAGES = {"images": "resizing images", "preload": "computing frozen features"}
@@ -107,43 +106,33 @@ class SuiteProgress:
 
 
 class CountProgress:
-    """Shows how many of how many are done: a live line in a terminal, a plain line for every tenth elsewhere.
+    """Shows how many of how many things are done: a bar in a terminal, elsewhere a line every ten seconds.
 
     Args:
-        title: What is being done.
-        unit: What is counted.
+        what: What is under way.
     """
 
-    def __init__(self, title: str, unit: str) -> None:
-        self.title, self.unit = title, unit
+    def __init__(self, what: str) -> None:
+        self.what = what
         self.console = Console(stderr=True, highlight=False)
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        self.task = self.progress.add_task(title, total=None)
-        self.tenths = 0
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
+        self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.said = time.monotonic()
 
     def __enter__(self) -> "CountProgress":
         self.progress.start()
+        self.task = self.progress.add_task(self.what, total=None)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
     def __call__(self, done: int, total: int) -> None:
-        """Takes the state of affairs."""
+        """Takes the state."""
         self.progress.update(self.task, completed=done, total=total)
-        tenths = 10 * done // total if total else 10
-        if tenths > self.tenths and not self.console.is_terminal:
-            self.tenths = tenths
-            self.console.print(f"{self.title}: {done:,} of {total:,} {self.unit}", markup=False, soft_wrap=True)
+        if not self.console.is_terminal and time.monotonic() - self.said > 10:
+            self.said = time.monotonic()
+            self.console.print(f"{self.what}: {done} of {total}", markup=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

@@ -98,3 +98,16 @@ class DatasetInfo:
     signature: str = ""
     find: Callable[[RawFiles], Found] | None = None
     generate: Callable[[Path], None] | None = None
+
+    @property
+    def expected_counts(self) -> dict[str, int] | None:
+        """Published images of each class in all splits together; None where that is not known for every class."""
+        counts = {}
+        for name in self.classes:
+            per_split = [self.expected.get(f"{split}/{name}") for split in self.official]
+            known = [number for number in per_split if number is not None]
+            whole = self.expected.get(name) or (sum(known) if known and len(known) == len(per_split) else None)
+            if whole is None:
+                return None
+            counts[name] = whole
+        return counts

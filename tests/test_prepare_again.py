@@ -162,6 +162,12 @@ def test_published_counts_add_up() -> None:
                 assert sum(parts) == expected[whole]
 
 
+def test_published_counts_of_classes() -> None:
+    assert DATASETS["ddr"].expected_counts == {"0": 6266, "1": 630, "2": 4477, "3": 236, "4": 913}
+    assert DATASETS["isic2016"].expected_counts == {"benign": 1031, "malignant": 248}
+    assert DATASETS["isic2018"].expected_counts is None  # those of the validation split are not published
+
+
 def test_a_whole_download_needs_no_permission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(1, 663):
         save(picture(number, "L", 12, 12), tmp_path / "raw" / f"CHNCXR_{number:04}_{int(number > 326)}.png")

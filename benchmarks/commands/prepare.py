@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         args.allow_incomplete, args.image_level, args.overwrite, args.link,
     )  # fmt: skip
     print(f"looking through {request.raw}", file=sys.stderr)
-    with CountProgress(f"converting {info.name}", "images") as progress:
+    with CountProgress(f"converting images of {info.name}") as progress:
         outcome = prepare(info, request, progress)
     print("\n".join(_summary(info, outcome)))
     return 0
