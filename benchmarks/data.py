@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.decode import is_image, num_workers, read_image
+from benchmarks.manifest import SplitOrigin, read_origin
 from datasets import DATASETS
 from datasets.info import DatasetInfo
 
@@ -54,6 +55,7 @@ class Dataset:
         epochs: Default number of epochs.
         batch_size: Default images a step.
         synthetic: Whether the images are generated; never clinical data.
+        split_origin: Who made the splits, by the folder's manifest; None where there is none.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Dataset:
     epochs: int
     batch_size: int
     synthetic: bool
+    split_origin: SplitOrigin | None
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Number of images per split and class."""
@@ -99,8 +102,8 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
         _generate(info, root)
     if not root.is_dir():
         raise FileNotFoundError(
-            f"dataset {info.name} must be prepared in {str(root)!r}, got no such folder; put the images of its "
-            f"download ({info.url}) into {root}/{{train,val,test}}/{{{','.join(info.classes)}}}/"
+            f"dataset {info.name} must be prepared in {str(root)!r}, got no such folder; download it from {info.url}, "
+            f"then: python bench.py prepare {info.name} --raw DIR"
         )
     classes = _classes(root)
     if set(classes) != set(info.classes):
@@ -111,7 +114,7 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
     digest = _digest(root, splits, info.classes, cache_root)
     return Dataset(
         info.name, info.title, root, info.classes, splits, digest, info.mean, info.std,
-        "dataset", info.metric, info.epochs, info.batch_size, info.synthetic,
+        "dataset", info.metric, info.epochs, info.batch_size, info.synthetic, _split_origin(root, splits),
     )  # fmt: skip
 
 
@@ -134,8 +137,12 @@ def _open_folder(root: Path, cache_root: Path) -> Dataset:
     defaults = DatasetInfo(name, f"{name} (synthetic, not clinical)" if synthetic else name, classes, mean, std)
     return Dataset(
         name, defaults.title, root, classes, splits, digest, mean, std,
-        "computed", defaults.metric, defaults.epochs, defaults.batch_size, synthetic,
+        "computed", defaults.metric, defaults.epochs, defaults.batch_size, synthetic, _split_origin(root, splits),
     )  # fmt: skip
+
+
+def _split_origin(root: Path, splits: dict[str, tuple[Sample, ...]]) -> SplitOrigin | None:
+    return read_origin(root, (sample.path for samples in splits.values() for sample in samples))
 
 
 def _generate(info: DatasetInfo, root: Path) -> None:

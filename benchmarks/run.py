@@ -116,6 +116,7 @@ class Run:
                 "digest": dataset.digest,
                 "classes": list(dataset.classes),
                 "counts": dataset.counts(),
+                "split": dataset.split_origin.as_json() if dataset.split_origin else None,
                 "metric": dataset.metric,
                 "normalization": {
                     "mean": list(dataset.mean),
