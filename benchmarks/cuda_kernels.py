@@ -20,7 +20,7 @@ FP32_INPUTS = {"layer_norm", "group_norm", "exp", "log", "pow", "rsqrt", "norm",
 FP32_OUTPUT = {"softmax", "log_softmax", "sum", "prod", "cumsum", "cumprod"}
 MATMULS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
 CUBLAS_WORKSPACE = 32 * 2**20  # of a handle on Hopper; one for each thread that multiplies
-CUBLASLT_WORKSPACE = 2**20  # of each product with a bias
+CUBLASLT_WORKSPACE = 2**20  # of a handle that multiplies and adds a bias; kept like the other
 
 
 class CudaSemantics(TorchFunctionMode):
@@ -99,21 +99,17 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
     return torch.native_dropout(input, p, True)[0]
 
 
-def is_matmul(func: Any) -> bool:
-    """Whether an operator runs in cuBLAS."""
-    return func.overloadpacket in MATMULS
-
-
-def library_workspace() -> int:
-    """Bytes that a cuBLAS handle takes at its first use."""
-    return CUBLAS_WORKSPACE
+def library_workspaces(func: Any) -> list[tuple[str, int]]:
+    """Names and bytes of the workspaces that an operator's library keeps from its first use in a thread on."""
+    if func.overloadpacket not in MATMULS:
+        return []
+    with_bias = [("cublaslt", CUBLASLT_WORKSPACE)] if func.overloadpacket is aten.addmm else []
+    return [("cublas", CUBLAS_WORKSPACE), *with_bias]
 
 
 def kernel_workspace(func: Any, args: Any) -> list[int]:
     """Sizes that a kernel allocates besides its outputs, one after another."""
     packet = func.overloadpacket
-    if packet is aten.addmm:
-        return [CUBLASLT_WORKSPACE]
     if packet is aten._softmax_backward_data:
         return [args[1].numel() * args[1].element_size()]  # grad * output
     if packet is aten._scaled_dot_product_flash_attention_backward:

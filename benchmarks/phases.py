@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -106,7 +106,7 @@ def run_phases(
     watch: Watch,
     after: After,
     steps: int = 3,
-    before_training: Callable[[torch.optim.Optimizer], None] | None = None,
+    on_host: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Runs setup, preload, training and evaluation of a point on synthetic batches.
 
@@ -117,7 +117,7 @@ def run_phases(
         watch: `watch(phase)` is entered around each phase.
         after: `after(phase, step)` is called behind each phase but setup, outside its watch; `step` repeats its step.
         steps: Training steps; from the second on there is optimiser state.
-        before_training: Is given the optimiser before the first step.
+        on_host: Entered where features are copied to the host's memory.
     """
     with watch("setup"):
         parts = build()
@@ -126,7 +126,7 @@ def run_phases(
     del parts
     features: dict[str, Tensor] = {}
     if extractor is not None and point.preload:
-        features = _preload(point, extractor, device, watch, after)
+        features = _preload(point, extractor, device, watch, after, on_host)
         extractor = None  # the backbone leaves the device
         gc.collect()
 
@@ -143,11 +143,9 @@ def run_phases(
         evaluation_step(model, inputs_of_step(), point.precision, device.type)
 
     inputs: dict[str, Tensor] = {}
-    if before_training:
-        before_training(optimization.optimizer)
     with watch("train"):
         inputs = synthetic_images(point, device, extracted=bool(features))
-        inputs |= {name: tensor.to(device) for name, tensor in features.items()}
+        inputs |= {name: tensor.to(device, copy=True) for name, tensor in features.items()}
         labels = torch.zeros(point.batch_size, dtype=torch.long, device=device)
         for _ in range(steps):
             train()
@@ -159,12 +157,18 @@ def run_phases(
 
 
 def _preload(
-    point: MemoryPoint, extractor: nn.Module, device: torch.device, watch: Watch, after: After
+    point: MemoryPoint,
+    extractor: nn.Module,
+    device: torch.device,
+    watch: Watch,
+    after: After,
+    on_host: Callable[[], AbstractContextManager[None]],
 ) -> dict[str, Tensor]:
     """Extracts one batch's features, and returns them on the host."""
     with watch("preload"):
         image = synthetic_images(point, device)["image"]
         features = extraction_step(extractor, image, point.precision, device.type)
-    features = {name: tensor.to("cpu", copy=True) for name, tensor in features.items()}
+    with on_host():
+        features = {name: tensor.to("cpu", copy=True) for name, tensor in features.items()}
     after("preload", lambda: extraction_step(extractor, image, point.precision, device.type))
     return features

@@ -19,6 +19,7 @@ from benchmarks.trace import StorageTrace
 from methods.contract import few_chunks
 
 CONTEXT_BYTES = 758 * 2**20  # CUDA context and loaded kernels: as measured on an H100, driver 580, CUDA 13.0
+STEPS = 3  # of training, as many as are measured: state that the first one makes lies among what it then releases
 MANY = 12  # points from which a second process is worth its start
 
 Job = TypeVar("Job")
@@ -85,19 +86,9 @@ def predict_memory(point: MemoryPoint) -> Prediction:
         yield
         bounds[phase] = (begin, len(trace.events))
 
-    def make_state(optimizer: torch.optim.Optimizer) -> None:
-        """As the first step would: the one step of the trace is then as any later one."""
-        for parameter in optimizer.param_groups[0]["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-        optimizer.zero_grad()
-        for state in optimizer.state.values():
-            for tensor in state.values():
-                trace.tag(tensor, "optimizer_state")
-
     with warnings.catch_warnings(), few_chunks(), FakeTensorMode(), trace, trace.watch_modules(), CudaSemantics():
         warnings.simplefilter("ignore")
-        run_phases(point, build, torch.device("cpu"), watch, _no_timing, steps=1, before_training=make_state)
+        run_phases(point, build, torch.device("cpu"), watch, _no_timing, 1, trace.on_host)
     return Prediction(point, replay(trace.events, trace.tags, bounds))
 
 
@@ -140,21 +131,32 @@ def replay(
             live[storage] = allocator.malloc(size)
             sizes[storage] = live[storage].size
 
-    peaks, position = {}, 0
+    peaks: dict[str, PhasePeak] = {}
+    position = 0
     for phase, (begin, end) in bounds.items():
         for event in events[position:begin]:
             apply(*event)
         allocator.empty_cache()
-        allocated, reserved, peak = allocator.allocated, allocator.reserved, begin
-        for index in range(begin, end):
-            apply(*events[index])
+        run = events[begin:end]
+        if phase == "train":
+            run += _transient(run) * (STEPS - 1)
+        allocated, reserved, peak = allocator.allocated, allocator.reserved, 0
+        for count, event in enumerate(run, start=1):
+            apply(*event)
             reserved = max(reserved, allocator.reserved)
             if allocator.allocated > allocated:
-                allocated, peak = allocator.allocated, index + 1
-        breakdown = _breakdown(events[:peak], sizes, tags)
+                allocated, peak = allocator.allocated, count
+        breakdown = _breakdown(events[:begin] + run[:peak], sizes, tags)
         peaks[phase] = PhasePeak(allocated, reserved, reserved + CONTEXT_BYTES, breakdown)
         position = end
     return peaks
+
+
+def _transient(events: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The events of a step that any later step repeats: of storages that are both made and released in it."""
+    made = {storage for storage, size in events if size >= 0}
+    both = {storage for storage, size in events if size < 0 and storage in made}
+    return [event for event in events if event[0] in both]
 
 
 def _breakdown(events: list[tuple[int, int]], sizes: dict[int, int], tags: dict[int, str]) -> dict[str, int]:
