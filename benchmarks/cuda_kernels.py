@@ -6,6 +6,7 @@ kernels allocate besides their outputs.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ FP32_OUTPUT = {"softmax", "log_softmax", "sum", "prod", "cumsum", "cumprod"}
 MATMULS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
 CUBLAS_WORKSPACE = 32 * 2**20  # of a handle on Hopper; one for each thread that multiplies
 CUBLASLT_WORKSPACE = 2**20  # of a handle that multiplies and adds a bias; kept like the other
+
+NUM_SMS, THREADS_PER_SM, WARP = 132, 2048, 32  # of an H100
+REDUCTION_THREADS = 512  # of a block
 
 
 class CudaSemantics(TorchFunctionMode):
@@ -118,4 +122,36 @@ def kernel_workspace(func: Any, args: Any) -> list[int]:
         return [rows * 4 * (1 + math.ceil(width / 32) * 32)]  # softmax_d, and dq accumulated in fp32
     if packet is aten._scaled_dot_product_efficient_attention_backward and args[1].dtype == torch.float32:
         return [args[1].numel() * 4]  # grad_out * out, summed to delta
+    if packet is aten.sum and len(args) > 1:
+        return reduction_workspace(args[0], args[1])
     return []
+
+
+def reduction_workspace(tensor: Tensor, dims: Sequence[int] | None) -> list[int]:
+    """Bytes of partial results where many thread blocks share a sum over outer dimensions, as biases' gradients are.
+
+    As setReduceConfig and global_memory_size in ATen/native/cuda/Reduce.cuh: each block gets a part of the inputs, and
+    keeps a value for each of its threads and each output.
+    """
+    reduced = {dim % tensor.ndim for dim in dims or ()}
+    if not reduced or tensor.ndim - 1 in reduced or tensor.numel() == 0:
+        return []  # sums along rows stay within a thread block
+    inputs = math.prod(tensor.shape[dim] for dim in reduced)
+    outputs = tensor.numel() // inputs
+    vector = math.gcd(tensor.shape[-1], 4)
+    threads = REDUCTION_THREADS // vector
+    columns, rows = (_power_of_2(min(size, threads)) for size in (max(outputs // vector, 1), inputs))
+    height = min(rows, threads // min(columns, WARP))
+    width = min(columns, threads // height)
+    values = math.ceil(inputs / height)  # summed by a thread
+    grid = math.ceil(outputs / vector / width)
+    at_once = NUM_SMS * (THREADS_PER_SM // (width * height))
+    if inputs < min(height * 16, 256) or values < 256 or grid > at_once:
+        return []
+    blocks = max(min(math.ceil(at_once / grid), math.ceil(values / 16)), math.ceil(values / 256))
+    return [4 * outputs * blocks * width * vector] if blocks > 1 else []
+
+
+def _power_of_2(number: int) -> int:
+    """The largest power of 2 up to a number."""
+    return 1 << (number.bit_length() - 1)
