@@ -19,6 +19,7 @@ LOW_PRECISION = (torch.bfloat16, torch.float16)
 # https://pytorch.org/docs/stable/amp.html, lists of CUDA: operators that run in fp32, and that give fp32.
 FP32_INPUTS = {"layer_norm", "group_norm", "exp", "log", "pow", "rsqrt", "norm", "cosine_similarity", "softplus"}
 FP32_OUTPUT = {"softmax", "log_softmax", "sum", "prod", "cumsum", "cumprod"}
+PROMOTED_ON_CPU = (torch.cat, torch.stack)  # by copies that CUDA does not make: its kernels promote as they write
 MATMULS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
 CUBLAS_WORKSPACE = 32 * 2**20  # of a handle on Hopper; one for each thread that multiplies
 CUBLASLT_WORKSPACE = 2**20  # of a handle that multiplies and adds a bias; kept like the other
@@ -40,6 +41,9 @@ class CudaSemantics(TorchFunctionMode):
             return fused_attention(*args, **kwargs)
         if func is F.dropout:
             return _dropout(*args, **kwargs)
+        if func in PROMOTED_ON_CPU:
+            with torch.autocast("cpu", enabled=False):
+                return func(*args, **kwargs)
         if name in FP32_OUTPUT and args and is_low_precision(args[0]):
             if torch.is_autocast_enabled("cpu"):
                 kwargs["dtype"] = kwargs.get("dtype") or torch.float32

@@ -37,7 +37,7 @@ def parse_memory(text: str) -> int:
 def needed_bytes(point: MemoryPoint) -> int:
     """What a card must have for a point: the highest peak of its phases, the margin and the CUDA context."""
     peak = max(phase.allocated for phase in predict_memory(point).phases.values())
-    return int(peak * (1 + MARGIN)) + CONTEXT_BYTES
+    return int(peak * (1 + MARGIN)) + CONTEXT_BYTES["train"]
 
 
 def largest_fitting(candidates: Sequence[int], fits: Callable[[int], bool]) -> int | None:

@@ -31,7 +31,7 @@ def test_the_largest_is_found_wherever_it_is(limit: int) -> None:
 
 def test_what_is_needed_has_a_margin_and_the_context() -> None:
     peak = max(phase.allocated for phase in predict_memory(POINT).phases.values())
-    assert needed_bytes(POINT) == int(peak * 1.05) + CONTEXT_BYTES
+    assert needed_bytes(POINT) == int(peak * 1.05) + CONTEXT_BYTES["train"]
 
 
 def test_limits_fit_and_the_next_do_not() -> None:
@@ -46,5 +46,5 @@ def test_limits_fit_and_the_next_do_not() -> None:
 
 
 def test_a_card_may_be_too_small_for_anything() -> None:
-    found = limits(POINT, CONTEXT_BYTES)
+    found = limits(POINT, CONTEXT_BYTES["train"])
     assert (found.resolution, found.batch_size) == (None, None)

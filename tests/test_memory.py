@@ -13,7 +13,7 @@ from benchmarks.commands import memory as command
 from benchmarks.environment import ROOT
 from benchmarks.memory import PhaseMemory, check_idle, host_peak_bytes
 from benchmarks.memory_table import COLUMNS, measured_rows, points_frame
-from benchmarks.phases import MemoryPoint
+from benchmarks.phases import MemoryPoint, build_point
 
 CUDA = torch.device("cuda:0")
 TINY = MemoryPoint("vpt", 32, 2, "vit_tiny_patch16_224")
@@ -129,7 +129,7 @@ def test_measuring_out_of_memory_is_a_result(monkeypatch: pytest.MonkeyPatch) ->
             raise torch.OutOfMemoryError("tried to allocate\n12 GiB")
 
     monkeypatch.setattr(measure, "run_phases", run_out)
-    record = measure.measure(TINY, torch.device("cpu"))
+    record = measure.measure(TINY, torch.device("cpu"), lambda: build_point(TINY))
     assert record["status"] == {
         "state": "oom",
         "message": "OutOfMemoryError: tried to allocate 12 GiB",

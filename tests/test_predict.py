@@ -71,7 +71,7 @@ def traced(function: Callable[[], object]) -> StorageTrace:
 def peak_bytes(trace: StorageTrace) -> int:
     phase = replay(trace.events, trace.tags, {"train": (0, len(trace.events))})["train"]
     assert sum(phase.breakdown.values()) == phase.allocated
-    assert phase.process == phase.reserved + CONTEXT_BYTES
+    assert phase.process == phase.reserved + CONTEXT_BYTES["train"]
     return phase.allocated
 
 

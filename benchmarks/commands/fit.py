@@ -43,11 +43,11 @@ def run(args: argparse.Namespace) -> int:
     import pandas as pd
 
     from benchmarks.fit import MARGIN, RESOLUTIONS, parse_memory
+    from benchmarks.memory_table import MIB
     from benchmarks.predict import CONTEXT_BYTES, map_points
 
-    note = (
-        f"predicted, not measured; with a margin of {MARGIN:.0%} and {CONTEXT_BYTES / 2**20:,.0f} MiB of CUDA context"
-    )
+    context = CONTEXT_BYTES["train"] / MIB
+    note = f"predicted, not measured; with a margin of {MARGIN:.0%} and {context:,.0f} MiB of CUDA context"
     if args.gpu_memory:
         memory = parse_memory(args.gpu_memory)
         jobs = [(point, memory) for point in grid(args)]
