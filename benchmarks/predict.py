@@ -1,5 +1,6 @@
 """Predicted memory of a point: the method's own steps on fake tensors, every storage followed. No GPU, no weights."""
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -87,15 +88,14 @@ def predict_memory(point: MemoryPoint) -> Prediction:
         yield
         bounds[phase] = (begin, len(trace.events))
 
-    with warnings.catch_warnings(), few_chunks(), FakeTensorMode(), trace, trace.watch_modules(), CudaSemantics():
-        warnings.simplefilter("ignore")
-        run_phases(point, build, torch.device("cpu"), watch, _no_timing, 1, trace.on_host)
+    gc.freeze()  # collections on the way then pass over all that is older, torch and its modules, in no time
+    try:
+        with warnings.catch_warnings(), few_chunks(), FakeTensorMode(), trace, trace.watch_modules(), CudaSemantics():
+            warnings.simplefilter("ignore")
+            run_phases(point, build, torch.device("cpu"), watch, _no_timing, 1, trace.on_host)
+    finally:
+        gc.unfreeze()
     return Prediction(point, replay(trace.events, trace.tags, bounds))
-
-
-def predict_many(points: Sequence[MemoryPoint]) -> Iterator[Prediction]:
-    """Predicts points in order."""
-    return map_points(predict_memory, points)
 
 
 def map_points(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:

@@ -221,7 +221,7 @@ class Run:
         """Adds what a GPU would need, where there is none to measure it on."""
         if self.device.type == "cuda":
             return
-        from benchmarks.predict import predict_memory
+        from benchmarks.predictions import predict_point
 
         config = self.config
         point = MemoryPoint(
@@ -237,7 +237,7 @@ class Run:
             preload=config.preload,
         )
         with self.clock("predict"):
-            self.measurements["predicted_memory"] = predict_memory(point).as_record()
+            self.measurements["predicted_memory"] = predict_point(point, self.places.cache).as_record()
 
     def finish(self) -> None:
         """Adds what is known however the run ended: memory so far and seconds."""

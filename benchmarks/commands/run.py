@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_results, check_methods
+from benchmarks.commands.options import add_cache, add_results, check_methods
 from benchmarks.suite_file import find_suite, suite_arguments
 
 if TYPE_CHECKING:
@@ -71,14 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("places")
     where.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: auto)")
     where.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
-    where.add_argument(
-        "--cache",
-        type=Path,
-        default=Path(".cache"),
-        metavar="DIR",
-        help="weights, resized images and features (default: .cache)",
-    )
-    add_results(where)  # type: ignore[arg-type]
+    add_cache(where)
+    add_results(where)
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
         "--only-missing",
