@@ -13,6 +13,7 @@ from benchmarks.backbone import Attention, effective_resolution, patch_size
 from benchmarks.model import Parts, build_parts, make_config
 from benchmarks.step import Precision, evaluation_step, extraction_step, make_optimization, training_step
 from methods import METHODS
+from methods.contract import Views
 
 Watch = Callable[[str], AbstractContextManager[None]]
 After = Callable[[str, Callable[[], object]], None]
@@ -83,6 +84,11 @@ def build_point(point: MemoryPoint) -> Parts:
     )
 
 
+def views_of(point: MemoryPoint) -> Views:
+    """The images that a sample of the point carries: names and sides (px)."""
+    return METHODS[point.method].views(make_config(point.method, dict(point.options)), point_resolution(point))
+
+
 def synthetic_images(point: MemoryPoint, device: torch.device, extracted: bool = False) -> dict[str, Tensor]:
     """A batch of random images, one `(B, 3, H, W)` for each view of the method.
 
@@ -91,10 +97,9 @@ def synthetic_images(point: MemoryPoint, device: torch.device, extracted: bool =
         device: Where they go.
         extracted: Whether features stand in for the extractor's view `image`.
     """
-    views = METHODS[point.method].views(make_config(point.method, dict(point.options)), point_resolution(point))
     return {
         name: torch.randn(point.batch_size, 3, side, side, device=device)
-        for name, side in views.items()
+        for name, side in views_of(point).items()
         if not (extracted and name == "image")
     }
 

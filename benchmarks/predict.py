@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks.allocator import Block, CachingAllocator
 from benchmarks.cuda_kernels import CudaSemantics
 from benchmarks.model import Parts
-from benchmarks.phases import MemoryPoint, build_point, run_phases
+from benchmarks.phases import MemoryPoint, build_point, run_phases, views_of
 from benchmarks.trace import StorageTrace
 from methods.contract import few_chunks
 
@@ -70,6 +70,7 @@ def predict_memory(point: MemoryPoint) -> Prediction:
     """Predicts the peak memory of each phase of a point on an NVIDIA GPU; about a second on a CPU."""
     trace = StorageTrace()
     bounds: dict[str, tuple[int, int]] = {}
+    images = views_of(point)
 
     with torch.device("meta"):
         on_meta = [build_point(point)]  # outside the fake mode, in which timm's initialisation would need values
@@ -79,7 +80,7 @@ def predict_memory(point: MemoryPoint) -> Prediction:
         for part in (parts.model, parts.extractor):
             if part is not None:
                 part._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
-                trace.watch_model(part)
+                trace.watch_model(part, images)
         return parts
 
     @contextmanager

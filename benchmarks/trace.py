@@ -1,7 +1,7 @@
 """Every storage of a computation on fake tensors, from allocation to release, with what it is for."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -124,24 +124,30 @@ class StorageTrace(TorchDispatchMode):
         finally:
             self._on_host = False
 
-    def watch_model(self, root: nn.Module) -> None:
-        """Tags what belongs to a model: its parameters, their gradients, its inputs, and activations by module."""
+    def watch_model(self, root: nn.Module, images: Collection[str]) -> None:
+        """Tags what belongs to a model: its parameters, their gradients, its inputs, and activations by module.
+
+        Args:
+            root: The model.
+            images: Names of inputs that are images; the others are features.
+        """
+
+        def tag_inputs(module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
+            for name, tensor in inputs.items():
+                self.tag(tensor, "input images" if name in images else "input features")
+
         for tensor in (*root.parameters(), *root.buffers()):
             self.tag(tensor, "parameters")
         for parameter in root.parameters():
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(self._tag_gradient)
-        root.register_forward_pre_hook(self._tag_inputs, with_kwargs=True)
+        root.register_forward_pre_hook(tag_inputs, with_kwargs=True)
         for name, module in root.named_modules():
             self._names[module] = module_kind(name, module)
 
     def _tag_gradient(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
         self.tag(parameter.grad, "gradients")
-
-    def _tag_inputs(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        for tensor in kwargs.values():
-            self.tag(tensor, "inputs")
 
     @contextmanager
     def watch_modules(self) -> Iterator[None]:
