@@ -47,10 +47,17 @@ class PhasePeak:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted memory of a point, phase by phase; without an extractor to preload there is no phase `preload`."""
+    """Predicted memory of a point, phase by phase; without an extractor to preload there is no phase `preload`.
+
+    Attributes:
+        point: What was predicted.
+        phases: The peaks of each phase.
+        feature_bytes: Preloaded features of a batch, on the host; 0 where there are none.
+    """
 
     point: MemoryPoint
     phases: dict[str, PhasePeak]
+    feature_bytes: int = 0
 
     def as_record(self) -> dict[str, Any]:
         """As records hold it."""
@@ -96,7 +103,7 @@ def predict_memory(point: MemoryPoint) -> Prediction:
             run_phases(point, build, torch.device("cpu"), watch, _no_timing, 1, trace.on_host)
     finally:
         gc.unfreeze()
-    return Prediction(point, replay(trace.events, trace.tags, bounds))
+    return Prediction(point, replay(trace.events, trace.tags, bounds), trace.host_bytes)
 
 
 def map_points(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.config import RunConfig
 from benchmarks.environment import ROOT
 from benchmarks.model import make_config
 from benchmarks.phases import MemoryPoint
@@ -45,9 +46,20 @@ def predict_point(point: MemoryPoint, cache: Path) -> Prediction:
     return next(predict_points([point], cache))
 
 
-def num_missing(points: Iterable[MemoryPoint], cache: Path) -> int:
-    """How many different points have no stored prediction."""
-    return sum(_read(point, _path(point, cache)) is None for point in set(points))
+def point_of_run(config: RunConfig, num_classes: int) -> MemoryPoint:
+    """The point whose memory a run takes."""
+    return MemoryPoint(
+        method=config.method,
+        options=tuple(sorted(config.options.items())),
+        backbone=config.backbone,
+        resolution=config.resolution,
+        batch_size=config.batch_size,
+        num_classes=num_classes,
+        precision=config.precision,
+        attention=config.attention,
+        grad_checkpointing=config.grad_checkpointing,
+        preload=config.preload,
+    )
 
 
 def code_digest() -> str:
@@ -84,12 +96,14 @@ def _read(point: MemoryPoint, path: Path) -> Prediction | None:
     try:
         stored = json.loads(path.read_text())
         phases = {name: PhasePeak(**peak) for name, peak in stored["phases"].items()}
+        prediction = Prediction(point, phases, stored["feature_bytes"])
+        return prediction if stored["key"] == _key(point) else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return Prediction(point, phases) if stored.get("key") == _key(point) else None
 
 
 def _write(prediction: Prediction, path: Path) -> None:
     phases = {name: dataclasses.asdict(peak) for name, peak in prediction.phases.items()}
-    content = json.dumps({"key": _key(prediction.point), "phases": phases}, indent=1)
+    stored = {"key": _key(prediction.point), "phases": phases, "feature_bytes": prediction.feature_bytes}
+    content = json.dumps(stored, indent=1)
     write_atomic(path, (content + "\n").encode())

@@ -33,12 +33,14 @@ class StorageTrace(TorchDispatchMode):
     Attributes:
         events: `(storage, bytes)` for an allocation, `(storage, -1)` for a release, in order; storages are numbers.
         tags: What each storage is for.
+        host_bytes: Of all that was made on the host instead.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.events: list[tuple[int, int]] = []
         self.tags: dict[int, str] = {}
+        self.host_bytes = 0
         self._number: dict[int, int] = {}  # live storages by their address
         self._references: dict[int, weakref.ref[Any]] = {}
         self._sum: tuple[int, int, frozenset[int]] | None = None  # a gradient sum that may have been made in place
@@ -52,6 +54,7 @@ class StorageTrace(TorchDispatchMode):
             return args[0].fake_device  # asked for very often, and slow otherwise
         result = run_quickly(func, args) if func in QUICK and not kwargs else func(*args, **(kwargs or {}))
         if self._on_host:
+            self.host_bytes += sum(storage_bytes(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
             return result
         backward = in_backward()
         tag = WORKSPACE if backward and not self._modules else None
