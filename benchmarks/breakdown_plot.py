@@ -32,7 +32,12 @@ KINDS: dict[str, tuple[str, str]] = {
     "activations: other": ("#E7C6D8", "||||"),
     "workspace": ("white", "////"),
 }
-_FURTHER = (("#D55E00", "oooo"), ("#F7C7A6", "xxxx"), ("#A04000", "...."), ("#FFE0CC", "----"))  # kinds of other methods
+_FURTHER = (
+    ("#D55E00", "oooo"),
+    ("#F7C7A6", "xxxx"),
+    ("#A04000", "...."),
+    ("#FFE0CC", "----"),
+)  # kinds of other methods
 _FACTORS = ("resolution", "batch_size", "precision", "attention", "grad_checkpointing", "backbone")
 _PHASES = {"train": "", "preload": "preload"}
 

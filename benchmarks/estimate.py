@@ -53,11 +53,14 @@ def estimate_runs(runs: Sequence[PlannedRun], stored: pd.DataFrame) -> tuple[lis
         if run.places.dataset not in datasets:
             datasets[run.places.dataset] = open_dataset(run.places.dataset, run.places.data_root, cache)
     points = [point_of_run(run.config, len(datasets[run.places.dataset].classes)) for run in runs]
-    estimates, disk = [], {}
+    estimates: list[Estimate] = []
+    disk: dict[tuple[str, object], int] = {}
     for run, point, prediction in zip(runs, points, predict_points(points, cache), strict=True):
         dataset = datasets[run.places.dataset]
         count = sum(len(samples) for samples in dataset.splits.values())
-        images = {(dataset.digest, side): count * 3 * side**2 for side in views_of(point).values()}
+        images: dict[tuple[str, object], int] = {
+            (dataset.digest, side): count * 3 * side**2 for side in views_of(point).values()
+        }
         features = math.ceil(count / point.batch_size * prediction.feature_bytes)
         disk |= images | {(dataset.digest, point): features}
         preload = prediction.phases.get("preload")

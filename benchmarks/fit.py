@@ -71,14 +71,14 @@ def limits(point: MemoryPoint, memory: int, cache: Path) -> Limits:
         cache: Folder of caches, where predictions are kept.
     """
 
-    def fits(**changes: int) -> bool:
-        return needed_bytes(predict_point(replace(point, **changes), cache)) <= memory
+    def fits(other: MemoryPoint) -> bool:
+        return needed_bytes(predict_point(other, cache)) <= memory
 
     growth = max(_growth(predict_point(point, cache), memory), 0.0)
     side = int(point.resolution * math.sqrt(growth))
     return Limits(
-        largest_fitting(RESOLUTIONS, lambda resolution: fits(resolution=resolution), side),
-        largest_fitting(BATCHES, lambda batch: fits(batch_size=batch), int(point.batch_size * growth)),
+        largest_fitting(RESOLUTIONS, lambda resolution: fits(replace(point, resolution=resolution)), side),
+        largest_fitting(BATCHES, lambda batch: fits(replace(point, batch_size=batch)), int(point.batch_size * growth)),
     )
 
 

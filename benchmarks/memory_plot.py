@@ -138,9 +138,9 @@ def prediction_errors(points: pd.DataFrame) -> pd.DataFrame:
 
 def _draw_errors(axes: Axes, errors: pd.DataFrame, style: dict[str, Style], reach: float) -> None:
     """The predictions' errors, a marker for each measured point; the axis reaches to at least one percent."""
-    for (label, resolution), group in errors.groupby(["label", "resolution"], sort=False):
+    for label, group in errors.groupby("label", sort=False):
         look = style[str(label)]
-        axes.plot([resolution] * len(group), group["error"], linestyle="none", color=look.colour, marker=look.marker)
+        axes.plot(group["resolution"], group["error"], linestyle="none", color=look.colour, marker=look.marker)
     limit = max(1.0, reach) * 1.25
     axes.set_ylim(-limit, limit)
     axes.axhline(0, color="0.45", linewidth=0.6)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -48,7 +49,12 @@ def test_time_comes_from_stored_runs_of_the_same_kind(tmp_path: Path) -> None:
     run = planned(tmp_path, "lora")
     same = {name: getattr(run.config, name) for name in ALIKE} | {"state": "ok", "device": "CPU"}
     same |= {"epochs": 2, "seconds_total": 110.0, "seconds_train": 80.0, "seconds_validate": 20.0}
-    others = [{"state": "failed"}, {"device": "NVIDIA H100"}, {"resolution": 128}, {"method": "fpt"}]
+    others: list[dict[str, Any]] = [
+        {"state": "failed"},
+        {"device": "NVIDIA H100"},
+        {"resolution": 128},
+        {"method": "fpt"},
+    ]
     stored = pd.DataFrame([same, *(same | other | {"seconds_total": 1e6} for other in others)])
     assert expected_seconds(run, stored) == pytest.approx(10 + 4 * 50)
     other = PlannedRun(replace(run.config, batch_size=1), run.places, run.weights)

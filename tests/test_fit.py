@@ -33,7 +33,12 @@ def test_the_largest_is_found_wherever_it_is(limit: int, guess: int) -> None:
 
 def test_a_good_guess_takes_two_questions() -> None:
     asked: list[int] = []
-    assert largest_fitting(BATCHES, lambda batch: asked.append(batch) or batch <= 50, 51) == 48
+
+    def fits(batch: int) -> bool:
+        asked.append(batch)
+        return batch <= 50
+
+    assert largest_fitting(BATCHES, fits, 51) == 48
     assert asked == [48, 56]
 
 
@@ -47,13 +52,12 @@ def test_limits_fit_and_the_next_do_not(tmp_path: Path) -> None:
     memory = int(1.6 * GIB)
     found = limits(POINT, memory, tmp_path)
     assert found.batch_size is not None and found.resolution is not None
-    for name, value, candidates in (
-        ("batch_size", found.batch_size, BATCHES),
-        ("resolution", found.resolution, RESOLUTIONS),
-    ):
-        larger = candidates[candidates.index(value) + 1]
-        assert needed_bytes(predict_memory(replace(POINT, **{name: value}))) <= memory
-        assert needed_bytes(predict_memory(replace(POINT, **{name: larger}))) > memory
+    batch = BATCHES[BATCHES.index(found.batch_size) + 1]
+    resolution = RESOLUTIONS[RESOLUTIONS.index(found.resolution) + 1]
+    for point in (replace(POINT, batch_size=found.batch_size), replace(POINT, resolution=found.resolution)):
+        assert needed_bytes(predict_memory(point)) <= memory
+    for point in (replace(POINT, batch_size=batch), replace(POINT, resolution=resolution)):
+        assert needed_bytes(predict_memory(point)) > memory
 
 
 def test_a_card_may_be_too_small_for_anything(tmp_path: Path) -> None:

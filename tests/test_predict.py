@@ -269,7 +269,9 @@ def test_an_extractor_leaves_before_training_unless_it_runs_live() -> None:
     backbone = 4 * 5.6e6
     saved = live.phases["train"].breakdown["parameters"] - preloaded.phases["train"].breakdown["parameters"]
     assert saved == pytest.approx(backbone, rel=0.05)
-    assert {"activations: side network", "activations: fusion", "input images", "input features"} <= set(preloaded.phases["train"].breakdown)
+    assert {"activations: side network", "activations: fusion", "input images", "input features"} <= set(
+        preloaded.phases["train"].breakdown
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

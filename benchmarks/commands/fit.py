@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
         jobs = [(point, memory, args.cache) for point in grid(args)]
         rows = _collect(map_points(_limits_row, jobs), len(jobs))
         tried = ", ".join(map(str, RESOLUTIONS))
-        note += f"; largest resolution of {tried} px at batch {args.batch_size}, largest batch, of 1 to 31, then multiples of 8, from 128 on of 32, at {args.res} px"
+        note += f"; largest resolution of {tried} px at batch {args.batch_size}"
+        note += f"; largest batch of 1 to 31, then multiples of 8, from 128 on of 32, at {args.res} px"
     else:
         settings = [(point, args.cache) for point in grid(args)]
         rows = _collect(map_points(_cards_row, settings), len(settings))

@@ -50,7 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cuda:0", metavar="D", help="to measure on (default: cuda:0)")
     parser.add_argument("--only-missing", action="store_true", help="do not measure again what has a record")
     parser.add_argument("--allow-busy", action="store_true", help="measure though other processes hold GPU memory")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw it (png and pdf): memory over resolution, or stacked bars of the breakdown")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="also draw it (png and pdf): memory over resolution, or stacked bars of the breakdown",
+    )
     add_cache(parser)
     add_results(parser)
     add_format(parser)
@@ -156,12 +161,8 @@ def _compare(args: argparse.Namespace) -> int:
     print_frame(readable(frame) if args.format == "md" else frame, args.format)
     for name in map(short_name, COUNTERS):
         errors = frame[f"{name}_error_percent"].dropna().abs()
-        close = int((errors <= GOAL_PERCENT).sum())
-        middle, worst = errors.median(), errors.max()
-        print(
-            f"{name}: {close} of {len(errors)} phases within {GOAL_PERCENT} %, median {middle:.2f} %, worst {worst:.2f} %",
-            file=sys.stderr,
-        )
+        close = f"{(errors <= GOAL_PERCENT).sum()} of {len(errors)} phases within {GOAL_PERCENT} %"
+        print(f"{name}: {close}, median {errors.median():.2f} %, worst {errors.max():.2f} %", file=sys.stderr)
     return 0
 
 
