@@ -15,7 +15,6 @@ from benchmarks.data import Dataset, open_dataset
 from benchmarks.images import open_image_store
 from benchmarks.memory import PhaseMemory, host_peak_bytes
 from benchmarks.model import Parts, build_parts, count_parameters, make_config
-from benchmarks.phases import MemoryPoint
 from benchmarks.preload import EXTRACTOR_VIEW, Preloading
 from benchmarks.step import forbid_tf32
 from benchmarks.train import Bench, Clock, Emit, evaluate, fit
@@ -171,23 +170,11 @@ class Run:
         """Adds what a GPU would need, where there is none to measure it on."""
         if self.device.type == "cuda":
             return
-        from benchmarks.predict import predict_memory
+        from benchmarks.predictions import point_of_run, predict_point
 
-        config = self.config
-        point = MemoryPoint(
-            method=config.method,
-            options=tuple(sorted(config.options.items())),
-            backbone=config.backbone,
-            resolution=config.resolution,
-            batch_size=config.batch_size,
-            num_classes=num_classes,
-            precision=config.precision,
-            attention=config.attention,
-            grad_checkpointing=config.grad_checkpointing,
-            preload=config.preload,
-        )
+        point = point_of_run(self.config, num_classes)
         with self.clock("predict"):
-            self.measurements["predicted_memory"] = predict_memory(point).as_record()
+            self.measurements["predicted_memory"] = predict_point(point, self.places.cache).as_record()
 
     def finish(self) -> None:
         """Adds what is known however the run ended: memory so far and seconds."""
