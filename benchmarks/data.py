@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.decode import is_image, num_workers, read_image
+from benchmarks.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
 from datasets import DATASETS
 from datasets.info import DatasetInfo
 
@@ -249,16 +249,15 @@ def _normalization(
     root: Path, samples: tuple[Sample, ...], digest: str, cache_root: Path
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation per channel over all pixels of the train images, resized to a small square."""
-    cache = cache_root / "normalization" / f"{digest}.json"
+    cache = cache_root / "normalization" / f"{digest}-v{PIXEL_FORMAT}.json"
     stored = _read_json(cache)
     if not stored:
         print(f"computing the normalisation of {root} over {len(samples)} images (once)", file=sys.stderr)
         sums, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)  # integers: exact in any order
-        with ThreadPoolExecutor(num_workers()) as pool:
-            for image in pool.map(lambda sample: read_image(root / sample.path, NORMALIZATION_SIDE), samples):
-                pixels = image.reshape(3, -1).astype(np.int64)  # (3, H * W)
-                sums += pixels.sum(axis=1)
-                squares += (pixels * pixels).sum(axis=1)
+        for image in in_order(lambda sample: read_image(root / sample.path, NORMALIZATION_SIDE), samples):
+            pixels = image.reshape(3, -1).astype(np.int64)  # (3, H * W)
+            sums += pixels.sum(axis=1)
+            squares += (pixels * pixels).sum(axis=1)
         count = len(samples) * NORMALIZATION_SIDE**2
         mean = sums / count / 255
         std = np.sqrt(np.maximum(squares / count / 255**2 - mean**2, 0))

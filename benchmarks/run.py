@@ -14,8 +14,9 @@ from benchmarks.backbone import effective_resolution, patch_size
 from benchmarks.batches import Split, iterate, sequential_order
 from benchmarks.config import Places, RunConfig
 from benchmarks.data import Dataset, open_dataset
+from benchmarks.decode import PIXEL_FORMAT, decoding_side
 from benchmarks.features import FeatureCache, open_feature_cache
-from benchmarks.images import open_image_store
+from benchmarks.images import open_image_stores
 from benchmarks.memory import PhaseMemory, host_peak_bytes
 from benchmarks.model import Parts, build_parts, count_parameters, make_config
 from benchmarks.phases import MemoryPoint
@@ -122,13 +123,9 @@ class Run:
         def progress(done: int, total: int) -> None:
             self.emit("stage", stage="images", done=done, total=total)
 
-        return {
-            split: {
-                name: open_image_store(dataset, split, side, self.places.cache, progress)
-                for name, side in views.items()
-            }
-            for split in SPLITS
-        }
+        sides = set(views.values())
+        stores = {split: open_image_stores(dataset, split, sides, self.places.cache, progress) for split in SPLITS}
+        return {split: {name: stores[split][side] for name, side in views.items()} for split in SPLITS}
 
     def _build(self, num_classes: int, resolution: int) -> Parts:
         config = self.config
@@ -186,6 +183,7 @@ class Run:
         config = self.config
         return {
             "format": 1,
+            "pixels": [PIXEL_FORMAT, decoding_side(self.run["input"]["views"].values())],
             "backbone": config.backbone,
             "weights": config.weights_sha256 or f"random, seed {config.seed}",
             "dataset": dataset.digest,
