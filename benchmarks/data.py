@@ -91,17 +91,9 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
         ValueError: Unknown name, or a folder whose layout, classes or files are wrong.
         FileNotFoundError: A dataset of the table that has not been prepared.
     """
-    info = DATASETS.get(name_or_path)
+    info, root = find_root(name_or_path, data_root)
     if info is None:
-        return _open_folder(_find_folder(name_or_path, data_root), cache_root)
-    root = data_root / info.name
-    if info.generate is not None and not root.exists():
-        _generate(info, root)
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"dataset {info.name} must be prepared in {str(root)!r}, got no such folder; put the images of its "
-            f"download ({info.url}) into {root}/{{train,val,test}}/{{{','.join(info.classes)}}}/"
-        )
+        return _open_folder(root, cache_root)
     classes = _classes(root)
     if set(classes) != set(info.classes):
         raise ValueError(
@@ -113,6 +105,27 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
         info.name, info.title, root, info.classes, splits, digest, info.mean, info.std,
         "dataset", info.metric, info.epochs, info.batch_size, info.synthetic,
     )  # fmt: skip
+
+
+def find_root(name_or_path: str, data_root: Path) -> tuple[DatasetInfo | None, Path]:
+    """The entry in the table, if it is one of those, and the folder of a dataset; the demo is generated at first use.
+
+    Raises:
+        ValueError: Neither a name nor a folder.
+        FileNotFoundError: A dataset of the table that has not been prepared.
+    """
+    info = DATASETS.get(name_or_path)
+    if info is None:
+        return None, _find_folder(name_or_path, data_root)
+    root = data_root / info.name
+    if info.generate is not None and not root.exists():
+        _generate(info, root)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"dataset {info.name} must be prepared in {str(root)!r}, got no such folder; put the images of its "
+            f"download ({info.url}) into {root}/{{train,val,test}}/{{{','.join(info.classes)}}}/"
+        )
+    return info, root
 
 
 def _find_folder(name_or_path: str, data_root: Path) -> Path:
@@ -154,9 +167,20 @@ def _generate(info: DatasetInfo, root: Path) -> None:
                 raise
 
 
-def _folders(parent: Path) -> list[str]:
+def list_folders(parent: Path) -> list[str]:
+    """Sorted names of the folders in a folder, but for hidden ones and litter."""
     names = [entry.name for entry in parent.iterdir() if entry.is_dir() and not _is_litter(entry)]
     return sorted(names)
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Sorted files below a folder, but for hidden ones and litter."""
+    files = []
+    for path in folder.rglob("*"):
+        inside = path.relative_to(folder)
+        if not any(_is_litter(part) for part in (inside, *inside.parents)) and not path.is_dir():
+            files.append(path)
+    return sorted(files, key=Path.as_posix)
 
 
 def _is_litter(path: Path) -> bool:
@@ -167,12 +191,12 @@ def _classes(root: Path) -> tuple[str, ...]:
     """The class folders, the same in every split."""
     missing = [split for split in SPLITS if not (root / split).is_dir()]
     if missing:
-        found = ", ".join(_folders(root)) or "no folder"
+        found = ", ".join(list_folders(root)) or "no folder"
         raise ValueError(
             f"dataset folder must hold train, val and test, got {found} in {str(root)!r} "
             f"({', '.join(missing)} missing); the layout is {root}/{{train,val,test}}/<class>/<images>"
         )
-    per_split = {split: _folders(root / split) for split in SPLITS}
+    per_split = {split: list_folders(root / split) for split in SPLITS}
     everything = sorted(set().union(*per_split.values()))
     for split, names in per_split.items():
         absent = [name for name in everything if name not in names]
@@ -200,10 +224,7 @@ def _list_splits(root: Path, classes: tuple[str, ...]) -> dict[str, tuple[Sample
 def _list_images(root: Path, folder: str) -> list[str]:
     """Sorted paths of a class folder's images, relative to the root."""
     paths = []
-    for path in (root / folder).rglob("*"):
-        inside = path.relative_to(root / folder)
-        if any(_is_litter(part) for part in (inside, *inside.parents)) or path.is_dir():
-            continue
+    for path in list_files(root / folder):
         if not is_image(path):
             raise ValueError(f"class folder must hold only images, got {str(path)!r}; remove it or convert it to PNG")
         paths.append(path.relative_to(root).as_posix())
@@ -211,7 +232,7 @@ def _list_images(root: Path, folder: str) -> list[str]:
         raise ValueError(
             f"class folder must hold images, got none in {str(root / folder)!r}; add some or remove the class"
         )
-    return sorted(paths)
+    return paths
 
 
 def _digest(root: Path, splits: dict[str, tuple[Sample, ...]], classes: tuple[str, ...], cache_root: Path) -> str:

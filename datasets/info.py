@@ -22,6 +22,7 @@ class DatasetInfo:
         url: Where the raw images come from.
         licence: Terms of the images.
         citation: What to cite.
+        expected_counts: Images of each class in all splits together; None where the prepared folder is the user's own.
         generate: Writes the whole dataset into an empty folder; None where the user must prepare it.
     """
 
@@ -37,4 +38,5 @@ class DatasetInfo:
     url: str = ""
     licence: str = ""
     citation: str = ""
+    expected_counts: dict[str, int] | None = None
     generate: Callable[[Path], None] | None = None

@@ -1,6 +1,6 @@
 """The commands of bench.py: here the one table of them."""
 
-from benchmarks.commands import fit, listing, memory, params, run, stored
+from benchmarks.commands import check, fit, listing, memory, params, run, stored
 from benchmarks.commands.contract import Command
 
 COMMANDS: dict[str, Command] = {
@@ -10,6 +10,7 @@ COMMANDS: dict[str, Command] = {
         params.COMMAND,
         memory.COMMAND,
         fit.COMMAND,
+        check.COMMAND,
         stored.TABLES,
         stored.PLOTS,
         listing.COMMAND,
