@@ -59,7 +59,7 @@ def test_a_clean_folder_has_status_0_and_its_numbers_are_right(root: Path, capsy
     assert (whole["width_min"], whole["width_median"], whole["width_max"]) == (48, 48, 48)
     assert whole["height_median"] == 40 and whole["below_224"] == 2 * total
     assert checked.tables["pixels"][0] == {"class": "bright", "mode": "RGB", "images": total}
-    assert "images: 24 images, 0 problems, 0 notes; look at .cache/check/images.png" in checked.err
+    assert "images: 24 images; problems: 0, notes: 0; look at .cache/check/images.png" in checked.err
 
 
 def test_sizes_are_those_shown_and_the_shorter_side_counts(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +107,7 @@ def test_every_usual_fault_is_found_at_once(root: Path, capsys: pytest.CaptureFi
     assert files.pop("train/bright/2.png").startswith("cannot be read (")
     assert "No such file" in files.pop("val/bright/gone.png") and not files
     assert checked.found("split") == {"val/loose.png": "is in no class folder and will not be used; move it into one"}
-    assert "9 problems" in checked.err
+    assert "problems: 9," in checked.err
     assert [row["class"] for row in checked.tables["images"]] == ["bright", "dark", "rare"]
 
 

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     write_sheet(sheet, draw_sheet(found, info.title if info else name, args.samples, args.seed))
     problems = sum(fault.level == "problem" for fault in faults)
     print(
-        f"{name}: {len(found.images)} images, {problems} problems, {len(faults) - problems} notes; look at {sheet}",
+        f"{name}: {len(found.images)} images; problems: {problems}, notes: {len(faults) - problems}; look at {sheet}",
         file=sys.stderr,
     )
     return 1 if problems else 0

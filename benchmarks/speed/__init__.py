@@ -1,0 +1,1 @@
+"""Benchmarks of speed; each file is run as `python -m benchmarks.speed.NAME`."""
