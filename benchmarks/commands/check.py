@@ -78,9 +78,8 @@ def print_tables(tables: "dict[str, pd.DataFrame]", layout: str) -> None:
         shown = {name: json.loads(frame.to_json(orient="records")) for name, frame in tables.items()}
         print(json.dumps(shown, indent=2, ensure_ascii=False))
     elif layout == "csv":
-        frames = [frame.astype(object).assign(table=name) for name, frame in tables.items()]
-        whole = pd.concat(frames, ignore_index=True)
-        print(whole[["table", *whole.columns.drop("table")]].to_csv(index=False), end="")
+        rows = [{"table": name, **row} for name, frame in tables.items() for row in frame.to_dict("records")]
+        print(pd.DataFrame(rows, dtype=object).to_csv(index=False), end="")
     else:
         for name, frame in tables.items():
             text = frame.astype(object).where(frame.notna(), "")

@@ -107,7 +107,7 @@ class Afresh:
 
 
 def loader_speeds(dataset: Dataset, side: int, cache: Path, device: torch.device, seconds: float) -> Iterator[Line]:
-    """Reading uint8 batches, as a GPU is fed, and the training loop's whole loader, which prepares them on the device."""
+    """Reading uint8 batches, as a GPU is fed; then the loop's whole loader, which also prepares them on the device."""
     files = [dataset.root / sample.path for sample in dataset.splits["train"]]
     sources = {
         "JPEGs decoded afresh": Afresh(files, side, ALL_PIXELS),
