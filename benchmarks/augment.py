@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +14,7 @@ JITTER = 0.2
 SCALE = (0.8, 1.0)
 RATIO = (0.7, 1.3)
 TRIES = 10  # crops drawn for an image until one fits into it, as torchvision does
+CPU_CHUNK_BYTES = 2**20  # of images augmented at a time on a CPU, so that they stay in its cache
 GREY = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
 
 
@@ -72,17 +74,26 @@ def draw_augmentation(num_images: int, side: int) -> Augmentation:
 
 
 def apply_augmentation(images: Tensor, augmentation: Augmentation) -> Tensor:
-    """Augments a batch; torchvision's functions, one image after the other, differ by less than 1e-4.
+    """Augments a batch in place; torchvision's functions, one image after the other, differ by less than 1e-4.
 
     A crop is never larger than the square that it is stretched to, so that antialiasing has nothing to do.
 
     Shape:
-        - images: `(B, 3, S, S)` in 0-1; overwritten
-        - Output: `(B, 3, S, S)` in 0-1
+        - images: `(B, 3, S, S)` in 0-1
+        - Output: the same, augmented
     """
     numbers = torch.stack([values.float() for values in augmentation]).to(images.device)  # (7, B), in one transfer
+    size = len(images)
+    if images.device.type == "cpu":
+        size = max(1, CPU_CHUNK_BYTES // images[0].nbytes)
+    for part, of_part in zip(images.split(size), numbers.split(size, dim=1), strict=True):
+        part.copy_(_augmented(part, of_part))
+    return images
+
+
+def _augmented(images: Tensor, numbers: Tensor) -> Tensor:
     flip, brightness, contrast, top, left, height, width = numbers
-    images = images.mul_(brightness.view(-1, 1, 1, 1)).clamp_(0, 1)
+    images = (images * brightness.view(-1, 1, 1, 1)).clamp_(0, 1)
     grey = images.mean(dim=(2, 3)) @ images.new_tensor(GREY)  # (B,)
     images = images.mul_(contrast.view(-1, 1, 1, 1)).add_(((1 - contrast) * grey).view(-1, 1, 1, 1)).clamp_(0, 1)
     side = images.shape[-1]
@@ -99,6 +110,13 @@ def _sampled(start: Tensor, length: Tensor, side: int) -> Tensor:
     steps = torch.arange(side, device=start.device) + 0.5
     inside = steps * (length[:, None] / side) - 0.5
     return start[:, None] + inside.clamp(min=0).minimum(length[:, None] - 1)
+
+
+def _to_float(images: Tensor) -> Tensor:
+    """A float32 copy. On a CPU in numpy's memory, which comes in huge pages: four times as fast as torch's own."""
+    if images.device.type != "cpu":
+        return images.float()
+    return torch.from_numpy(np.empty(images.shape, np.float32)).copy_(images)
 
 
 class Preprocessing:
@@ -121,7 +139,7 @@ class Preprocessing:
             - images: `(B, 3, S, S)` uint8
             - Output: `(B, 3, S, S)` float32
         """
-        pixels = images.float().div_(255)
+        pixels = _to_float(images).div_(255)
         if augment:
             pixels = apply_augmentation(pixels, draw_augmentation(len(images), images.shape[-1]))
         return pixels.sub_(self.mean).div_(self.std)
