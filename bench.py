@@ -45,8 +45,7 @@ def main(arguments: list[str]) -> int:
     command, rest = COMMANDS[name], arguments[1:] if named else arguments
     try:
         parser = make_parser(command)
-        args = parse(parser, rest) if name == "run" else parser.parse_args(rest)
-        return command.run(args)
+        return command.run(parse(parser, rest))
     except (ValueError, OSError, RuntimeError) as error:
         print(f"bench.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -1,5 +1,6 @@
 """Batches of a split: views and features by name, read ahead by a thread, prepared on the device."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.augment import Preprocessing
+from benchmarks.decode import num_workers
+from benchmarks.features import FeatureRows
+
+READ_AHEAD = 2  # batches
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -21,13 +26,13 @@ class Split:
     Attributes:
         labels: Class indices `(n,)`.
         views: uint8 images `(n, 3, side, side)` by input name.
-        features: Precomputed features by input name.
+        features: Precomputed features; None where there are none.
         fixed_views: Names of the views that are never augmented, since features of theirs may be precomputed.
     """
 
     labels: NDArray[np.int64]
     views: Arrays
-    features: Arrays
+    features: FeatureRows | None = None
     fixed_views: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
@@ -48,7 +53,10 @@ def sequential_order(num_samples: int, batch_size: int) -> list[NDArray[np.int64
 def iterate(
     split: Split, order: Sequence[NDArray[np.int64]], preprocessing: Preprocessing, device: torch.device, augment: bool
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """Yields each batch's inputs by name and its labels, on the device; the next one is read meanwhile.
+    """Yields each batch's inputs by name and its labels, on the device; the next ones are read meanwhile.
+
+    When the next batch is asked for, this one is no longer held here: a caller who has let go of it too has one batch
+    on the device at a time.
 
     Args:
         split: What to read.
@@ -58,23 +66,26 @@ def iterate(
         augment: Whether views are augmented, but for the fixed ones.
     """
     pin = device.type == "cuda"
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        pending = reader.submit(_read, split, order[0], pin)
+    with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(num_workers()) as pool:
+        pending = deque(reader.submit(_read, split, indices, pin, pool) for indices in order[:READ_AHEAD])
         for position in range(len(order)):
-            views, features, labels = pending.result()
-            if position + 1 < len(order):
-                pending = reader.submit(_read, split, order[position + 1], pin)
+            views, features, labels = pending.popleft().result()
+            if position + READ_AHEAD < len(order):
+                pending.append(reader.submit(_read, split, order[position + READ_AHEAD], pin, pool))
             inputs = {
                 name: preprocessing(view.to(device, non_blocking=True), augment and name not in split.fixed_views)
                 for name, view in views.items()
             }
             inputs |= {name: feature.to(device, non_blocking=True) for name, feature in features.items()}
             yield inputs, labels.to(device, non_blocking=True)
+            del inputs, views, features
 
 
-def _read(split: Split, indices: NDArray[np.int64], pin: bool) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-    def take(arrays: Arrays) -> dict[str, Tensor]:
-        rows = {name: torch.from_numpy(np.asarray(array[indices])) for name, array in arrays.items()}
-        return {name: row.pin_memory() for name, row in rows.items()} if pin else rows
-
-    return take(split.views), take(split.features), torch.from_numpy(split.labels[indices])
+def _read(
+    split: Split, indices: NDArray[np.int64], pin: bool, pool: ThreadPoolExecutor
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    views = {name: torch.from_numpy(np.asarray(array[indices])) for name, array in split.views.items()}
+    if pin:
+        views = {name: view.pin_memory() for name, view in views.items()}
+    features = split.features.read(indices, pin, pool) if split.features is not None else {}
+    return views, features, torch.from_numpy(split.labels[indices])

@@ -18,7 +18,8 @@ _WEIGHTS = {
 DEFINITIONS = (
     "Trainable: parameters that train, without the new head, in percent of all parameters without it. "
     "Memory: peak allocated GPU memory of the training phase; Preload: the same while frozen features are computed "
-    "ahead of training, for methods that do so. AUC: macro one-vs-rest on the test split. "
+    "ahead of training, for methods that do so; Preload (s), (images/s) and Disk: what computing them took, once for "
+    "all runs that share them, and their size. AUC: macro one-vs-rest on the test split. "
     "PPE = AUC · exp(−log10(r + 1)), r the trainable share; PME = AUC · exp(−log10(m / m_full + 1)), m the training "
     "memory, m_full that of full fine-tuning. Best in bold, second best underlined, for each resolution."
 )
@@ -57,6 +58,15 @@ def spread(block: pd.DataFrame) -> str:
     """What stands behind a mean."""
     seeds = block["seeds_asked"].max()
     return f"AUC: mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else "AUC of one seed"
+
+
+def preloading(block: pd.DataFrame) -> str:
+    """What preloading took at most, in one sentence; empty where nothing was preloaded."""
+    known = block.dropna(subset=["preload_seconds", "cache_bytes"])
+    if known.empty:
+        return ""
+    seconds, size = known["preload_seconds"].max(), known["cache_bytes"].max() / 2**20
+    return f"Preloading took up to {seconds:,.0f} s and {size:,.0f} MiB on disk a row, beside training. "
 
 
 def footnotes(block: pd.DataFrame) -> list[str]:

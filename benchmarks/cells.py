@@ -83,6 +83,18 @@ def _score(name: str) -> Callable[[pd.Series], Cell]:
     return cell
 
 
+def _number(name: str) -> Callable[[pd.Series], Cell]:
+    def cell(row: pd.Series) -> Cell:
+        value = row[name]
+        return Cell("–" if pd.isna(value) else f"{value:,.1f}" if value < 100 else f"{value:,.0f}")
+
+    return cell
+
+
+def _disk(row: pd.Series) -> Cell:
+    return Cell("–" if pd.isna(row["cache_bytes"]) else _mebibytes(row["cache_bytes"]))
+
+
 COLUMNS = (
     Column("Method", "Method", 0, _method),
     Column("Trainable (%)", "Train\n%", -1, _percent),
@@ -93,6 +105,13 @@ COLUMNS = (
     Column("Seeds", "Seeds", 0, _seeds),
     Column("PPE", "PPE", 1, _score("ppe")),
     Column("PME", "PME", 1, _score("pme")),
+    Column("Train (s)", "", 0, _number("seconds_train")),
+)
+# What training on preloaded features took before it began.
+PRELOAD_COLUMNS = (
+    Column("Preload (s)", "", 0, _number("preload_seconds")),
+    Column("Preload (images/s)", "", 0, _number("images_per_second_preload")),
+    Column("Disk (MiB)", "", 0, _disk),
 )
 
 
@@ -102,9 +121,10 @@ def _mebibytes(value: float) -> str:
 
 
 def columns_of(block: pd.DataFrame) -> list[Column]:
-    """The columns a block needs: host memory only where training ran on the host."""
+    """The columns a block needs: host memory only where training ran on the host, costs of preloading where any did."""
     on_host = (block["device_type"] == "cpu").any()
-    return [column for column in COLUMNS if column.cell is not _host or on_host]
+    columns = [column for column in COLUMNS if column.cell is not _host or on_host]
+    return [*columns, *(PRELOAD_COLUMNS if block["cache_bytes"].notna().any() else ())]
 
 
 def rows_by_resolution(block: pd.DataFrame, columns: Sequence[Column]) -> Iterator[tuple[str, list[list[Cell]]]]:

@@ -34,6 +34,8 @@ class CudaSemantics(TorchFunctionMode):
                 return _run_backward(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return fused_attention(*args, **kwargs)
+        if func is aten._scaled_dot_product_flash_attention_for_cpu:
+            return attention_with_logsumexp(*args, **kwargs)
         if func is F.dropout:
             return _dropout(*args, **kwargs)
         if name in FP32_OUTPUT and args and is_low_precision(args[0]):
@@ -91,6 +93,17 @@ def fused_attention(
         return attended[..., :head_dim] if padding else attended
     efficient = aten._scaled_dot_product_efficient_attention
     return efficient(query, key, value, attn_mask, grad, dropout_p, is_causal, scale=scale)[0]
+
+
+def attention_with_logsumexp(
+    query: Tensor, key: Tensor, value: Tensor, dropout_p: float, is_causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The CPU's fused kernel called by its name: the one of CUDA that returns the log-sum-exp too."""
+    if query.dtype in LOW_PRECISION:
+        flash = aten._scaled_dot_product_flash_attention
+        return flash(query, key, value, dropout_p, is_causal, scale=scale)[:2]
+    efficient = aten._scaled_dot_product_efficient_attention
+    return efficient(query, key, value, None, True, dropout_p, is_causal, scale=scale)[:2]
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

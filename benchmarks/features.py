@@ -1,125 +1,217 @@
-"""The feature cache: frozen features of a split, computed once, memory-mapped ever after.
+"""The feature cache: frozen features of a dataset, computed once, memory-mapped and checked ever after.
 
-A cache belongs to one key: backbone and weights, images, resolution, normalisation, precision, attention and whatever
-the extractor says its features depend on. Rows are addressed by sample index. A cache is written under another name and
-renamed when complete.
+A cache belongs to one key: backbone and weights, images and splits, resolution, normalisation, precision, attention,
+device and whatever the extractor says its features depend on. Any difference is another cache. A cache that holds more
+parts than asked for (FPT's twelve blocks for FPT+'s last six) serves as well.
 """
 
 import hashlib
 import json
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-KEY_FILE = "cache.json"
+from benchmarks.feature_files import DESCRIPTION, STATE, CacheFiles, Description, FeatureShapes, damaged
+from benchmarks.locks import held_lock
+
+WHOLE = (0,)  # the parts of features that have no such axis
+Compute = Callable[[Sequence[range]], Iterator[Mapping[str, Tensor]]]
 
 
 @dataclass(frozen=True)
-class FeatureCache:
-    """An opened cache.
+class FeatureRequest:
+    """The features that a method asks for.
 
     Attributes:
-        features: Memory-mapped, read-only arrays `(n, ...)` by feature name.
-        num_bytes: Size on disk.
-        seconds: What computing it took, then or now.
-        reused: Whether it was there already.
+        key: All that they depend on but for the parts; JSON values.
+        parts: What their first axis behind the sample's runs over; None without such an axis.
+        features: A sample's shape and NumPy type by feature name.
+        batches: Ranges of sample indices, in order: what is extracted at once.
+        label: Name of the dataset, for people; no part of the key.
     """
 
-    features: dict[str, NDArray[np.generic]]
-    num_bytes: int
-    seconds: float
-    reused: bool
+    key: Mapping[str, Any]
+    parts: tuple[int, ...] | None
+    features: FeatureShapes
+    batches: Sequence[range]
+    label: str = ""
+
+    def describe(self) -> Description:
+        """The cache that would hold just these."""
+        stored = {name: (shape if self.parts else (1, *shape), dtype) for name, (shape, dtype) in self.features.items()}
+        key = json.loads(json.dumps(self.key))
+        return Description(key, list(self.parts or WHOLE), self.batches[-1].stop, stored, self.label)
+
+
+class FeatureCache:
+    """A complete cache, opened for some of its parts.
+
+    Args:
+        files: The cache on disk.
+        request: What is read of it.
+        reused: Whether it was there already.
+
+    Attributes:
+        name: Name of its folder.
+        num_bytes: Bytes on disk of what was asked for.
+        state: At what cost it was made.
+    """
+
+    def __init__(self, files: CacheFiles, request: FeatureRequest, reused: bool) -> None:
+        self.name, self.reused, self.state = files.folder.name, reused, files.state()
+        self._files, self._request = files, request
+        stored = files.description
+        self._positions = [stored.parts.index(part) for part in request.parts or WHOLE]
+        first = self._positions[0]
+        consecutive = self._positions == list(range(first, first + len(self._positions)))
+        self._chosen: Any = slice(first, first + len(self._positions)) if consecutive else self._positions
+        self._checked = np.zeros(stored.num_samples, bool)
+        self.num_bytes = stored.num_samples * stored.row_bytes(len(self._positions))
+
+    def read(self, indices: NDArray[np.int64], pin: bool, pool: ThreadPoolExecutor) -> dict[str, Tensor]:
+        """The features of some samples, `(B, ...)` by name; a row is checked when it is read for the first time.
+
+        Args:
+            indices: Of the samples.
+            pin: Whether the tensors lie in pinned memory, from which copies to a GPU need no waiting.
+            pool: Threads that read.
+
+        Raises:
+            RuntimeError: A row is damaged.
+        """
+        batch = {
+            name: torch.empty(
+                (len(indices), len(self._positions), *array.shape[2:]),
+                dtype=getattr(torch, array.dtype.name),
+                pin_memory=pin,
+            )
+            for name, array in self._files.arrays.items()
+        }
+        rows = {name: tensor.numpy() for name, tensor in batch.items()}
+
+        def read_row(place: int) -> None:
+            index = int(indices[place])
+            for name, array in self._files.arrays.items():
+                rows[name][place] = array[index, self._chosen]
+            if not self._checked[index]:
+                self._files.check_row(index, {name: row[place] for name, row in rows.items()}, self._positions)
+                self._checked[index] = True
+
+        list(pool.map(read_row, range(len(indices))))
+        return batch if self._request.parts else {name: tensor[:, 0] for name, tensor in batch.items()}
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """The rows of a cache that belong to one split: its sample i is row `start + i`."""
+
+    cache: FeatureCache
+    start: int
+
+    def read(self, indices: NDArray[np.int64], pin: bool, pool: ThreadPoolExecutor) -> dict[str, Tensor]:
+        """As `FeatureCache.read`, by the split's own indices."""
+        return self.cache.read(indices + self.start, pin, pool)
 
 
 def open_feature_cache(
-    root: Path, key: Mapping[str, Any], num_samples: int, compute: Callable[[], Iterable[dict[str, Tensor]]]
+    root: Path,
+    request: FeatureRequest,
+    compute: Compute,
+    on_wait: Callable[[], None],
+    measured: Callable[[], dict[str, Any] | None] = lambda: None,
 ) -> FeatureCache:
-    """Opens the cache of `key`, computing it first where there is none.
+    """Opens a cache that has what is asked for, computing what is missing first; one process at a time does.
 
     Args:
         root: Folder of all feature caches.
-        key: All that the features depend on; JSON values.
-        num_samples: Number n of samples.
-        compute: Yields the features of the samples in order, batch by batch.
+        request: What is asked for.
+        compute: Yields the features of batches of samples, batch by batch.
+        on_wait: Called when another process is at work on the same features, whose end is waited for.
+        measured: The peak memory of computing so far, kept with the cache.
 
     Raises:
-        RuntimeError: The cache found has another key or is damaged, or the disk cannot hold it.
+        RuntimeError: The cache found is damaged or has another key, or the disk cannot hold it.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
-    folder = root / digest
-    reused = folder.is_dir()
-    if not reused:
-        _write(folder, key, num_samples, compute())
-    return _open(folder, key, num_samples, reused)
+    description = request.describe()
+    base = digest(description.key)
+    with held_lock(root / ".locks" / base, on_wait):
+        files = find_complete(root, base, description)
+        reused = files is not None
+        if files is None:
+            files = _complete(root / f"{base}-{digest(description.parts, 6)}", request, compute, measured)
+    return FeatureCache(files, request, reused)
 
 
-def _open(folder: Path, key: Mapping[str, Any], num_samples: int, reused: bool) -> FeatureCache:
+def digest(value: Any, length: int = 16) -> str:
+    """A short name of JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:length]
+
+
+def find_complete(root: Path, base: str, description: Description) -> CacheFiles | None:
+    """A complete cache that holds the parts asked for, the smallest there is; None where there is none."""
+    found = []
+    for folder in sorted(root.glob(f"{base}-*")):
+        if not ((folder / DESCRIPTION).exists() or (folder / STATE).exists()):
+            continue  # killed while its files were made
+        files = CacheFiles(folder)
+        _check_key(files, description)
+        if set(description.parts) <= set(files.description.parts) and files.state().complete:
+            found.append(files)
+    return min(found, key=lambda files: len(files.description.parts), default=None)
+
+
+def _check_key(files: CacheFiles, wanted: Description) -> None:
+    for name in {**wanted.key, **files.description.key}:
+        if files.description.key.get(name) != wanted.key.get(name):
+            raise damaged(files.folder, f"it has another {name} than its name says")
+    if files.description.num_samples != wanted.num_samples:
+        raise damaged(files.folder, f"it holds {files.description.num_samples} samples, not {wanted.num_samples}")
+
+
+def _complete(
+    folder: Path, request: FeatureRequest, compute: Compute, measured: Callable[[], dict[str, Any] | None]
+) -> CacheFiles:
+    """Computes the batches of a cache that are not there yet, and marks it complete."""
+    if not (folder / DESCRIPTION).exists():
+        CacheFiles.create(folder, request.describe())
+    files = CacheFiles(folder)
+    state, finished = files.state(), files.finished()
+    missing = [batch for batch in request.batches if not finished[batch.start : batch.stop].all()]
+    state.batch_size = max(map(len, request.batches))
+    started, before = time.perf_counter(), state.seconds
+
+    def store(batch: range, features: Mapping[str, NDArray[Any]]) -> None:
+        files.write_rows(batch.start, features)
+        state.seconds = before + time.perf_counter() - started
+        files.write_state(state)
+
     try:
-        stored = json.loads((folder / KEY_FILE).read_text())
-        stored_key, seconds = dict(stored["key"]), float(stored["seconds"])
-        features = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in stored["features"]}
-    except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
-        raise RuntimeError(f"feature cache {folder} is damaged ({error}); delete that folder and run again") from error
-    for name in key:
-        if stored_key.get(name) != json.loads(json.dumps(key[name])):
-            raise RuntimeError(f"feature cache {folder} has another {name}; delete that folder and run again")
-    for name, array in features.items():
-        if len(array) != num_samples:
-            raise RuntimeError(
-                f"feature cache {folder} holds {len(array)} {name}, not {num_samples}; delete that folder and run again"
-            )
-    num_bytes = sum(array.nbytes for array in features.values())
-    return FeatureCache(features, num_bytes, seconds, reused)
-
-
-def _write(folder: Path, key: Mapping[str, Any], num_samples: int, batches: Iterable[dict[str, Tensor]]) -> None:
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    started = time.perf_counter()
-    arrays: dict[str, np.memmap[Any, Any]] = {}
-    try:
-        done = 0
-        for batch in batches:
-            rows = {name: feature.cpu().numpy() for name, feature in batch.items()}
-            if not arrays:
-                arrays = _create(partial, rows, num_samples)
-            for name, values in rows.items():
-                arrays[name][done : done + len(values)] = values
-            done += len(next(iter(rows.values())))
-        if done != num_samples:
-            raise RuntimeError(f"features must be those of {num_samples} samples, got {done}")
-        for array in arrays.values():
-            array.flush()
-        arrays_of = {"key": key, "features": sorted(arrays), "seconds": time.perf_counter() - started}
-        (partial / KEY_FILE).write_text(json.dumps(arrays_of, indent=1))
-        if not folder.exists():  # another process may have finished the same cache meanwhile
-            partial.rename(folder)
+        with ThreadPoolExecutor(max_workers=1) as writer:
+            pending: Future[None] | None = None
+            for batch, features in zip(missing, compute(missing), strict=True):
+                rows = {name: _row_array(feature, request.parts) for name, feature in features.items()}
+                if pending is not None:
+                    pending.result()
+                pending = writer.submit(store, batch, rows)
+            if pending is not None:
+                pending.result()
+        state.complete, state.memory = True, measured()
+        files.write_state(state)
     except OSError as error:
-        raise RuntimeError(f"features cannot be stored under {folder.parent}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _create(folder: Path, rows: Mapping[str, NDArray[Any]], num_samples: int) -> dict[str, "np.memmap[Any, Any]"]:
-    """Files for all samples, of the type of the first ones; they take no room yet, so all of it is asked for here."""
-    needed = sum(num_samples * values[0].nbytes for values in rows.values())
-    free = shutil.disk_usage(folder).free
-    if needed > free:  # writing a memory map onto a full disk kills the process
         raise RuntimeError(
-            f"features need {needed / 2**30:.1f} GiB under {folder.parent}, where {free / 2**30:.1f} GiB are free; "
-            "make room, choose another --cache, or use --preload off"
-        )
-    return {
-        name: np.lib.format.open_memmap(
-            folder / f"{name}.npy", mode="w+", dtype=values.dtype, shape=(num_samples, *values.shape[1:])
-        )
-        for name, values in rows.items()
-    }
+            f"features cannot be stored under {folder.parent}: {error.strerror or error}; make room (bench.py clean "
+            "caches) and run again, which goes on where this stopped"
+        ) from error
+    return files
+
+
+def _row_array(feature: Tensor, parts: tuple[int, ...] | None) -> NDArray[Any]:
+    return (feature if parts else feature.unsqueeze(1)).cpu().numpy()

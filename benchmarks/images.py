@@ -4,23 +4,27 @@ import contextlib
 import errno
 import os
 import shutil
-import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from benchmarks.data import Dataset
 from benchmarks.decode import PIXEL_FORMAT, Pixels, decoding_side, in_order, read_views
+from benchmarks.locks import held_lock
 
 Progress = Callable[[int, int], None]
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def open_image_stores(
-    dataset: Dataset, split: str, sides: Collection[int], cache_root: Path, on_progress: Progress | None = None
+    dataset: Dataset,
+    split: str,
+    sides: Collection[int],
+    cache_root: Path,
+    on_progress: Progress | None = None,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> dict[int, Pixels]:
     """The images of a split by side, as read-only memory maps (B, 3, side, side), uint8 RGB, in the order of the split.
 
@@ -35,6 +39,7 @@ def open_image_stores(
         sides: Side lengths in pixels, of all views of a model.
         cache_root: The stores lie in its folder `images`.
         on_progress: Called with (images done, images in all) while stores are built.
+        on_wait: Called before waiting for another process that builds them.
 
     Raises:
         ValueError: An image cannot be read; names its path.
@@ -52,8 +57,7 @@ def open_image_stores(
 
     stores = opened()
     if len(stores) < len(paths):
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f".{prefix}.lock"):
+        with held_lock(folder / f".{prefix}.lock", on_wait):
             missing = {side: path for side, path in paths.items() if side not in opened()}
             files = [dataset.root / sample.path for sample in samples]
             if missing:
@@ -70,21 +74,6 @@ def _open(path: Path, shape: tuple[int, ...]) -> Pixels | None:
     except (FileNotFoundError, ValueError, EOFError):
         return None
     return store if store.shape == shape and store.dtype == np.uint8 else None
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock that the system takes back from a process that dies."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"waiting for another process that fills the image store in {path.parent}", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _build(

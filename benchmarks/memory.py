@@ -130,14 +130,24 @@ class PhaseMemory:
             self._keep(name)
         self.current = None
 
-    def _keep(self, name: str) -> None:
+    def current_peaks(self) -> dict[str, int | None] | None:
+        """The peaks of the phase under way, so far; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        torch.cuda.synchronize(self.device)
+        return self._peaks()
+
+    def _peaks(self) -> dict[str, int | None]:
         reserved = torch.cuda.max_memory_reserved(self.device)
-        counts = {
+        return {
             "peak_allocated_bytes": torch.cuda.max_memory_allocated(self.device),
             "peak_reserved_bytes": reserved,
             # The driver keeps no peak; what a process holds besides the allocator's segments hardly changes.
             "peak_process_bytes": self._process_bytes(reserved - torch.cuda.memory_reserved(self.device)),
         }
+
+    def _keep(self, name: str) -> None:
+        counts = self._peaks()
         before = self.phases.get(name, {})
         self.phases[name] = {
             key: max(filter(None, (count, before.get(key))), default=None) for key, count in counts.items()

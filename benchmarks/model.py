@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.backbone import Attention, create_backbone, set_attention
 from methods import METHODS
+from methods.contract import few_chunks
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,27 @@ def build_parts(
             set_attention(part, attention)
     model.set_grad_checkpointing(grad_checkpointing)  # type: ignore[operator]
     return Parts(model.train(), None if extractor is None else extractor.eval())
+
+
+def feature_shapes(
+    method: str, config: Any, backbone: str, resolution: int
+) -> tuple[dict[str, tuple[tuple[int, ...], str]], tuple[int, ...] | None]:
+    """What a method's extractor yields for an image, found on the meta device without weights.
+
+    Args:
+        method: A method with an extractor.
+        config: Its Config.
+        backbone: timm ViT.
+        resolution: Image side (px), a multiple of the patch size.
+
+    Returns:
+        Shape (without the batch's axis) and NumPy type of each feature by name, and the extractor's parts.
+    """
+    with torch.device("meta"), torch.no_grad(), few_chunks():
+        extractor: Any = build_parts(method, config, backbone, 2, resolution, "eager").extractor
+        features = extractor(image=torch.empty(1, 3, resolution, resolution))
+    shapes = {name: (tuple(feature.shape[1:]), str(feature.dtype)[6:]) for name, feature in features.items()}
+    return shapes, extractor.parts
 
 
 def count_parameters(method: str, config: Any, backbone: str, num_classes: int) -> dict[str, int | float]:

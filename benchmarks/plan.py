@@ -97,7 +97,7 @@ def make_plan(options: SuiteOptions) -> Plan:
         _plan_run(options, method, source, dataset, resolution, seed, weights, device)
         for source, dataset in datasets.items()
         for resolution in options.resolutions
-        for method in options.methods
+        for method in sorted(options.methods, key=list(METHODS).index)  # what FPT extracts serves FPT+ as well
         for seed in options.seeds
     ]
     return Plan(runs, notes)

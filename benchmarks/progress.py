@@ -68,6 +68,8 @@ class SuiteProgress:
             self._show(text, event["done"], event["total"])
             if event["done"] == event["total"]:
                 self._plain(f"{text}: {event['total']} done")
+        elif event["event"] == "note":
+            self.note(f"{self.title}: {event['text']}")
         elif event["event"] == "step":
             done = event["epoch"] - 1 + event["step"] / event["steps"]
             self._show(

@@ -98,6 +98,7 @@ COLUMNS: dict[str, Column] = {
     },
     "host_peak_bytes": Column("measurements.host_peak_bytes", int),
     "cache_bytes": Column("measurements.cache_bytes", int),
+    "preload_seconds": Column("measurements.preload.seconds", float),
     **{
         f"seconds_{part}": Column(f"measurements.seconds.{part}", float)
         for part in ("total", "import", "setup", "images", "preload", "train", "validate", "test", "predict", "other")
@@ -217,7 +218,8 @@ def runs_frame(records: Sequence[Record]) -> pd.DataFrame:
     Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).
     Scores (0-1, on the test split unless named val_): val_auc, auc, accuracy, balanced_accuracy, macro_f1, kappa, loss.
     Memory in bytes: {measured,predicted}_{setup,preload,train,eval}_peak_{allocated,reserved,process}_bytes,
-    host_peak_bytes, cache_bytes. Time: seconds_{total,...}, images_per_second_{train,eval,preload}.
+    host_peak_bytes, cache_bytes. Time: seconds_{total,...}, images_per_second_{train,eval,preload};
+    preload_seconds is what computing the features took when it was done, seconds_preload what this run waited for.
     variant: JSON of every setting that is neither place, seed nor protocol; runs that differ in it are never averaged.
     Missing values are missing (NA), whatever the reason.
     """

@@ -1,33 +1,29 @@
 """One run, start to end, as the sections of its record."""
 
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from benchmarks.augment import Preprocessing
 from benchmarks.backbone import effective_resolution, patch_size
-from benchmarks.batches import Split, iterate, sequential_order
+from benchmarks.batches import Split
 from benchmarks.config import Places, RunConfig
 from benchmarks.data import Dataset, open_dataset
-from benchmarks.decode import PIXEL_FORMAT, decoding_side
-from benchmarks.features import FeatureCache, open_feature_cache
 from benchmarks.images import open_image_stores
 from benchmarks.memory import PhaseMemory, host_peak_bytes
 from benchmarks.model import Parts, build_parts, count_parameters, make_config
 from benchmarks.phases import MemoryPoint
-from benchmarks.step import extraction_step, forbid_tf32
+from benchmarks.preload import EXTRACTOR_VIEW, Preloading
+from benchmarks.step import forbid_tf32
 from benchmarks.train import Bench, Clock, Emit, evaluate, fit
 from benchmarks.weights import Weights, load_weights
 from methods import METHODS
 from methods.contract import Views
 
 SPLITS = ("train", "val", "test")
-EXTRACTOR_VIEW = "image"
 
 
 class Run:
@@ -53,6 +49,23 @@ class Run:
 
     def execute(self) -> None:
         """Does all of it. What goes wrong is raised; what was learnt stays in `run` and `measurements`."""
+        dataset, parts, splits, preprocessing = self.prepare()
+        if parts.extractor is not None:
+            parts.extractor.to(self.device)
+        bench = Bench(
+            self.config, parts.model, parts.extractor, preprocessing, dataset.classes, self.device, self.clock,
+            self.memory.phase, self.emit,
+        )  # fmt: skip
+        self._predict_memory(len(dataset.classes))
+        self._train_and_test(bench, splits, dataset)
+
+    def prepare(self) -> tuple[Dataset, Parts, dict[str, Split], Preprocessing]:
+        """Opens images, builds the method and preloads features: all that comes before training.
+
+        Returns:
+            The dataset; the method's parts, without an extractor whose work is done; the splits, and what prepares
+            their batches.
+        """
         config = self.config
         torch.manual_seed(config.seed)
         forbid_tf32()
@@ -67,20 +80,16 @@ class Run:
             parts = self._build(len(dataset.classes), views[EXTRACTOR_VIEW])
         fixed = frozenset({EXTRACTOR_VIEW}) if parts.extractor is not None else frozenset()
         splits = {
-            name: Split(np.array([sample.label for sample in dataset.splits[name]]), stores[name], {}, fixed)
+            name: Split(np.array([sample.label for sample in dataset.splits[name]]), stores[name], fixed_views=fixed)
             for name in SPLITS
         }
         if config.preload and parts.extractor is not None:
-            splits = self._preload(parts.extractor.to(self.device), splits, preprocessing, dataset)
+            preloading = Preloading(config, self.method_config, dataset, preprocessing, self.device, self.emit)
+            with self.clock("preload"):
+                splits, measured = preloading.run(parts.extractor, splits, self.places.cache / "features", self.memory)
+            self.measurements |= measured
             parts = Parts(parts.model, None)
-        if parts.extractor is not None:
-            parts.extractor.to(self.device)
-        bench = Bench(
-            config, parts.model, parts.extractor, preprocessing, dataset.classes, self.device, self.clock,
-            self.memory.phase, self.emit,
-        )  # fmt: skip
-        self._predict_memory(len(dataset.classes))
-        self._train_and_test(bench, splits, dataset)
+        return dataset, parts, splits, preprocessing
 
     def _check_digest(self, dataset: Dataset) -> None:
         if dataset.digest != self.config.dataset_digest:
@@ -123,8 +132,13 @@ class Run:
         def progress(done: int, total: int) -> None:
             self.emit("stage", stage="images", done=done, total=total)
 
+        def wait() -> None:
+            self.emit("note", text="another process resizes the same images: waiting for it")
+
         sides = set(views.values())
-        stores = {split: open_image_stores(dataset, split, sides, self.places.cache, progress) for split in SPLITS}
+        stores = {
+            split: open_image_stores(dataset, split, sides, self.places.cache, progress, wait) for split in SPLITS
+        }
         return {split: {name: stores[split][side] for name, side in views.items()} for split in SPLITS}
 
     def _build(self, num_classes: int, resolution: int) -> Parts:
@@ -134,68 +148,6 @@ class Run:
             config.grad_checkpointing, load_weights(self.weights),
         )  # fmt: skip
         return Parts(parts.model.to(self.device), parts.extractor)
-
-    def _preload(
-        self, extractor: Any, splits: dict[str, Split], preprocessing: Preprocessing, dataset: Dataset
-    ) -> dict[str, Split]:
-        """Replaces the extractor's view by its features, from the cache or computed now."""
-        caches: dict[str, FeatureCache] = {}
-        total, done = sum(len(split) for split in splits.values()), 0
-
-        def compute(split: Split) -> Iterable[dict[str, Tensor]]:
-            nonlocal done
-            images = Split(split.labels, {EXTRACTOR_VIEW: split.views[EXTRACTOR_VIEW]}, {})
-            order = sequential_order(len(split), self.config.batch_size)
-            for inputs, labels in iterate(images, order, preprocessing, self.device, augment=False):
-                image = inputs[EXTRACTOR_VIEW]
-                yield extraction_step(extractor, image, self.config.precision, self.device.type)
-                done += len(labels)
-                self.emit("stage", stage="preload", done=done, total=total)
-
-        with self.clock("preload"), self.memory.phase("preload"):
-            for name, split in splits.items():
-                key = self._cache_key(extractor, dataset, name)
-                folder = self.places.cache / "features"
-                caches[name] = open_feature_cache(folder, key, len(split), lambda split=split: compute(split))  # type: ignore[misc]
-            extractor.to("cpu")
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        seconds = sum(cache.seconds for cache in caches.values())
-        self.measurements |= {
-            "cache_bytes": sum(cache.num_bytes for cache in caches.values()),
-            "preload": {
-                "seconds": seconds,
-                "images_per_second": total / seconds,
-                "reused": all(cache.reused for cache in caches.values()),
-            },
-        }
-        return {
-            name: Split(
-                split.labels,
-                {view: store for view, store in split.views.items() if view != EXTRACTOR_VIEW},
-                caches[name].features,
-                split.fixed_views,
-            )
-            for name, split in splits.items()
-        }
-
-    def _cache_key(self, extractor: Any, dataset: Dataset, split: str) -> dict[str, Any]:
-        config = self.config
-        return {
-            "format": 1,
-            "pixels": [PIXEL_FORMAT, decoding_side(self.run["input"]["views"].values())],
-            "backbone": config.backbone,
-            "weights": config.weights_sha256 or f"random, seed {config.seed}",
-            "dataset": dataset.digest,
-            "split": split,
-            "resolution": self.run["input"]["effective_resolution"],
-            "normalization": [list(dataset.mean), list(dataset.std)],
-            "precision": config.precision,
-            "attention": config.attention,
-            "device_type": self.device.type,
-            "batch_size": config.batch_size,
-            "extractor": dict(extractor.identity),
-        }
 
     def _train_and_test(self, bench: Bench, splits: dict[str, Split], dataset: Dataset) -> None:
         fitted = fit(bench, splits["train"], splits["val"])

@@ -1,23 +1,18 @@
 """Runs a plan: one fresh process a run, its record stored before the next one starts."""
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
-import uuid
 from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import ROOT, describe_code
+from benchmarks.environment import describe_code
 from benchmarks.plan import Plan, PlannedRun
 from benchmarks.progress import SuiteProgress
 from benchmarks.records import read_record, write_record
+from benchmarks.workers import Worker, Workers, follow
 
 DONE = ("ok", "oom", "diverged")  # results; failed and interrupted runs are none
 
@@ -67,55 +62,6 @@ def run_suite(plan: Plan, results: Path, policy: str) -> int:
     return _report(states, results)
 
 
-class Workers:
-    """Fresh processes, one a run. While one runs, the next already imports, and waits for its job.
-
-    Args:
-        results: What a process prints goes to `runs/<run_id>.log` there.
-    """
-
-    def __init__(self, results: Path) -> None:
-        self.folder = results / "runs"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.waiting: subprocess.Popen[str] | None = None
-
-    def __enter__(self) -> "Workers":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.waiting is not None:
-            self.waiting.kill()
-            self.waiting.communicate()
-            self._log(self.waiting).unlink(missing_ok=True)
-
-    def take(self, run_id: str, another: bool) -> "tuple[subprocess.Popen[str], Path]":
-        """A process for a run, with its log; `another` starts the one after it."""
-        process = self.waiting or self._start()
-        log = self._log(process).rename(self.folder / f"{run_id}.log")
-        self.waiting = self._start() if another else None
-        return process, log
-
-    def _log(self, process: "subprocess.Popen[str]") -> Path:
-        command: Any = process.args
-        return self.folder / f".worker-{command[-1]}.log"
-
-    def _start(self) -> "subprocess.Popen[str]":
-        name = uuid.uuid4().hex
-        with (self.folder / f".worker-{name}.log").open("w") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.worker", name],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                cwd=ROOT,
-                # On a CPU, threads that spin while they wait slow small models down many times on a machine that does
-                # anything else: an FPT step took 0.3 s instead of 1 to 8 s beside one busy process, and 0.3 s alone.
-                env={"OMP_WAIT_POLICY": "PASSIVE"} | os.environ,
-                start_new_session=True,  # Ctrl-C reaches us alone, and we end the run
-            )
-
-
 def _report(states: dict[str, str | None], results: Path) -> int:
     failed = [run_id for run_id, state in states.items() if state not in DONE]
     counts = ", ".join(f"{number} {state}" for state, number in sorted(Counter(map(str, states.values())).items()))
@@ -126,64 +72,18 @@ def _report(states: dict[str, str | None], results: Path) -> int:
 
 
 def _run_in_worker(
-    worker: "tuple[subprocess.Popen[str], Path]",
-    run: PlannedRun,
-    results: Path,
-    code: dict[str, Any],
-    progress: SuiteProgress,
+    worker: Worker, run: PlannedRun, results: Path, code: dict[str, Any], progress: SuiteProgress
 ) -> str:
     """Has a process do a run, and returns the state of the record that it, or we for it, stored."""
-    process, log = worker
     started = datetime.now(UTC)
-    done: dict[str, Any] = {}
-    with process:
-        try:
-            _give_job(process, run, results, code)
-            assert process.stdout is not None
-            for line in process.stdout:
-                event = json.loads(line)
-                if event["event"] == "done":
-                    done = event
-                else:
-                    progress.event(event)
-            process.wait()
-        except KeyboardInterrupt:
-            process.terminate()
-            process.wait()
-            _record_end(run, results, code, started, "interrupted", "stopped by the user")
-            log.unlink()
-            raise
-    if not done:
-        done = {"state": "failed", "message": f"{_ending(process.returncode)}; see {log}"}
-        _record_end(run, results, code, started, "failed", done["message"])
-    elif done["state"] != "failed":
-        log.unlink()
-    detail = f" ({done['message']})" if done["message"] else ""
-    progress.finish(f"{done['state']}{detail}")
+    try:
+        done = follow(worker, "run", run, results, code, progress)
+    except KeyboardInterrupt:
+        _record_end(run, results, code, started, "interrupted", "stopped by the user")
+        raise
+    if not done["stored"]:
+        _record_end(run, results, code, started, done["state"], done["message"])
     return str(done["state"])
-
-
-def _give_job(process: "subprocess.Popen[str]", run: PlannedRun, results: Path, code: dict[str, Any]) -> None:
-    job = {
-        "config": asdict(run.config),
-        "places": asdict(run.places),
-        "weights": asdict(run.weights),
-        "results": str(results.resolve()),
-        "code": code,
-        "given": time.time(),
-    }
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it died while importing: its silence is handled as a failure
-        process.stdin.write(json.dumps(job, default=str) + "\n")
-        process.stdin.flush()
-
-
-def _ending(returncode: int) -> str:
-    if returncode < 0:
-        name = signal.Signals(-returncode).name
-        hint = ", perhaps out of host memory" if name == "SIGKILL" else ""
-        return f"the run's process was ended by {name}{hint}"
-    return f"the run's process ended with exit status {returncode}"
 
 
 def _record_end(

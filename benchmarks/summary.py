@@ -53,6 +53,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         {auc,accuracy,...}_mean and _sd (0-1; sample sd, missing for one seed);
         {train,preload}_memory_bytes (peak allocated) and _source (measured where there is a measurement), and both
         apart as {measured,predicted}_{train,preload}_bytes; host_peak_bytes;
+        seconds_train, preload_seconds, images_per_second_preload (means over seeds), cache_bytes;
         ppe, pme (0-1), pme_source: missing where full fine-tuning has no memory of the same source in that cell.
         Sorted by dataset, block, resolution and the order of the methods.
     """
@@ -125,7 +126,9 @@ def _cell(runs: pd.DataFrame) -> dict[str, Any]:
         row |= {f"measured_{phase}_bytes": measured, f"predicted_{phase}_bytes": predicted}
         row[f"{phase}_memory_bytes"] = predicted if measured is None else measured
         row[f"{phase}_memory_source"] = _source(measured, predicted)
-    return row | {"host_peak_bytes": _maximum(good["host_peak_bytes"])}
+    costs = ("seconds_train", "preload_seconds", "images_per_second_preload")
+    row |= {name: good[name].mean() for name in costs}
+    return row | {name: _maximum(good[name]) for name in ("host_peak_bytes", "cache_bytes")}
 
 
 def _scores(row: dict[str, Any], block: Sequence[dict[str, Any]]) -> dict[str, Any]:

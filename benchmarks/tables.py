@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
-from benchmarks.captions import DEFINITIONS, footnotes, protocol, spread, title
+from benchmarks.captions import DEFINITIONS, footnotes, preloading, protocol, spread, title
 from benchmarks.cells import Cell, columns_of, rows_by_resolution
 from benchmarks.records import write_atomic
 from benchmarks.summary import blocks, summary
@@ -137,7 +137,7 @@ def _console_block(block: pd.DataFrame) -> Table:
     columns = [column for column in columns_of(block) if column.short]
     view = Table(
         title=Text(title(block), style="bold"),
-        caption=Text("\n".join([f"{protocol(block)}. {spread(block)}.", *footnotes(block)])),
+        caption=Text("\n".join([f"{protocol(block)}. {spread(block)}. {preloading(block)}", *footnotes(block)])),
         title_justify="left",
         caption_justify="left",
         caption_style="dim",

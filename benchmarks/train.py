@@ -155,10 +155,12 @@ def _train_epoch(
     total = torch.zeros((), device=bench.device)
     started = time.perf_counter()
     with bench.clock("train"), bench.phase("train"):
-        batches = iterate(split, order, bench.preprocessing, bench.device, augment=True)
-        for step, (views, labels) in enumerate(batches, start=1):
+        step = 0
+        for views, labels in iterate(split, order, bench.preprocessing, bench.device, augment=True):
             total += training_step(bench.model, bench.inputs(views), labels, optimization)
+            del views  # two batches of features would not be the method's memory
             schedule.step()
+            step += 1  # noqa: SIM113 - enumerate would hold on to the batch
             if step % CHECK_EVERY == 0 or step == len(order):
                 loss = total.item() / step
                 if not math.isfinite(loss):
@@ -186,6 +188,7 @@ def evaluate(bench: Bench, split: Split, part: str) -> tuple[dict[str, Any], NDA
         for views, _ in iterate(split, order, bench.preprocessing, bench.device, augment=False):
             inputs = bench.inputs(views)
             logits.append(evaluation_step(bench.model, inputs, bench.config.precision, bench.device.type).cpu())
+            del views, inputs
         probabilities = torch.cat(logits).double().softmax(dim=1).numpy()
         if not np.isfinite(probabilities).all():
             raise Diverged("predictions must stay finite; try a smaller --lr")

@@ -1,7 +1,8 @@
 """The process of one run: reads a job from stdin, writes progress to stdout, stores the record.
 
-`python -m benchmarks.worker` is started by the suite, once a run, never forked. A job is one line of JSON: the fields
-of `RunConfig`, `Places` and `Weights`, the results folder and the state of the code. Events are lines of JSON.
+`python -m benchmarks.worker` is started by the suite, once a run, never forked. A job is one line of JSON: its task
+(`run`, or `preload` for what comes before training), the fields of `RunConfig`, `Places` and `Weights`, the results
+folder and the state of the code. Events are lines of JSON.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 
 def main() -> int:
-    """Runs the job on stdin; exit status 0 means that a record was stored."""
+    """Runs the job on stdin; exit status 0 means that it came to an end of which it told."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log
@@ -42,9 +44,13 @@ def main() -> int:
             sys.exit(1)  # the suite was killed: no record, so that the run is missing and done again
 
     run = Run(RunConfig(**job["config"]), places, weights, clock, emit)
-    record = _execute(run, job, clock)
-    _store(Path(job["results"]), record, run)
-    emit("done", state=record["status"]["state"], message=record["status"]["message"])
+    whole = job["task"] == "run"
+    record = _execute(run, run.execute if whole else run.prepare, job, clock)
+    if whole:
+        _store(Path(job["results"]), record, run)
+    status, measured = record["status"], record["measurements"]
+    preload = measured.get("preload", {}) | {"cache_bytes": measured.get("cache_bytes")}
+    emit("done", state=status["state"], message=status["message"], stored=whole, preload=preload)
     return 0
 
 
@@ -52,7 +58,7 @@ def _paths(fields: dict[str, Any], *names: str) -> dict[str, Any]:
     return fields | {name: Path(fields[name]) for name in names if fields[name] is not None}
 
 
-def _execute(run: Any, job: dict[str, Any], clock: Any) -> dict[str, Any]:
+def _execute(run: Any, work: Callable[[], object], job: dict[str, Any], clock: Any) -> dict[str, Any]:
     """Runs to the end or to what stops it, and returns the record either way."""
     from benchmarks.environment import describe_environment
     from benchmarks.train import Diverged
@@ -60,7 +66,7 @@ def _execute(run: Any, job: dict[str, Any], clock: Any) -> dict[str, Any]:
     started, begin = datetime.now(UTC), time.perf_counter()
     status: dict[str, Any] = {"state": "ok", "message": None, "phase": None}
     try:
-        run.execute()
+        work()
     except Diverged as error:
         status = {"state": "diverged", "message": str(error), "phase": run.memory.current}
     except MemoryError as error:

@@ -22,11 +22,15 @@ class MethodConfig(Protocol):
 class Extractor(Protocol):
     """The frozen part that may run ahead of time: ``extractor(image) -> {feature name: tensor}``.
 
-    ``identity`` names everything besides backbone, weights, data and resolution that its features depend on:
-    two extractors with the same identity may share one feature cache.
+    Attributes:
+        identity: Everything besides backbone, weights, data and resolution that its features depend on: two extractors
+            with the same identity may share one feature cache.
+        parts: What the first axis of every feature runs over behind the batch's, as the chosen blocks; None without
+            such an axis. Features of more parts hold those of fewer.
     """
 
     identity: Mapping[str, Any]
+    parts: tuple[int, ...] | None
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]: ...
 
@@ -86,6 +90,11 @@ def chunks(total: int, size: int) -> Iterator[slice]:
     starts = range(0, total, size)
     for start in [*starts[:2], *starts[2:][-1:]] if _few_chunks.get() else starts:
         yield slice(start, start + size)
+
+
+def batch_parts(batch: int) -> Iterator[slice]:
+    """Slices of a quarter of a batch."""
+    return chunks(batch, -(-batch // 4))
 
 
 @contextmanager

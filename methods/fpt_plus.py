@@ -15,16 +15,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from methods.contract import Method
-from methods.fpt import (
-    SidePromptModel,
-    attend_to_features,
-    build_side_network,
-    extractor,
-    init_prompts,
-    init_side,
-    parse_layers,
-    views,
-)
+from methods.fpt import extractor, views
+from methods.fpt_parts.extraction import parse_layers
+from methods.fpt_parts.fusion import Stored, attend_to_features, init_prompts
+from methods.fpt_parts.side_network import SidePromptModel, build_side_network, init_side
 
 
 @dataclass(frozen=True)
@@ -65,15 +59,10 @@ class Fusion(nn.Module):
         self.dropout = nn.Dropout(dropout)
         init_side(self)
 
-    def forward(self, layer: int, keys: Tensor, values: Tensor) -> Tensor:
-        """Fuses one layer's features into prompts.
-
-        Shape:
-            - keys, values: `(B, A, M, E)`
-            - Output: `(B, P, S)`
-        """
+    def forward(self, layer: int, stored: Stored) -> Tensor:
+        """Fuses one layer's features into prompts `(B, P, S)`."""
         prompts = self.prompts[layer]
-        attended = attend_to_features(self.norm(prompts), keys, values)
+        attended = attend_to_features(self.norm(prompts), stored)
         return self.dropout(self.out_proj(attended + prompts))
 
 

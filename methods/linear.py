@@ -35,6 +35,7 @@ class PooledFeature(nn.Module):
         backbone.reset_classifier(0)
         self.backbone = backbone
         self.identity: Mapping[str, Any] = {"feature": "pooled"}
+        self.parts = None
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Computes the pooled feature.

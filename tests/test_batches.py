@@ -1,11 +1,17 @@
 """Batches: a seeded order, fixed views that are never augmented, and the normalisation as its formula."""
 
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.augment import Preprocessing
 from benchmarks.batches import Split, iterate, sequential_order, training_order
+from benchmarks.features import FeatureRows
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)
@@ -15,7 +21,17 @@ FEATURES = RNG.normal(size=(11, 5)).astype(np.float16)
 LABELS = np.arange(11) % 3
 MEAN, STD = (0.4, 0.2, 0.1), (0.3, 0.2, 0.1)
 PREPROCESSING = Preprocessing(MEAN, STD, CPU)
-SPLIT = Split(LABELS, {"image": IMAGES, "image_low": LOW}, {"keys": FEATURES}, frozenset({"image"}))
+VIEWS = {"image": IMAGES, "image_low": LOW}
+
+
+class StoredFeatures:
+    """Stands in for the rows of a feature cache."""
+
+    def read(self, indices: NDArray[np.int64], pin: bool, pool: ThreadPoolExecutor) -> dict[str, torch.Tensor]:
+        return {"keys": torch.from_numpy(FEATURES[indices])}
+
+
+SPLIT = Split(LABELS, VIEWS, cast(FeatureRows, StoredFeatures()), frozenset({"image"}))
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -88,3 +104,19 @@ def test_augmented_images_stay_in_range() -> None:
 def test_an_error_of_the_reader_reaches_the_loop() -> None:
     with pytest.raises(IndexError):
         list(iterate(SPLIT, [np.array([0]), np.array([99])], PREPROCESSING, CPU, augment=False))
+
+
+def test_a_batch_is_let_go_before_the_next_one_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the device would hold the features of two batches: the memory that is reported would not be true."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def prepare(images: torch.Tensor, augment: bool) -> torch.Tensor:
+        alive.append(sum(reference() is not None for reference in held))
+        return images.float()
+
+    only_low = Split(LABELS, {"image_low": LOW}, cast(FeatureRows, StoredFeatures()))
+    for inputs, _ in iterate(only_low, sequential_order(11, 2), cast(Preprocessing, prepare), CPU, augment=False):
+        held += [weakref.ref(tensor) for tensor in inputs.values()]
+        del inputs
+    assert alive == [0] * 6

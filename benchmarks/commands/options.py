@@ -60,3 +60,14 @@ def print_frame(frame: "pd.DataFrame", layout: str) -> None:
 def add_results(parser: argparse.ArgumentParser) -> None:
     """--results"""
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """--cache"""
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(".cache"),
+        metavar="DIR",
+        help="weights, resized images and features (default: .cache)",
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_results, check_methods
+from benchmarks.commands.options import add_cache, add_results, check_methods
 from benchmarks.suite_file import find_suite, suite_arguments
 
 if TYPE_CHECKING:
@@ -71,13 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("places")
     where.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: auto)")
     where.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
-    where.add_argument(
-        "--cache",
-        type=Path,
-        default=Path(".cache"),
-        metavar="DIR",
-        help="weights, resized images and features (default: .cache)",
-    )
+    add_cache(where)  # type: ignore[arg-type]
     add_results(where)  # type: ignore[arg-type]
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
@@ -96,9 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """Parses a command line; options of its suite file come first, so that its own win."""
+    """Parses a command line; options of its suite file, if it names one, come first, so that its own win."""
     first = parser.parse_args(arguments)
-    if first.suite is None:
+    if vars(first).get("suite") is None:
         return first
     return parser.parse_args(suite_arguments(find_suite(first.suite), parser) + arguments)
 

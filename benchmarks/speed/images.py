@@ -123,7 +123,7 @@ def loader_speeds(dataset: Dataset, side: int, cache: Path, device: torch.device
             torch.from_numpy(source[indices])
 
     def load(source: Pixels, augment: bool) -> None:
-        for _ in iterate(Split(labels, {"image": source}, {}), order, preprocessing, device, augment):
+        for _ in iterate(Split(labels, {"image": source}), order, preprocessing, device, augment):
             pass
 
     ways: dict[str, Callable[[Pixels], None]] = {
