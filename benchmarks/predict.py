@@ -63,13 +63,18 @@ class Prediction:
         return {"source": "predicted", "phases": phases}
 
 
-def predict_memory(point: MemoryPoint) -> Prediction:
-    """Predicts the peak memory of each phase of a point on an NVIDIA GPU; about a second on a CPU."""
+def predict_memory(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts] = build_point) -> Prediction:
+    """Predicts the peak memory of each phase of a point on an NVIDIA GPU; about a second on a CPU.
+
+    Args:
+        point: The setting.
+        make_parts: Makes the parts on random weights; another than the method's own for comparisons.
+    """
     trace = StorageTrace()
     bounds: dict[str, tuple[int, int]] = {}
 
     with torch.device("meta"):
-        on_meta = [build_point(point)]  # outside the fake mode, in which timm's initialisation would need values
+        on_meta = [make_parts(point)]  # outside the fake mode, in which timm's initialisation would need values
 
     def build() -> Parts:
         parts = on_meta.pop()  # the last reference: an extractor that leaves the device is to be gone

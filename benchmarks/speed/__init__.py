@@ -1,1 +1,1 @@
-"""Benchmarks of speed; each file is run as `python -m benchmarks.speed.NAME`."""
+"""Benchmarks of the suite itself: before and after, as ratios in one run; `python -m benchmarks.speed.<name>`."""

@@ -1,0 +1,224 @@
+"""FPT and FPT+ against a direct transcription of the papers: memory, step time, bytes and extraction, in one run.
+
+    python -m benchmarks.speed.fpt [--device cuda] [--parts memory steps loading bytes extraction]
+
+Memory is predicted (fake tensors, every storage; without cuBLAS's workspace, so that it compares with the authors'
+figure in ../shared/facts/fpt.md). Times are medians of pairs: each round runs the baseline's step, then ours.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from benchmarks.augment import Preprocessing
+from benchmarks.batches import Split, iterate, training_order
+from benchmarks.cuda_kernels import CUBLAS_WORKSPACE
+from benchmarks.features import FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
+from benchmarks.model import Parts, build_parts, feature_shapes, make_config
+from benchmarks.phases import MemoryPoint, build_point
+from benchmarks.predict import predict_memory
+from benchmarks.speed.naive_fpt import NaiveExtractor, NaiveModel
+from benchmarks.step import extraction_step, make_optimization, training_step
+
+METHODS = ("fpt", "fpt_plus")
+BACKBONE = "vit_base_patch16_384"
+BATCH = 16
+MIB = 2**20
+REFERENCE_MIB = {"fpt": 1222, "fpt_plus": 343}  # the authors' models at 512 px, papers' protocol
+REFERENCE_BYTES = {"fpt": 14.4 * MIB, "fpt_plus": 7.2 * MIB}  # their features of an image, fp32
+
+
+def naive_parts(point: MemoryPoint) -> Parts:
+    """The baseline in place of our method."""
+    ours = build_point(point)
+    extractor: Any = ours.extractor
+    naive = NaiveExtractor(extractor.backbone, extractor.parts, extractor.keep_ratio)
+    return Parts(NaiveModel(ours.model, point.method == "fpt_plus").train(), naive.eval())
+
+
+def memory_table() -> Iterator[dict[str, Any]]:
+    """Training peaks in MiB: authors', baseline's, ours, and what no implementation can do without."""
+    for method in METHODS:
+        for precision, attention in (("fp32", "eager"), ("fp32", "sdpa"), ("bf16", "sdpa")):
+            for resolution in (224, 384, 512, 768, 1024):
+                point = MemoryPoint(method, resolution, BATCH, BACKBONE, precision=precision, attention=attention)  # type: ignore[arg-type]
+                ours, naive = (predict_memory(point, build).phases for build in (build_point, naive_parts))
+                checkpointed = predict_memory(
+                    MemoryPoint(method, resolution, BATCH, BACKBONE, 5, precision, attention, True)  # type: ignore[arg-type]
+                ).phases
+                known = resolution == 512 and precision == "fp32"
+                held = ours["train"].breakdown
+                floor = held["inputs"] + 4 * held["parameters"]  # with gradients and two states of AdamW
+                yield {
+                    "method": method,
+                    "px": resolution,
+                    "precision": precision,
+                    "attention": attention,
+                    "authors": REFERENCE_MIB[method] if known else None,
+                    "naive": _mib(naive["train"].allocated),
+                    "ours": _mib(ours["train"].allocated),
+                    "checkpointed": _mib(checkpointed["train"].allocated),
+                    "floor": round(floor / MIB),
+                    "preload naive": _mib(naive["preload"].allocated, 1),
+                    "preload ours": _mib(ours["preload"].allocated, 1),
+                }
+
+
+def _mib(size: int, handles: int = 2) -> int:
+    """MiB without the workspaces of cuBLAS: one handle in the main thread, one in the backward pass's."""
+    return round((size - handles * CUBLAS_WORKSPACE) / MIB)
+
+
+def steps_table(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
+    """Seconds of a training step on features that lie ready, baseline and ours in turn, at 512 px in fp32."""
+    for method in METHODS:
+        point = MemoryPoint(method, 512, BATCH, BACKBONE, attention="sdpa")
+        image_low, features = _inputs(method, device)
+        labels = torch.zeros(BATCH, dtype=torch.long, device=device)
+        steps = []
+        for build, dtype in ((naive_parts, torch.float32), (build_point, torch.float16)):
+            model = build(point).model.to(device)
+            optimization = make_optimization(model, 1e-4, 0.1, "fp32", device.type)
+            inputs = {"image_low": image_low} | {name: tensor.to(dtype) for name, tensor in features.items()}
+            steps.append(_step(model, inputs, labels, optimization))
+        yield {"method": method, "device": device.type} | compare(steps, device, rounds)
+
+
+def _step(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, optimization: Any) -> Callable[[], object]:
+    return lambda: training_step(model, inputs, labels, optimization)
+
+
+def _inputs(method: str, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    config = make_config(method, {})
+    shapes, _ = feature_shapes(method, config, BACKBONE, 512)
+    features = {name: torch.randn(BATCH, *shape, device=device) for name, (shape, _) in shapes.items()}
+    return torch.randn(BATCH, 3, config.side_resolution, config.side_resolution, device=device), features
+
+
+def compare(steps: Sequence[Callable[[], object]], device: torch.device, rounds: int) -> dict[str, float]:
+    """Median seconds of two steps run in turn, and the median of their ratios; the first round does not count."""
+    before, after = steps
+    pairs = [(_seconds(before, device), _seconds(after, device)) for _ in range(rounds + 1)][1:]
+    first, second = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratio = statistics.median(slow / fast for slow, fast in pairs)
+    return {"before (s)": round(first, 4), "after (s)": round(second, 4), "ratio": round(ratio, 2)}
+
+
+def _seconds(step: Callable[[], object], device: torch.device) -> float:
+    started = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def loading_table(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
+    """An epoch on features from the cache against one on features that lie ready: loading should cost nothing."""
+    for method in METHODS:
+        num_batches = 6
+        with tempfile.TemporaryDirectory() as root:
+            cache = _cache(method, Path(root), num_batches * BATCH)
+            side = make_config(method, {}).side_resolution
+            images = np.random.default_rng(0).integers(0, 256, (num_batches * BATCH, 3, side, side), dtype=np.uint8)
+            split = Split(np.zeros(len(images), np.int64), {"image_low": images}, FeatureRows(cache, 0))
+            model = build_parts(method, make_config(method, {}), BACKBONE, 5, 512).model.to(device)
+            optimization = make_optimization(model, 1e-4, 0.1, "fp32", device.type)
+            preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3, device)
+            order = training_order(len(images), BATCH, torch.Generator().manual_seed(0))
+            ready = [next(iterate(split, order[:1], preprocessing, device, augment=False))] * num_batches
+
+            def epoch(batches: Any, model: nn.Module = model, optimization: Any = optimization) -> None:
+                for inputs, labels in batches:
+                    training_step(model, inputs, labels, optimization)
+
+            def loaded(split: Split = split, order: Any = order, preprocessing: Any = preprocessing) -> None:
+                epoch(iterate(split, order, preprocessing, device, augment=False))
+
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                started = time.perf_counter()
+                cache.read(order[0], False, pool)
+                read = time.perf_counter() - started
+            times = compare([loaded, lambda ready=ready: epoch(ready)], device, rounds)  # type: ignore[misc]
+            times = {"cached (s)": times["before (s)"], "ready (s)": times["after (s)"], "ratio": times["ratio"]}
+            yield {"method": method, "device": device.type, "read of a batch (s)": round(read, 4)} | times
+
+
+def _cache(method: str, root: Path, num_images: int) -> FeatureCache:
+    shapes, parts = feature_shapes(method, make_config(method, {}), BACKBONE, 512)
+    batches = [range(start, start + BATCH) for start in range(0, num_images, BATCH)]
+    batch = {name: torch.randn(BATCH, *shape).to(getattr(torch, dtype)) for name, (shape, dtype) in shapes.items()}
+    request = FeatureRequest({}, parts, shapes, batches)
+    return open_feature_cache(root, request, lambda missing: (batch for _ in missing), lambda: None)
+
+
+def bytes_table() -> Iterator[dict[str, Any]]:
+    """Bytes of an image's features at 512 px in each storage type, beside the authors'."""
+    for method in METHODS:
+        for storage in ("float32", "float16", "int8"):
+            shapes, _ = feature_shapes(method, make_config(method, {"feature_dtype": storage}), BACKBONE, 512)
+            size = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
+            share = round(size / REFERENCE_BYTES[method], 3)
+            yield {"method": method, "storage": storage, "bytes per image": size, "of the authors'": share}
+
+
+def extraction_table(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
+    """Extraction with whole attention maps against ours, eager (in chunks) and fused, of FPT."""
+    on_gpu = device.type == "cuda"
+    for resolution, batch in ((512, BATCH if on_gpu else 1), (1024, BATCH if on_gpu else 1)):
+        for precision in ("fp32", "bf16") if on_gpu else ("fp32",):
+            image = torch.randn(batch, 3, resolution, resolution, device=device)
+            for attention in ("eager", "sdpa"):
+                point = MemoryPoint("fpt", resolution, batch, BACKBONE, attention=attention)
+                extractors: list[Any] = [build(point).extractor for build in (naive_parts, build_point)]
+                steps = [_extraction(part.to(device), image, precision) for part in extractors]
+                times = compare(steps, device, rounds)
+                speed = round(batch / times["after (s)"], 2)
+                setting = {"px": resolution, "batch": batch, "precision": precision, "attention": attention}
+                yield setting | {"device": device.type} | times | {"images/s": speed}
+
+
+def _extraction(extractor: nn.Module, image: Tensor, precision: Any) -> Callable[[], object]:
+    return lambda: extraction_step(extractor, image, precision, image.device.type)
+
+
+def main() -> int:
+    """Prints the tables asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--rounds", type=int, default=7, help="pairs to time (default: 7)")
+    names = ("memory", "steps", "loading", "bytes", "extraction")
+    parser.add_argument("--parts", nargs="+", choices=names, default=list(names), help="default: all")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    print(f"torch {torch.__version__}, {where}; batch {BATCH}, {BACKBONE}, 512 px unless said otherwise\n", flush=True)
+    tables: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+        "memory": memory_table,
+        "steps": lambda: steps_table(device, args.rounds),
+        "loading": lambda: loading_table(device, args.rounds),
+        "bytes": bytes_table,
+        "extraction": lambda: extraction_table(device, args.rounds),
+    }
+    for name in args.parts:
+        print(
+            f"## {name}\n\n{tables[name].__doc__ or ''}{pd.DataFrame(tables[name]()).to_markdown(index=False)}\n",
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
