@@ -12,7 +12,7 @@ from benchmarks.backbone import effective_resolution, patch_size
 from benchmarks.batches import Split
 from benchmarks.config import Places, RunConfig
 from benchmarks.data import Dataset, open_dataset
-from benchmarks.images import open_image_store
+from benchmarks.images import open_image_stores
 from benchmarks.memory import PhaseMemory, host_peak_bytes
 from benchmarks.model import Parts, build_parts, count_parameters, make_config
 from benchmarks.preload import EXTRACTOR_VIEW, Preloading
@@ -132,13 +132,14 @@ class Run:
         def progress(done: int, total: int) -> None:
             self.emit("stage", stage="images", done=done, total=total)
 
-        return {
-            split: {
-                name: open_image_store(dataset, split, side, self.places.cache, progress)
-                for name, side in views.items()
-            }
-            for split in SPLITS
+        def wait() -> None:
+            self.emit("note", text="another process resizes the same images: waiting for it")
+
+        sides = set(views.values())
+        stores = {
+            split: open_image_stores(dataset, split, sides, self.places.cache, progress, wait) for split in SPLITS
         }
+        return {split: {name: stores[split][side] for name, side in views.items()} for split in SPLITS}
 
     def _build(self, num_classes: int, resolution: int) -> Parts:
         config = self.config

@@ -9,6 +9,7 @@ import torch
 from bench_process import TINY, finish, records
 from tiny_images import make_images
 
+from benchmarks.augment import Preprocessing
 from benchmarks.measure import measure_points, record_path
 from benchmarks.phases import MemoryPoint
 from benchmarks.predict import predict_memory
@@ -76,3 +77,13 @@ def test_preloaded_and_live_features_train_alike(tmp_path: Path, method: str) ->
         record = run_suite(folder, "--methods", method, "--preload", preload, "--precision", "fp32")[method]
         aucs[preload] = [epoch["loss"] for epoch in record["measurements"]["history"]]
     assert aucs["on"] == pytest.approx(aucs["off"], rel=1e-3)
+
+
+def test_augmentation_is_that_of_the_cpu() -> None:
+    images = torch.randint(0, 256, (16, 3, 224, 224), dtype=torch.uint8)
+    prepared = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        torch.manual_seed(0)
+        preprocessing = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), device)
+        prepared.append(preprocessing(images.to(device), augment=True).cpu())
+    torch.testing.assert_close(prepared[0], prepared[1], atol=1e-4, rtol=0)
