@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One session on an NVIDIA GPU, from the repository's root: tests, measurements, comparison.
-#   benchmarks/gpu_session.sh [tests] [paper] [default] [half] [checkpointing] [compare]      (all parts by default)
+#   benchmarks/gpu_session.sh [tests] [paper] [default] [half] [checkpointing] [compare] [speed]      (all parts by default)
 #   WHEELS=.whl    a folder of wheels to install first, for a machine without a network
 #   RESULTS=DIR    where records go (default: .cache/gpu-session); what is to stay goes to results/measured/ by hand
 #   OUT=DIR        gets all records in one file, measured.tgz
@@ -31,17 +31,18 @@ measure() { # name, seconds, options...
     part "$name" "$limit" $PYTHON bench.py memory --measure --only-missing --results "$RESULTS" --format csv "$@"
 }
 
-for name in ${*:-tests paper default half checkpointing compare}; do
+for name in ${*:-tests paper default half checkpointing compare speed}; do
     case $name in
-    tests) part tests 150 $PYTHON -m pytest -q -m gpu tests/test_gpu.py ;;
+    tests) part tests 120 $PYTHON -m pytest -q -m gpu tests/test_gpu.py ;;
     paper) measure paper 120 --precision fp32 --attention eager --res 224 384 512 768 1024 ;;
     default) measure default 90 --precision bf16 --attention sdpa --res 224 384 512 768 1024 ;;
     half) measure half 60 --precision fp16 --attention eager sdpa --res 384 512 ;;
     checkpointing)
         measure checkpointing 60 --precision fp32 bf16 fp16 --attention sdpa --res 384 1024 --grad-checkpointing ;;
-    compare) part compare 100 $PYTHON bench.py memory --compare --results "$RESULTS" --format csv ;;
+    compare) part compare 80 $PYTHON bench.py memory --compare --results "$RESULTS" --format csv ;;
+    speed) part speed 60 $PYTHON -m benchmarks.speed.fpt --device cuda --parts steps loading extraction ;;
     *)
-        echo "part must be tests, paper, default, half, checkpointing or compare, got '$name'" >&2
+        echo "part must be tests, paper, default, half, checkpointing, compare or speed, got '$name'" >&2
         exit 2 ;;
     esac
 done

@@ -265,12 +265,13 @@ GOALS = {
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_training_takes_a_fraction_of_the_published_memory(
-    method: str, attention: Attention, checkpointing: bool
+    monkeypatch: pytest.MonkeyPatch, method: str, attention: Attention, checkpointing: bool
 ) -> None:
     """Counted as the authors' models were (../shared/facts/fpt.md): every storage, but no workspace of cuBLAS."""
+    monkeypatch.setattr("benchmarks.trace.library_workspaces", lambda func: [])
     point = MemoryPoint(method, 512, attention=attention, grad_checkpointing=checkpointing)
     peak = predict_memory(point).phases["train"].allocated / 2**20
-    assert peak - 64 <= GOALS[method][checkpointing]
+    assert peak <= GOALS[method][checkpointing]
 
 
 @pytest.mark.parametrize("method", ["fpt", "fpt_plus"])

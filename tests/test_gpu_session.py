@@ -11,6 +11,7 @@ from bench import make_parser
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.memory import grid
 from benchmarks.environment import ROOT
+from benchmarks.speed import fpt
 
 SCRIPT = ROOT / "benchmarks" / "gpu_session.sh"
 STAND_IN = """#!/usr/bin/env bash
@@ -34,9 +35,11 @@ def run_session(folder: Path, *parts: str) -> tuple[subprocess.CompletedProcess[
 def test_every_command_parses_and_a_failed_part_stops_no_other(tmp_path: Path) -> None:
     ended, commands = run_session(tmp_path)
     assert ended.returncode == 1 and "== half: ended with status 3" in ended.stderr
-    assert len(commands) == 6 and commands[0][:3] == ["-m", "pytest", "-q"]
+    assert len(commands) == 7 and commands[0][:3] == ["-m", "pytest", "-q"]
+    assert commands[-1][:2] == ["-m", "benchmarks.speed.fpt"]
+    fpt.make_parser().parse_args(commands[-1][2:])
     measured = set()
-    for command in commands[1:]:
+    for command in commands[1:-1]:
         assert command[:2] == ["bench.py", "memory"]
         args = make_parser(COMMANDS["memory"]).parse_args(command[2:])
         assert args.compare or (args.measure and args.only_missing)
@@ -49,7 +52,7 @@ def test_every_command_parses_and_a_failed_part_stops_no_other(tmp_path: Path) -
 
 def test_the_time_limits_fit_ten_minutes() -> None:
     limits = [int(limit) for limit in re.findall(r"\b(?:part|measure) \w+ (\d+) ", SCRIPT.read_text())]
-    assert len(limits) == 6 and sum(limits) <= 600
+    assert len(limits) == 7 and sum(limits) <= 600
 
 
 def test_parts_are_chosen_by_name(tmp_path: Path) -> None:
@@ -58,4 +61,4 @@ def test_parts_are_chosen_by_name(tmp_path: Path) -> None:
     (tmp_path / "log").unlink()
     ended, commands = run_session(tmp_path, "everything")
     assert ended.returncode == 2 and commands == []
-    assert "part must be tests, paper, default, half, checkpointing or compare, got 'everything'" in ended.stderr
+    assert "part must be tests, paper, default, half, checkpointing, compare or speed, got 'everything'" in ended.stderr
