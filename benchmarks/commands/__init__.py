@@ -12,6 +12,7 @@ COMMANDS: dict[str, Command] = {
         fit.COMMAND,
         stored.TABLES,
         stored.PLOTS,
+        stored.REPORT,
         preload.COMMAND,
         listing.COMMAND,
         clean.COMMAND,
