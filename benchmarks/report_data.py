@@ -1,4 +1,4 @@
-"""What the page shows, as plain data: table cells, runs with their records, memory of every point, per-class results."""
+"""What the page shows, as plain data: table cells, runs with their records, memory of points, results of classes."""
 
 import math
 import os
@@ -84,8 +84,8 @@ def class_results(path: Path) -> dict[str, Any]:
     """Test results of each class, from stored per-image predictions: the class of highest probability counts.
 
     Returns:
-        `classes`: names; `confusion`: counts, a row for each true class, a column for each predicted one; `sensitivity`,
-        `specificity` and `precision` of each class (0-1), None where there is nothing to divide by.
+        `classes`: names; `confusion`: counts, a row for each true class, a column for each predicted one;
+        `sensitivity`, `specificity` and `precision` of each class (0-1), None where there is nothing to divide by.
 
     Raises:
         ValueError: the file is missing, damaged, or has no image of the test split.
@@ -102,7 +102,9 @@ def class_results(path: Path) -> dict[str, Any]:
         counts = confusion_matrix(test["label"], [classes[i] for i in predicted], labels=classes)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"predictions must be readable, got {str(path)!r} ({reason}): delete the run's record and run again") from error
+        raise ValueError(
+            f"predictions must be readable, got {str(path)!r} ({reason}): delete the run's record and run again"
+        ) from error
     hits, true, called = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     false_calls = called - hits
     return {
@@ -167,9 +169,7 @@ def _cells_of_runs(frame: pd.DataFrame, table: pd.DataFrame) -> dict[str, int]:
     # Rows of the page and of the summary are in the same order, as both go block by block.
     ordered = pd.concat(list(blocks(table)))
     places = {tuple(_key(row)): number for number, (_, row) in enumerate(ordered.iterrows())}
-    return {
-        row["run_id"]: places[tuple(_key(row.to_dict() | {"block": block_id(row)}))] for _, row in frame.iterrows()
-    }
+    return {row["run_id"]: places[tuple(_key(row.to_dict() | {"block": block_id(row)}))] for _, row in frame.iterrows()}
 
 
 def _key(row: Any) -> Iterator[Any]:
@@ -177,9 +177,7 @@ def _key(row: Any) -> Iterator[Any]:
         yield None if pd.isna(row[name]) else row[name]
 
 
-def _runs(
-    results: Path, records: Sequence[Record], rows: dict[str, int]
-) -> tuple[list[dict[str, Any]], list[str]]:
+def _runs(results: Path, records: Sequence[Record], rows: dict[str, int]) -> tuple[list[dict[str, Any]], list[str]]:
     """Every run with its per-class results, and a line for each file of predictions that cannot be read."""
     runs, problems = [], []
     for record in records:
@@ -194,9 +192,7 @@ def _runs(
     return runs, problems
 
 
-def _run_points(
-    frame: pd.DataFrame, table: pd.DataFrame, runs: Sequence[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
+def _run_points(frame: pd.DataFrame, table: pd.DataFrame, runs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The memory of every run, measured and predicted."""
     labels = [row["label"] for block in blocks(table) for _, row in block.iterrows()]
     for run, (_, row) in zip(runs, frame.iterrows(), strict=True):

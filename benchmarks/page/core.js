@@ -88,7 +88,7 @@ function makeFilters() {
   }
 }
 
-/** Choices of what a figure shows, one for each value of `key`: dataset and protocol, with the resolution if asked. */
+/** Choices of what a figure shows: dataset and protocol, with the resolution if asked; synthetic images come last. */
 function choices(rows, withResolution) {
   const seen = new Map();
   for (const row of rows) {
@@ -97,7 +97,8 @@ function choices(rows, withResolution) {
     const side = withResolution ? `, ${row.resolution_text}` : "";
     seen.set(value, `${dataset}${side} · ${block}: ${protocol}`);
   }
-  return [...seen].map(([value, text]) => ({ value, text }));
+  const drawn = (value) => Number(DATA.groups[parseInt(value, 10)].synthetic);
+  return [...seen].map(([value, text]) => ({ value, text })).sort((a, b) => drawn(a.value) - drawn(b.value));
 }
 
 const LAYOUT = {
@@ -114,15 +115,19 @@ const AXIS = { gridcolor: "#e4e4e4", linecolor: "#555", showline: true, ticks: "
 function draw(id, traces, layout) {
   const plot = byId(id);
   const narrow = plot.clientWidth < 600;
-  const entries = new Set(traces.filter((trace) => trace.showlegend !== false).map((trace) => trace.name)).size;
-  const columns = Math.max(1, Math.floor(plot.clientWidth / 170));
-  const legend = 24 * Math.ceil(entries / columns) + 60;
-  plot.style.height = `${(narrow ? 330 : 420) + legend}px`;
-  const margin = { l: 10, r: narrow ? 10 : 24, t: 20, b: legend + 20 };
-  const shared = { ...LAYOUT, margin, legend: { orientation: "h", y: -0.02, yref: "container", yanchor: "bottom" } };
-  shared.legend = { orientation: "h", x: 0, xanchor: "left", y: 0, yref: "container", yanchor: "bottom" };
-  const buttons = ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"];
-  Plotly.react(plot, traces, { ...shared, ...layout }, { displaylogo: false, responsive: true, modeBarButtonsToRemove: buttons });
+  const entries = traces.filter((trace) => trace.showlegend !== false).map(({ name }) => name);
+  const entrywidth = 20 + 7 * Math.max(...entries.map((name) => name.length));
+  const columns = Math.max(1, Math.floor(plot.clientWidth / (entrywidth + 55)));
+  const legendHeight = 24 * Math.ceil(entries.length / columns);
+  plot.style.height = `${(narrow ? 390 : 480) + legendHeight}px`;
+  const shared = {
+    ...LAYOUT,
+    margin: { l: 10, r: narrow ? 10 : 24, t: 30, b: legendHeight + 80 },
+    legend: { orientation: "h", x: 0, xref: "container", xanchor: "left", y: 0, yref: "container", yanchor: "bottom", entrywidth, tracegroupgap: 0 },
+    dragmode: narrow ? false : "zoom", // a finger on a figure is to scroll the page
+  };
+  const modeBarButtons = [["toImage", ...(narrow ? [] : ["zoom2d", "pan2d"]), "resetScale2d"]];
+  Plotly.react(plot, traces, { ...shared, ...layout }, { displaylogo: false, modeBarButtons });
   if (!plot.dataset.linked) {
     plot.dataset.linked = "yes";
     plot.on("plotly_click", ({ points }) => {

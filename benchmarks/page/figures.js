@@ -49,14 +49,15 @@ function drawTradeOff(rows) {
   });
   const memory = cost !== "trainable";
   const axis = memory ? byteTicks(points.map(({ x }) => x)) : { type: "log", dtick: 1 };
-  const name = { train: "Peak allocated GPU memory of training", trainable: "Trainable parameters, head included" };
+  const name = { train: "Peak GPU memory, training", highest: "Peak GPU memory, higher phase", trainable: "Trainable parameters, with head" };
   draw("trade-off-plot", traces, {
-    xaxis: { ...AXIS, ...axis, title: { text: `${name[cost] ?? "Peak allocated GPU memory, training or preloading"} (log)` } },
+    xaxis: { ...AXIS, ...axis, title: { text: `${name[cost]} (log)` } },
     yaxis: { ...AXIS, title: { text: "Test AUC (%)" } },
   });
   const { spread, synthetic, footnotes } = group(chosen[0]);
   byId("trade-off-caption").textContent = [
     `${spread}.`,
+    memory ? "Memory: peak allocated on the GPU." : "",
     memory && points.some((point) => point.predicted) ? "† Hollow markers: memory predicted, not measured." : "",
     synthetic ? "Synthetic images: this ranks nothing." : "",
     missing.length ? `Not drawn, for want of an AUC or of this cost: ${missing.map((row) => `${row.label} at ${row.resolution} px`).join(", ")}.` : "",
@@ -114,8 +115,9 @@ function drawLearning(rows) {
       hovertext: history.map((epoch) => `${plain(label)}, seed ${run.seed}<br>epoch ${epoch.epoch}${epoch.epoch === best ? " (picked)" : ""}: ${epoch[key]}`),
     };
   });
+  const last = Math.max(...drawn.flatMap(({ history }) => history.map(({ epoch }) => epoch)));
   draw("learning-plot", traces, {
-    xaxis: { ...AXIS, title: { text: "Epoch" }, tickformat: "d", rangemode: "normal" },
+    xaxis: { ...AXIS, title: { text: "Epoch" }, tick0: 0, dtick: Math.ceil(last / 10) },
     yaxis: { ...AXIS, title: { text: QUANTITIES[key] ?? plain(key.replace(/_/g, " ")) } },
   });
 }

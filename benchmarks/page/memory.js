@@ -73,10 +73,11 @@ function drawMemoryCurves(points, quantity, card) {
   const range = [Math.log10(Math.min(...values) / 1.3), Math.log10(Math.max(...values) * 1.4)];
   const line = { type: "line", xref: "paper", x0: 0, x1: 1, y0: limit, y1: limit, line: { color: "#000", width: 2, dash: "dash" } };
   const label = { xref: "paper", x: 0, y: Math.log10(limit), xanchor: "left", yanchor: "bottom", showarrow: false, text: `<b>${card} GB card</b>`, bgcolor: "#fff" };
-  const readable = sides.filter((side, i) => i === 0 || side / sides[i - 1] > 1.12);
+  const apart = byId("memory-plot").clientWidth < 600 ? 1.3 : 1.1;
+  const readable = sides.reduce((kept, side) => (kept.length && side / kept.at(-1) < apart ? kept : [...kept, side]), []);
   const title = { needs: "A card must have (log)", train: "Peak allocated, training (log)", preload: "Peak allocated, preloading (log)" };
   draw("memory-plot", traces, {
-    xaxis: { ...AXIS, type: "log", tickvals: readable, ticktext: readable.map(String), title: { text: "Image side (px, log)" } },
+    xaxis: { ...AXIS, type: "log", tickvals: readable, ticktext: readable.map(String), tickangle: 0, title: { text: "Image side (px, log)" } },
     yaxis: { ...AXIS, ...byteTicks(values), range, title: { text: title[quantity] } },
     shapes: withCard ? [line] : [], annotations: withCard ? [label] : [],
   });

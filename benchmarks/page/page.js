@@ -8,8 +8,8 @@ function drawAbout() {
   const parts = [
     `${plural(runs, "run")} of ${plural(count(DATA.rows.map(({ label }) => label)), "method")} on `
       + `${plural(count(DATA.groups.map(({ dataset }) => dataset)), "dataset")} at ${plural(count(DATA.rows.map(({ resolution }) => resolution)), "resolution")}`,
-    `memory of ${plural(contents.length - runs, "point")} measured apart`,
-  ];
+    contents.length > runs ? `memory of ${plural(contents.length - runs, "point")} measured apart` : "",
+  ].filter(Boolean);
   const last = contents.map((content) => content.run?.started ?? content.started ?? "").sort().at(-1);
   byId("about").textContent = `${parts.join("; ")}. ${last ? `Latest record: ${last.slice(0, 10)}.` : ""} This file needs no network.`;
   const warnings = [...new Set(DATA.groups.filter(({ synthetic }) => synthetic).map(({ dataset }) => `${dataset}: images that a program drew. Its numbers show what this page looks like and rank nothing.`))];
@@ -53,6 +53,11 @@ function start() {
   on("record-choice", "change", () => { location.hash = recordHash(byId("record-choice").value); });
   window.addEventListener("hashchange", () => followHash(true));
   followHash(true);
+  let width = window.innerWidth; // a phone changes its height when it hides the address bar
+  window.addEventListener("resize", () => {
+    if (window.innerWidth !== width) drawAll();
+    width = window.innerWidth;
+  });
 }
 
 start();

@@ -8,18 +8,19 @@ function tableColumns() {
   const several = (values) => new Set(values).size > 1;
   const text = (value) => [value, "", 0];
   const own = DATA.columns.map(({ title, better }, i) => ({ title, better, cell: (row) => row.cells[i] }));
-  const [method, ...rest] = own;
-  const place = [{ title: "Image side", better: 0, cell: (row) => text(row.resolution_text) }];
-  if (several(DATA.groups.map(({ dataset }) => dataset))) {
-    place.unshift({ title: "Dataset", better: 0, words: true, cell: (row) => text(group(row).dataset) });
-  }
-  if (several(DATA.groups.map(({ block }) => block))) {
-    place.push({ title: "Protocol", better: 0, words: true, cell: (row) => text(group(row).block) });
-  }
+  const [method, ...others] = own;
+  const headline = others.find(({ better }) => better === 1); // in sight on a phone, too
+  const rest = others.filter((column) => column !== headline);
+  const front = [{ ...method, words: true }, { title: "Image side", better: 0, cell: (row) => text(row.resolution_text) }];
+  const place = [
+    { title: "Dataset", better: 0, words: true, cell: (row) => text(group(row).dataset) },
+    { title: "Protocol", better: 0, words: true, cell: (row) => text(group(row).block) },
+  ].filter(({ cell }) => several(DATA.rows.map((row) => cell(row)[0])));
   const extra = byId("all-columns").checked
     ? DATA.extra.map((title, i) => ({ title, better: 0, cell: (row) => text(row.extra[i]) }))
     : [];
-  return [{ ...method, words: true }, ...place, ...rest, ...extra, { title: "Runs", better: 0, words: true, runs: true, cell: () => text("") }];
+  const runs = { title: "Runs", better: 0, words: true, runs: true, cell: () => text("") };
+  return [...front, ...(headline ? [headline] : []), ...place, ...rest, ...extra, runs];
 }
 
 /** The number a cell starts with; null where it has none. */
@@ -73,7 +74,7 @@ function dataCell(column, row) {
   }
   const [text, mark, rank] = column.cell(row);
   const value = make("span", { className: ["", "best", "second"][rank] }, text);
-  return make("td", { className: column.words ? "text" : "" }, value, mark);
+  return make("td", { className: column.words ? "text clipped" : "", title: column.words ? text : "" }, value, mark);
 }
 
 /** First press: best first, or from the beginning; second: the other way; third: the order of the data. */
