@@ -45,9 +45,9 @@ def collect(results: Path, folder: Path, records: Sequence[Record], problems: Se
     frame = runs_frame(records)
     table = summary(frame)
     measured = dict(zip(sorted((results / "measured").glob("*/*.json")), read_measured(results), strict=True))
-    rows, columns, extra = _rows(table)
-    runs, unread = _runs(results, records, _cells_of_runs(frame, table))
-    points = [*_run_points(frame, table, runs), *_measured_points(measured)]
+    rows, columns, extra, places = _rows(table)
+    runs, unread = _runs(results, records, [places.get(_place(row, block_id(row))) for _, row in frame.iterrows()])
+    points = [*_run_points(frame, rows, runs), *_measured_points(measured)]
     stored = {record["run_id"]: results / "runs" / f"{record['run_id']}.json" for record in records}
     files = {str(path.relative_to(results).with_suffix("")): path for path in measured} | stored
     contents = {record["run_id"]: record for record in records}
@@ -119,17 +119,21 @@ def _ratios(above: Sequence[int], below: Sequence[int]) -> list[float | None]:
     return [a / b if b else None for a, b in zip(above, below, strict=True)]
 
 
-def _rows(table: pd.DataFrame) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
-    """The rows of the table, its columns, and the names of the columns that are shown when asked for."""
+def _rows(
+    table: pd.DataFrame,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str], dict[tuple[Any, ...], int]]:
+    """The rows of the table, its columns, the names of those shown when asked for, and where each cell is."""
     if table.empty:
-        return [], [], []
+        return [], [], [], {}
     columns = columns_of(table)
     extra = [str(name) for name in table.columns if name not in _SAID and table[name].notna().any()]
-    rows = []
+    rows: list[dict[str, Any]] = []
+    places: dict[tuple[Any, ...], int] = {}
     for group, block in enumerate(blocks(table)):
         parts = zip(rows_by_resolution(block, columns), block.groupby("resolution", sort=True), strict=True)
         for (resolution, cells), (_, part) in parts:
             for row_cells, (_, row) in zip(cells, part.iterrows(), strict=True):
+                places[_place(row, row["block"])] = len(rows)
                 rows.append(
                     {
                         **{"group": group, "resolution": row["resolution"], "resolution_text": resolution},
@@ -139,7 +143,12 @@ def _rows(table: pd.DataFrame) -> tuple[list[dict[str, Any]], list[dict[str, Any
                     }
                 )
     shown = [{"title": column.header, "better": column.better} for column in columns]
-    return rows, shown, [name.replace("_bytes", " (MiB)").replace("_", " ") for name in extra]
+    return rows, shown, [name.replace("_bytes", " (MiB)").replace("_", " ") for name in extra], places
+
+
+def _place(row: pd.Series, block: str) -> tuple[Any, ...]:
+    """What a run and the row that counts it have in common."""
+    return (block, *(None if pd.isna(row[name]) else row[name] for name in CELL if name != "block"))
 
 
 def _costs(row: pd.Series) -> dict[str, Any]:
@@ -162,27 +171,14 @@ def _raw(name: str, value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _cells_of_runs(frame: pd.DataFrame, table: pd.DataFrame) -> dict[str, int]:
-    """The row of the table in which each run is counted."""
-    if frame.empty:
-        return {}
-    # Rows of the page and of the summary are in the same order, as both go block by block.
-    ordered = pd.concat(list(blocks(table)))
-    places = {tuple(_key(row)): number for number, (_, row) in enumerate(ordered.iterrows())}
-    return {row["run_id"]: places[tuple(_key(row.to_dict() | {"block": block_id(row)}))] for _, row in frame.iterrows()}
-
-
-def _key(row: Any) -> Iterator[Any]:
-    for name in CELL:
-        yield None if pd.isna(row[name]) else row[name]
-
-
-def _runs(results: Path, records: Sequence[Record], rows: dict[str, int]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every run with its per-class results, and a line for each file of predictions that cannot be read."""
+def _runs(
+    results: Path, records: Sequence[Record], rows: Sequence[int | None]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every run with its row and per-class results, and a line for each file of predictions that cannot be read."""
     runs, problems = [], []
-    for record in records:
+    for record, row in zip(records, rows, strict=True):
         name = record["run_id"]
-        run = {"id": name, "row": rows[name], "seed": record["run"]["config"]["seed"], "classes": None}
+        run = {"id": name, "row": row, "seed": record["run"]["config"]["seed"], "classes": None}
         if record["status"]["state"] == "ok":
             try:
                 run["classes"] = class_results(results / "runs" / f"{name}.predictions.csv")
@@ -192,12 +188,15 @@ def _runs(results: Path, records: Sequence[Record], rows: dict[str, int]) -> tup
     return runs, problems
 
 
-def _run_points(frame: pd.DataFrame, table: pd.DataFrame, runs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The memory of every run, measured and predicted."""
-    labels = [row["label"] for block in blocks(table) for _, row in block.iterrows()]
+def _run_points(
+    frame: pd.DataFrame, rows: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """The memory of every run that the table counts, measured and predicted."""
     for run, (_, row) in zip(runs, frame.iterrows(), strict=True):
+        if run["row"] is None:
+            continue
         place = {name: row[name] for name in ("method", "resolution", "device")}
-        place |= {"setting": _setting(row), "label": labels[run["row"]], "record": run["id"]}
+        place |= {"setting": _setting(row), "label": rows[run["row"]]["label"], "record": run["id"]}
         for source in ("measured", "predicted"):
             peaks = {phase: row[f"{source}_{phase}_peak_allocated_bytes"] for phase in PHASES}
             # Only a run that finished has seen its peak.

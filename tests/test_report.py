@@ -71,6 +71,14 @@ def test_every_run_belongs_to_its_row(folder: Path, data: dict[str, Any]) -> Non
         assert data["groups"][row["group"]]["synthetic"] == record["run"]["dataset"]["synthetic"]
 
 
+def test_a_run_that_the_table_leaves_out_keeps_its_record(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_data, "summary", lambda frame: summary(frame[frame["method"] != "lora"]))
+    page = collect(folder, folder, load_records(folder)[0])
+    left_out = {run["id"] for run in page["runs"] if run["row"] is None}
+    assert left_out == {name for name in page["records"] if name.startswith("lora_")} != set()
+    assert {point["label"] for point in page["memory"] if point["record"] in left_out} == set()
+
+
 def test_memory_prefers_nothing_and_counts_what_a_card_needs(data: dict[str, Any]) -> None:
     stored = json.loads((MEASURED / "fpt_vit_base_patch16_384_512px_b16_bf16_sdpa_c5.json").read_text())
     peaks = [phase["peak_allocated_bytes"] for phase in stored["memory"]["phases"].values()]

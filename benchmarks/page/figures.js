@@ -97,7 +97,7 @@ function drawLearning(rows) {
   const drawn = runs.filter(({ history }) => history.some((epoch) => epoch[key] !== undefined));
   const reason = !DATA.rows.length ? NO_RUNS : !rows.length ? NO_MATCH : drawn.length ? ""
     : "No run here stored a history of its epochs. Train again with bench.py --overwrite.";
-  showEmpty("learning", reason, byId("learning-plot"));
+  showEmpty("learning", reason, byId("learning-plot"), byId("learning-caption"));
   if (reason) return;
   const named = new Set();
   const traces = drawn.map(({ run, label, history }) => {

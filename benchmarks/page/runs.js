@@ -124,7 +124,7 @@ function showRecord(name, scroll) {
     return;
   }
   const run = DATA.runs.find(({ id }) => id === name);
-  const siblings = run ? runsOf(run.row).filter(({ id }) => id !== name) : [];
+  const siblings = run && run.row !== null ? runsOf(run.row).filter(({ id }) => id !== name) : [];
   const facts = factsOf(stored.content).flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, String(value))]);
   const title = make("h3", { tabIndex: -1 }, name);
   article.replaceChildren(title,
