@@ -56,7 +56,7 @@ def collect(results: Path, folder: Path, records: Sequence[Record], problems: Se
         {
             "definitions": DEFINITIONS,
             "needs": f"the highest peak of all phases, {MARGIN:.0%} of it for fragmentation and the prediction's "
-            f"error, and {CONTEXT_BYTES / 2**20:,.0f} MiB of CUDA context, as bench.py fit counts",
+            f"error, and {CONTEXT_BYTES['train'] / 2**20:,.0f} MiB of CUDA context, as bench.py fit counts",
             "problems": [*problems, *unread],
             "styles": _styles(table, points),
             "columns": columns,
@@ -225,7 +225,7 @@ def _point(place: dict[str, Any], source: str, peaks: dict[str, Any], out_of_mem
     if out_of_memory:
         yield place | {"source": source, "oom": True, "train": None, "preload": None, "needs": None}
     elif "train" in known:
-        needs = max(known.values()) * (1 + MARGIN) + CONTEXT_BYTES
+        needs = max(known.values()) * (1 + MARGIN) + CONTEXT_BYTES["train"]
         phases = {phase: known.get(phase) for phase in ("train", "preload")}
         yield place | {"source": source, "oom": False, **phases, "needs": int(needs)}
 

@@ -1,16 +1,15 @@
 """A results folder for the tests of the page: two datasets, hostile names, predictions, histories, measured memory."""
 
-import shutil
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fixed_records import fallback_records, fixed_records
+from fixed_records import MIB, fallback_records, fixed_records
 
+from benchmarks.phases import MemoryPoint
 from benchmarks.records import Record, write_predictions, write_record
 
-ROOT = Path(__file__).resolve().parent.parent
-MEASURED = ROOT / "results/measured/nvidia-h100-80gb-hbm3"
 HOSTILE_CLASS = "<script>alert(1)</script>"
 HOSTILE_DATASET = "<img src=x onerror=alert(2)><b>eyes</b>{{data}}"
 CLASSES = ("no DR", "mild", HOSTILE_CLASS)
@@ -25,11 +24,25 @@ def make_folder(results: Path) -> list[Record]:
             add_details(record, number)
             write_predictions(results, record["run_id"], predictions(number))
         write_record(results, record)
-    for path in MEASURED.glob("*_vit_base_patch16_384_*px_b16_bf16_sdpa_c5.json"):
-        target = results / "measured" / MEASURED.name / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
+    for method, preload in (("full", None), ("fpt", 900), ("linear", 880)):
+        for resolution in (224, 512, 1024):
+            write_measured(results, method, resolution, {"train": resolution * 20, "preload": preload})
     return records
+
+
+def write_measured(results: Path, method: str, resolution: int, mebibytes: dict[str, int | None]) -> Path:
+    """Store what `bench.py memory --measure` would have, with the peaks of some phases."""
+    point = MemoryPoint(method, resolution, precision="bf16", attention="sdpa")
+    phases = {phase: {"peak_allocated_bytes": size * MIB} for phase, size in mebibytes.items() if size}
+    record = {
+        **{"schema": 1, "point": point.as_dict(), "status": {"state": "ok", "message": None, "phase": None}},
+        **{"memory": {"source": "measured", "phases": phases}, "started": "2026-01-02T00:00:00+00:00"},
+        **{"code": {"commit": "beef" * 10, "dirty": True}, "environment": {"device": "NVIDIA H100", "host": "h"}},
+    }
+    path = results / "measured" / "nvidia-h100" / f"{point.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record))
+    return path
 
 
 def hostile(record: Record) -> Record:

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 from fixed_records import MIB, make_record
-from report_folder import CLASSES, HOSTILE_CLASS, MEASURED, NUM_IMAGES, make_folder, predictions
+from report_folder import CLASSES, HOSTILE_CLASS, NUM_IMAGES, make_folder, predictions, write_measured
 from sklearn.metrics import precision_score, recall_score
 
 import bench
@@ -80,13 +80,12 @@ def test_a_run_that_the_table_leaves_out_keeps_its_record(folder: Path, monkeypa
 
 
 def test_memory_prefers_nothing_and_counts_what_a_card_needs(data: dict[str, Any]) -> None:
-    stored = json.loads((MEASURED / "fpt_vit_base_patch16_384_512px_b16_bf16_sdpa_c5.json").read_text())
-    peaks = [phase["peak_allocated_bytes"] for phase in stored["memory"]["phases"].values()]
-    (point,) = [p for p in data["memory"] if (p["method"], p["resolution"]) == ("fpt", 512)]
-    assert (point["source"], point["device"], point["oom"]) == ("measured", "NVIDIA H100 80GB HBM3", False)
-    assert point["needs"] == int(max(peaks) * 1.05) + 758 * MIB
+    (point,) = [p for p in data["memory"] if (p["method"], p["resolution"]) == ("linear", 1024)]
+    assert (point["source"], point["device"], point["oom"]) == ("measured", "NVIDIA H100", False)
+    assert (point["train"], point["preload"]) == (20 * 1024 * MIB, 880 * MIB)
+    assert point["needs"] == int(20 * 1024 * MIB * 1.05) + 758 * MIB
     assert point["setting"] == "vit_base_patch16_384, batch size 16, bf16, sdpa attention"
-    assert data["records"][point["record"]]["content"]["point"]["method"] == "fpt"
+    assert data["records"][point["record"]]["content"]["point"]["method"] == "linear"
     both = [p["source"] for p in data["memory"] if (p["method"], p["resolution"], p["label"][-1]) == ("lora", 448, "A")]
     assert sorted(both) == ["measured", "predicted", "predicted"]  # on the GPU both, on the laptop a prediction
 
@@ -154,7 +153,7 @@ def test_columns_of_the_summary_that_the_page_does_not_know_appear(
 
 def test_methods_are_told_apart_without_colour(data: dict[str, Any]) -> None:
     symbols = [look["symbol"] for look in data["styles"].values()]
-    assert len(set(symbols)) == len(symbols) == 8
+    assert len(set(symbols)) == len(symbols) == 7
 
 
 def test_page_holds_everything_and_asks_for_nothing(folder: Path, tmp_path: Path) -> None:
@@ -244,13 +243,12 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_measured_memory_alone_makes_a_page(tmp_path: Path) -> None:
-    target = tmp_path / "measured" / "gpu" / "fpt.json"
-    target.parent.mkdir(parents=True)
-    source = MEASURED / "fpt_vit_base_patch16_384_512px_b16_bf16_sdpa_c5.json"
-    target.write_text(source.read_text())
+    write_measured(tmp_path, "fpt", 512, {"train": 700, "preload": 900})
     page = collect(tmp_path, tmp_path, [])
     assert (page["rows"], page["runs"], len(page["memory"])) == ([], [], 1)
-    assert page["records"]["measured/gpu/fpt"]["href"] == "measured/gpu/fpt.json"
+    name = "measured/nvidia-h100/fpt_vit_base_patch16_384_512px_b16_bf16_sdpa_c5"
+    assert page["records"][name]["href"] == f"{name}.json"
+    assert page["memory"][0]["needs"] == int(900 * MIB * 1.05) + 758 * MIB
 
 
 def test_numbers_are_finite_and_short(data: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ function drawTradeOff(rows) {
   const points = chosen
     .filter((row) => row.auc_mean !== null && row.costs[cost][0] !== null)
     .map((row) => ({ row, x: row.costs[cost][0], y: 100 * row.auc_mean, predicted: row.costs[cost][1] }));
-  const missing = chosen.filter((row) => !points.some((point) => point.row.index === row.index));
+  const missing = chosen.filter((row) => runsOf(row.index).length && !points.some((point) => point.row.index === row.index));
   const reason = !DATA.rows.length ? NO_RUNS : !rows.length ? NO_MATCH : points.length ? ""
     : "No finished run here has both an AUC and this cost. Choose another dataset, protocol or cost, or run bench.py --retry-failed.";
   showEmpty("trade-off", reason, byId("trade-off-plot"), byId("trade-off-caption"));

@@ -19,7 +19,7 @@ const aucOfClasses = (run) => DATA.records[run.id].content.measurements.test?.au
 /** A row a method, a column a class: the mean over seeds. */
 function drawClassAuc(rows) {
   const classes = [...new Set(rows.flatMap((row) => runsOf(row.index).flatMap((run) => Object.keys(aucOfClasses(run)))))];
-  const body = rows.map((row) => {
+  const body = rows.filter((row) => runsOf(row.index).length).map((row) => {
     const cells = classes.map((name) => {
       const values = runsOf(row.index).map((run) => aucOfClasses(run)[name]).filter((value) => typeof value === "number");
       return make("td", {}, values.length ? percent(values.reduce((a, b) => a + b) / values.length) : MISSING);

@@ -25,7 +25,7 @@ function tableColumns() {
 
 /** The number a cell starts with; null where it has none. */
 function numberOf(text) {
-  const match = /^<?\s*(-?[\d,.]+(?:e[+-]?\d+)?)/.exec(text);
+  const match = /^<?\s*([+-]?[\d,.]+(?:e[+-]?\d+)?)/.exec(text.replace("−", "-"));
   return match ? Number(match[1].replace(/,/g, "")) : null;
 }
 
