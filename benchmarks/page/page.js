@@ -6,7 +6,7 @@ function drawAbout() {
   const runs = DATA.runs.length;
   const count = (values) => new Set(values).size;
   const parts = [
-    runs === 0 ? "No runs yet" : `${plural(runs, "run")} of ${plural(count(DATA.rows.map(({ label }) => label)), "method")} on `
+    runs === 0 ? "No runs yet" : `${plural(runs, "run")} of ${plural(count(DATA.runs.map(({ row }) => DATA.rows[row]?.label)), "method")} on `
       + `${plural(count(DATA.groups.map(({ dataset }) => dataset)), "dataset")} at ${plural(count(DATA.rows.map(({ resolution }) => resolution)), "resolution")}`,
     contents.length > runs ? `memory of ${plural(contents.length - runs, "point")} measured apart` : "",
   ].filter(Boolean);
