@@ -14,6 +14,7 @@ COMMANDS: dict[str, Command] = {
         check.COMMAND,
         stored.TABLES,
         stored.PLOTS,
+        stored.REPORT,
         preload.COMMAND,
         listing.COMMAND,
         clean.COMMAND,
