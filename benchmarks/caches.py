@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.feature_files import DESCRIPTION, CacheFiles
-from benchmarks.features import cache_lock
+from benchmarks.locks import held_lock
 from benchmarks.records import Record
 
 
@@ -87,7 +87,7 @@ def remove_caches(root: Path, caches: Iterable[StoredCache]) -> tuple[list[Store
     removed, left = [], []
     for cache in caches:
         try:
-            with cache_lock(root, cache.folder.name.partition("-")[0], _busy):
+            with held_lock(root / ".locks" / cache.folder.name.partition("-")[0], _busy):
                 shutil.rmtree(cache.folder)
             removed.append(cache)
         except BlockingIOError:

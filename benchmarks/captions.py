@@ -37,6 +37,11 @@ EVIDENCE = (
     "of the paired bootstrap otherwise, Holm-corrected over the methods of one resolution; the best was chosen on "
     "these images, which favours it."
 )
+_SPLITS = {
+    "official": "Splits are the publisher's (split {digest:.8}).",
+    "ours": "Splits are ours, by {group_key} (split {digest:.8}): those of the papers are not public.",
+    "user": "Splits are a user's own (split {digest:.8}).",
+}
 _STATE_WORDS = {"oom": "out of memory", "diverged": "diverged", "failed": "failed", "interrupted": "interrupted"}
 
 
@@ -115,7 +120,7 @@ def definitions(table: pd.DataFrame) -> str:
 
 
 def footnotes(block: pd.DataFrame) -> list[str]:
-    """One line for each mark that the block carries."""
+    """One line for each mark that the block carries, and one for who made the splits."""
     notes = []
     if "predicted" in {*block["train_memory_source"], *block["preload_memory_source"], *block["pme_source"]}:
         notes.append(f"{PREDICTED} Predicted for a GPU, not measured.")
@@ -123,6 +128,11 @@ def footnotes(block: pd.DataFrame) -> list[str]:
         asked = block["backbone_requested"].dropna()
         instead = f" in place of {asked.iloc[0]}, whose weights could not be had" if len(asked) else ""
         notes.append(f"{FALLBACK} Fallback backbone{instead}.")
+    notes += [
+        _SPLITS[first["split_kind"]].format(group_key=first["split_group_key"], digest=first["split_digest"])
+        for _, first in block.drop_duplicates("split_digest").iterrows()
+        if first["split_kind"] in _SPLITS
+    ]
     incidents = "; ".join(_incidents(block))
     if incidents:
         notes.append(f"{INCIDENT} {incidents}.")

@@ -6,6 +6,7 @@ kernels allocate besides their outputs.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,9 +19,13 @@ LOW_PRECISION = (torch.bfloat16, torch.float16)
 # https://pytorch.org/docs/stable/amp.html, lists of CUDA: operators that run in fp32, and that give fp32.
 FP32_INPUTS = {"layer_norm", "group_norm", "exp", "log", "pow", "rsqrt", "norm", "cosine_similarity", "softplus"}
 FP32_OUTPUT = {"softmax", "log_softmax", "sum", "prod", "cumsum", "cumprod"}
+PROMOTED_ON_CPU = (torch.cat, torch.stack)  # by copies that CUDA does not make: its kernels promote as they write
 MATMULS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
 CUBLAS_WORKSPACE = 32 * 2**20  # of a handle on Hopper; one for each thread that multiplies
-CUBLASLT_WORKSPACE = 2**20  # of each product with a bias
+CUBLASLT_WORKSPACE = 2**20  # of a handle that multiplies and adds a bias; kept like the other
+
+NUM_SMS, THREADS_PER_SM, WARP = 132, 2048, 32  # of an H100
+REDUCTION_THREADS = 512  # of a block
 
 
 class CudaSemantics(TorchFunctionMode):
@@ -38,6 +43,9 @@ class CudaSemantics(TorchFunctionMode):
             return attention_with_logsumexp(*args, **kwargs)
         if func is F.dropout:
             return _dropout(*args, **kwargs)
+        if func in PROMOTED_ON_CPU:
+            with torch.autocast("cpu", enabled=False):
+                return func(*args, **kwargs)
         if name in FP32_OUTPUT and args and is_low_precision(args[0]):
             if torch.is_autocast_enabled("cpu"):
                 kwargs["dtype"] = kwargs.get("dtype") or torch.float32
@@ -112,21 +120,17 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
     return torch.native_dropout(input, p, True)[0]
 
 
-def is_matmul(func: Any) -> bool:
-    """Whether an operator runs in cuBLAS."""
-    return func.overloadpacket in MATMULS
-
-
-def library_workspace() -> int:
-    """Bytes that a cuBLAS handle takes at its first use."""
-    return CUBLAS_WORKSPACE
+def library_workspaces(func: Any) -> list[tuple[str, int]]:
+    """Names and bytes of the workspaces that an operator's library keeps from its first use in a thread on."""
+    if func.overloadpacket not in MATMULS:
+        return []
+    with_bias = [("cublaslt", CUBLASLT_WORKSPACE)] if func.overloadpacket is aten.addmm else []
+    return [("cublas", CUBLAS_WORKSPACE), *with_bias]
 
 
 def kernel_workspace(func: Any, args: Any) -> list[int]:
     """Sizes that a kernel allocates besides its outputs, one after another."""
     packet = func.overloadpacket
-    if packet is aten.addmm:
-        return [CUBLASLT_WORKSPACE]
     if packet is aten._softmax_backward_data:
         return [args[1].numel() * args[1].element_size()]  # grad * output
     if packet is aten._scaled_dot_product_flash_attention_backward:
@@ -135,4 +139,36 @@ def kernel_workspace(func: Any, args: Any) -> list[int]:
         return [rows * 4 * (1 + math.ceil(width / 32) * 32)]  # softmax_d, and dq accumulated in fp32
     if packet is aten._scaled_dot_product_efficient_attention_backward and args[1].dtype == torch.float32:
         return [args[1].numel() * 4]  # grad_out * out, summed to delta
+    if packet is aten.sum and len(args) > 1:
+        return reduction_workspace(args[0], args[1])
     return []
+
+
+def reduction_workspace(tensor: Tensor, dims: Sequence[int] | None) -> list[int]:
+    """Bytes of partial results where many thread blocks share a sum over outer dimensions, as biases' gradients are.
+
+    As setReduceConfig and global_memory_size in ATen/native/cuda/Reduce.cuh: each block gets a part of the inputs, and
+    keeps a value for each of its threads and each output.
+    """
+    reduced = {dim % tensor.ndim for dim in dims or ()}
+    if not reduced or tensor.ndim - 1 in reduced or tensor.numel() == 0:
+        return []  # sums along rows stay within a thread block
+    inputs = math.prod(tensor.shape[dim] for dim in reduced)
+    outputs = tensor.numel() // inputs
+    vector = math.gcd(tensor.shape[-1], 4)
+    threads = REDUCTION_THREADS // vector
+    columns, rows = (_power_of_2(min(size, threads)) for size in (max(outputs // vector, 1), inputs))
+    height = min(rows, threads // min(columns, WARP))
+    width = min(columns, threads // height)
+    values = math.ceil(inputs / height)  # summed by a thread
+    grid = math.ceil(outputs / vector / width)
+    at_once = NUM_SMS * (THREADS_PER_SM // (width * height))
+    if inputs < min(height * 16, 256) or values < 256 or grid > at_once:
+        return []
+    blocks = max(min(math.ceil(at_once / grid), math.ceil(values / 16)), math.ceil(values / 256))
+    return [4 * outputs * blocks * width * vector] if blocks > 1 else []
+
+
+def _power_of_2(number: int) -> int:
+    """The largest power of 2 up to a number."""
+    return 1 << (number.bit_length() - 1)

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.decode import is_image, num_workers, read_image
+from benchmarks.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
+from benchmarks.manifest import SplitOrigin, read_origin
 from datasets import DATASETS
 from datasets.info import DatasetInfo
 
@@ -54,6 +55,7 @@ class Dataset:
         epochs: Default number of epochs.
         batch_size: Default images a step.
         synthetic: Whether the images are generated; never clinical data.
+        split_origin: Who made the splits, by the folder's manifest; None where there is none.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Dataset:
     epochs: int
     batch_size: int
     synthetic: bool
+    split_origin: SplitOrigin | None
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Number of images per split and class."""
@@ -91,17 +94,9 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
         ValueError: Unknown name, or a folder whose layout, classes or files are wrong.
         FileNotFoundError: A dataset of the table that has not been prepared.
     """
-    info = DATASETS.get(name_or_path)
+    info, root = find_root(name_or_path, data_root)
     if info is None:
-        return _open_folder(_find_folder(name_or_path, data_root), cache_root)
-    root = data_root / info.name
-    if info.generate is not None and not root.exists():
-        _generate(info, root)
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"dataset {info.name} must be prepared in {str(root)!r}, got no such folder; put the images of its "
-            f"download ({info.url}) into {root}/{{train,val,test}}/{{{','.join(info.classes)}}}/"
-        )
+        return _open_folder(root, cache_root)
     classes = _classes(root)
     if set(classes) != set(info.classes):
         raise ValueError(
@@ -111,8 +106,29 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
     digest = _digest(root, splits, info.classes, cache_root)
     return Dataset(
         info.name, info.title, root, info.classes, splits, digest, info.mean, info.std,
-        "dataset", info.metric, info.epochs, info.batch_size, info.synthetic,
+        "dataset", info.metric, info.epochs, info.batch_size, info.synthetic, _split_origin(root, splits),
     )  # fmt: skip
+
+
+def find_root(name_or_path: str, data_root: Path) -> tuple[DatasetInfo | None, Path]:
+    """The entry in the table, if it is one of those, and the folder of a dataset; the demo is generated at first use.
+
+    Raises:
+        ValueError: Neither a name nor a folder.
+        FileNotFoundError: A dataset of the table that has not been prepared.
+    """
+    info = DATASETS.get(name_or_path)
+    if info is None:
+        return None, _find_folder(name_or_path, data_root)
+    root = data_root / info.name
+    if info.generate is not None and not root.exists():
+        _generate(info, root)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"dataset {info.name} must be prepared in {str(root)!r}, got no such folder; download it from {info.url}, "
+            f"then: python bench.py prepare {info.name} --raw DIR"
+        )
+    return info, root
 
 
 def _find_folder(name_or_path: str, data_root: Path) -> Path:
@@ -134,8 +150,12 @@ def _open_folder(root: Path, cache_root: Path) -> Dataset:
     defaults = DatasetInfo(name, f"{name} (synthetic, not clinical)" if synthetic else name, classes, mean, std)
     return Dataset(
         name, defaults.title, root, classes, splits, digest, mean, std,
-        "computed", defaults.metric, defaults.epochs, defaults.batch_size, synthetic,
+        "computed", defaults.metric, defaults.epochs, defaults.batch_size, synthetic, _split_origin(root, splits),
     )  # fmt: skip
+
+
+def _split_origin(root: Path, splits: dict[str, tuple[Sample, ...]]) -> SplitOrigin | None:
+    return read_origin(root, (sample.path for samples in splits.values() for sample in samples))
 
 
 def _generate(info: DatasetInfo, root: Path) -> None:
@@ -154,9 +174,20 @@ def _generate(info: DatasetInfo, root: Path) -> None:
                 raise
 
 
-def _folders(parent: Path) -> list[str]:
+def list_folders(parent: Path) -> list[str]:
+    """Sorted names of the folders in a folder, but for hidden ones and litter."""
     names = [entry.name for entry in parent.iterdir() if entry.is_dir() and not _is_litter(entry)]
     return sorted(names)
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Sorted files below a folder, but for hidden ones and litter."""
+    files = []
+    for path in folder.rglob("*"):
+        inside = path.relative_to(folder)
+        if not any(_is_litter(part) for part in (inside, *inside.parents)) and not path.is_dir():
+            files.append(path)
+    return sorted(files, key=Path.as_posix)
 
 
 def _is_litter(path: Path) -> bool:
@@ -167,12 +198,12 @@ def _classes(root: Path) -> tuple[str, ...]:
     """The class folders, the same in every split."""
     missing = [split for split in SPLITS if not (root / split).is_dir()]
     if missing:
-        found = ", ".join(_folders(root)) or "no folder"
+        found = ", ".join(list_folders(root)) or "no folder"
         raise ValueError(
             f"dataset folder must hold train, val and test, got {found} in {str(root)!r} "
             f"({', '.join(missing)} missing); the layout is {root}/{{train,val,test}}/<class>/<images>"
         )
-    per_split = {split: _folders(root / split) for split in SPLITS}
+    per_split = {split: list_folders(root / split) for split in SPLITS}
     everything = sorted(set().union(*per_split.values()))
     for split, names in per_split.items():
         absent = [name for name in everything if name not in names]
@@ -200,10 +231,7 @@ def _list_splits(root: Path, classes: tuple[str, ...]) -> dict[str, tuple[Sample
 def _list_images(root: Path, folder: str) -> list[str]:
     """Sorted paths of a class folder's images, relative to the root."""
     paths = []
-    for path in (root / folder).rglob("*"):
-        inside = path.relative_to(root / folder)
-        if any(_is_litter(part) for part in (inside, *inside.parents)) or path.is_dir():
-            continue
+    for path in list_files(root / folder):
         if not is_image(path):
             raise ValueError(f"class folder must hold only images, got {str(path)!r}; remove it or convert it to PNG")
         paths.append(path.relative_to(root).as_posix())
@@ -211,7 +239,7 @@ def _list_images(root: Path, folder: str) -> list[str]:
         raise ValueError(
             f"class folder must hold images, got none in {str(root / folder)!r}; add some or remove the class"
         )
-    return sorted(paths)
+    return paths
 
 
 def _digest(root: Path, splits: dict[str, tuple[Sample, ...]], classes: tuple[str, ...], cache_root: Path) -> str:
@@ -249,16 +277,15 @@ def _normalization(
     root: Path, samples: tuple[Sample, ...], digest: str, cache_root: Path
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation per channel over all pixels of the train images, resized to a small square."""
-    cache = cache_root / "normalization" / f"{digest}.json"
+    cache = cache_root / "normalization" / f"{digest}-v{PIXEL_FORMAT}.json"
     stored = _read_json(cache)
     if not stored:
         print(f"computing the normalisation of {root} over {len(samples)} images (once)", file=sys.stderr)
         sums, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)  # integers: exact in any order
-        with ThreadPoolExecutor(num_workers()) as pool:
-            for image in pool.map(lambda sample: read_image(root / sample.path, NORMALIZATION_SIDE), samples):
-                pixels = image.reshape(3, -1).astype(np.int64)  # (3, H * W)
-                sums += pixels.sum(axis=1)
-                squares += (pixels * pixels).sum(axis=1)
+        for image in in_order(lambda sample: read_image(root / sample.path, NORMALIZATION_SIDE), samples):
+            pixels = image.reshape(3, -1).astype(np.int64)  # (3, H * W)
+            sums += pixels.sum(axis=1)
+            squares += (pixels * pixels).sum(axis=1)
         count = len(samples) * NORMALIZATION_SIDE**2
         mean = sums / count / 255
         std = np.sqrt(np.maximum(squares / count / 255**2 - mean**2, 0))

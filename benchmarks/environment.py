@@ -16,7 +16,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     """Machine, driver and package versions; what a GPU alone has is None on a CPU."""
     on_gpu = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else "CPU",
+        "device": device_name(device),
         "device_type": device.type,
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
@@ -31,6 +31,11 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "host": platform.node(),
         "os": platform.platform(),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or `CPU`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
 def cpu_name() -> str:

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.feature_files import DESCRIPTION, STATE, CacheFiles, Description, FeatureShapes, damaged
+from benchmarks.locks import held_lock
 
 WHOLE = (0,)  # the parts of features that have no such axis
 Compute = Callable[[Sequence[range]], Iterator[Mapping[str, Tensor]]]
@@ -142,7 +142,7 @@ def open_feature_cache(
     """
     description = request.describe()
     base = digest(description.key)
-    with cache_lock(root, base, on_wait):
+    with held_lock(root / ".locks" / base, on_wait):
         files = find_complete(root, base, description)
         reused = files is not None
         if files is None:
@@ -153,24 +153,6 @@ def open_feature_cache(
 def digest(value: Any, length: int = 16) -> str:
     """A short name of JSON values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:length]
-
-
-def cache_lock(root: Path, base: str, on_wait: Callable[[], None]) -> Any:
-    """Held by the one process that changes a cache; given up by the system when that process dies.
-
-    Args:
-        root: Folder of all feature caches.
-        base: First part of the cache's name.
-        on_wait: Called when another process holds it, before waiting.
-    """
-    folder = root / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / base)
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        on_wait()
-        return lock.acquire()
 
 
 def find_complete(root: Path, base: str, description: Description) -> CacheFiles | None:

@@ -1,53 +1,70 @@
-"""The image store: every image of a split decoded and resized once per resolution, then read from a memory map."""
+"""The image store: every image of a split decoded once, resized once per resolution, then read from memory maps."""
 
+import contextlib
+import errno
+import os
 import shutil
-import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from benchmarks.data import Dataset
-from benchmarks.decode import Pixels, num_workers, read_image
+from benchmarks.decode import PIXEL_FORMAT, Pixels, decoding_side, in_order, read_views
+from benchmarks.locks import held_lock
 
-FORMAT = 1  # raise it when `read_image` changes its pixels
-_MARGIN_BYTES = 64 * 2**20
+Progress = Callable[[int, int], None]
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def open_image_store(
+def open_image_stores(
     dataset: Dataset,
     split: str,
-    side: int,
+    sides: Collection[int],
     cache_root: Path,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Pixels:
-    """The images of a split as a read-only memory map: (B, 3, side, side), uint8 RGB, in the order of the split.
+    on_progress: Progress | None = None,
+    on_wait: Callable[[], None] = lambda: None,
+) -> dict[int, Pixels]:
+    """The images of a split by side, as read-only memory maps (B, 3, side, side), uint8 RGB, in the order of the split.
 
-    Built at first use, with a thread per core, under a temporary name and then renamed: a killed build leaves nothing
-    that could be taken for a store. The key holds the dataset's digest, so changed images make a new store.
+    What is missing is built at first use: a thread per core, each image decoded once for all missing sides, written
+    under another name and then renamed, so that a killed build leaves nothing that could be taken for a store. Of
+    several processes that want it, one builds and the others wait. The key holds the dataset's digest, so changed
+    images make a new store.
 
     Args:
         dataset: As `open_dataset` returns it.
         split: `train`, `val` or `test`.
-        side: Side length in pixels.
-        cache_root: The store lies in its folder `images`.
-        on_progress: Called with (images done, images in all) while the store is built.
+        sides: Side lengths in pixels, of all views of a model.
+        cache_root: The stores lie in its folder `images`.
+        on_progress: Called with (images done, images in all) while stores are built.
+        on_wait: Called before waiting for another process that builds them.
 
     Raises:
         ValueError: An image cannot be read; names its path.
-        RuntimeError: The disk has no room for the store.
+        RuntimeError: The disk has no room for the stores.
     """
     samples = dataset.splits[split]
-    shape = (len(samples), 3, side, side)
-    path = cache_root / "images" / f"{dataset.name}-{dataset.digest[:16]}-{split}-{side}-v{FORMAT}.npy"
-    store = _open(path, shape)
-    if store is None:
-        files = [dataset.root / sample.path for sample in samples]
-        _build(files, shape, path, on_progress)
-        store = _open(path, shape)
-        assert store is not None
-    return store
+    decoded_for = decoding_side(sides)
+    prefix = f"{dataset.name}-{dataset.digest[:16]}-{split}"
+    folder = cache_root / "images"
+    paths = {side: folder / f"{prefix}-{side}-of-{decoded_for}-v{PIXEL_FORMAT}.npy" for side in sides}
+
+    def opened() -> dict[int, Pixels]:
+        found = {side: _open(path, (len(samples), 3, side, side)) for side, path in paths.items()}
+        return {side: store for side, store in found.items() if store is not None}
+
+    stores = opened()
+    if len(stores) < len(paths):
+        with held_lock(folder / f".{prefix}.lock", on_wait):
+            missing = {side: path for side, path in paths.items() if side not in opened()}
+            files = [dataset.root / sample.path for sample in samples]
+            if missing:
+                _build(files, missing, decoded_for, folder / f".{prefix}.building", on_progress)
+        stores = opened()
+        assert len(stores) == len(paths)
+    return stores
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> Pixels | None:
@@ -60,24 +77,44 @@ def _open(path: Path, shape: tuple[int, ...]) -> Pixels | None:
 
 
 def _build(
-    files: list[Path], shape: tuple[int, ...], path: Path, on_progress: Callable[[int, int], None] | None
+    files: list[Path], paths: dict[int, Path], decoded_for: int, scratch: Path, on_progress: Progress | None
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    needed = int(np.prod(shape)) + _MARGIN_BYTES
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:  # writing a memory map onto a full disk kills the process
-        raise RuntimeError(
-            f"image store needs {needed / 2**30:.1f} GiB free in {str(path.parent)!r}, got {free / 2**30:.1f} GiB; "
-            "free some space or choose a smaller resolution"
-        )
-    side = shape[-1]
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".building-") as scratch:
-        made = Path(scratch) / path.name
-        store = np.lib.format.open_memmap(made, mode="w+", dtype=np.uint8, shape=shape)
-        with ThreadPoolExecutor(num_workers()) as pool:
-            for index, image in enumerate(pool.map(lambda file: read_image(file, side), files)):
-                store[index] = image
+    """Writes the stores by side; the caller holds the lock, so what lies in `scratch` is of a build that was killed."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    sides = list(paths)
+    try:
+        with contextlib.ExitStack() as stack:
+            stores = [stack.enter_context((scratch / str(side)).open("wb")) for side in sides]
+            for side, store in zip(sides, stores, strict=True):
+                _reserve(store, (len(files), 3, side, side))
+            views = in_order(lambda file: read_views(file, sides, decoded_for), files)
+            for index, images in enumerate(views):
+                for store, image in zip(stores, images, strict=True):
+                    store.write(image.tobytes())
                 if on_progress is not None:
                     on_progress(index + 1, len(files))
-        store.flush()
-        made.replace(path)
+            for store in stores:  # room was asked for ahead, so after a power cut a store could be full of zeros
+                store.flush()
+                os.fsync(store.fileno())
+        for side, path in paths.items():
+            (scratch / str(side)).replace(path)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        needed = sum(len(files) * 3 * side * side for side in sides)
+        free = shutil.disk_usage(scratch.parent).free
+        raise RuntimeError(
+            f"image store needs {needed / 2**30:.1f} GiB free in {str(scratch.parent)!r}, got {free / 2**30:.1f} GiB "
+            f"({error.strerror}); free some space, choose another --cache or a smaller resolution"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _reserve(store: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Writes the header and asks for the room of all images, so that a full disk shows now and not after hours."""
+    np.lib.format.write_array_header_1_0(store, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    store.flush()
+    if hasattr(os, "posix_fallocate"):  # macOS has none; there a full disk shows as the failed write that it is
+        os.posix_fallocate(store.fileno(), store.tell(), int(np.prod(shape)))

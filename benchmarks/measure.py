@@ -1,7 +1,7 @@
 """Measured memory and speed of points on a GPU: a fresh process for each, one at a time, one record each.
 
-`python -m benchmarks.measure` is the process of one point. It imports and builds on the meta device ahead of time,
-while the point before is still measured, and touches the GPU only when it is told to start.
+`python -m benchmarks.measure` is the process of one point. It imports and builds on the host ahead of time, while
+the point before is still measured, and touches the GPU only when it is told to start.
 """
 
 import json
@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.environment import ROOT, describe_code, describe_environment
 from benchmarks.memory import NvmlDriver, PhaseMemory, check_idle, host_peak_bytes
+from benchmarks.model import Parts
 from benchmarks.phases import MemoryPoint, build_point, point_resolution, run_phases
 from benchmarks.records import write_atomic
 from benchmarks.step import forbid_tf32
@@ -127,10 +128,15 @@ def read_measured(results: Path) -> list[Record]:
     return records
 
 
-def measure(point: MemoryPoint, device: torch.device) -> Record:
+def measure(point: MemoryPoint, device: torch.device, make: Callable[[], Parts]) -> Record:
     """Measures a point in this process, which must not have used the device before.
 
     Out of memory is a result: the record then holds the phases before it. So is any other error of a step.
+
+    Args:
+        point: What to measure.
+        device: Where.
+        make: Returns the point's parts on the host, and keeps no reference to them; they move as those of a run.
     """
     forbid_tf32()
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -138,9 +144,12 @@ def measure(point: MemoryPoint, device: torch.device) -> Record:
     seconds: dict[str, float] = {}
     status: Record = {"state": "ok", "message": None, "phase": None}
 
-    def build() -> Any:
-        with device:
-            return build_point(point)
+    def build() -> Parts:
+        parts = make()
+        for part in (parts.model, parts.extractor):
+            if part is not None:
+                part.to(device)
+        return parts
 
     def after(phase: str, step: Callable[[], object]) -> None:
         seconds[phase] = time_step(step, device)
@@ -195,11 +204,10 @@ def main() -> int:
     """The process of one point: the job is its argument, a line on stdin starts it."""
     job = json.loads(sys.argv[1])
     point = MemoryPoint.from_dict(job["point"])
-    with torch.device("meta"):
-        build_point(point)  # imports all that the method needs; without an error worth a record of its own
+    parts = [build_point(point)]
     if not sys.stdin.readline():
         return 1
-    write_record(Path(job["path"]), measure(point, torch.device(job["device"])))
+    write_record(Path(job["path"]), measure(point, torch.device(job["device"]), parts.pop))
     return 0
 
 

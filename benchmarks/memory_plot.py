@@ -31,6 +31,7 @@ CARDS_GB = (8, 16, 24, 40, 80)  # sold as GB, and hold about as many GiB
 _COLUMNS = ("method", "resolution", "attention", "phase", "source", "status", "peak_allocated_bytes")
 _PROTOCOL = ["backbone", "batch_size", "precision", "grad_checkpointing"]
 _LINES: dict[str, Any] = {"eager": (0, (4, 1.5)), "sdpa": "-"}
+_ATTENTION = {"eager": "eager", "sdpa": "fused"}
 _PRELOAD: Any = (0, (1, 1.5))
 _SIZES = {"train": 4.5, "preload": 2.5}  # of markers, in points
 
@@ -61,7 +62,7 @@ def plot_memory_curves(points: pd.DataFrame, path: Path) -> list[Path]:
         (", ".join(said for name in varying if (said := _said(name, group[name].iloc[0]))), group)
         for _, group in labelled.groupby(parts, sort=False, dropna=False)
     ]
-    caption = f"Peak allocated GPU memory. {', '.join(filter(None, shared))}."
+    caption = f"Peak allocated GPU memory. {', '.join(filter(None, shared))}.{_error_note(labelled)}"
     return draw_memory(panels, path, "Peak GPU memory over image resolution", caption)
 
 
@@ -94,25 +95,55 @@ def draw_memory(panels: Sequence[tuple[str, pd.DataFrame]], path: Path, title: s
 
 
 def _curve_figure(panels: Sequence[tuple[str, pd.DataFrame]], known: pd.DataFrame, style: dict[str, Style]) -> Figure:
-    """Memory over resolution, a line a method."""
+    """Memory over resolution, a line a method; below, where points were measured and predicted, the error."""
     columns = min(len(panels), 2)
     lines = -(-len(panels) // columns)
-    size = (COLUMN if columns == 1 else PAGE, 2.6 * lines)
-    figure, grid = plt.subplots(lines, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
-    memory_axis(grid[0, 0], "y", known["peak_allocated_bytes"])
-    for axes, (name, group) in zip(grid.flat, panels, strict=False):
+    errors = [prediction_errors(group) for _, group in panels]
+    reach = max((error["error"].abs().max() for error in errors if len(error)), default=None)
+    step = 1 if reach is None else 2
+    size = (COLUMN if columns == 1 else PAGE, (2.6 if reach is None else 3.3) * lines)
+    ratios = [4, 1][:step] * lines
+    figure, grid = plt.subplots(
+        lines * step, columns, figsize=size, sharex=True, sharey="row", squeeze=False, height_ratios=ratios
+    )
+    for index, (name, group) in enumerate(panels):
+        axes, below = grid[::step].flat[index], grid[step - 1 :: step].flat[index]
+        memory_axis(axes, "y", known["peak_allocated_bytes"])
         phases = [phase for phase in ("train", "preload") if (group["phase"] == phase).any()]
         for (label, attention), series in group.groupby(["label", "attention"], sort=False):
             _draw_series(axes, series, style[str(label)], str(attention), phases)
         _draw_cards(axes, "y")
         axes.set_title(name, loc="left")
-        resolution_axis(axes, known["resolution"])
-        axes.tick_params(labelbottom=True)
-    for axes in grid[:, 0]:
-        axes.set_ylabel("Peak GPU memory (log)")
-    for axes in grid.flat[len(panels) :]:
-        axes.remove()
+        if reach is not None:
+            _draw_errors(below, errors[index], style, float(reach))
+        resolution_axis(below, known["resolution"])
+        below.tick_params(labelbottom=True)
+    for place, axes in enumerate(grid[:, 0]):
+        axes.set_ylabel("Error (%)" if place % step else "Peak GPU memory (log)")
+    for row in range(step):
+        for axes in grid[row::step].flat[len(panels) :]:
+            axes.remove()
     return figure
+
+
+def prediction_errors(points: pd.DataFrame) -> pd.DataFrame:
+    """The points that were measured and predicted, with `error`, the prediction's, in percent of what was measured."""
+    place = ["label", "resolution", "attention", "phase", *(name for name in _PROTOCOL if name in points)]
+    values = points[points["peak_allocated_bytes"].notna()].astype({"peak_allocated_bytes": "float64"})
+    table = values.pivot_table(index=place, columns="source", values="peak_allocated_bytes", aggfunc="max")
+    if not {"measured", "predicted"} <= set(table.columns):
+        return pd.DataFrame(columns=[*place, "error"])
+    return (100 * (table["predicted"] / table["measured"] - 1)).dropna().rename("error").reset_index()
+
+
+def _draw_errors(axes: Axes, errors: pd.DataFrame, style: dict[str, Style], reach: float) -> None:
+    """The predictions' errors, a marker for each measured point; the axis reaches to at least one percent."""
+    for label, group in errors.groupby("label", sort=False):
+        look = style[str(label)]
+        axes.plot(group["resolution"], group["error"], linestyle="none", color=look.colour, marker=look.marker)
+    limit = max(1.0, reach) * 1.25
+    axes.set_ylim(-limit, limit)
+    axes.axhline(0, color="0.45", linewidth=0.6)
 
 
 def _list_figure(points: pd.DataFrame, style: dict[str, Style]) -> Figure:
@@ -212,7 +243,7 @@ def _notes(points: pd.DataFrame, panels: Sequence[tuple[str, pd.DataFrame]]) -> 
     known = points[points["peak_allocated_bytes"].notna()]
     grey: dict[str, Any] = {"color": "0.4"}
     kinds = [kind for kind in _LINES if (known["attention"] == kind).any()]
-    notes = [Line2D([], [], **grey, linestyle=_LINES[kind], label=f"{kind} attention") for kind in kinds]
+    notes = [Line2D([], [], **grey, linestyle=_LINES[kind], label=f"{_ATTENTION[kind]} attention") for kind in kinds]
     notes = notes if len(kinds) > 1 else []
     if any({"train", "preload"} <= set(group["phase"][group["peak_allocated_bytes"].notna()]) for _, group in panels):
         small: dict[str, Any] = {"marker": "o", "markersize": _SIZES["preload"]}
@@ -221,6 +252,15 @@ def _notes(points: pd.DataFrame, panels: Sequence[tuple[str, pd.DataFrame]]) -> 
     if _out_of_memory(points).any():
         notes.append(Line2D([], [], **grey, marker="x", linestyle="none", label="out of memory"))
     return notes
+
+
+def _error_note(points: pd.DataFrame) -> str:
+    """What the caption says about predictions of measured points; nothing where there are none."""
+    errors = prediction_errors(points)["error"].astype("float64").abs()
+    if errors.empty:
+        return ""
+    off = f"{errors.median():.2f} % in the median, {errors.max():.2f} % at most"
+    return f" At {len(errors)} measured points predictions are off by {off}."
 
 
 def _said(name: str, value: object) -> str:

@@ -1,12 +1,12 @@
 """Memory of points as tables: one row a point and phase, measured beside predicted, and the breakdown of a peak."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.phases import MemoryPoint
-from benchmarks.predict import Prediction, predict_many
+from benchmarks.predict import Prediction
 
 POINT_COLUMNS = ("method", "backbone", "resolution", "batch_size", "precision", "attention", "grad_checkpointing")
 COUNTERS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_process_bytes")
@@ -57,22 +57,36 @@ def with_measured(frame: pd.DataFrame, records: Iterable[dict[str, Any]]) -> pd.
     return pd.concat([frame, own]).drop_duplicates(ignore_index=True)
 
 
-def compare_frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Predicted beside measured peak allocated memory, a row for each measured point and phase.
+def compare_frame(records: Iterable[dict[str, Any]], predictions: Iterable[Prediction]) -> pd.DataFrame:
+    """Predicted beside measured peaks, a row for each measured point and phase.
 
-    `error_percent` is the prediction's, missing where the GPU ran out of memory.
+    For each counter (allocated, reserved, process) `<counter>_measured_bytes`, `<counter>_predicted_bytes` and
+    `<counter>_error_percent`: the prediction's error, missing where the GPU ran out of memory.
+
+    Args:
+        records: Of measured points.
+        predictions: Of the same points.
     """
-    points = [MemoryPoint.from_dict(record["point"]) for record in records]
     rows = []
-    for record, prediction in zip(records, predict_many(points), strict=True):
+    for record, prediction in zip(records, predictions, strict=True):
+        phases = prediction.as_record()["phases"]
         for row in measured_rows(record):
-            measured, predicted = row["peak_allocated_bytes"], prediction.phases[row["phase"]].allocated
-            error = None if measured is None else round(100 * (predicted / measured - 1), 2)
-            rows.append(
-                {column: row[column] for column in (*POINT_COLUMNS, "phase", "status")}
-                | {"measured_bytes": measured, "predicted_bytes": predicted, "error_percent": error}
-            )
-    return pd.DataFrame(rows).astype({"measured_bytes": "Int64", "error_percent": "float64"})
+            compared = {column: row[column] for column in (*POINT_COLUMNS, "phase", "status")}
+            for counter in COUNTERS:
+                measured, predicted = row[counter], phases[row["phase"]][counter]
+                name = short_name(counter)
+                compared[f"{name}_measured_bytes"] = measured
+                compared[f"{name}_predicted_bytes"] = predicted
+                compared[f"{name}_error_percent"] = None if not measured else round(100 * (predicted / measured - 1), 2)
+            rows.append(compared)
+    frame = pd.DataFrame(rows)
+    kinds = {f"{short_name(counter)}_measured_bytes": "Int64" for counter in COUNTERS}
+    return frame.astype(kinds | {f"{short_name(counter)}_error_percent": "float64" for counter in COUNTERS})
+
+
+def short_name(counter: str) -> str:
+    """`allocated` of `peak_allocated_bytes`."""
+    return counter.removeprefix("peak_").removesuffix("_bytes")
 
 
 def breakdown_frame(predictions: Iterable[Prediction]) -> pd.DataFrame:

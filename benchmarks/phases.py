@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from benchmarks.backbone import Attention, effective_resolution, patch_size
 from benchmarks.model import Parts, build_parts, make_config
 from benchmarks.step import Precision, evaluation_step, extraction_step, make_optimization, training_step
 from methods import METHODS
+from methods.contract import Views
 
 Watch = Callable[[str], AbstractContextManager[None]]
 After = Callable[[str, Callable[[], object]], None]
@@ -83,6 +84,11 @@ def build_point(point: MemoryPoint) -> Parts:
     )
 
 
+def views_of(point: MemoryPoint) -> Views:
+    """The images that a sample of the point carries: names and sides (px)."""
+    return METHODS[point.method].views(make_config(point.method, dict(point.options)), point_resolution(point))
+
+
 def synthetic_images(point: MemoryPoint, device: torch.device, extracted: bool = False) -> dict[str, Tensor]:
     """A batch of random images, one `(B, 3, H, W)` for each view of the method.
 
@@ -91,10 +97,9 @@ def synthetic_images(point: MemoryPoint, device: torch.device, extracted: bool =
         device: Where they go.
         extracted: Whether features stand in for the extractor's view `image`.
     """
-    views = METHODS[point.method].views(make_config(point.method, dict(point.options)), point_resolution(point))
     return {
         name: torch.randn(point.batch_size, 3, side, side, device=device)
-        for name, side in views.items()
+        for name, side in views_of(point).items()
         if not (extracted and name == "image")
     }
 
@@ -106,7 +111,7 @@ def run_phases(
     watch: Watch,
     after: After,
     steps: int = 3,
-    before_training: Callable[[torch.optim.Optimizer], None] | None = None,
+    on_host: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Runs setup, preload, training and evaluation of a point on synthetic batches.
 
@@ -117,7 +122,7 @@ def run_phases(
         watch: `watch(phase)` is entered around each phase.
         after: `after(phase, step)` is called behind each phase but setup, outside its watch; `step` repeats its step.
         steps: Training steps; from the second on there is optimiser state.
-        before_training: Is given the optimiser before the first step.
+        on_host: Entered where features are copied to the host's memory.
     """
     with watch("setup"):
         parts = build()
@@ -126,7 +131,7 @@ def run_phases(
     del parts
     features: dict[str, Tensor] = {}
     if extractor is not None and point.preload:
-        features = _preload(point, extractor, device, watch, after)
+        features = _preload(point, extractor, device, watch, after, on_host)
         extractor = None  # the backbone leaves the device
         gc.collect()
 
@@ -143,11 +148,9 @@ def run_phases(
         evaluation_step(model, inputs_of_step(), point.precision, device.type)
 
     inputs: dict[str, Tensor] = {}
-    if before_training:
-        before_training(optimization.optimizer)
     with watch("train"):
         inputs = synthetic_images(point, device, extracted=bool(features))
-        inputs |= {name: tensor.to(device) for name, tensor in features.items()}
+        inputs |= {name: tensor.to(device, copy=True) for name, tensor in features.items()}
         labels = torch.zeros(point.batch_size, dtype=torch.long, device=device)
         for _ in range(steps):
             train()
@@ -159,12 +162,18 @@ def run_phases(
 
 
 def _preload(
-    point: MemoryPoint, extractor: nn.Module, device: torch.device, watch: Watch, after: After
+    point: MemoryPoint,
+    extractor: nn.Module,
+    device: torch.device,
+    watch: Watch,
+    after: After,
+    on_host: Callable[[], AbstractContextManager[None]],
 ) -> dict[str, Tensor]:
     """Extracts one batch's features, and returns them on the host."""
     with watch("preload"):
         image = synthetic_images(point, device)["image"]
         features = extraction_step(extractor, image, point.precision, device.type)
-    features = {name: tensor.to("cpu", copy=True) for name, tensor in features.items()}
+    with on_host():
+        features = {name: tensor.to("cpu", copy=True) for name, tensor in features.items()}
     after("preload", lambda: extraction_step(extractor, image, point.precision, device.type))
     return features

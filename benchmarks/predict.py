@@ -1,5 +1,6 @@
 """Predicted memory of a point: the method's own steps on fake tensors, every storage followed. No GPU, no weights."""
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,11 +15,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks.allocator import Block, CachingAllocator
 from benchmarks.cuda_kernels import CudaSemantics
 from benchmarks.model import Parts
-from benchmarks.phases import MemoryPoint, build_point, run_phases
+from benchmarks.phases import MemoryPoint, build_point, run_phases, views_of
 from benchmarks.trace import StorageTrace
 from methods.contract import few_chunks
 
-CONTEXT_BYTES = 758 * 2**20  # CUDA context and loaded kernels: as measured on an H100, driver 580, CUDA 13.0
+# CUDA context with the kernels and libraries loaded by each phase: as measured on an H100, driver 580, CUDA 13.0.
+CONTEXT_BYTES = {"setup": 610 * 2**20, "preload": 686 * 2**20, "train": 758 * 2**20, "eval": 758 * 2**20}
+STEPS = 3  # of training, as many as are measured: state that the first one makes lies among what it then releases
 MANY = 12  # points from which a second process is worth its start
 
 Job = TypeVar("Job")
@@ -44,10 +47,17 @@ class PhasePeak:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted memory of a point, phase by phase; without an extractor to preload there is no phase `preload`."""
+    """Predicted memory of a point, phase by phase; without an extractor to preload there is no phase `preload`.
+
+    Attributes:
+        point: What was predicted.
+        phases: The peaks of each phase.
+        feature_bytes: Preloaded features of a batch, on the host; 0 where there are none.
+    """
 
     point: MemoryPoint
     phases: dict[str, PhasePeak]
+    feature_bytes: int = 0
 
     def as_record(self) -> dict[str, Any]:
         """As records hold it."""
@@ -72,6 +82,7 @@ def predict_memory(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts
     """
     trace = StorageTrace()
     bounds: dict[str, tuple[int, int]] = {}
+    images = views_of(point)
 
     with torch.device("meta"):
         on_meta = [make_parts(point)]  # outside the fake mode, in which timm's initialisation would need values
@@ -81,7 +92,7 @@ def predict_memory(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts
         for part in (parts.model, parts.extractor):
             if part is not None:
                 part._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
-                trace.watch_model(part)
+                trace.watch_model(part, images)
         return parts
 
     @contextmanager
@@ -90,25 +101,14 @@ def predict_memory(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts
         yield
         bounds[phase] = (begin, len(trace.events))
 
-    def make_state(optimizer: torch.optim.Optimizer) -> None:
-        """As the first step would: the one step of the trace is then as any later one."""
-        for parameter in optimizer.param_groups[0]["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-        optimizer.zero_grad()
-        for state in optimizer.state.values():
-            for tensor in state.values():
-                trace.tag(tensor, "optimizer_state")
-
-    with warnings.catch_warnings(), few_chunks(), FakeTensorMode(), trace, trace.watch_modules(), CudaSemantics():
-        warnings.simplefilter("ignore")
-        run_phases(point, build, torch.device("cpu"), watch, _no_timing, steps=1, before_training=make_state)
-    return Prediction(point, replay(trace.events, trace.tags, bounds))
-
-
-def predict_many(points: Sequence[MemoryPoint]) -> Iterator[Prediction]:
-    """Predicts points in order."""
-    return map_points(predict_memory, points)
+    gc.freeze()  # collections on the way then pass over all that is older, torch and its modules, in no time
+    try:
+        with warnings.catch_warnings(), few_chunks(), FakeTensorMode(), trace, trace.watch_modules(), CudaSemantics():
+            warnings.simplefilter("ignore")
+            run_phases(point, build, torch.device("cpu"), watch, _no_timing, 1, trace.on_host)
+    finally:
+        gc.unfreeze()
+    return Prediction(point, replay(trace.events, trace.tags, bounds), trace.host_bytes)
 
 
 def map_points(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
@@ -145,21 +145,32 @@ def replay(
             live[storage] = allocator.malloc(size)
             sizes[storage] = live[storage].size
 
-    peaks, position = {}, 0
+    peaks: dict[str, PhasePeak] = {}
+    position = 0
     for phase, (begin, end) in bounds.items():
         for event in events[position:begin]:
             apply(*event)
         allocator.empty_cache()
-        allocated, reserved, peak = allocator.allocated, allocator.reserved, begin
-        for index in range(begin, end):
-            apply(*events[index])
+        run = events[begin:end]
+        if phase == "train":
+            run += _transient(run) * (STEPS - 1)
+        allocated, reserved, peak = allocator.allocated, allocator.reserved, 0
+        for count, event in enumerate(run, start=1):
+            apply(*event)
             reserved = max(reserved, allocator.reserved)
             if allocator.allocated > allocated:
-                allocated, peak = allocator.allocated, index + 1
-        breakdown = _breakdown(events[:peak], sizes, tags)
-        peaks[phase] = PhasePeak(allocated, reserved, reserved + CONTEXT_BYTES, breakdown)
+                allocated, peak = allocator.allocated, count
+        breakdown = _breakdown(events[:begin] + run[:peak], sizes, tags)
+        peaks[phase] = PhasePeak(allocated, reserved, reserved + CONTEXT_BYTES[phase], breakdown)
         position = end
     return peaks
+
+
+def _transient(events: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The events of a step that any later step repeats: of storages that are both made and released in it."""
+    made = {storage for storage, size in events if size >= 0}
+    both = {storage for storage, size in events if size < 0 and storage in made}
+    return [event for event in events if event[0] in both]
 
 
 def _breakdown(events: list[tuple[int, int]], sizes: dict[int, int], tags: dict[int, str]) -> dict[str, int]:

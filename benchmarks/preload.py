@@ -14,6 +14,7 @@ from benchmarks.augment import Preprocessing
 from benchmarks.batches import Split, iterate
 from benchmarks.config import RunConfig
 from benchmarks.data import Dataset
+from benchmarks.decode import PIXEL_FORMAT, decoding_side
 from benchmarks.features import FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
 from benchmarks.memory import PhaseMemory
 from benchmarks.model import feature_shapes
@@ -90,6 +91,7 @@ class Preloading:
             "weights": config.weights_sha256 or f"random, seed {config.seed}",
             "dataset": self.dataset.digest,
             "resolution": view.shape[-1],
+            "pixels": [PIXEL_FORMAT, decoding_side(store.shape[-1] for store in splits["train"].views.values())],
             "normalization": [list(self.dataset.mean), list(self.dataset.std)],
             "precision": config.precision,
             "attention": config.attention,

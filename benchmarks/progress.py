@@ -1,10 +1,18 @@
-"""Progress of a suite on stderr: a live line in a terminal, plain lines elsewhere."""
+"""Progress on stderr: a live line in a terminal, plain lines elsewhere."""
 
 import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 STAGES = {"images": "resizing images", "preload": "computing frozen features"}
 
@@ -97,6 +105,36 @@ class SuiteProgress:
             return ""
         elapsed = time.monotonic() - self.run_started
         return f", {_duration(elapsed * (1 - share) / share)} left"
+
+
+class CountProgress:
+    """Shows how many of how many things are done: a bar in a terminal, elsewhere a line every ten seconds.
+
+    Args:
+        what: What is under way.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.console = Console(stderr=True, highlight=False)
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
+        self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.said = time.monotonic()
+
+    def __enter__(self) -> "CountProgress":
+        self.progress.start()
+        self.task = self.progress.add_task(self.what, total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Takes the state."""
+        self.progress.update(self.task, completed=done, total=total)
+        if not self.console.is_terminal and time.monotonic() - self.said > 10:
+            self.said = time.monotonic()
+            self.console.print(f"{self.what}: {done} of {total}", markup=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

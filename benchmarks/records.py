@@ -56,6 +56,9 @@ COLUMNS: dict[str, Column] = {
     "dataset_title": Column("run.dataset.title", str),
     "dataset_digest": Column("run.config.dataset_digest", str),
     "synthetic": Column("run.dataset.synthetic", bool),
+    "split_kind": Column("run.dataset.split.kind", str),
+    "split_group_key": Column("run.dataset.split.group_key", str),
+    "split_digest": Column("run.dataset.split.digest", str),
     "resolution": Column("run.config.resolution", int, required=True),
     "effective_resolution": Column("run.input.effective_resolution", int),
     "seed": Column("run.config.seed", int, required=True),
@@ -213,7 +216,8 @@ def runs_frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row a run, one flat column for each entry of `COLUMNS`, and `variant`.
 
     Identity: run_id, state, message, phase, method, method_title, dataset, dataset_title, dataset_digest, synthetic,
-    resolution (asked), effective_resolution (run), seed. Protocol: backbone (used), backbone_requested, fallback,
+    split_kind (official, ours, user), split_group_key, split_digest, resolution (asked), effective_resolution (run),
+    seed. Protocol: backbone (used), backbone_requested, fallback,
     weights_source, weights_sha256, weights_note, device, device_type, precision, attention, batch_size, epochs,
     grad_checkpointing; then preload, lr, weight_decay, best_epoch, torch, commit, dirty, started.
     Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).

@@ -12,10 +12,9 @@ from benchmarks.backbone import effective_resolution, patch_size
 from benchmarks.batches import Split
 from benchmarks.config import Places, RunConfig
 from benchmarks.data import Dataset, open_dataset
-from benchmarks.images import open_image_store
+from benchmarks.images import open_image_stores
 from benchmarks.memory import PhaseMemory, host_peak_bytes
 from benchmarks.model import Parts, build_parts, count_parameters, make_config
-from benchmarks.phases import MemoryPoint
 from benchmarks.preload import EXTRACTOR_VIEW, Preloading
 from benchmarks.step import forbid_tf32
 from benchmarks.train import Bench, Clock, Emit, evaluate, fit
@@ -116,6 +115,7 @@ class Run:
                 "digest": dataset.digest,
                 "classes": list(dataset.classes),
                 "counts": dataset.counts(),
+                "split": dataset.split_origin.as_json() if dataset.split_origin else None,
                 "metric": dataset.metric,
                 "normalization": {
                     "mean": list(dataset.mean),
@@ -132,13 +132,14 @@ class Run:
         def progress(done: int, total: int) -> None:
             self.emit("stage", stage="images", done=done, total=total)
 
-        return {
-            split: {
-                name: open_image_store(dataset, split, side, self.places.cache, progress)
-                for name, side in views.items()
-            }
-            for split in SPLITS
+        def wait() -> None:
+            self.emit("note", text="another process resizes the same images: waiting for it")
+
+        sides = set(views.values())
+        stores = {
+            split: open_image_stores(dataset, split, sides, self.places.cache, progress, wait) for split in SPLITS
         }
+        return {split: {name: stores[split][side] for name, side in views.items()} for split in SPLITS}
 
     def _build(self, num_classes: int, resolution: int) -> Parts:
         config = self.config
@@ -170,23 +171,11 @@ class Run:
         """Adds what a GPU would need, where there is none to measure it on."""
         if self.device.type == "cuda":
             return
-        from benchmarks.predict import predict_memory
+        from benchmarks.predictions import point_of_run, predict_point
 
-        config = self.config
-        point = MemoryPoint(
-            method=config.method,
-            options=tuple(sorted(config.options.items())),
-            backbone=config.backbone,
-            resolution=config.resolution,
-            batch_size=config.batch_size,
-            num_classes=num_classes,
-            precision=config.precision,
-            attention=config.attention,
-            grad_checkpointing=config.grad_checkpointing,
-            preload=config.preload,
-        )
+        point = point_of_run(self.config, num_classes)
         with self.clock("predict"):
-            self.measurements["predicted_memory"] = predict_memory(point).as_record()
+            self.measurements["predicted_memory"] = predict_point(point, self.places.cache).as_record()
 
     def finish(self) -> None:
         """Adds what is known however the run ended: memory so far and seconds."""

@@ -13,6 +13,7 @@ from methods import METHODS
 
 CELL = ("block", "dataset", "dataset_digest", "resolution", "method", "variant")
 PARAMETERS = ("trainable", "trainable_head", "trainable_total", "frozen")
+SPLIT = ("split_kind", "split_group_key", "split_digest")
 _SCORES = ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "val_auc")
 
 
@@ -46,6 +47,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The columns `CELL` and those of the protocol, and:
+        split_kind, split_group_key, split_digest (of a dataset that bench.py prepare made);
         label (title of the method, with whatever tells its variants apart), dataset_label, synthetic, fallback,
         effective_resolution; state (ok when any seed is), message, phase, seeds_ok, seeds_asked (the distinct seeds
         tried anywhere in the same block and dataset) and seeds_<state>;
@@ -109,6 +111,7 @@ def _cell(runs: pd.DataFrame) -> dict[str, Any]:
     counts = {f"seeds_{state}": int((runs["state"] == state).sum()) for state in STATES}
     worst = min(runs["state"], key=STATES.index)  # ok before oom before diverged before failed before interrupted
     row = {name: first[name] for name in (*CELL, *PROTOCOL, "dataset_title", "method_title", "device_type")}
+    row |= {name: _first(runs[name]) for name in SPLIT}
     row |= {"state": worst, "message": _first(bad["message"]), "phase": _first(bad["phase"])}
     row |= {
         "synthetic": bool(runs["synthetic"].fillna(False).any()),

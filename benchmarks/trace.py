@@ -1,7 +1,7 @@
 """Every storage of a computation on fake tensors, from allocation to release, with what it is for."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.cuda_kernels import is_matmul, kernel_workspace, library_workspace
+from benchmarks.cuda_kernels import kernel_workspace, library_workspaces
 
 WORKSPACE = "workspace"
 aten = torch.ops.aten
@@ -32,16 +33,19 @@ class StorageTrace(TorchDispatchMode):
     Attributes:
         events: `(storage, bytes)` for an allocation, `(storage, -1)` for a release, in order; storages are numbers.
         tags: What each storage is for.
+        host_bytes: Of all that was made on the host instead.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.events: list[tuple[int, int]] = []
         self.tags: dict[int, str] = {}
+        self.host_bytes = 0
         self._number: dict[int, int] = {}  # live storages by their address
         self._references: dict[int, weakref.ref[Any]] = {}
         self._sum: tuple[int, int, frozenset[int]] | None = None  # a gradient sum that may have been made in place
-        self._libraries: set[bool] = set()  # where library handles exist: in the backward thread, in the main one
+        self._libraries: set[tuple[bool, str]] = set()  # with a workspace: whether in the backward thread, and which
+        self._on_host = False
         self._modules: list[str] = []  # kinds of the modules being run
         self._names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
@@ -49,13 +53,17 @@ class StorageTrace(TorchDispatchMode):
         if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
             return args[0].fake_device  # asked for very often, and slow otherwise
         result = run_quickly(func, args) if func in QUICK and not kwargs else func(*args, **(kwargs or {}))
+        if self._on_host:
+            self.host_bytes += sum(storage_bytes(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+            return result
         backward = in_backward()
-        if is_matmul(func) and backward not in self._libraries:
-            self._libraries.add(backward)
-            self._allocate(library_workspace(), WORKSPACE)
         tag = WORKSPACE if backward and not self._modules else None
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         new = [output for output in outputs if self._see(output, tag or self._activation(output))]
+        for library, size in library_workspaces(func):
+            if (backward, library) not in self._libraries:
+                self._libraries.add((backward, library))
+                self._allocate(size, WORKSPACE)
         for size in kernel_workspace(func, args):
             self.events.append((self._allocate(size, WORKSPACE), -1))
         self._sum = None
@@ -104,14 +112,39 @@ class StorageTrace(TorchDispatchMode):
             kind = "attention scores"
         return f"activations: {kind}"
 
-    def watch_model(self, root: nn.Module) -> None:
-        """Tags what belongs to a model: its parameters, their gradients, its inputs, and activations by module."""
+    def tag_state(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """A hook behind optimiser steps: tags their state."""
+        for state in optimizer.state.values():
+            for tensor in state.values():
+                self.tag(tensor, "optimizer_state")
+
+    @contextmanager
+    def on_host(self) -> Iterator[None]:
+        """What is made inside lies on the host, and takes no memory of the device."""
+        self._on_host = True
+        try:
+            yield
+        finally:
+            self._on_host = False
+
+    def watch_model(self, root: nn.Module, images: Collection[str]) -> None:
+        """Tags what belongs to a model: its parameters, their gradients, its inputs, and activations by module.
+
+        Args:
+            root: The model.
+            images: Names of inputs that are images; the others are features.
+        """
+
+        def tag_inputs(module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
+            for name, tensor in inputs.items():
+                self.tag(tensor, "input images" if name in images else "input features")
+
         for tensor in (*root.parameters(), *root.buffers()):
             self.tag(tensor, "parameters")
         for parameter in root.parameters():
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(self._tag_gradient)
-        root.register_forward_pre_hook(self._tag_inputs, with_kwargs=True)
+        root.register_forward_pre_hook(tag_inputs, with_kwargs=True)
         for name, module in root.named_modules():
             self._names[module] = module_kind(name, module)
 
@@ -119,13 +152,9 @@ class StorageTrace(TorchDispatchMode):
         assert parameter.grad is not None
         self.tag(parameter.grad, "gradients")
 
-    def _tag_inputs(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        for tensor in kwargs.values():
-            self.tag(tensor, "inputs")
-
     @contextmanager
     def watch_modules(self) -> Iterator[None]:
-        """Knows, while inside, which module is being run."""
+        """Knows, while inside, which module is being run, and tags the state of optimisers."""
 
         def enter(module: nn.Module, args: Any) -> None:
             outer = self._modules[-1] if self._modules else "other"
@@ -134,7 +163,11 @@ class StorageTrace(TorchDispatchMode):
         def leave(module: nn.Module, args: Any, output: Any) -> None:
             self._modules.pop()
 
-        handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
+        handles = [
+            register_module_forward_pre_hook(enter),
+            register_module_forward_hook(leave, always_call=True),
+            register_optimizer_step_post_hook(self.tag_state),
+        ]
         try:
             yield
         finally:

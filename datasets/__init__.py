@@ -1,8 +1,9 @@
 """The table of datasets. A new dataset is one file here and one line below."""
 
-from datasets import covid, demo, isic2018, messidor2, mini_ddsm
+from datasets import chncxr, cmmd, covid, ddr, demo, isic2016, isic2018, messidor2, mini_ddsm
 from datasets.info import DatasetInfo
 
 DATASETS: dict[str, DatasetInfo] = {
-    module.DATASET.name: module.DATASET for module in (messidor2, isic2018, mini_ddsm, covid, demo)
+    module.DATASET.name: module.DATASET
+    for module in (messidor2, ddr, isic2016, isic2018, mini_ddsm, cmmd, covid, chncxr, demo)
 }

@@ -56,6 +56,7 @@ DATASET = DatasetInfo(
     epochs=3,
     batch_size=4,
     synthetic=True,
+    expected={"total": sum(COUNTS.values())},
     licence="CC0",
     generate=generate,
 )

@@ -1,8 +1,52 @@
 """What the suite knows about a dataset beyond its prepared folder."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from benchmarks.prepare.files import RawFile, RawFiles
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One labelled image of a raw download.
+
+    Attributes:
+        file: Holds the image.
+        label: Name of its class.
+        group: Patient, exam, lesion or case; images of one group stay in one split.
+        stem: Name of the prepared file without suffix; no two of a dataset are alike.
+        split: `train`, `val` or `test` where the publisher says so; None where we split.
+    """
+
+    file: RawFile
+    label: str
+    group: str
+    stem: str
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a dataset's file makes of a raw download.
+
+    Attributes:
+        samples: The labelled images.
+        counts: Further counts to compare with `DatasetInfo.expected`, such as rows of the label table.
+        missing: Ids that are listed but have no image.
+        unlabelled: Images that should be listed but are not.
+        excluded: Images left out on purpose, and why.
+        notes: What the user should know.
+        ungrouped: Why the groups are not known and what to do; empty where they are.
+    """
+
+    samples: list[RawSample]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unlabelled: list[str] = field(default_factory=list)
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    ungrouped: str = ""
 
 
 @dataclass(frozen=True)
@@ -20,8 +64,17 @@ class DatasetInfo:
         batch_size: Default images a step.
         synthetic: Whether the images are generated; never to be mistaken for clinical data.
         url: Where the raw images come from.
+        download: What to fetch there, one step a line.
+        parts: Split archives among it, and how many parts each has.
         licence: Terms of the images.
         citation: What to cite.
+        group_key: What a group is: exam, lesion, patient, case or image.
+        official: The splits that the publisher made; the others are ours.
+        expected: Published counts: `total`, `<class>`, `<official split>`, `<official split>/<class>`, and those
+            that `find` adds.
+        signature: Regular expression that names of its raw files match, to tell which dataset a folder holds.
+        find: Finds the labelled images in a raw download; None where there is nothing to prepare. Raises
+            `NotFoundError` with what it looked for, or ValueError.
         generate: Writes the whole dataset into an empty folder; None where the user must prepare it.
     """
 
@@ -35,6 +88,26 @@ class DatasetInfo:
     batch_size: int = 16
     synthetic: bool = False
     url: str = ""
+    download: tuple[str, ...] = ()
+    parts: Mapping[str, int] = field(default_factory=dict)
     licence: str = ""
     citation: str = ""
+    group_key: str = "image"
+    official: tuple[str, ...] = ()
+    expected: Mapping[str, int] = field(default_factory=dict)
+    signature: str = ""
+    find: Callable[[RawFiles], Found] | None = None
     generate: Callable[[Path], None] | None = None
+
+    @property
+    def expected_counts(self) -> dict[str, int] | None:
+        """Published images of each class in all splits together; None where that is not known for every class."""
+        counts = {}
+        for name in self.classes:
+            per_split = [self.expected.get(f"{split}/{name}") for split in self.official]
+            known = [number for number in per_split if number is not None]
+            whole = self.expected.get(name) or (sum(known) if known and len(known) == len(per_split) else None)
+            if whole is None:
+                return None
+            counts[name] = whole
+        return counts

@@ -9,7 +9,7 @@ from bench_process import TINY, finish, records
 from tiny_images import make_images
 
 from benchmarks.caches import remove_caches, stored_caches
-from benchmarks.features import cache_lock
+from benchmarks.locks import held_lock
 
 OPTIONS = [*TINY, "--set", "fpt_plus.side_resolution=32", "fpt.side_resolution=32"]
 
@@ -70,7 +70,7 @@ def test_clean_removes_what_was_asked_for(folder: Path) -> None:
     ended = finish(folder, "clean", "caches", "no-such")
     assert ended.returncode == 2 and "cache must be one of" in ended.stderr
     root = folder / ".cache" / "features"
-    with cache_lock(root, row["cache"].partition("-")[0], lambda: None):
+    with held_lock(root / ".locks" / row["cache"].partition("-")[0], lambda: None):
         removed, left = remove_caches(root, stored_caches(root, []))
         assert (removed, [cache.folder.name for cache in left]) == ([], [row["cache"]])
     ended = finish(folder, "clean", "caches", row["cache"])

@@ -203,6 +203,12 @@ def test_a_dry_run_shows_the_grid_and_starts_nothing(folder: Path, capsys: pytes
     said = Said(shlex.join(["--methods", "linear", "fpt", *TINY, "--seeds", "0", "1", "--dry-run"]), capsys)
     assert said.status == 0
     assert said.out.count("| linear ") == said.out.count("| fpt ") == 2
+    header = [name.strip() for name in said.out.splitlines()[0].strip("|").split("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.out.splitlines()[2:]]
+    linear, fpt = (dict(zip(header, rows[index], strict=True)) for index in (0, 2))
+    assert int(linear["train MiB"]) > 0 and int(fpt["preload MiB"]) > 0 and float(fpt["features MiB"]) > 0
+    assert linear["minutes"] == ""
+    assert "memory is predicted for an NVIDIA GPU" in said.err and "of images and features in all" in said.err
     assert list((folder / "results" / "runs").iterdir()) == []
 
 

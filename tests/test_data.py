@@ -178,7 +178,7 @@ def test_an_unknown_name_lists_the_choices_and_the_nearest(tmp_path: Path, name:
 
 def test_an_unprepared_dataset_says_how_to_prepare_it(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"put the images of its download .*isic2018.*\{MEL,NV,BCC,AKIEC,BKL,DF,VASC\}/"
+        FileNotFoundError, match=r"download it from https://challenge.*, then: .*bench\.py prepare isic2018 --raw DIR"
     ):
         open_dataset("isic2018", tmp_path, tmp_path / "cache")
 

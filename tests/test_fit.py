@@ -1,10 +1,11 @@
 """What fits on a card: the search, and its limits against direct predictions."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from benchmarks.fit import GIB, RESOLUTIONS, largest_fitting, limits, needed_bytes, parse_memory
+from benchmarks.fit import BATCHES, GIB, RESOLUTIONS, largest_fitting, limits, needed_bytes, parse_memory
 from benchmarks.phases import MemoryPoint
 from benchmarks.predict import CONTEXT_BYTES, predict_memory
 
@@ -23,28 +24,42 @@ def test_other_amounts_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("limit", range(9))
-def test_the_largest_is_found_wherever_it_is(limit: int) -> None:
+@pytest.mark.parametrize("guess", [0, 1, 4, 7, 99])
+def test_the_largest_is_found_wherever_it_is(limit: int, guess: int) -> None:
     candidates = [1, 2, 3, 4, 5, 6, 7]
     expected = min(limit, 7) or None
-    assert largest_fitting(candidates, lambda candidate: candidate <= limit) == expected
+    assert largest_fitting(candidates, lambda candidate: candidate <= limit, guess) == expected
+
+
+def test_a_good_guess_takes_two_questions() -> None:
+    asked: list[int] = []
+
+    def fits(batch: int) -> bool:
+        asked.append(batch)
+        return batch <= 50
+
+    assert largest_fitting(BATCHES, fits, 51) == 48
+    assert asked == [48, 56]
 
 
 def test_what_is_needed_has_a_margin_and_the_context() -> None:
-    peak = max(phase.allocated for phase in predict_memory(POINT).phases.values())
-    assert needed_bytes(POINT) == int(peak * 1.05) + CONTEXT_BYTES
+    prediction = predict_memory(POINT)
+    peak = max(phase.allocated for phase in prediction.phases.values())
+    assert needed_bytes(prediction) == int(peak * 1.05) + CONTEXT_BYTES["train"]
 
 
-def test_limits_fit_and_the_next_do_not() -> None:
+def test_limits_fit_and_the_next_do_not(tmp_path: Path) -> None:
     memory = int(1.6 * GIB)
-    found = limits(POINT, memory)
+    found = limits(POINT, memory, tmp_path)
     assert found.batch_size is not None and found.resolution is not None
-    assert needed_bytes(replace(POINT, batch_size=found.batch_size)) <= memory * 1.01
-    assert needed_bytes(replace(POINT, batch_size=found.batch_size + 4)) > memory * 0.99
-    larger = RESOLUTIONS[RESOLUTIONS.index(found.resolution) + 1]
-    assert needed_bytes(replace(POINT, resolution=found.resolution)) <= memory * 1.01
-    assert needed_bytes(replace(POINT, resolution=larger)) > memory * 0.99
+    batch = BATCHES[BATCHES.index(found.batch_size) + 1]
+    resolution = RESOLUTIONS[RESOLUTIONS.index(found.resolution) + 1]
+    for point in (replace(POINT, batch_size=found.batch_size), replace(POINT, resolution=found.resolution)):
+        assert needed_bytes(predict_memory(point)) <= memory
+    for point in (replace(POINT, batch_size=batch), replace(POINT, resolution=resolution)):
+        assert needed_bytes(predict_memory(point)) > memory
 
 
-def test_a_card_may_be_too_small_for_anything() -> None:
-    found = limits(POINT, CONTEXT_BYTES)
+def test_a_card_may_be_too_small_for_anything(tmp_path: Path) -> None:
+    found = limits(POINT, CONTEXT_BYTES["train"], tmp_path)
     assert (found.resolution, found.batch_size) == (None, None)

@@ -9,9 +9,13 @@ import torch
 from bench_process import TINY, finish, records
 from tiny_images import make_images
 
+from benchmarks.augment import Preprocessing
+from benchmarks.backbone import Attention
 from benchmarks.measure import measure_points, record_path
+from benchmarks.model import build_parts, make_config
 from benchmarks.phases import MemoryPoint
 from benchmarks.predict import predict_memory
+from methods.fpt_parts.extraction import attend_fused, attend_in_chunks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 ON_GPU = ["cuda" if argument == "cpu" else argument for argument in TINY]
@@ -76,3 +80,49 @@ def test_preloaded_and_live_features_train_alike(tmp_path: Path, method: str) ->
         record = run_suite(folder, "--methods", method, "--preload", preload, "--precision", "fp32")[method]
         aucs[preload] = [epoch["loss"] for epoch in record["measurements"]["history"]]
     assert aucs["on"] == pytest.approx(aucs["off"], rel=1e-3)
+
+
+def test_augmentation_is_that_of_the_cpu() -> None:
+    images = torch.randint(0, 256, (16, 3, 224, 224), dtype=torch.uint8)
+    prepared = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        torch.manual_seed(0)
+        preprocessing = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), device)
+        prepared.append(preprocessing(images.to(device), augment=True).cpu())
+    torch.testing.assert_close(prepared[0], prepared[1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_fused_extraction_counts_as_eager_fp32_does(dtype: torch.dtype) -> None:
+    """The kernels of CUDA that return a log-sum-exp, and what each token receives; off a multiple of 32 tokens."""
+    torch.manual_seed(0)
+    query, key, value = ((torch.randn(2, 12, 1025, 64, device="cuda") * 1.5).to(dtype) for _ in range(3))
+    attended, received = attend_fused(query, key, value, 64**-0.5)
+    expected = attend_in_chunks(query.float(), key.float(), value.float(), 64**-0.5)
+    torch.testing.assert_close(received, expected[1], rtol=1e-4, atol=0)
+    error = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(attended.float(), expected[0], rtol=error, atol=error)
+
+
+@pytest.mark.parametrize("method", ["fpt", "fpt_plus"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_fpt_computes_on_a_gpu_what_it_computes_on_a_cpu(
+    method: str, attention: Attention, checkpointing: bool
+) -> None:
+    torch.manual_seed(0)
+    config = make_config(method, {"dropout": 0.0, "side_resolution": 64})
+    model = build_parts(method, config, "vit_small_patch16_224", 3, 64, attention, checkpointing).model
+    layers = len(model.side_network.blocks)  # type: ignore[union-attr, arg-type]
+    inputs = {name: torch.randn(5, layers, 6, 40, 64, dtype=torch.float16) for name in ("keys", "values")}
+    inputs["image_low"] = torch.randn(5, 3, 64, 64)
+    results = []
+    for device in ("cpu", "cuda"):
+        model.to(device).zero_grad()
+        logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()})
+        (logits**2).sum().backward()
+        gradients = {key: p.grad.cpu() for key, p in model.named_parameters() if p.grad is not None}
+        results.append((logits.detach().cpu(), gradients))
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-4, atol=1e-4)
+    for key, gradient in results[0][1].items():
+        assert (results[1][1][key] - gradient).norm() <= 1e-3 * gradient.norm(), key

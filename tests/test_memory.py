@@ -1,19 +1,25 @@
 """Measured memory: counters per phase on a fake allocator and a fake driver, and the processes that measure points."""
 
+import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
+from bench import main, make_parser
 from benchmarks import measure
+from benchmarks.commands import COMMANDS
 from benchmarks.commands import memory as command
 from benchmarks.environment import ROOT
 from benchmarks.memory import PhaseMemory, check_idle, host_peak_bytes
-from benchmarks.memory_table import COLUMNS, measured_rows, points_frame
-from benchmarks.phases import MemoryPoint
+from benchmarks.memory_table import COLUMNS, compare_frame, measured_rows, points_frame
+from benchmarks.phases import MemoryPoint, build_point
+from benchmarks.predict import PhasePeak, Prediction
 
 CUDA = torch.device("cuda:0")
 TINY = MemoryPoint("vpt", 32, 2, "vit_tiny_patch16_224")
@@ -129,7 +135,7 @@ def test_measuring_out_of_memory_is_a_result(monkeypatch: pytest.MonkeyPatch) ->
             raise torch.OutOfMemoryError("tried to allocate\n12 GiB")
 
     monkeypatch.setattr(measure, "run_phases", run_out)
-    record = measure.measure(TINY, torch.device("cpu"))
+    record = measure.measure(TINY, torch.device("cpu"), lambda: build_point(TINY))
     assert record["status"] == {
         "state": "oom",
         "message": "OutOfMemoryError: tried to allocate 12 GiB",
@@ -177,3 +183,35 @@ def test_stored_records_have_the_columns_of_the_issue() -> None:
     assert len(frame) > 200 and set(frame["source"]) == {"measured"} and set(frame["status"]) == {"ok", "oom"}
     assert frame[frame["status"] == "ok"]["peak_allocated_bytes"].notna().all()
     assert command.COMMAND.name == "memory"
+
+
+def test_comparison_gives_the_error_of_each_counter() -> None:
+    peaks = PhasePeak(103, 210, 500, {"parameters": 103})
+    prediction = Prediction(TINY, {"setup": peaks, "train": peaks})
+    measured = {"peak_allocated_bytes": 100, "peak_reserved_bytes": 200, "peak_process_bytes": None}
+    record = {
+        "point": TINY.as_dict(),
+        "status": {"state": "oom", "message": "", "phase": "train"},
+        "memory": {"phases": {"setup": measured}},
+    }
+    setup, train = compare_frame([record], [prediction]).to_dict("records")
+    assert (setup["allocated_error_percent"], setup["reserved_error_percent"]) == (3.0, 5.0)
+    assert pd.isna(setup["process_error_percent"]) and setup["process_predicted_bytes"] == 500
+    assert train["status"] == "oom" and pd.isna(train["allocated_error_percent"])
+    assert train["allocated_predicted_bytes"] == 103
+
+
+def test_the_command_compares_stored_records_in_all_counters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["memory", "--compare", "--methods", "linear", "--res", "224", "--format", "csv"]
+    assert main([*arguments, "--results", str(ROOT / "results"), "--cache", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    frame = pd.read_csv(io.StringIO(said.out))
+    assert list(frame["phase"]) == ["setup", "preload", "train", "eval"] * 2
+    within = frame[frame["phase"] != "setup"]
+    for name in ("allocated", "reserved", "process"):
+        assert (within[f"{name}_error_percent"].abs() < 2).all()
+        assert re.search(rf"{name}: \d of 8 phases within 3 %, median \d\.\d\d %, worst \d\.\d\d %", said.err)
+    with pytest.raises(ValueError, match=r"results must hold measured records to compare, got none in"):
+        COMMANDS["memory"].run(make_parser(COMMANDS["memory"]).parse_args(["--compare", "--results", str(tmp_path)]))

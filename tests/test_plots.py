@@ -196,9 +196,10 @@ def test_memory_curves_draw_attention_by_line_and_source_by_marker(tmp_path: Pat
     with Image.open(paths[0]) as image:
         assert image.width == 2100
     figure = drawn[0]
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["training phase", "preload phase"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["training phase", "preload phase", "", ""]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Peak GPU memory (log)", "", "Error (%)", ""]
     labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-    assert labels[-5:] == ["eager attention", "sdpa attention", "measured", "predicted", "out of memory"]
+    assert labels[-5:] == ["eager attention", "fused attention", "measured", "predicted", "out of memory"]
     cards = [text.get_text() for text in figure.axes[0].texts]
     assert cards == ["8 GB", "16 GB", "24 GB", "40 GB"]
     assert "vit_base_patch16_384, batch size 16, fp32" in texts(figure)
@@ -207,7 +208,7 @@ def test_memory_curves_draw_attention_by_line_and_source_by_marker(tmp_path: Pat
 def test_memory_curves_split_protocols_into_panels(tmp_path: Path, drawn: list[Figure]) -> None:
     both = pd.concat([memory_points(), memory_points(precision="bf16")])
     plot_memory_curves(both[both["phase"] == "train"], tmp_path / "curves.png")
-    assert [axes.get_title(loc="left") for axes in drawn[0].axes] == ["fp32", "bf16"]
+    assert [axes.get_title(loc="left") for axes in drawn[0].axes] == ["fp32", "bf16", "", ""]
 
 
 def test_memory_curves_refuse_what_they_cannot_draw(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_stdout_is_the_table_alone_and_stderr_tells_the_rest(suite: Suite) -> No
         assert METHODS[method].title in stdout
     assert "random weights" in stdout
     assert not any(word in stdout for word in ("epoch 1/2", "note:", "records in", "tables and plots"))
-    assert "[2/3] fpt images 32 px seed 0: epoch 2/2" in stderr
+    assert "[3/3] fpt images 32 px seed 0: epoch 2/2" in stderr
     assert "runs: 3 ok; records in results/runs" in stderr
     assert "tables and plots: results/plots, results/tables" in stderr
     assert "Traceback" not in stderr and "Warning" not in stderr

@@ -148,6 +148,22 @@ def test_resolution_that_ran_at_another_side_says_so(tmp_path: Path) -> None:
     assert "512 px (runs at 518)" in markdown(tmp_path, [make_record("fpt", 512, effective=518)])
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("official", "Splits are the publisher's (split c0ffee00)."),
+        ("ours", "Splits are ours, by exam (split c0ffee00): those of the papers are not public."),
+        ("user", "Splits are a user's own (split c0ffee00)."),
+        (None, ""),
+    ],
+)
+def test_tables_say_who_made_the_splits(tmp_path: Path, kind: str | None, expected: str) -> None:
+    split = {"kind": kind, "group_key": "exam", "digest": "c0ffee00" * 8} if kind else None
+    text = markdown(tmp_path, [make_record("lora", dataset={"split": split})])
+    assert expected in text
+    assert ("Splits are" in text) == (kind is not None)
+
+
 def test_csv_has_raw_numbers_and_a_row_a_cell(tmp_path: Path) -> None:
     paths = write_tables(tmp_path, runs_frame(fixed_records() + fallback_records()))
     assert [path.name for path in paths] == ["results.md", "results.csv", "results.tex"]

@@ -1,6 +1,6 @@
 """The commands of bench.py: here the one table of them."""
 
-from benchmarks.commands import clean, fit, listing, memory, params, preload, run, stored
+from benchmarks.commands import check, clean, fit, listing, memory, params, preload, prepare, run, stored
 from benchmarks.commands.contract import Command
 
 COMMANDS: dict[str, Command] = {
@@ -10,8 +10,11 @@ COMMANDS: dict[str, Command] = {
         params.COMMAND,
         memory.COMMAND,
         fit.COMMAND,
+        prepare.COMMAND,
+        check.COMMAND,
         stored.TABLES,
         stored.PLOTS,
+        stored.REPORT,
         preload.COMMAND,
         listing.COMMAND,
         clean.COMMAND,

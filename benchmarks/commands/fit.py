@@ -4,10 +4,11 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_format, add_methods, check_methods, print_frame
+from benchmarks.commands.options import add_cache, add_format, add_methods, check_methods, print_frame
 from benchmarks.commands.run import DEFAULT_BACKBONE, positive
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--grad-checkpointing", nargs="+", choices=("off", "on"), default=["off", "on"], help="default: off on"
     )
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="B", help="any timm ViT (default: %(default)s)")
+    add_cache(parser)
     add_format(parser)
 
 
@@ -43,20 +45,21 @@ def run(args: argparse.Namespace) -> int:
     import pandas as pd
 
     from benchmarks.fit import MARGIN, RESOLUTIONS, parse_memory
+    from benchmarks.memory_table import MIB
     from benchmarks.predict import CONTEXT_BYTES, map_points
 
-    note = (
-        f"predicted, not measured; with a margin of {MARGIN:.0%} and {CONTEXT_BYTES / 2**20:,.0f} MiB of CUDA context"
-    )
+    context = CONTEXT_BYTES["train"] / MIB
+    note = f"predicted, not measured; with a margin of {MARGIN:.0%} and {context:,.0f} MiB of CUDA context"
     if args.gpu_memory:
         memory = parse_memory(args.gpu_memory)
-        jobs = [(point, memory) for point in grid(args)]
+        jobs = [(point, memory, args.cache) for point in grid(args)]
         rows = _collect(map_points(_limits_row, jobs), len(jobs))
         tried = ", ".join(map(str, RESOLUTIONS))
-        note += f"; largest resolution of {tried} at batch {args.batch_size}, largest batch at {args.res} px"
+        note += f"; largest resolution of {tried} px at batch {args.batch_size}"
+        note += f"; largest batch of 1 to 31, then multiples of 8, from 128 on of 32, at {args.res} px"
     else:
-        points = grid(args)
-        rows = _collect(map_points(_cards_row, points), len(points))
+        settings = [(point, args.cache) for point in grid(args)]
+        rows = _collect(map_points(_cards_row, settings), len(settings))
     print(note, file=sys.stderr)
     print_frame(pd.DataFrame(rows), args.format)
     return 0
@@ -95,17 +98,19 @@ def _factors(point: "MemoryPoint") -> dict[str, Any]:
     return {name: getattr(point, name) for name in names}
 
 
-def _limits_row(job: "tuple[MemoryPoint, int]") -> dict[str, Any]:
+def _limits_row(job: "tuple[MemoryPoint, int, Path]") -> dict[str, Any]:
     from benchmarks.fit import limits
 
     found = limits(*job)
     return _factors(job[0]) | {"largest_resolution": found.resolution, "largest_batch": found.batch_size}
 
 
-def _cards_row(point: "MemoryPoint") -> dict[str, Any]:
+def _cards_row(job: "tuple[MemoryPoint, Path]") -> dict[str, Any]:
     from benchmarks.fit import CARDS_GB, GIB, needed_bytes
+    from benchmarks.predictions import predict_point
 
-    needed = needed_bytes(point)
+    point, cache = job
+    needed = needed_bytes(predict_point(point, cache))
     cards = {f"{card}GB": "fits" if needed <= card * GIB else "-" for card in CARDS_GB}
     return _factors(point) | {"needed_gib": round(needed / GIB, 1)} | cards
 

@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
             {"method": name, "title": m.title, "lr": m.config().lr, "source": m.paper} for name, m in METHODS.items()
         ]
     elif args.what == "datasets":
+        from benchmarks.commands.prepare import expected_images, split_kinds
         from datasets import DATASETS
 
         rows = [
@@ -38,12 +39,15 @@ def run(args: argparse.Namespace) -> int:
                 "dataset": name,
                 "title": info.title,
                 "classes": ", ".join(info.classes),
+                "images": expected_images(info),
+                "splits": split_kinds(info),
                 "prepared": "made at first use"
                 if info.generate
                 else "yes"
                 if (args.data_root / name).is_dir()
                 else "no",
                 "source": info.url,
+                "licence": info.licence,
             }
             for name, info in DATASETS.items()
         ]

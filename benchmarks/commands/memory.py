@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_format, add_methods, add_results, check_methods, print_frame
+from benchmarks.commands.options import add_cache, add_format, add_methods, add_results, check_methods, print_frame
 from benchmarks.commands.run import DEFAULT_BACKBONE, method_options, positive
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--compare", action="store_true", help="predictions beside all measured records, or those asked for"
     )
-    how.add_argument("--breakdown", action="store_true", help="what fills the predicted peaks")
+    how.add_argument("--breakdown", action="store_true", help="what fills the predicted peaks; they sum to it")
     add_methods(parser)
     sides = " ".join(map(str, DEFAULTS["res"]))
     parser.add_argument("--res", nargs="+", type=positive, metavar="PX", help=f"image sides (default: {sides})")
@@ -50,7 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cuda:0", metavar="D", help="to measure on (default: cuda:0)")
     parser.add_argument("--only-missing", action="store_true", help="do not measure again what has a record")
     parser.add_argument("--allow-busy", action="store_true", help="measure though other processes hold GPU memory")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw memory over resolution (png and pdf)")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="also draw it (png and pdf): memory over resolution, or stacked bars of the breakdown",
+    )
+    add_cache(parser)
     add_results(parser)
     add_format(parser)
 
@@ -112,26 +118,33 @@ def _show(args: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
 
 def _predict(args: argparse.Namespace) -> list[dict[str, Any]]:
     from benchmarks.memory_table import point_rows
-    from benchmarks.predict import predict_many
+    from benchmarks.predictions import predict_points
 
     print("predicted on fake tensors, not measured", file=sys.stderr)
     ok = {"state": "ok"}
-    predictions = predict_many(grid(args))
+    predictions = predict_points(grid(args), args.cache)
     return [row for item in predictions for row in point_rows(item.point, item.as_record(), ok, "predicted")]
 
 
 def _breakdown(args: argparse.Namespace) -> int:
     from benchmarks.memory_table import breakdown_frame, readable
-    from benchmarks.predict import predict_many
+    from benchmarks.predictions import predict_points
 
-    frame = breakdown_frame(predict_many(grid(args)))
+    frame = breakdown_frame(predict_points(grid(args), args.cache))
     print_frame(readable(frame) if args.format == "md" else frame, args.format)
+    if args.plot:
+        from benchmarks.breakdown_plot import plot_breakdown
+
+        for path in plot_breakdown(frame, args.plot):
+            print(path, file=sys.stderr)
     return 0
 
 
 def _compare(args: argparse.Namespace) -> int:
     from benchmarks.measure import read_measured
-    from benchmarks.memory_table import compare_frame, readable
+    from benchmarks.memory_table import COUNTERS, compare_frame, readable, short_name
+    from benchmarks.phases import MemoryPoint
+    from benchmarks.predictions import predict_points
 
     asked = {"resolution": args.res} | {name: getattr(args, name) for name in DEFAULTS if name != "res"}
     asked |= {"method": args.methods and check_methods(args.methods)}
@@ -143,11 +156,13 @@ def _compare(args: argparse.Namespace) -> int:
     ]
     if not records:
         raise ValueError(f"results must hold measured records to compare, got none in {args.results / 'measured'}")
-    frame = compare_frame(records)
+    points = [MemoryPoint.from_dict(record["point"]) for record in records]
+    frame = compare_frame(records, predict_points(points, args.cache))
     print_frame(readable(frame) if args.format == "md" else frame, args.format)
-    errors = frame["error_percent"].dropna().abs()
-    close = int((errors <= GOAL_PERCENT).sum())
-    print(f"{close} of {len(errors)} phases within {GOAL_PERCENT} %, worst {errors.max():.1f} %", file=sys.stderr)
+    for name in map(short_name, COUNTERS):
+        errors = frame[f"{name}_error_percent"].dropna().abs()
+        close = f"{(errors <= GOAL_PERCENT).sum()} of {len(errors)} phases within {GOAL_PERCENT} %"
+        print(f"{name}: {close}, median {errors.median():.2f} %, worst {errors.max():.2f} %", file=sys.stderr)
     return 0
 
 

@@ -57,17 +57,17 @@ def print_frame(frame: "pd.DataFrame", layout: str) -> None:
         print(frame.to_markdown(index=False))
 
 
-def add_results(parser: argparse.ArgumentParser) -> None:
-    """--results"""
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-
-
-def add_cache(parser: argparse.ArgumentParser) -> None:
+def add_cache(parser: "argparse._ActionsContainer") -> None:
     """--cache"""
     parser.add_argument(
         "--cache",
         type=Path,
         default=Path(".cache"),
         metavar="DIR",
-        help="weights, resized images and features (default: .cache)",
+        help="weights, resized images, features and predictions (default: .cache)",
     )
+
+
+def add_results(parser: "argparse._ActionsContainer") -> None:
+    """--results"""
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")

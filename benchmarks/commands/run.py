@@ -12,6 +12,7 @@ from benchmarks.commands.options import add_cache, add_results, check_methods
 from benchmarks.suite_file import find_suite, suite_arguments
 
 if TYPE_CHECKING:
+    from benchmarks.estimate import Estimate
     from benchmarks.plan import Plan, SuiteOptions
 
 DEFAULT_BACKBONE = "vit_base_patch16_384"
@@ -71,8 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("places")
     where.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: auto)")
     where.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
-    add_cache(where)  # type: ignore[arg-type]
-    add_results(where)  # type: ignore[arg-type]
+    add_cache(where)
+    add_results(where)
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
         "--only-missing",
@@ -172,14 +173,23 @@ def run(args: argparse.Namespace) -> int:
 def _show_plan(plan: "Plan", results: Path, policy: str) -> None:
     import pandas as pd
 
+    from benchmarks.estimate import estimate_runs
+    from benchmarks.memory_table import MIB
+    from benchmarks.records import load_records, runs_frame
     from benchmarks.suite import is_due, stored_state
 
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
+    print("memory is predicted for an NVIDIA GPU, about a second for each new setting", file=sys.stderr)
+    stored, problems = load_records(results)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    estimates, disk = estimate_runs(plan.runs, runs_frame(stored))
     rows = []
-    for planned in plan.runs:
+    for planned, estimate in zip(plan.runs, estimates, strict=True):
         config = planned.config
         state = stored_state(results, config.run_id)
+        preload, seconds = estimate.preload_bytes, estimate.seconds
         rows.append(
             {
                 "method": config.method,
@@ -189,11 +199,27 @@ def _show_plan(plan: "Plan", results: Path, policy: str) -> None:
                 "epochs": config.epochs,
                 "batch": config.batch_size,
                 "lr": config.lr,
+                "train MiB": f"{estimate.train_bytes / MIB:,.0f}",
+                "preload MiB": "" if preload is None else f"{preload / MIB:,.0f}",
+                "images MiB": f"{estimate.image_bytes / MIB:,.1f}",
+                "features MiB": f"{estimate.feature_bytes / MIB:,.1f}" if estimate.feature_bytes else "",
+                "minutes": "" if seconds is None else f"{seconds / 60:,.1f}",
                 "stored": state or "",
                 "to do": "yes" if is_due(state, policy) else "",
             }
         )
-    print(pd.DataFrame(rows).to_markdown(index=False))
+    print(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
+    _say_totals(estimates, disk, rows)
+
+
+def _say_totals(estimates: "list[Estimate]", disk: int, rows: list[dict[str, Any]]) -> None:
+    """Disk and time of all runs to do, as far as they are known."""
+    due = [estimate.seconds for estimate, row in zip(estimates, rows, strict=True) if row["to do"]]
+    known = [seconds for seconds in due if seconds is not None]
+    print(f"disk: {disk / 2**30:,.2f} GiB of images and features in all, those already there included", file=sys.stderr)
+    if known:
+        minutes = sum(known) / 60
+        print(f"time: {minutes:,.0f} min for {len(known)} of {len(due)} runs to do, from stored runs", file=sys.stderr)
 
 
 def show_results(results: Path, run_ids: set[str]) -> int:

@@ -51,9 +51,10 @@ class _PromptAttention(torch.autograd.Function):
         assert keys is not None and values is not None
         num_heads, num_prompts, head_dim = query.shape
         output = query.new_empty(len(keys), num_prompts, num_heads, head_dim)
+        cast = _Cast(keys, query.dtype)
         for part in batch_parts(len(keys)):
-            attention = _attention(query, keys[part].to(query.dtype), keys_scale, part).to(query.dtype)
-            attended = attention @ values[part].to(query.dtype)  # (b, A, P, E)
+            attention = _attention(query, cast(keys[part]), keys_scale, part).to(query.dtype)
+            attended = attention @ cast(values[part])  # (b, A, P, E)
             output[part] = _scaled(attended, values_scale, part).transpose(1, 2)  # (b, P, A, E)
         return output
 
@@ -61,14 +62,26 @@ class _PromptAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         query, keys, values, keys_scale, values_scale = ctx.saved_tensors
         grad_query = torch.zeros_like(query, dtype=torch.float32)
+        cast = _Cast(keys, query.dtype)
         for part in batch_parts(len(keys)):
             grad_output = _scaled(grad[part].transpose(1, 2), values_scale, part)  # (b, A, P, E)
-            grad_attention = (grad_output @ values[part].to(query.dtype).mT).float()  # (b, A, P, M)
-            cast_keys = keys[part].to(query.dtype)
+            grad_attention = (grad_output @ cast(values[part]).mT).float()  # (b, A, P, M)
+            cast_keys = cast(keys[part])
             attention = _attention(query, cast_keys, keys_scale, part)
             grad_scores = torch._softmax_backward_data(grad_attention, attention, -1, torch.float32).to(query.dtype)
             grad_query += _scaled(grad_scores @ cast_keys, keys_scale, part).sum(0, dtype=torch.float32)
         return grad_query.to(query.dtype), None, None, None, None
+
+
+class _Cast:
+    """Casts parts of a layer's features, one after another into the same memory: small, and warm in a CPU's cache."""
+
+    def __init__(self, features: Tensor, dtype: torch.dtype) -> None:
+        first = next(batch_parts(len(features)))
+        self.buffer = None if features.dtype == dtype else torch.empty_like(features[first], dtype=dtype)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return features if self.buffer is None else self.buffer[: len(features)].copy_(features)
 
 
 def _scaled(tensor: Tensor, scale: Tensor | None, part: slice) -> Tensor:

@@ -1,0 +1,91 @@
+"""bench.py check: everything that is wrong with a prepared dataset or a folder of one's own."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.commands.contract import Command
+from benchmarks.commands.options import add_format
+from benchmarks.commands.run import positive
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument("dataset", metavar="NAME|PATH", help="see bench.py list datasets; or a folder of your own")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="image sheet (default: CACHE/check/NAME.png)")
+    parser.add_argument(
+        "--samples", type=positive, default=4, metavar="N", help="a class and split, there (default: 4)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which samples (default: 0)")
+    parser.add_argument("--cache", type=Path, default=Path(".cache"), metavar="DIR", help="default: .cache")
+    add_format(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints what there is and what is wrong with it; status 1 when there is a problem."""
+    import pandas as pd
+
+    from benchmarks.check import survey, tables
+    from benchmarks.data import find_root
+    from benchmarks.findings import Finding, findings
+    from benchmarks.image_sheet import draw_sheet
+    from benchmarks.progress import CountProgress
+
+    info, root = find_root(args.dataset, args.data_root)
+    with CountProgress("decoding images") as progress:
+        found = survey(root, info, progress)
+    name = root.resolve().name
+    faults = findings(found)
+    everything = tables(found) | {"findings": pd.DataFrame(faults, columns=Finding._fields)}
+    print_tables(everything, args.format)
+    sheet = args.sheet or args.cache / "check" / f"{name}.png"
+    write_sheet(sheet, draw_sheet(found, info.title if info else name, args.samples, args.seed))
+    problems = sum(fault.level == "problem" for fault in faults)
+    print(
+        f"{name}: {len(found.images)} images; problems: {problems}, notes: {len(faults) - problems}; look at {sheet}",
+        file=sys.stderr,
+    )
+    return 1 if problems else 0
+
+
+def write_sheet(path: Path, png: bytes) -> None:
+    """Writes the image sheet.
+
+    Raises:
+        RuntimeError: It cannot be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png)
+    except OSError as error:
+        raise RuntimeError(
+            f"image sheet must go to a file that can be written, got {str(path)!r} ({error.strerror}); "
+            "choose another with --sheet"
+        ) from error
+
+
+def print_tables(tables: "dict[str, pd.DataFrame]", layout: str) -> None:
+    """Prints several tables to stdout: under headings, as one JSON object, or as one csv with a column `table`."""
+    import pandas as pd
+
+    if layout == "json":
+        shown = {name: json.loads(frame.to_json(orient="records")) for name, frame in tables.items()}
+        print(json.dumps(shown, indent=2, ensure_ascii=False))
+    elif layout == "csv":
+        rows = [{"table": name, **row} for name, frame in tables.items() for row in frame.to_dict("records")]
+        print(pd.DataFrame(rows, dtype=object).to_csv(index=False), end="")
+    else:
+        for name, frame in tables.items():
+            text = frame.astype(object).where(frame.notna(), "")
+            print(f"## {name}\n\n{text.to_markdown(index=False) if len(frame) else 'none'}\n")
+
+
+COMMAND = Command(
+    "check", "look for faults in a dataset", "python bench.py check data/my_images --format json", add_arguments, run
+)

@@ -1,0 +1,133 @@
+"""bench.py prepare: from the raw download of a dataset to a folder that the suite trains on."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.commands.contract import Command
+from benchmarks.commands.options import one_of
+from benchmarks.commands.run import positive
+
+if TYPE_CHECKING:
+    from benchmarks.prepare.build import Outcome
+    from datasets.info import DatasetInfo
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options, and where to download each dataset."""
+    from benchmarks.prepare.request import MAX_SIDE
+
+    parser.add_argument("dataset", metavar="NAME", help="see below")
+    parser.add_argument(
+        "--raw", type=Path, required=True, metavar="DIR", help="holds the download, in any tree, zipped or not"
+    )
+    parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    parser.add_argument(
+        "--max-side",
+        type=_side,
+        default=MAX_SIDE,
+        metavar="PX",
+        help="reduce images whose shorter side is longer, or 'none' (default: %(default)s; training squeezes images "
+        "to squares, so this keeps every detail up to this resolution). Nothing is enlarged",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of splits that are ours (default: 0)")
+    parser.add_argument(
+        "--split-file", type=Path, metavar="CSV", help="your own split: columns id,split and at will group"
+    )
+    parser.add_argument(
+        "--image-level", action="store_true", help="split by image where groups are not known: leaks between splits"
+    )
+    parser.add_argument(
+        "--allow-incomplete", action="store_true", help="go on without what is missing, unreadable or not listed"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="prepare again what was prepared with other settings")
+    parser.add_argument(
+        "--link",
+        action="store_true",
+        help="hard-link images that need no conversion instead of copying them: saves space, but whoever edits one in "
+        "place then edits your download too",
+    )
+    _describe_datasets(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepares one dataset; the summary goes to stdout."""
+    from benchmarks.prepare.build import prepare
+    from benchmarks.prepare.request import Request
+    from benchmarks.progress import CountProgress
+    from datasets import DATASETS
+
+    known = [name for name, info in DATASETS.items() if info.find is not None]
+    info = DATASETS[one_of("dataset", known, args.dataset)]
+    request = Request(
+        args.raw.expanduser(), args.data_root / info.name, args.max_side, args.seed, args.split_file,
+        args.allow_incomplete, args.image_level, args.overwrite, args.link,
+    )  # fmt: skip
+    print(f"looking through {request.raw}", file=sys.stderr)
+    with CountProgress(f"converting images of {info.name}") as progress:
+        outcome = prepare(info, request, progress)
+    print("\n".join(_summary(info, outcome)))
+    return 0
+
+
+def _side(text: str) -> int | None:
+    return None if text == "none" else positive(text)
+
+
+def _describe_datasets(parser: argparse.ArgumentParser) -> None:
+    """Appends to the help what each dataset is and where to get it."""
+    from datasets import DATASETS
+
+    lines = ["datasets:"]
+    for info in DATASETS.values():
+        if info.find is None:
+            continue
+        size = f"{expected_images(info):,} images, {len(info.classes)} classes"
+        lines += [f"  {info.name}: {info.title}, {size}; {split_kinds(info)}", f"    {info.url}"]
+        lines += [f"    - {step}" for step in info.download]
+        lines += [f"    licence: {info.licence}", f"    cite: {info.citation}"]
+    parser.epilog = "\n".join(lines) + "\n\n" + (parser.epilog or "")
+
+
+def expected_images(info: "DatasetInfo") -> int:
+    """How many images a dataset has once prepared."""
+    return info.expected.get("total") or sum(info.expected[split] for split in info.official)
+
+
+def split_kinds(info: "DatasetInfo") -> str:
+    """Who makes its splits, for people."""
+    if info.find is None:
+        return "generated"
+    ours = [split for split in ("train", "val", "test") if split not in info.official]
+    if not ours:
+        return "official splits"
+    if info.official:
+        return f"official {' and '.join(info.official)}, {' and '.join(ours)} is ours"
+    return f"no official split: 70/10/20 by {info.group_key}, ours"
+
+
+def _summary(info: "DatasetInfo", outcome: "Outcome") -> list[str]:
+    about = outcome.about
+    num_images = sum(sum(classes.values()) for classes in about["counts"].values())
+    if outcome.num_new is None:
+        return [f"{info.name}: already prepared in {outcome.root}, {num_images:,} images; nothing to do"]
+    lines = [f"{info.name}: {num_images:,} images in {outcome.root} ({outcome.num_new:,} converted now)"]
+    for split, kind in about["split"]["parts"].items():
+        counts = ", ".join(f"{name} {about['counts'][split][name]:,}" for name in info.classes)
+        lines.append(f"  {split:5} ({kind}): {counts}")
+    lines.append(
+        f"  {about['num_groups']:,} groups ({about['split']['group_key']}), none in two splits; "
+        f"split {about['split']['digest'][:12]}, {len(about['excluded']):,} images left out"
+    )
+    lines += [f"  note: {note}" for note in about["notes"]]
+    return [*lines, f"  licence: {info.licence}", f"  cite: {info.citation}"]
+
+
+COMMAND = Command(
+    "prepare",
+    "turn a raw download into a folder to train on, with leak-free splits",
+    "python bench.py prepare messidor2 --raw ~/downloads/messidor2",
+    add_arguments,
+    run,
+)

@@ -1,0 +1,123 @@
+"use strict";
+// AUC against cost with its Pareto front, and learning curves.
+
+const HOLLOW = "-open";
+
+/** Points that no other matches at lower cost or higher gain, by rising cost. */
+function paretoFront(points) {
+  const front = [];
+  for (const point of [...points].sort((a, b) => a.x - b.x || b.y - a.y)) {
+    if (!front.length || point.y > front.at(-1).y) front.push(point);
+  }
+  return front;
+}
+
+/** Ticks of a log axis of bytes, at powers of two, as many as can be read. */
+function byteTicks(values) {
+  const low = Math.floor(Math.log2(Math.min(...values)));
+  const high = Math.ceil(Math.log2(Math.max(...values)));
+  const step = Math.ceil((high - low) / 7) || 1;
+  const ticks = [];
+  for (let power = low; power <= high; power += step) ticks.push(2 ** power);
+  return { type: "log", tickvals: ticks, ticktext: ticks.map(bytes) };
+}
+
+function drawTradeOff(rows) {
+  fill(byId("trade-off-group"), choices(rows, false));
+  const chosen = rows.filter((row) => String(row.group) === byId("trade-off-group").value);
+  const cost = byId("trade-off-cost").value;
+  const points = chosen
+    .filter((row) => row.auc_mean !== null && row.costs[cost][0] !== null)
+    .map((row) => ({ row, x: row.costs[cost][0], y: 100 * row.auc_mean, predicted: row.costs[cost][1] }));
+  const missing = chosen.filter((row) => runsOf(row.index).length && !points.some((point) => point.row.index === row.index));
+  const reason = !DATA.rows.length ? NO_RUNS : !rows.length ? NO_MATCH : points.length ? ""
+    : "No finished run here has both an AUC and this cost. Choose another dataset, protocol or cost, or run bench.py --retry-failed.";
+  showEmpty("trade-off", reason, byId("trade-off-plot"), byId("trade-off-caption"));
+  if (reason) return;
+  const several = new Set(points.map(({ row }) => row.resolution)).size > 1;
+  const traces = Object.keys(DATA.styles)
+    .map((label) => [label, points.filter(({ row }) => row.label === label)])
+    .filter(([, own]) => own.length)
+    .map(([label, own]) => tradeOffTrace(label, own, cost, several));
+  // A front across measured and predicted memory would compare what cannot be compared.
+  const measured = points.filter((point) => !point.predicted);
+  const front = paretoFront(measured.length ? measured : points);
+  const end = Math.max(...points.map(({ x }) => x)) * 1.15;
+  traces.unshift({
+    name: "Pareto front", mode: "lines", line: { shape: "hv", color: "#888", width: 1.5 }, hoverinfo: "skip",
+    x: [...front.map(({ x }) => x), end], y: [...front.map(({ y }) => y), front.at(-1).y],
+  });
+  const memory = cost !== "trainable";
+  const axis = memory ? byteTicks(points.map(({ x }) => x)) : { type: "log", dtick: 1 };
+  const name = { train: "Peak GPU memory, training", highest: "Peak GPU memory, higher phase", trainable: "Trainable parameters, with head" };
+  draw("trade-off-plot", traces, {
+    xaxis: { ...AXIS, ...axis, title: { text: `${name[cost]} (log)` } },
+    yaxis: { ...AXIS, title: { text: "Test AUC (%)" } },
+  });
+  const { spread, synthetic, footnotes } = group(chosen[0]);
+  byId("trade-off-caption").textContent = [
+    `${spread}.`,
+    memory ? "Memory: peak allocated on the GPU." : "",
+    memory && points.some((point) => point.predicted) ? "† Hollow markers: memory predicted, not measured." : "",
+    synthetic ? "Synthetic images: this ranks nothing." : "",
+    missing.length ? `Not drawn, for want of an AUC or of this cost: ${missing.map((row) => `${row.label} at ${row.resolution} px`).join(", ")}.` : "",
+    "The front joins what nothing else beats in both. Choose a point to see its record.",
+    ...footnotes.filter((note) => !note.startsWith("†")),
+  ].filter(Boolean).join(" ");
+}
+
+function tradeOffTrace(label, own, cost, several) {
+  const { colour, symbol } = DATA.styles[label];
+  const shown = (point) => (cost === "trainable" ? point.x.toLocaleString("en") : bytes(point.x)) + (point.predicted ? "†" : "");
+  return {
+    name: plain(label), mode: several ? "markers+text" : "markers", cliponaxis: false,
+    x: own.map(({ x }) => x), y: own.map(({ y }) => y),
+    error_y: { type: "data", array: own.map(({ row }) => 100 * (row.auc_sd ?? 0)), color: colour, thickness: 1, width: 3, visible: own.some(({ row }) => row.auc_sd !== null) },
+    marker: { color: colour, size: 11, symbol: own.map(({ predicted }) => symbol + (predicted ? HOLLOW : "")), line: { color: colour, width: 2 } },
+    text: own.map(({ row }) => String(row.resolution)), textposition: "top center", textfont: { size: 11, color: "#333" },
+    customdata: own.map(({ row }) => runsOf(row.index).find((run) => DATA.records[run.id].content.status.state === "ok")?.id),
+    hovertext: own.map((point) => `${plain(label)}, ${point.row.resolution_text}<br>AUC ${point.y.toFixed(2)} %<br>${shown(point)}`),
+    hoverinfo: "text",
+  };
+}
+
+const QUANTITIES = { val_auc: "Validation AUC", loss: "Training loss", lr: "Learning rate", seconds: "Seconds an epoch" };
+const historyOf = (run) => DATA.records[run.id].content.measurements.history ?? [];
+
+function drawLearning(rows) {
+  fill(byId("learning-group"), choices(rows, true));
+  const chosen = rows.filter((row) => `${row.group}/${row.resolution}` === byId("learning-group").value);
+  const runs = chosen.flatMap((row) => runsOf(row.index).map((run) => ({ run, label: row.label, history: historyOf(run) })));
+  const keys = new Set(runs.flatMap(({ history }) => history.flatMap((epoch) => Object.keys(epoch))));
+  keys.delete("epoch");
+  const first = (key) => (key in QUANTITIES ? Object.keys(QUANTITIES).indexOf(key) : 9);
+  const options = [...keys].sort((a, b) => first(a) - first(b)).map((key) => ({ value: key, text: QUANTITIES[key] ?? key.replace(/_/g, " ") }));
+  fill(byId("learning-quantity"), options);
+  const key = byId("learning-quantity").value;
+  const drawn = runs.filter(({ history }) => history.some((epoch) => epoch[key] !== undefined));
+  const reason = !DATA.rows.length ? NO_RUNS : !rows.length ? NO_MATCH : drawn.length ? ""
+    : "No run here stored a history of its epochs. Train again with bench.py --overwrite.";
+  showEmpty("learning", reason, byId("learning-plot"), byId("learning-caption"));
+  if (reason) return;
+  const named = new Set();
+  const traces = drawn.map(({ run, label, history }) => {
+    const { colour, symbol, dash } = DATA.styles[label];
+    const best = DATA.records[run.id].content.run.selection?.best_epoch;
+    const ring = (on, off) => history.map(({ epoch }) => (epoch === best ? on : off));
+    const again = named.has(label);
+    named.add(label);
+    return {
+      name: plain(label), legendgroup: label, showlegend: !again, mode: "lines+markers", cliponaxis: false,
+      x: history.map(({ epoch }) => epoch), y: history.map((epoch) => epoch[key] ?? null),
+      line: { color: colour, dash, width: 1.8 },
+      marker: { symbol, color: colour, size: ring(12, 6), line: { color: "#000", width: ring(2, 0) } },
+      customdata: history.map(() => run.id), hoverinfo: "text",
+      hovertext: history.map((epoch) => `${plain(label)}, seed ${run.seed}<br>epoch ${epoch.epoch}${epoch.epoch === best ? " (picked)" : ""}: ${epoch[key]}`),
+    };
+  });
+  const last = Math.max(...drawn.flatMap(({ history }) => history.map(({ epoch }) => epoch)));
+  draw("learning-plot", traces, {
+    xaxis: { ...AXIS, title: { text: "Epoch" }, tick0: 0, dtick: Math.ceil(last / 10) },
+    yaxis: { ...AXIS, title: { text: QUANTITIES[key] ?? plain(key.replace(/_/g, " ")) } },
+  });
+}

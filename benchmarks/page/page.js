@@ -1,0 +1,63 @@
+"use strict";
+// Puts the page together, and draws again what a control changes.
+
+function drawAbout() {
+  const contents = Object.values(DATA.records).map(({ content }) => content);
+  const runs = DATA.runs.length;
+  const count = (values) => new Set(values).size;
+  const parts = [
+    runs === 0 ? "No runs yet" : `${plural(runs, "run")} of ${plural(count(DATA.runs.map(({ row }) => DATA.rows[row]?.label)), "method")} on `
+      + `${plural(count(DATA.groups.map(({ dataset }) => dataset)), "dataset")} at ${plural(count(DATA.rows.map(({ resolution }) => resolution)), "resolution")}`,
+    contents.length > runs ? `memory of ${plural(contents.length - runs, "point")} measured apart` : "",
+  ].filter(Boolean);
+  const last = contents.map((content) => content.run?.started ?? content.started ?? "").sort().at(-1);
+  byId("about").textContent = `${parts.join("; ")}. ${last ? `Latest record: ${last.slice(0, 10)}.` : ""} This file needs no network.`;
+  const warnings = [...new Set(DATA.groups.filter(({ synthetic }) => synthetic).map(({ dataset }) => `${dataset}: images that a program drew. Its numbers show what this page looks like and rank nothing.`))];
+  warnings.push(...DATA.problems);
+  byId("warnings").replaceChildren(...warnings.map((text) => make("p", { className: "warning" }, text)));
+  byId("definitions").textContent = `${DATA.definitions} † predicted, not measured.`;
+}
+
+function drawAll() {
+  const rows = shownRows();
+  byId("shown").textContent = `${rows.length} of ${plural(DATA.rows.length, "row")}`;
+  drawTable(rows);
+  drawTradeOff(rows);
+  drawMemory();
+  drawLearning(rows);
+  drawClasses(rows);
+}
+
+function followHash(scroll) {
+  const match = /^#record=(.+)$/.exec(location.hash);
+  if (match) showRecord(decodeURIComponent(match[1]), scroll);
+}
+
+function start() {
+  makeFilters();
+  makeMemoryControls();
+  drawAbout();
+  drawMachines();
+  drawAll();
+  const on = (id, event, action) => byId(id).addEventListener(event, action);
+  for (const name of Object.keys(FILTERS)) on(`filter-${name}`, "change", drawAll);
+  on("filters", "reset", () => setTimeout(drawAll)); // once the selects are reset
+  on("filters", "submit", (event) => event.preventDefault());
+  on("all-columns", "change", () => drawTable(shownRows()));
+  for (const id of ["trade-off-group", "trade-off-cost"]) on(id, "change", () => drawTradeOff(shownRows()));
+  for (const id of ["memory-setting", "memory-quantity"]) on(id, "change", drawMemory);
+  on("card", "input", drawMemory);
+  for (const id of ["learning-group", "learning-quantity"]) on(id, "change", () => drawLearning(shownRows()));
+  on("classes-group", "change", () => drawClasses(shownRows()));
+  on("classes-run", "change", drawConfusion);
+  on("record-choice", "change", () => { location.hash = recordHash(byId("record-choice").value); });
+  window.addEventListener("hashchange", () => followHash(true));
+  followHash(true);
+  let width = window.innerWidth; // a phone changes its height when it hides the address bar
+  window.addEventListener("resize", () => {
+    if (window.innerWidth !== width) drawAll();
+    width = window.innerWidth;
+  });
+}
+
+start();

@@ -1,0 +1,97 @@
+"use strict";
+// The table: every row of every dataset and protocol, filtered and sorted.
+
+let sorting = { column: null, direction: "none" };
+
+/** The columns as they are now: a title, whether more or less is better, and the cell of a row. */
+function tableColumns() {
+  const several = (values) => new Set(values).size > 1;
+  const text = (value) => [value, "", 0];
+  const own = DATA.columns.map(({ title, better }, i) => ({ title, better, cell: (row) => row.cells[i] }));
+  const [method, ...others] = own;
+  const headline = others.find(({ better }) => better === 1); // in sight on a phone, too
+  const rest = others.filter((column) => column !== headline);
+  const front = [{ ...method, words: true }, { title: "Image side", better: 0, cell: (row) => text(row.resolution_text) }];
+  const place = [
+    { title: "Dataset", better: 0, words: true, cell: (row) => text(group(row).dataset) },
+    { title: "Protocol", better: 0, words: true, cell: (row) => text(group(row).block) },
+  ].filter(({ cell }) => several(DATA.rows.map((row) => cell(row)[0])));
+  const extra = byId("all-columns").checked
+    ? DATA.extra.map((title, i) => ({ title, better: 0, cell: (row) => text(row.extra[i]) }))
+    : [];
+  const runs = { title: "Runs", better: 0, words: true, runs: true, cell: () => text("") };
+  return [...front, ...(headline ? [headline] : []), ...place, ...rest, ...extra, runs];
+}
+
+/** The number a cell starts with; null where it has none. */
+function numberOf(text) {
+  const match = /^<?\s*([+-]?[\d,.]+(?:e[+-]?\d+)?)/.exec(text.replace("−", "-"));
+  return match ? Number(match[1].replace(/,/g, "")) : null;
+}
+
+/** Rows in the order asked for; what has no number comes last in both directions. */
+function sorted(rows, columns) {
+  const column = columns.find(({ title }) => title === sorting.column);
+  if (!column || sorting.direction === "none") return rows;
+  const sign = sorting.direction === "ascending" ? 1 : -1;
+  const value = (row) => (column.words ? column.cell(row)[0] : numberOf(column.cell(row)[0]));
+  return [...rows].sort((a, b) => {
+    const [x, y] = [value(a), value(b)];
+    if (x === null || y === null) return (x === null) - (y === null);
+    return sign * (column.words ? x.localeCompare(y) : x - y);
+  });
+}
+
+function drawTable(rows) {
+  const columns = tableColumns();
+  const table = byId("results");
+  showEmpty("results", DATA.rows.length ? (rows.length ? "" : NO_MATCH) : NO_RUNS, table);
+  const head = columns.map((column) => {
+    const arrow = { "-1": " ↓", 0: "", 1: " ↑" }[column.better];
+    const direction = sorting.column === column.title ? sorting.direction : "none";
+    if (column.runs) return make("th", { scope: "col", className: "text" }, column.title);
+    const mark = { none: "", ascending: " ▲", descending: " ▼" }[direction];
+    const button = make("button", { type: "button" }, `${column.title}${arrow}${mark}`);
+    button.addEventListener("click", () => sortBy(column));
+    return make("th", { scope: "col", "aria-sort": direction, className: column.words ? "text" : "" }, button);
+  });
+  let part = null;
+  const body = sorted(rows, columns).map((row) => {
+    const here = `${row.group}/${row.resolution}`;
+    const begins = sorting.direction === "none" && part !== null && here !== part;
+    part = here;
+    const cells = columns.map((column, i) => (i ? dataCell(column, row) : make("th", { scope: "row" }, row.label)));
+    return make("tr", { className: begins ? "new-part" : "" }, ...cells);
+  });
+  table.replaceChildren(make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body));
+  drawProtocols(rows);
+}
+
+function dataCell(column, row) {
+  if (column.runs) {
+    const links = runsOf(row.index).map((run) => make("a", { href: recordHash(run.id), title: run.id }, `seed ${run.seed}`));
+    return make("td", { className: "text" }, ...links.flatMap((link, i) => (i ? [", ", link] : [link])));
+  }
+  const [text, mark, rank] = column.cell(row);
+  const value = make("span", { className: ["", "best", "second"][rank] }, text);
+  return make("td", { className: column.words ? "text clipped" : "", title: column.words ? text : "" }, value, mark);
+}
+
+/** First press: best first, or from the beginning; second: the other way; third: the order of the data. */
+function sortBy(column) {
+  const first = column.better === 1 ? "descending" : "ascending";
+  const second = first === "ascending" ? "descending" : "ascending";
+  const now = sorting.column === column.title ? sorting.direction : "none";
+  sorting = { column: column.title, direction: now === "none" ? first : now === first ? second : "none" };
+  const place = [...document.activeElement.closest("tr")?.children ?? []].indexOf(document.activeElement.closest("th"));
+  drawTable(shownRows());
+  if (place >= 0) byId("results").querySelectorAll("thead th")[place].querySelector("button").focus();
+}
+
+/** What stands behind the rows that are shown. */
+function drawProtocols(rows) {
+  const shown = [...new Set(rows.map((row) => row.group))].map((index) => DATA.groups[index]);
+  byId("protocols").replaceChildren(...shown.map((part) => make("div", { className: "note" },
+    make("p", {}, `${part.dataset}, protocol ${part.block}: ${part.protocol}. ${part.spread}. ${part.preloading}`),
+    ...part.footnotes.map((line) => make("p", {}, line)))));
+}

@@ -1,0 +1,109 @@
+"""Predictions kept on disk: a point is predicted once, whichever command, suite or run asks for it.
+
+A file holds its whole key: the point with every option of its method, a digest of our code that a prediction runs,
+and the versions of torch, timm and peft. Where any of these differs, the point is predicted anew.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.config import RunConfig
+from benchmarks.environment import ROOT
+from benchmarks.model import make_config
+from benchmarks.phases import MemoryPoint
+from benchmarks.predict import PhasePeak, Prediction, map_points, predict_memory
+from benchmarks.records import write_atomic
+
+SCHEMA = 1
+CODE = ("methods/**/*.py", "benchmarks/*.py")  # more than a prediction runs, so that none of it can be forgotten
+
+
+def predict_points(points: Iterable[MemoryPoint], cache: Path) -> Iterator[Prediction]:
+    """Predicts points in order; what was predicted before is read, the rest is stored as it is made.
+
+    Args:
+        points: What to predict; a point that comes twice is predicted once.
+        cache: Folder of caches; predictions lie in its `predictions`.
+    """
+    points = list(points)
+    paths = {point: _path(point, cache) for point in points}
+    known = {point: prediction for point, path in paths.items() if (prediction := _read(point, path))}
+    fresh = map_points(predict_memory, [point for point in paths if point not in known])
+    for point in points:
+        if point not in known:
+            known[point] = next(fresh)
+            _write(known[point], paths[point])
+        yield known[point]
+
+
+def predict_point(point: MemoryPoint, cache: Path) -> Prediction:
+    """Predicts one point, or reads its prediction; see `predict_points`."""
+    return next(predict_points([point], cache))
+
+
+def point_of_run(config: RunConfig, num_classes: int) -> MemoryPoint:
+    """The point whose memory a run takes."""
+    return MemoryPoint(
+        method=config.method,
+        options=tuple(sorted(config.options.items())),
+        backbone=config.backbone,
+        resolution=config.resolution,
+        batch_size=config.batch_size,
+        num_classes=num_classes,
+        precision=config.precision,
+        attention=config.attention,
+        grad_checkpointing=config.grad_checkpointing,
+        preload=config.preload,
+    )
+
+
+def code_digest() -> str:
+    """SHA-256 of the code that makes predictions, by file name and content."""
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern)):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+CODE_DIGEST = code_digest()  # as it is imported: a later change of a file does not reach this process
+
+
+def _key(point: MemoryPoint) -> dict[str, Any]:
+    """All that a prediction depends on, as JSON gives it back."""
+    options = dataclasses.asdict(make_config(point.method, dict(point.options)))
+    key = {
+        "schema": SCHEMA,
+        "point": point.as_dict() | {"options": options},
+        "code": CODE_DIGEST,
+        "packages": {name: version(name) for name in ("torch", "timm", "peft")},
+    }
+    return dict(json.loads(json.dumps(key)))
+
+
+def _path(point: MemoryPoint, cache: Path) -> Path:
+    digest = hashlib.sha256(json.dumps(_key(point), sort_keys=True).encode()).hexdigest()[:16]
+    return cache / "predictions" / f"{point.method}-{point.resolution}-{digest}.json"
+
+
+def _read(point: MemoryPoint, path: Path) -> Prediction | None:
+    """The stored prediction; None where there is none, or a file that is damaged or of another key."""
+    try:
+        stored = json.loads(path.read_text())
+        phases = {name: PhasePeak(**peak) for name, peak in stored["phases"].items()}
+        prediction = Prediction(point, phases, stored["feature_bytes"])
+        return prediction if stored["key"] == _key(point) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(prediction: Prediction, path: Path) -> None:
+    phases = {name: dataclasses.asdict(peak) for name, peak in prediction.phases.items()}
+    stored = {"key": _key(prediction.point), "phases": phases, "feature_bytes": prediction.feature_bytes}
+    content = json.dumps(stored, indent=1)
+    write_atomic(path, (content + "\n").encode())

@@ -1,0 +1,1 @@
+"""From a raw download to a prepared folder: find, convert, split, write."""

@@ -1,0 +1,145 @@
+"""Splits by group: ours (70/10/20, stratified), the publisher's, or a user's; identical images never span two."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+SPLITS = ("train", "val", "test")
+SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+
+
+class Item(NamedTuple):
+    """What a split is made from.
+
+    Attributes:
+        key: Names the image.
+        label: Index of its class.
+        group: Patient, exam, lesion, ...
+        pixels: Digest of its pixels.
+        split: Where the publisher or the user puts it; None where we decide.
+    """
+
+    key: str
+    label: int
+    group: str
+    pixels: str
+    split: str | None
+
+
+class Assignment(NamedTuple):
+    """Splits and groups.
+
+    Attributes:
+        splits: Of each image that is kept.
+        groups: Of each image; groups that share an identical image are one.
+        dropped: Images left out, and the identical image that is kept.
+        identical: How many images have an identical one.
+        contradictory: How many of these have an identical one of another class.
+    """
+
+    splits: dict[str, str]
+    groups: dict[str, str]
+    dropped: dict[str, str]
+    identical: int
+    contradictory: int
+
+
+def assign(items: Sequence[Item], fixed: Mapping[str, str], seed: int) -> Assignment:
+    """Gives each image its split.
+
+    Identical images join their groups, so they stay together. Where the publisher or the user put them into different
+    splits, the one in the test split is kept, or else the one in validation, and the others are left out.
+
+    Args:
+        items: The images, with `split` set or None for all of one publisher's split.
+        fixed: Splits that are not ours, with who made them; those not named share what has no split, and train.
+        seed: Changes our splits.
+
+    Raises:
+        ValueError: A class has too few groups to be in every split.
+    """
+    kept, dropped = _drop_across(items)
+    groups = _join(kept)
+    identical = [sharing for sharing in _by_pixels(items).values() if len(sharing) > 1]
+    splits = {item.key: item.split for item in kept if item.split is not None}
+    ours = [split for split in SPLITS if split not in fixed]
+    if ours:
+        pool = [item for item in kept if item.split is None or item.split == "train"]
+        shares = {split: SHARES[split] for split in SPLITS if split in ours or split == "train"}
+        splits |= _divide([item._replace(group=groups[item.key]) for item in pool], shares, seed)
+    return Assignment(
+        splits,
+        groups,
+        dropped,
+        sum(len(sharing) for sharing in identical),
+        sum(len(sharing) for sharing in identical if len({item.label for item in sharing}) > 1),
+    )
+
+
+def _by_pixels(items: Sequence[Item]) -> dict[str, list[Item]]:
+    sharing: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        sharing[item.pixels].append(item)
+    return sharing
+
+
+def _drop_across(items: Sequence[Item]) -> tuple[list[Item], dict[str, str]]:
+    """Leaves out identical images of fixed splits but those of the split that matters most."""
+    dropped: dict[str, str] = {}
+    for sharing in _by_pixels(items).values():
+        given = {item.split for item in sharing if item.split is not None}
+        if len(given) > 1:
+            keep = next(split for split in reversed(SPLITS) if split in given)
+            witness = next(item.key for item in sharing if item.split == keep)
+            dropped |= {item.key: witness for item in sharing if item.split != keep}
+    return [item for item in items if item.key not in dropped], dropped
+
+
+def _join(items: Sequence[Item]) -> dict[str, str]:
+    """The group of each image once groups with identical images are one, named by the first of them (union-find)."""
+    parent = {item.group: item.group for item in items}
+
+    def root(group: str) -> str:
+        while parent[group] != group:
+            parent[group] = parent[parent[group]]
+            group = parent[group]
+        return group
+
+    for sharing in _by_pixels(items).values():
+        for item in sharing[1:]:
+            low, high = sorted((root(sharing[0].group), root(item.group)))
+            parent[high] = low
+    return {item.key: root(item.group) for item in items}
+
+
+def _divide(items: Sequence[Item], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Deals whole groups of each stratum, large ones first, to the split that lacks most of its share of the images."""
+    members: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        members[item.group].append(item)
+    strata: dict[int, list[str]] = defaultdict(list)
+    for group, inside in members.items():
+        strata[_stratum(inside)].append(group)
+    total_share = sum(shares.values())
+    splits: dict[str, str] = {}
+    for _, groups in sorted(strata.items()):
+        goal = sum(len(members[group]) for group in groups)
+        goals = {split: goal * share / total_share for split, share in shares.items()}
+        dealt = dict.fromkeys(shares, 0)
+        for group in sorted(groups, key=lambda group: (-len(members[group]), _shuffled(seed, group))):
+            neediest = max(shares, key=lambda split: (goals[split] - dealt[split]) / goals[split])
+            dealt[neediest] += len(members[group])
+            splits |= {item.key: neediest for item in members[group]}
+    return splits
+
+
+def _stratum(items: Sequence[Item]) -> int:
+    """The label of most images of a group; of several, the highest: the worst grade, the malignant breast."""
+    labels = Counter(item.label for item in items)
+    return max(labels, key=lambda label: (labels[label], label))
+
+
+def _shuffled(seed: int, group: str) -> bytes:
+    """Orders groups at random but alike on every machine and version, and whichever other groups there are."""
+    return hashlib.sha256(f"{seed}:{group}".encode()).digest()

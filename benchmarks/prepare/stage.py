@@ -1,0 +1,155 @@
+"""The folder in which a dataset is made: images are converted once, whatever kills the program in between.
+
+`<data root>/.<name>.partial/` holds `converted/` (finished images), `journal.jsonl` (a line for each, written after its
+file), `tree/` (the dataset taking shape) and `lock`. A finished dataset keeps the journal as `.journal.jsonl`, so that
+preparing it anew with another split or with more images converts only what is new.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from benchmarks.prepare.convert import Converted
+from benchmarks.prepare.files import RawFile
+
+KEPT_JOURNAL = ".journal.jsonl"
+
+
+class Stage:
+    """A partial dataset, locked while in use.
+
+    Args:
+        target: Where the finished dataset goes.
+        recipe: What else decides the pixels of a converted image, such as the largest side.
+
+    Raises:
+        RuntimeError: Another process is preparing this dataset.
+    """
+
+    def __init__(self, target: Path, recipe: dict[str, Any]) -> None:
+        self.target = target
+        self.recipe = recipe
+        self.folder = partial_folder(target)
+        self.converted = self.folder / "converted"
+        self.tree = self.folder / "tree"
+        self.journal = self.folder / "journal.jsonl"
+
+    def __enter__(self) -> "Stage":
+        self.converted.mkdir(parents=True, exist_ok=True)
+        self.lock = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.lock.close()
+            raise RuntimeError(f"{self.target.name} is being prepared by another process; wait for it") from error
+        self._recover()
+        self.done = self._read(self.journal, {path.name: path for path in self.converted.iterdir()})
+        self._adopt()
+        rewritten = self.journal.with_suffix(".new")
+        rewritten.write_text("".join(json.dumps(entry) + "\n" for entry in self.done.values()), encoding="utf-8")
+        rewritten.replace(self.journal)
+        self.lines = self.journal.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.lines.close()
+        self.lock.close()
+
+    def finished(self, file: RawFile, stem: str) -> Converted | None:
+        """The converted image, where there is one of this very source."""
+        entry = self.done.get(_key(file, stem, self.recipe))
+        return Converted(entry["name"], entry["size"], entry["pixels"], entry["how"]) if entry else None
+
+    def add(self, file: RawFile, stem: str, made: Converted) -> None:
+        """Notes an image that has been converted."""
+        self._append({"key": _key(file, stem, self.recipe), **made._asdict()})
+
+    def place(self, names: Iterable[tuple[str, str]]) -> None:
+        """Moves converted images to their places in the tree.
+
+        Args:
+            names: File name in `converted`, and path in the tree.
+        """
+        for name, path in names:
+            place = self.tree / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (self.converted / name).rename(place)
+
+    def publish(self) -> None:
+        """Puts the tree in the place of the dataset; what was there goes only now."""
+        self.lines.flush()
+        shutil.copyfile(self.journal, self.tree / KEPT_JOURNAL)
+        if self.target.exists():
+            self.target.rename(self.folder / "replaced")
+        self.tree.rename(self.target)
+        shutil.rmtree(self.folder)
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        self.lines.write(json.dumps(entry) + "\n")
+        self.lines.flush()
+
+    def _recover(self) -> None:
+        """Takes back the images of a tree that was not published, and the dataset that it was about to replace."""
+        replaced = self.folder / "replaced"
+        if replaced.exists() and not self.target.exists():
+            replaced.rename(self.target)
+        for path in self.tree.glob("*/*/*"):
+            path.rename(self.converted / path.name)
+        for half in self.converted.glob(".*"):
+            half.unlink()
+        for leftover in (self.tree, replaced):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+
+    def _read(self, journal: Path, files: dict[str, Path]) -> dict[str, dict[str, Any]]:
+        """Entries of a journal whose files are complete, by key; a line that was cut short is passed over."""
+        by_name: dict[str, dict[str, Any]] = {}  # the last entry of a name is that of its file
+        try:
+            lines = journal.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return {}
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            by_name[entry["name"]] = entry
+        return {
+            entry["key"]: entry
+            for name, entry in by_name.items()
+            if name in files and files[name].stat().st_size == entry["size"]
+        }
+
+    def _adopt(self) -> None:
+        """Shares the images of the finished dataset, which stays as it is until the new one is complete."""
+        files = {path.name: path for path in self.target.glob("*/*/*")}
+        recipe = json.dumps(self.recipe, sort_keys=True)
+        for key, entry in self._read(self.target / KEPT_JOURNAL, files).items():
+            place = self.converted / entry["name"]
+            if key not in self.done and not place.exists() and key.endswith(f", {recipe}]"):
+                _share(files[entry["name"]], place)
+                self.done[key] = entry
+
+
+def partial_folder(target: Path) -> Path:
+    """Where a dataset is made before it goes to its place."""
+    return target.parent / f".{target.name}.partial"
+
+
+def _key(file: RawFile, stem: str, recipe: dict[str, Any]) -> str:
+    return json.dumps([stem, file.source, file.size, file.stamp, recipe], sort_keys=True)
+
+
+def _share(source: Path, place: Path) -> None:
+    """A hard link to a prepared file; a copy where the file system has none."""
+    try:
+        os.link(source, place)
+    except OSError:
+        shutil.copyfile(source, place)

@@ -1,0 +1,61 @@
+"""What a dry run says of a plan: memory and features of each run, shared disk counted once, time from stored runs."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from tiny_images import COUNTS, make_images
+
+from benchmarks.config import Places, RunConfig
+from benchmarks.data import open_dataset
+from benchmarks.estimate import ALIKE, estimate_runs, expected_seconds
+from benchmarks.phases import MemoryPoint
+from benchmarks.plan import PlannedRun
+from benchmarks.predict import predict_memory
+from benchmarks.records import runs_frame
+from benchmarks.weights import Weights
+
+
+def planned(folder: Path, method: str, resolution: int = 64, seed: int = 0) -> PlannedRun:
+    if not (folder / "images").exists():
+        make_images(folder / "images")
+    places = Places(str(folder / "images"), folder / "data", folder / "cache", "cpu")
+    digest = open_dataset(places.dataset, places.data_root, places.cache).digest
+    options = {"side_reduction": 4} if method == "fpt" else {}
+    config = RunConfig(
+        method, "images", digest, resolution, seed, "vit_tiny_patch16_224", "none", None, 4, 2, 1e-3, 0.1, options,
+        preload=method != "lora",
+    )  # fmt: skip
+    return PlannedRun(config, places, Weights("none", "none", config.backbone, config.backbone))
+
+
+def test_runs_of_one_setting_share_memory_and_disk(tmp_path: Path) -> None:
+    runs = [planned(tmp_path, "fpt"), planned(tmp_path, "fpt", seed=1), planned(tmp_path, "lora")]
+    (first, second, lora), disk = estimate_runs(runs, runs_frame([]))
+    assert first == second
+    count, classes = 2 * sum(COUNTS.values()), 2
+    point = MemoryPoint("fpt", 64, 2, "vit_tiny_patch16_224", classes, "fp32", "sdpa", options=(("side_reduction", 4),))
+    phases = predict_memory(point).phases
+    assert (first.train_bytes, first.preload_bytes) == (phases["train"].allocated, phases["preload"].allocated)
+    assert first.image_bytes == count * 3 * (64**2 + 224**2)
+    assert first.feature_bytes == count * 2 * 12 * 3 * 3 * 64 * 2  # keys and values: blocks, heads, kept, width, fp16
+    assert (lora.preload_bytes, lora.feature_bytes) == (None, 0)
+    assert disk == first.image_bytes + first.feature_bytes
+
+
+def test_time_comes_from_stored_runs_of_the_same_kind(tmp_path: Path) -> None:
+    run = planned(tmp_path, "lora")
+    same = {name: getattr(run.config, name) for name in ALIKE} | {"state": "ok", "device": "CPU"}
+    same |= {"epochs": 2, "seconds_total": 110.0, "seconds_train": 80.0, "seconds_validate": 20.0}
+    others: list[dict[str, Any]] = [
+        {"state": "failed"},
+        {"device": "NVIDIA H100"},
+        {"resolution": 128},
+        {"method": "fpt"},
+    ]
+    stored = pd.DataFrame([same, *(same | other | {"seconds_total": 1e6} for other in others)])
+    assert expected_seconds(run, stored) == pytest.approx(10 + 4 * 50)
+    other = PlannedRun(replace(run.config, batch_size=1), run.places, run.weights)
+    assert expected_seconds(other, stored) is None

@@ -1,0 +1,284 @@
+"""The page in a real browser: it loads clean and offline, its controls change what is shown, names stay text."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import browser, console, requests, set_width
+from fixed_records import MIB, make_record
+from report_folder import HOSTILE_CLASS, HOSTILE_DATASET, make_folder
+from selenium.common.exceptions import NoAlertPresentException
+from selenium.webdriver import ActionChains, Chrome, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from benchmarks.plots import pareto_front
+from benchmarks.records import load_records, write_record
+from benchmarks.report import write_report
+
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("results")
+    make_folder(results)
+    write_report(results, results / "report.html", load_records(results)[0])
+    return results
+
+
+@pytest.fixture(scope="module")
+def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    with browser(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(chrome: Chrome, folder: Path) -> Iterator[Chrome]:
+    """The page, freshly loaded; whatever a test does, the console stays silent and the page asks for nothing else."""
+    set_width(chrome, 1280, 900)
+    address = (folder / "report.html").as_uri()
+    chrome.get("about:blank")
+    console(chrome)
+    requests(chrome)
+    chrome.get(address)
+    yield chrome
+    assert console(chrome) == []
+    assert [request.split("#")[0] for request in requests(chrome)] == [address]
+
+
+def find(page: Chrome, selector: str) -> WebElement:
+    return page.find_element(By.CSS_SELECTOR, selector)
+
+
+def texts(page: Chrome, selector: str) -> list[str]:
+    found: list[str] = page.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map((element) => element.textContent)", selector
+    )
+    return found
+
+
+def choose(page: Chrome, name: str, text: str) -> None:
+    Select(page.find_element(By.ID, name)).select_by_visible_text(text)
+
+
+def column(page: Chrome, title: str) -> list[str]:
+    titles = [re.sub(r"[ ↑↓▲▼]+$", "", text) for text in texts(page, "#results thead th")]
+    return texts(page, f"#results tbody tr > :nth-child({titles.index(title) + 1})")
+
+
+def drawn(page: Chrome, plot: str) -> list[dict[str, Any]]:
+    """The traces of a figure as plotly holds them."""
+    return list(json.loads(page.execute_script(f"return JSON.stringify(document.getElementById('{plot}').data)")))
+
+
+def test_all_parts_are_drawn_offline(page: Chrome) -> None:
+    assert len(column(page, "Method")) == 28
+    for plot in ("trade-off-plot", "memory-plot", "learning-plot"):
+        assert texts(page, f"#{plot} svg .points path"), plot
+    assert texts(page, ".empty") == [""] * 7
+    assert "42 runs of 7 methods on 2 datasets at 2 resolutions" in find(page, "#about").text
+    assert "rank nothing" in find(page, "#warnings").text
+
+
+def test_filters_hold_for_the_whole_page(page: Chrome) -> None:
+    choose(page, "filter-label", "FPT")
+    choose(page, "filter-resolution", "448 px")
+    assert column(page, "Method") == ["FPT"] * 2 and column(page, "Image side") == ["448 px"] * 2
+    assert find(page, "#shown").text == "2 of 28 rows"
+    assert [trace["name"] for trace in drawn(page, "trade-off-plot")] == ["Pareto front", "FPT"]
+    assert {trace["name"] for trace in drawn(page, "learning-plot")} == {"FPT"}
+    assert texts(page, "#fits tbody th") == ["FPT"]
+    choose(page, "filter-dataset", HOSTILE_DATASET)
+    assert find(page, "#shown").text == "1 of 28 rows"
+    find(page, "#filters button").click()
+    WebDriverWait(page, 5).until(lambda _: len(column(page, "Method")) == 28)
+
+
+def test_filters_that_match_nothing_say_so(page: Chrome) -> None:
+    blocks = [option.text for option in Select(find(page, "#filter-block")).options]
+    choose(page, "filter-dataset", HOSTILE_DATASET)
+    other = next(block for block in blocks[1:] if block not in column(page, "Protocol"))
+    choose(page, "filter-block", other)
+    for name in ("results", "trade-off", "learning", "classes"):
+        assert "Nothing matches the filters" in find(page, f"#{name}-empty").text
+    assert not find(page, "#results").is_displayed() and not find(page, "#trade-off-plot").is_displayed()
+
+
+def test_card_slider_shows_what_fits(page: Chrome) -> None:
+    needs = page.execute_script("return memoryPoints().map((point) => point.needs)")
+    slider = find(page, "#card")
+    seen = []
+    for key, card in ((Keys.HOME, 4), (Keys.ARROW_RIGHT, 6), (Keys.END, 192)):
+        slider.send_keys(key)
+        assert find(page, "#card-size").text == f"{card} GB" == slider.get_attribute("aria-valuetext")
+        assert f"fit a {card} GB card" in find(page, "#card-summary").text
+        seen.append(len(texts(page, "#fits td.yes")))
+        assert seen[-1] == sum(need is not None and need <= card * GIB for need in needs)
+        line = page.execute_script("return document.getElementById('memory-plot').layout.shapes[0].y0")
+        assert line == card * GIB
+    assert seen == sorted(seen) and seen[0] < seen[-1]
+    assert not any("✗" in text for text in texts(page, "#fits td"))  # 192 GB hold everything here
+    choose(page, "memory-quantity", "peak allocated, preloading")
+    assert {trace["name"] for trace in drawn(page, "memory-plot")} == {"FPT", "FPT+", "Linear probe"}
+
+
+def test_sorting_by_keyboard(page: Chrome) -> None:
+    before = column(page, "Method")
+    headers = [text.strip() for text in texts(page, "#results thead th")]
+    place = next(i for i, text in enumerate(headers) if text.startswith("AUC"))
+    page.execute_script("document.querySelectorAll('#results thead button')[arguments[0]].focus()", place)
+    for key, direction, sign in ((Keys.ENTER, "descending", -1), (Keys.SPACE, "ascending", 1)):
+        page.switch_to.active_element.send_keys(key)
+        cell = page.execute_script("return document.activeElement.closest('th')")
+        assert cell.get_attribute("aria-sort") == direction and cell.text.startswith("AUC (%)")
+        values = [float(text.split()[0]) for text in column(page, "AUC (%)")]
+        assert values == sorted(values, key=lambda value: sign * value)
+    page.switch_to.active_element.send_keys(Keys.ENTER)
+    assert column(page, "Method") == before
+    orders = page.execute_script("return [...document.querySelectorAll('th[aria-sort]')].map((e) => e.ariaSort)")
+    assert set(orders) == {"none"}
+
+
+def test_names_stay_text(page: Chrome) -> None:
+    with pytest.raises(NoAlertPresentException):
+        _ = page.switch_to.alert
+    options = [option.text for option in Select(find(page, "#filter-dataset")).options]
+    assert HOSTILE_DATASET in options
+    assert HOSTILE_DATASET in column(page, "Dataset")
+    for table in ("class-auc", "confusion", "class-results"):
+        assert HOSTILE_CLASS in texts(page, f"#{table} th"), table
+    assert page.execute_script("return document.querySelectorAll('main img, main script, main b, main i').length") == 0
+    assert page.execute_script("return document.scripts.length") == 3
+    assert "<i>gpu7</i>" in texts(page, "#machines td")
+    shown = page.execute_script(
+        "const plot = byId('trade-off-plot');"
+        "draw('trade-off-plot', [{ name: plain(arguments[0]), x: [1, 2], y: [1, 2] }], {});"
+        "return [plot.querySelector('.legendtext').textContent, plot.querySelectorAll('a, img, script').length];",
+        "<a href='javascript:alert(3)'>x</a>&amp;",
+    )
+    assert shown[0] == "<a href='javascript:alert(3)'>x</a>&amp;"
+    assert shown[1] == page.execute_script("return document.querySelectorAll('#learning-plot a').length")
+
+
+def test_pareto_front_is_that_of_the_plots(page: Chrome) -> None:
+    costs, gains = [3.0, 1.0, 2.0, 2.0, 5.0, 4.0], [0.7, 0.5, 0.6, 0.65, 0.7, 0.9]
+    points = [{"x": x, "y": y} for x, y in zip(costs, gains, strict=True)]
+    front = page.execute_script("return paretoFront(arguments[0])", points)
+    assert [(point["x"], point["y"]) for point in front] == pareto_front(costs, gains)
+
+
+def test_cost_and_dataset_change_the_trade_off(page: Chrome) -> None:
+    shown = {trace["name"]: trace for trace in drawn(page, "trade-off-plot")}
+    assert shown["FPT"]["x"] == [int(1_222 * 0.5**2.4 * MIB), 1_222 * MIB]
+    assert set(shown["FPT"]["marker"]["symbol"]) == {"x"}  # measured: filled
+    choose(page, "trade-off-cost", "trainable parameters, head included")
+    assert {trace["name"]: trace for trace in drawn(page, "trade-off-plot")}["Linear probe"]["x"] == [3_845] * 2
+    choose(page, "trade-off-cost", "GPU memory, training or preloading: the higher")
+    Select(find(page, "#trade-off-group")).select_by_index(1)  # the laptop's, synthetic, comes last
+    assert "predicted, not measured" in find(page, "#trade-off-caption").text
+    assert "this ranks nothing" in find(page, "#trade-off-caption").text
+    hollow = {trace["name"]: trace for trace in drawn(page, "trade-off-plot")}["FPT"]["marker"]["symbol"]
+    assert set(hollow) == {"x-open"}
+
+
+def test_a_point_leads_to_its_record(page: Chrome) -> None:
+    page.execute_script("byId('trade-off').scrollIntoView()")
+    point = find(page, "#trade-off-plot .points path")
+    ActionChains(page).move_to_element(point).pause(0.3).click().perform()
+    WebDriverWait(page, 5).until(lambda _: find(page, "#record h3"))
+    name = find(page, "#record h3").text
+    assert page.execute_script("return document.activeElement.textContent") == name
+    assert page.current_url.endswith(f"#record={name}")
+    assert "c0ffee" in find(page, "#record").text and "NVIDIA A100-SXM4-40GB" in find(page, "#record").text
+    assert find(page, "#record a[href^='runs/']").get_dom_attribute("href") == f"runs/{name}.json"
+    find(page, "#record a[href^='#record=']").click()  # the other seed
+    WebDriverWait(page, 5).until(lambda _: find(page, "#record h3").text != name)
+    assert json.loads(texts(page, "#record pre")[0])["run_id"] == find(page, "#record h3").text
+
+
+def test_table_links_to_the_same_records(page: Chrome) -> None:
+    link = find(page, "#results tbody a")
+    link.send_keys(Keys.ENTER)
+    WebDriverWait(page, 5).until(lambda _: find(page, "#record h3"))
+    assert find(page, "#record h3").text == link.get_attribute("title")
+
+
+def test_confusion_matrix_counts_the_test_images(page: Chrome) -> None:
+    choose(page, "classes-run", "FPT+, seed 1")
+    assert sum(map(int, texts(page, "#confusion td"))) == 40
+    assert sum(map(int, texts(page, "#class-results td:nth-child(2)"))) == 40
+    choose(page, "learning-quantity", "Training loss")
+
+
+def test_learning_curves_ring_the_epoch_that_was_picked(page: Chrome) -> None:
+    choose(page, "learning-quantity", "Training loss")
+    traces = drawn(page, "learning-plot")
+    assert len(traces) == 7 * 2  # methods, seeds
+    assert traces[0]["x"] == list(range(1, 9))
+    assert traces[0]["y"] == pytest.approx([2 / epoch for epoch in range(1, 9)], rel=1e-5)
+    assert [size > 0 for size in traces[0]["marker"]["line"]["width"]] == [epoch == 7 for epoch in range(1, 9)]
+
+
+def test_all_columns_on_demand(page: Chrome) -> None:
+    assert "kappa mean" not in texts(page, "#results thead th button")
+    find(page, "#all-columns").send_keys(Keys.SPACE)
+    assert "kappa mean" in texts(page, "#results thead th button")
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_a_phone_scrolls_down_only(page: Chrome, width: int) -> None:
+    set_width(page, width)
+    WebDriverWait(page, 5).until(lambda _: find(page, "#memory-plot svg").size["width"] <= width)
+    assert page.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [width, width]
+    assert page.execute_script("return document.getElementById('memory-plot').layout.dragmode") is False
+
+
+def test_keyboard_reaches_everything_by_name(page: Chrome) -> None:
+    unnamed = page.execute_script(
+        "return [...document.querySelectorAll('select, input')].filter((e) => !e.labels.length).map((e) => e.id)"
+    )
+    assert unnamed == []
+    names = page.execute_script(
+        "return [...document.querySelectorAll('button, summary, a')].map((e) => e.textContent.trim() || e.ariaLabel)"
+    )
+    assert all(names)
+    find(page, "body").send_keys(Keys.TAB)
+    skip = page.switch_to.active_element
+    assert skip.text == "Skip to the table" and skip.rect["x"] >= 0
+    outline = page.execute_script("return getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+
+
+def test_a_page_without_runs_says_what_to_do(chrome: Chrome, tmp_path: Path) -> None:
+    path, _ = write_report(tmp_path, tmp_path / "report.html", [])
+    chrome.get(path.as_uri())
+    assert console(chrome) == []
+    for name in ("results", "trade-off", "learning", "classes", "records"):
+        assert "python bench.py --methods full lora fpt" in find(chrome, f"#{name}-empty").text
+    assert "bench.py memory --measure" in find(chrome, "#memory-empty").text
+    assert chrome.execute_script("return document.documentElement.scrollHeight") < 4000
+
+
+def test_a_run_that_failed_is_shown_as_such(chrome: Chrome, tmp_path: Path) -> None:
+    write_record(tmp_path, make_record("full", state="oom", phase="train", message="CUDA out of memory"))
+    path, _ = write_report(tmp_path, tmp_path / "report.html", load_records(tmp_path)[0], ["record must be readable"])
+    chrome.get(path.as_uri() + "#record=full_448_0_a")
+    assert console(chrome) == []
+    assert "record must be readable" in find(chrome, "#warnings").text
+    assert column(chrome, "AUC (%)") == ["OOM§"]
+    assert "No finished run here has both an AUC and this cost" in find(chrome, "#trade-off-empty").text
+    assert "No run here stored a history" in find(chrome, "#learning-empty").text
+    assert "No run here has finished" in find(chrome, "#classes-empty").text
+    assert "Out of memory: Full fine-tuning at 448 px on NVIDIA A100" in find(chrome, "#memory-caption").text
+    assert "oom: train: CUDA out of memory" in find(chrome, "#record").text
+
+
+def test_without_a_browser_the_tests_say_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(pytest.skip.Exception, match=r"NO BROWSER.*apt-get install -y chromium"), browser(tmp_path):
+        pass

@@ -1,0 +1,88 @@
+"""Predictions kept on disk: made once, and never again only while everything they depend on is the same."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import predictions
+from benchmarks.phases import MemoryPoint
+from benchmarks.predict import Prediction, predict_memory
+from benchmarks.predictions import predict_point, predict_points
+
+POINT = MemoryPoint("fpt", 64, 4, "vit_tiny_patch16_224", options=(("side_reduction", 4),))
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[MemoryPoint]:
+    """The points that are predicted while a test runs."""
+    points: list[MemoryPoint] = []
+
+    def predict(point: MemoryPoint) -> Prediction:
+        points.append(point)
+        return predict_memory(point)
+
+    monkeypatch.setattr(predictions, "predict_memory", predict)
+    return points
+
+
+def test_a_point_is_predicted_once(tmp_path: Path, made: list[MemoryPoint]) -> None:
+    other = replace(POINT, resolution=80)
+    first = list(predict_points([POINT, other, POINT], tmp_path))
+    assert [prediction.point for prediction in first] == [POINT, other, POINT]
+    assert made == [POINT, other]
+    assert list(predict_points([other, POINT], tmp_path)) == [first[1], first[0]]
+    assert made == [POINT, other]
+    assert first[0] == predict_memory(POINT)
+
+
+def test_options_spelt_out_are_the_same_point(tmp_path: Path, made: list[MemoryPoint]) -> None:
+    spelt = replace(POINT, options=(("keep_ratio", 0.2), ("side_reduction", 4)))
+    assert predict_point(POINT, tmp_path).phases == predict_point(spelt, tmp_path).phases
+    assert made == [POINT]
+    predict_point(replace(POINT, options=(("keep_ratio", 0.3), ("side_reduction", 4))), tmp_path)
+    assert len(made) == 2
+
+
+def test_other_code_or_packages_predict_anew(
+    tmp_path: Path, made: list[MemoryPoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict_point(POINT, tmp_path)
+    monkeypatch.setattr(predictions, "CODE_DIGEST", "other")
+    predict_point(POINT, tmp_path)
+    assert len(made) == 2
+    monkeypatch.setattr(predictions, "version", lambda name: "9.9")
+    predict_point(POINT, tmp_path)
+    assert len(made) == 3
+
+
+def test_the_digest_follows_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert predictions.code_digest() == predictions.CODE_DIGEST
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "new.py").write_text("x = 1\n")
+    monkeypatch.setattr(predictions, "ROOT", tmp_path)
+    before = predictions.code_digest()
+    (tmp_path / "methods" / "new.py").write_text("x = 2\n")
+    assert predictions.code_digest() != before
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"phases": {}}', "other key"])
+def test_a_file_that_is_not_the_points_is_made_anew(tmp_path: Path, made: list[MemoryPoint], damage: str) -> None:
+    prediction = predict_point(POINT, tmp_path)
+    (path,) = (tmp_path / "predictions").iterdir()
+    stored: dict[str, Any] = json.loads(path.read_text())
+    assert stored["key"]["packages"].keys() == {"torch", "timm", "peft"}
+    if damage == "other key":
+        stored["key"]["point"]["resolution"] = 4096
+        damage = json.dumps(stored)
+    path.write_text(damage)
+    assert predict_point(POINT, tmp_path) == prediction
+    assert len(made) == 2
+
+
+def test_features_are_counted_as_the_extractor_gives_them(tmp_path: Path) -> None:
+    kept = int(0.2 * (64 // 16) ** 2 + 0.2)  # tokens of 17, in each of 3 heads of width 64 in 12 blocks
+    assert predict_point(POINT, tmp_path).feature_bytes == 4 * 2 * 12 * 3 * kept * 64 * 2
+    assert predict_point(replace(POINT, preload=False), tmp_path).feature_bytes == 0
