@@ -13,6 +13,7 @@ from benchmarks.batches import Split
 from benchmarks.config import Places, RunConfig
 from benchmarks.data import Dataset, open_dataset
 from benchmarks.images import open_image_stores
+from benchmarks.manifest import read_entries
 from benchmarks.memory import PhaseMemory, host_peak_bytes
 from benchmarks.model import Parts, build_parts, count_parameters, make_config
 from benchmarks.preload import EXTRACTOR_VIEW, Preloading
@@ -184,6 +185,7 @@ class Run:
 
 
 def _predictions(dataset: Dataset, split: str, probabilities: Any) -> pd.DataFrame:
+    """One row an image: its label, its probabilities and, in a prepared folder, its group (patient, lesion, ...)."""
     samples = dataset.splits[split]
     frame = pd.DataFrame(
         {
@@ -192,6 +194,9 @@ def _predictions(dataset: Dataset, split: str, probabilities: Any) -> pd.DataFra
             "label": [dataset.classes[sample.label] for sample in samples],
         }
     )
+    if dataset.split_origin is not None:
+        groups = {entry.path: entry.group for entry in read_entries(dataset.root)}
+        frame["group"] = [groups[sample.path] for sample in samples]
     for index, name in enumerate(dataset.classes):
         frame[f"prob_{name}"] = probabilities[:, index]
     return frame

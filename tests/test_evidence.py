@@ -7,12 +7,16 @@ import pandas as pd
 import pytest
 from fixed_records import make_record, store_with_predictions
 from sklearn.metrics import roc_auc_score
+from tiny_images import make_images
 
 from bench import main
 from benchmarks import evidence as evidence_module
 from benchmarks.baselines import add_baselines
+from benchmarks.data import open_dataset
 from benchmarks.evidence import Evidence, average, compare, interval, load_evidence, read_evidence
+from benchmarks.manifest import Entry, write_manifest
 from benchmarks.records import load_records, runs_frame
+from benchmarks.run import _predictions
 from benchmarks.significance import Ranking, add_significance, ranking
 from benchmarks.statistics import auc_of_each_resample, bootstrap_p, delong_p, holm, placements
 from benchmarks.summary import summary
@@ -208,3 +212,22 @@ def test_ranks_run_over_what_every_method_has() -> None:
     assert ranking(summary(runs_frame(records[:6]))) == "ranks need three methods, there are 2"
     one = summary(runs_frame([make_record(method) for method in aucs]))
     assert ranking(one) == ("ranks need two datasets or resolutions in which every method has an AUC, there are 1")
+
+
+def test_runs_store_the_groups_of_a_prepared_folder(tmp_path: Path) -> None:
+    root = make_images(tmp_path / "images")
+    plain = open_dataset(str(root), tmp_path, tmp_path / "cache")
+    samples = [sample for split in plain.splits.values() for sample in split]
+    entries = [
+        Entry(s.path, s.path.split("/")[0], plain.classes[s.label], f"patient {s.path[-5]}", s.path, "")
+        for s in samples
+    ]
+    split = {"kind": "ours", "parts": {}, "group_key": "patient", "seed": 0}
+    write_manifest(root, entries, {"complete": True, "notes": [], "split": split})
+    prepared = open_dataset(str(root), tmp_path, tmp_path / "cache")
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4]] * 4)
+    frames = [_predictions(dataset, "test", probabilities) for dataset in (plain, prepared)]
+    assert "group" not in frames[0]
+    assert frames[1]["group"].to_list() == [f"patient {path[-5]}" for path in frames[1]["path"]]
+    found = read_evidence(frames[1].to_csv(index=False).encode())
+    assert (found.unit, found.num_units) == ("group", 4)
