@@ -10,6 +10,8 @@ from typing import Any
 from benchmarks.backbone import Attention
 from benchmarks.step import Precision
 
+LATER = ("lr_grid", "trial", "stop_hopeless")
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -34,6 +36,9 @@ class RunConfig:
         grad_checkpointing: Whether blocks recompute their activations in the backward pass.
         preload: Whether frozen features are computed once, ahead of training.
         device_type: `cpu` or `cuda`.
+        lr_grid: Rates among which `lr` is chosen on validation; empty where it is given.
+        trial: Whether this is a trial of one rate of the grid, which never reads the test split.
+        stop_hopeless: Whether a trial ends at half its epochs where it lies below the median of those before it.
     """
 
     method: str
@@ -54,11 +59,16 @@ class RunConfig:
     grad_checkpointing: bool = False
     preload: bool = False
     device_type: str = "cpu"
+    lr_grid: tuple[float, ...] = ()
+    trial: bool = False
+    stop_hopeless: bool = False
 
     @property
     def run_id(self) -> str:
         """Readable parts and a hash of everything: the name of the run's record."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        # Settings that came later count where they are used: what was stored before keeps its name.
+        settings = {name: value for name, value in asdict(self).items() if name not in LATER or value}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
         dataset = re.sub(r"[^A-Za-z0-9_-]", "_", self.dataset)
         return f"{dataset}-{self.resolution}-{self.method}-s{self.seed}-{digest}"
 

@@ -1,9 +1,9 @@
 """From a command's options to the list of runs: every default is resolved here, before the first run starts."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -25,8 +25,11 @@ class SuiteOptions:
     Attributes:
         methods, datasets, resolutions, seeds: The grid. Datasets are names or folders.
         backbone, weights: The pretrained ViT.
-        epochs, batch_size, lr: Budget; epochs and batch size default to the dataset's, the rate to
-            the method's.
+        epochs, batch_size: Budget; default to the dataset's.
+        lr: Learning rates: none for each method's default, one for all, several to choose among on validation, or
+            `grid` for each method's own.
+        trial_seeds: `first` or `all`: the seeds that choose among rates.
+        stop_hopeless: Whether trials may end at half their epochs.
         method_options: Changed fields of methods' Configs, by method.
         precision, attention, grad_checkpointing, preload: Factors; precision defaults to bf16 on a GPU, fp32 else.
         device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
@@ -41,7 +44,9 @@ class SuiteOptions:
     weights: str
     epochs: int | None
     batch_size: int | None
-    lr: float | None
+    lr: tuple[float, ...] | Literal["grid"]
+    trial_seeds: str
+    stop_hopeless: bool
     method_options: dict[str, dict[str, Any]]
     precision: Precision | None
     attention: Attention
@@ -54,19 +59,48 @@ class SuiteOptions:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run that is ready to start."""
+    """A run that is ready to start.
+
+    Attributes:
+        config, places, weights: What it is.
+        tuning: How its learning rate was chosen, for its record; None where it was given.
+    """
 
     config: RunConfig
     places: Places
     weights: Weights
+    tuning: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of a method on a dataset at a resolution.
+
+    Attributes:
+        trials: A run for each rate of the grid and each seed that chooses; none where the rate is given.
+        runs: A run a seed. With trials their rate is the middle of the grid until `benchmarks.tuning` has chosen.
+    """
+
+    trials: list[PlannedRun]
+    runs: list[PlannedRun]
 
 
 @dataclass(frozen=True)
 class Plan:
     """All runs of a suite, in order, and what the user should know about them, a line each."""
 
-    runs: list[PlannedRun]
+    cells: list[Cell]
     notes: list[str]
+
+    @property
+    def trials(self) -> list[PlannedRun]:
+        """The trials of all cells."""
+        return [run for cell in self.cells for run in cell.trials]
+
+    @property
+    def runs(self) -> list[PlannedRun]:
+        """The runs of all cells, without the trials."""
+        return [run for cell in self.cells for run in cell.runs]
 
 
 def make_plan(options: SuiteOptions) -> Plan:
@@ -93,14 +127,13 @@ def make_plan(options: SuiteOptions) -> Plan:
         notes.append(weights.note)
     _check_resolutions(options.resolutions, weights.backbone, notes)
     _check_method_options(options.method_options, weights.backbone)
-    runs = [
-        _plan_run(options, method, source, dataset, resolution, seed, weights, device)
+    cells = [
+        _plan_cell(options, method, source, dataset, resolution, weights, device)
         for source, dataset in datasets.items()
         for resolution in options.resolutions
         for method in sorted(options.methods, key=list(METHODS).index)  # what FPT extracts serves FPT+ as well
-        for seed in options.seeds
     ]
-    return Plan(runs, notes)
+    return Plan(cells, notes)
 
 
 def resolve_device(name: str) -> str:
@@ -152,6 +185,29 @@ def _check_method_options(method_options: dict[str, dict[str, Any]], backbone: s
             build_parts(method, make_config(method, changed), backbone, num_classes=2)
 
 
+def _plan_cell(
+    options: SuiteOptions,
+    method: str,
+    source: str,
+    dataset: Dataset,
+    resolution: int,
+    weights: Weights,
+    device: str,
+) -> Cell:
+    runs = [_plan_run(options, method, source, dataset, resolution, seed, weights, device) for seed in options.seeds]
+    grid = METHODS[method].config.lr_grid if options.lr == "grid" else options.lr  # type: ignore[attr-defined]
+    if len(grid) < 2:
+        return Cell([], runs)
+    grid = tuple(sorted(grid))
+    trials = [
+        replace(run, config=replace(run.config, lr=rate, lr_grid=grid, trial=True, stop_hopeless=options.stop_hopeless))
+        for run in (runs if options.trial_seeds == "all" else runs[:1])
+        for rate in grid
+    ]
+    middle = grid[len(grid) // 2]
+    return Cell(trials, [replace(run, config=replace(run.config, lr=middle, lr_grid=grid)) for run in runs])
+
+
 def _plan_run(
     options: SuiteOptions,
     method: str,
@@ -177,7 +233,7 @@ def _plan_run(
         weights_sha256=weights.sha256,
         epochs=options.epochs or dataset.epochs,
         batch_size=options.batch_size or dataset.batch_size,
-        lr=options.lr or rate,
+        lr=options.lr[0] if len(options.lr) == 1 else rate,  # type: ignore[arg-type]
         weight_decay=weight_decay,
         options=settings,
         precision=options.precision or ("bf16" if device_type == "cuda" else "fp32"),

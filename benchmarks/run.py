@@ -1,5 +1,6 @@
 """One run, start to end, as the sections of its record."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -35,10 +36,19 @@ class Run:
         weights: Where its pretrained weights come from.
         clock: Takes the seconds of each part.
         emit: Receives progress events.
+        rivals: Of a trial that may be stopped: validation AUC by epoch of the trials before it.
     """
 
-    def __init__(self, config: RunConfig, places: Places, weights: Weights, clock: Clock, emit: Emit) -> None:
-        self.config, self.places, self.weights = config, places, weights
+    def __init__(
+        self,
+        config: RunConfig,
+        places: Places,
+        weights: Weights,
+        clock: Clock,
+        emit: Emit,
+        rivals: Sequence[Sequence[float]] = (),
+    ) -> None:
+        self.config, self.places, self.weights, self.rivals = config, places, weights, rivals
         self.clock, self.emit = clock, emit
         self.device = torch.device(places.device)
         self.memory = PhaseMemory(self.device)
@@ -56,7 +66,8 @@ class Run:
             self.config, parts.model, parts.extractor, preprocessing, dataset.classes, self.device, self.clock,
             self.memory.phase, self.emit,
         )  # fmt: skip
-        self._predict_memory(len(dataset.classes))
+        if not self.config.trial:
+            self._predict_memory(len(dataset.classes))
         self._train_and_test(bench, splits, dataset)
 
     def prepare(self) -> tuple[Dataset, Parts, dict[str, Split], Preprocessing]:
@@ -151,10 +162,13 @@ class Run:
         return Parts(parts.model.to(self.device), parts.extractor)
 
     def _train_and_test(self, bench: Bench, splits: dict[str, Split], dataset: Dataset) -> None:
-        fitted = fit(bench, splits["train"], splits["val"])
+        fitted = fit(bench, splits["train"], splits["val"], self.rivals)
         assert fitted.probabilities is not None
-        self.run["selection"] = {"metric": "val auc", "best_epoch": fitted.best_epoch}
+        selection = {"metric": "val auc", "best_epoch": fitted.best_epoch, "stopped_after": fitted.stopped_after}
+        self.run["selection"] = selection
         self.measurements |= {"history": fitted.history, "val": fitted.validation}
+        if self.config.trial:
+            return  # the test split is for the chosen rate alone
         metrics, probabilities = evaluate(bench, splits["test"], "test")
         self.measurements["test"] = metrics
         frames = (("val", fitted.probabilities), ("test", probabilities))

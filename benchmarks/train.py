@@ -1,6 +1,7 @@
 """The training loop: AdamW, cosine decay to 0, the best validation AUC picks the epoch."""
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -97,16 +98,24 @@ class Fit:
         best_epoch: The epoch with the best validation AUC, the first of equals.
         validation: Metrics of that epoch.
         probabilities: Its predictions of the validation split `(n, C)`.
+        stopped_after: The epoch after which a hopeless trial was stopped; None where all epochs ran.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     validation: dict[str, Any] = field(default_factory=dict)
     probabilities: NDArray[np.float64] | None = None
+    stopped_after: int | None = None
 
 
-def fit(bench: Bench, train: Split, val: Split) -> Fit:
+def fit(bench: Bench, train: Split, val: Split, rivals: Sequence[Sequence[float]] = ()) -> Fit:
     """Trains the model and leaves it with the weights of its best epoch.
+
+    Args:
+        bench: With the model to train.
+        train: What to train on.
+        val: What picks the epoch.
+        rivals: Of a trial that may be stopped: validation AUC by epoch of those before it; see `is_hopeless`.
 
     Raises:
         Diverged: The loss is not finite.
@@ -136,10 +145,28 @@ def fit(bench: Bench, train: Split, val: Split) -> Fit:
             val_auc=metrics["auc"],
             images_per_second=images / seconds,
         )
+        if is_hopeless([entry["val_auc"] for entry in result.history], config.epochs, rivals):
+            result.stopped_after = epoch
+            break
     with torch.no_grad():
         for parameter, value in zip(parameters, best, strict=True):
             parameter.copy_(value)
     return result
+
+
+def is_hopeless(val_aucs: Sequence[float], epochs: int, rivals: Sequence[Sequence[float]]) -> bool:
+    """Whether a trial should end here: from half its epochs on, its best so far is below its rivals' median best.
+
+    Args:
+        val_aucs: Its validation AUC by epoch, so far.
+        epochs: How many it may have.
+        rivals: The same of the trials before it; with fewer than two there is no median to speak of.
+    """
+    done = len(val_aucs)
+    comparable = [max(rival[:done]) for rival in rivals if rival]
+    if 2 * done < epochs or done == epochs or len(comparable) < 2:
+        return False
+    return max(val_aucs) < statistics.median(comparable)
 
 
 def _train_epoch(

@@ -43,7 +43,8 @@ def main() -> int:
         except BrokenPipeError:
             sys.exit(1)  # the suite was killed: no record, so that the run is missing and done again
 
-    run = Run(RunConfig(**job["config"]), places, weights, clock, emit)
+    config = RunConfig(**job["config"] | {"lr_grid": tuple(job["config"]["lr_grid"])})
+    run = Run(config, places, weights, clock, emit, job["rivals"])
     whole = job["task"] == "run"
     record = _execute(run, run.execute if whole else run.prepare, job, clock)
     if whole:
@@ -88,6 +89,7 @@ def _execute(run: Any, work: Callable[[], object], job: dict[str, Any], clock: A
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "weights": job["weights"],
+            "tuning": job["tuning"],
             **run.run,
         },
         "measurements": run.measurements | {"seconds": clock.seconds},

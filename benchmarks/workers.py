@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ class Workers:
     """Fresh processes, one a run. While one runs, the next already imports, and waits for its job.
 
     Args:
-        results: What a process prints goes to `runs/<run_id>.log` there.
+        results: What a waiting process prints goes to a file in `runs` there.
     """
 
     def __init__(self, results: Path) -> None:
@@ -40,10 +41,11 @@ class Workers:
             self.waiting.communicate()
             self._log(self.waiting).unlink(missing_ok=True)
 
-    def take(self, run_id: str, another: bool) -> Worker:
+    def take(self, log: Path, another: bool) -> Worker:
         """A process for a run, with its log; `another` starts the one after it."""
         process = self.waiting or self._start()
-        log = self._log(process).rename(self.folder / f"{run_id}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log = self._log(process).rename(log)
         self.waiting = self._start() if another else None
         return process, log
 
@@ -69,7 +71,13 @@ class Workers:
 
 
 def follow(
-    worker: Worker, task: str, run: PlannedRun, results: Path, code: dict[str, Any], progress: SuiteProgress
+    worker: Worker,
+    task: str,
+    run: PlannedRun,
+    results: Path,
+    code: dict[str, Any],
+    progress: SuiteProgress,
+    rivals: Sequence[Sequence[float]] = (),
 ) -> dict[str, Any]:
     """Gives a process its job, shows its progress, and waits for its end.
 
@@ -80,6 +88,7 @@ def follow(
         results: Where the process stores a record.
         code: State of the code, for the record.
         progress: Shows events.
+        rivals: Of a trial that may be stopped: validation AUC by epoch of the trials before it.
 
     Returns:
         `state`, `message`, `stored` (whether the process stored a record), and what it measured of the preload phase.
@@ -91,7 +100,7 @@ def follow(
     done: dict[str, Any] = {}
     with process:
         try:
-            _give_job(process, task, run, results, code)
+            _give_job(process, task, run, results, code, rivals)
             assert process.stdout is not None
             for line in process.stdout:
                 event = json.loads(line)
@@ -115,13 +124,20 @@ def follow(
 
 
 def _give_job(
-    process: "subprocess.Popen[str]", task: str, run: PlannedRun, results: Path, code: dict[str, Any]
+    process: "subprocess.Popen[str]",
+    task: str,
+    run: PlannedRun,
+    results: Path,
+    code: dict[str, Any],
+    rivals: Sequence[Sequence[float]],
 ) -> None:
     job = {
         "task": task,
         "config": asdict(run.config),
         "places": asdict(run.places),
         "weights": asdict(run.weights),
+        "tuning": run.tuning,
+        "rivals": rivals,
         "results": str(results.resolve()),
         "code": code,
         "given": time.time(),

@@ -7,6 +7,7 @@ Where a block has layer scale, the adapter comes after it: it edits what is adde
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from methods.contract import ImageModel, Method, attach_head, freeze
 class Config:
     """Defaults of the adapter (../shared/facts/methods.md; D / 8 reproduces the published 2.03 %)."""
 
+    lr_grid: ClassVar[tuple[float, ...]] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     lr: float = 1e-3
     weight_decay: float = 1e-4
     reduction: int = 8

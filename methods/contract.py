@@ -4,14 +4,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 
 class MethodConfig(Protocol):
-    """A method's frozen dataclass of defaults; every method has at least these two."""
+    """A method's frozen dataclass of defaults; every method has at least these.
+
+    Attributes:
+        lr_grid: Learning rates to choose among with `--lr grid`, five for every method, around its default.
+    """
+
+    lr_grid: ClassVar[tuple[float, ...]]
 
     @property
     def lr(self) -> float: ...
@@ -55,7 +61,7 @@ class Method:
         name: Name on the command line and in records.
         title: Name in tables and plots.
         paper: Where it comes from.
-        config: Its frozen dataclass of defaults, with at least `lr` and `weight_decay`.
+        config: Its frozen dataclass of defaults, with at least `lr`, `weight_decay` and `lr_grid`.
         build: `build(backbone, num_classes, config) -> nn.Module`, the trainable model. It may change and keep the
             backbone. Its `forward` takes its inputs by name and returns logits `(B, C)`; its head is its attribute
             `head`, and every other parameter with `requires_grad` is the method's own.

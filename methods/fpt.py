@@ -18,7 +18,7 @@ last block's but the class token's.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from methods.fpt_parts.side_network import SidePromptModel, build_side_network, 
 class Config:
     """Defaults of FPT (../shared/facts/fpt.md; lr is the first release's)."""
 
+    lr_grid: ClassVar[tuple[float, ...]] = (2e-4, 6e-4, 2e-3, 6e-3, 2e-2)
     lr: float = 2e-3
     weight_decay: float = 0.1
     layers: str = "all"

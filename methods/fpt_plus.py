@@ -10,6 +10,7 @@ covid 1e-4, chncxr 5e-4. One default serves all datasets here: their geometric m
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from methods.fpt_parts.side_network import SidePromptModel, build_side_network, 
 class Config:
     """Defaults of FPT+ (../shared/facts/fpt.md)."""
 
+    lr_grid: ClassVar[tuple[float, ...]] = (5e-5, 1.5e-4, 5e-4, 1.5e-3, 5e-3)
     lr: float = 5e-4
     weight_decay: float = 0.1
     layers: str = "last-half"

@@ -5,6 +5,7 @@ Defaults from the tuned studies in ../shared/facts/methods.md: AdamW, lr 1e-4, w
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from timm.models.vision_transformer import VisionTransformer
 
@@ -15,6 +16,7 @@ from methods.contract import ImageModel, Method, attach_head
 class Config:
     """Defaults of full fine-tuning."""
 
+    lr_grid: ClassVar[tuple[float, ...]] = (1e-5, 3e-5, 1e-4, 2e-4, 5e-4)
     lr: float = 1e-4
     weight_decay: float = 0.05
 

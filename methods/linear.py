@@ -6,7 +6,7 @@ and kept in the feature cache; therefore its image is only resized, not augmente
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from methods.contract import Method, freeze, init_head
 class Config:
     """Defaults of the linear probe (../shared/facts/methods.md)."""
 
+    lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     lr: float = 1e-2
     weight_decay: float = 1e-4
 

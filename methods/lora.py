@@ -6,6 +6,7 @@ B starts at zero, so the model starts as the pretrained one.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from timm.models.vision_transformer import VisionTransformer
 
@@ -16,6 +17,7 @@ from methods.contract import ImageModel, Method, attach_head, freeze
 class Config:
     """Defaults of LoRA (../shared/facts/methods.md; rank 16 reproduces the published 0.68 %)."""
 
+    lr_grid: ClassVar[tuple[float, ...]] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     lr: float = 1e-3
     weight_decay: float = 1e-4
     rank: int = 16

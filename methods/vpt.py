@@ -7,6 +7,7 @@ Departure: AdamW instead of SGD with learning rates up to 50, as all methods her
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -20,6 +21,7 @@ from methods.contract import Method, attach_head, freeze
 class Config:
     """Defaults of VPT-Deep (../shared/facts/methods.md; 16 prompts reproduce the published 0.17 %)."""
 
+    lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     lr: float = 1e-2
     weight_decay: float = 1e-4
     num_prompt_tokens: int = 16

@@ -4,6 +4,7 @@ The prompts then run through all blocks like any other token. Prompts and the ne
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from timm.models.vision_transformer import VisionTransformer
 
@@ -15,6 +16,7 @@ from methods.vpt import PromptedViT
 class Config:
     """Defaults of VPT-Shallow (../shared/facts/methods.md)."""
 
+    lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     lr: float = 1e-2
     weight_decay: float = 1e-4
     num_prompt_tokens: int = 10

@@ -42,6 +42,9 @@ OTHERS: dict[str, Any] = {
     "grad_checkpointing": True,
     "preload": True,
     "device_type": "cuda",
+    "lr_grid": (1e-3, 2e-3),
+    "trial": True,
+    "stop_hopeless": True,
 }
 
 

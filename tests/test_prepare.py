@@ -172,8 +172,8 @@ def test_a_second_time_there_is_nothing_to_do(prepared: Path, capsys: pytest.Cap
 @pytest.mark.parametrize("name", BUILDERS)
 def test_each_prepared_dataset_trains(prepared: Path, tmp_path: Path, name: str) -> None:
     options = SuiteOptions(
-        ["linear"], [name], [32], [0], "vit_tiny_patch16_224", "none", 1, 4, None, {}, None, "sdpa", False, "off",
-        "cpu", prepared / "data", tmp_path,
+        ["linear"], [name], [32], [0], "vit_tiny_patch16_224", "none", 1, 4, (), "first", False, {}, None, "sdpa",
+        False, "off", "cpu", prepared / "data", tmp_path,
     )  # fmt: skip
     planned = make_plan(options).runs[0]
     run = Run(planned.config, planned.places, planned.weights, Clock(), lambda *_, **__: None)

@@ -34,7 +34,7 @@ def test_a_file_is_the_command_line_it_stands_for(tmp_path: Path) -> None:
 def test_the_command_line_wins(tmp_path: Path) -> None:
     path = write(tmp_path, "methods: [fpt, lora]\nres: 512\nseeds: [0, 1, 2]\nlr: 0.1")
     args = parse(PARSER, ["--suite", str(path), "--methods", "full", "--seeds", "7", "--lr", "0.2"])
-    assert (args.methods, args.res, args.seeds, args.lr) == (["full"], [512], [7], 0.2)
+    assert (args.methods, args.res, args.seeds, args.lr) == (["full"], [512], [7], [0.2])
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,12 @@ def test_every_suite_that_comes_along_is_valid(path: Path) -> None:
 def test_the_paper_suite_is_the_papers_protocol() -> None:
     args = parse(PARSER, ["--suite", "paper"])
     assert set(args.methods) == {"full", "linear", "vpt", "adapter", "lora", "fpt", "fpt_plus"}
-    assert set(args.datasets) == {"messidor2", "isic2018", "mini_ddsm", "covid"}
+    assert set(args.datasets) == {name for name, info in DATASETS.items() if not info.synthetic}
     assert (args.res, args.seeds, args.epochs, args.batch_size) == ([512], [0, 1, 2], 20, 16)
-    assert (args.backbone, args.precision, args.attention, args.lr) == ("vit_base_patch16_384", "fp32", "eager", None)
+    assert (args.backbone, args.precision, args.attention, args.lr) == ("vit_base_patch16_384", "fp32", "eager", [])
+
+
+def test_the_default_suite_gives_every_method_a_grid_of_its_own() -> None:
+    args = parse(PARSER, ["--suite", "default"])
+    assert (args.lr, args.seeds, args.trial_seeds, args.stop_hopeless) == (["grid"], [0, 1, 2], "first", False)
+    assert (args.precision, args.attention, args.datasets) == (None, "sdpa", None)

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         for number, planned in enumerate(runs, start=1):
             config = planned.config
             progress.start(number, f"{config.method} {config.dataset} {config.resolution} px")
-            worker = workers.take(f"preload-{config.run_id}", another=number < len(runs))
+            worker = workers.take(args.results / "runs" / f"preload-{config.run_id}.log", another=number < len(runs))
             done = follow(worker, "preload", planned, args.results, code, progress)
             rows.append(_row(planned, done))
     print_frame(pd.DataFrame(rows), args.format)
@@ -54,7 +54,9 @@ def distinct(runs: "list[PlannedRun]") -> "list[PlannedRun]":
     for planned in runs:
         config = planned.config
         seed = config.seed if config.weights_sha256 is None else 0  # random weights come from the seed
-        alike = dataclasses.replace(config, seed=seed, epochs=1, lr=1.0, weight_decay=0.0, grad_checkpointing=False)
+        alike = dataclasses.replace(
+            config, seed=seed, epochs=1, lr=1.0, lr_grid=(), weight_decay=0.0, grad_checkpointing=False
+        )
         found.setdefault(alike.run_id, planned)
     return list(found.values())
 

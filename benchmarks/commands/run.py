@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -13,7 +13,7 @@ from benchmarks.suite_file import find_suite, suite_arguments
 
 if TYPE_CHECKING:
     from benchmarks.estimate import Estimate
-    from benchmarks.plan import Plan, SuiteOptions
+    from benchmarks.plan import Plan, PlannedRun, SuiteOptions
 
 DEFAULT_BACKBONE = "vit_base_patch16_384"
 
@@ -32,6 +32,11 @@ def positive_rate(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
     return number
+
+
+def rate_or_grid(text: str) -> float | str:
+    """A learning rate, or the word `grid`, for argparse."""
+    return text if text == "grid" else positive_rate(text)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +60,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget = parser.add_argument_group("budget")
     budget.add_argument("--epochs", type=positive, metavar="N", help="default: the dataset's, mostly 20")
     budget.add_argument("--batch-size", type=positive, metavar="N", help="default: the dataset's, mostly 16")
-    budget.add_argument("--lr", type=positive_rate, metavar="X", help="for all methods (default: each method's own)")
+    budget.add_argument(
+        "--lr",
+        nargs="+",
+        type=rate_or_grid,
+        default=[],
+        metavar="X",
+        help="one rate for all methods; several, or `grid` for each method's own five: the best on validation is "
+        "chosen for each method, dataset and resolution (default: each method's own rate)",
+    )
+    budget.add_argument(
+        "--trial-seeds",
+        choices=("first", "all"),
+        default="first",
+        help="seeds that choose among rates (default: first)",
+    )
+    budget.add_argument(
+        "--stop-hopeless",
+        action="store_true",
+        help="end a trial at half its epochs where it is below the median of those before it",
+    )
     budget.add_argument(
         "--set", nargs="+", default=[], metavar="M.OPTION=X", help="a method's option, like lora.rank=8"
     )
@@ -136,7 +160,9 @@ def suite_options(args: argparse.Namespace) -> "SuiteOptions":
         weights=args.weights,
         epochs=args.epochs,
         batch_size=args.batch_size,
-        lr=args.lr,
+        lr=_rates(args.lr),
+        trial_seeds=args.trial_seeds,
+        stop_hopeless=args.stop_hopeless,
         method_options=method_options(args.set, methods),
         precision=args.precision,
         attention=args.attention,
@@ -146,6 +172,15 @@ def suite_options(args: argparse.Namespace) -> "SuiteOptions":
         data_root=args.data_root.resolve(),
         cache=args.cache.resolve(),
     )
+
+
+def _rates(values: "list[float | str]") -> "tuple[float, ...] | Literal['grid']":
+    if values == ["grid"]:
+        return "grid"
+    rates = tuple(dict.fromkeys(value for value in values if not isinstance(value, str)))
+    if len(rates) < len(set(values)):
+        raise ValueError("lr must be rates or the word grid alone, got both; leave one out")
+    return rates
 
 
 def run(args: argparse.Namespace) -> int:
@@ -163,11 +198,11 @@ def run(args: argparse.Namespace) -> int:
         _show_plan(plan, args.results, args.policy)
         return 0
     try:
-        status = run_suite(plan, args.results, args.policy)
+        status, run_ids = run_suite(plan, args.results, args.policy)
     except KeyboardInterrupt:
         print("stopped; finished runs are kept, the same command goes on", file=sys.stderr)
         return 130
-    return max(status, show_results(args.results, {run.config.run_id for run in plan.runs}))
+    return max(status, show_results(args.results, run_ids))
 
 
 def _show_plan(plan: "Plan", results: Path, policy: str) -> None:
@@ -177,6 +212,7 @@ def _show_plan(plan: "Plan", results: Path, policy: str) -> None:
     from benchmarks.memory_table import MIB
     from benchmarks.records import load_records, runs_frame
     from benchmarks.suite import is_due, stored_state
+    from benchmarks.tuning import trial_results, tuned_runs
 
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -184,11 +220,12 @@ def _show_plan(plan: "Plan", results: Path, policy: str) -> None:
     stored, problems = load_records(results)
     for problem in problems:
         print(problem, file=sys.stderr)
-    estimates, disk = estimate_runs(plan.runs, runs_frame(stored))
+    planned_runs = [run for cell in plan.cells for run in (*cell.trials, *(tuned_runs(cell, results) or cell.runs))]
+    estimates, disk = estimate_runs(planned_runs, runs_frame(stored))
     rows = []
-    for planned, estimate in zip(plan.runs, estimates, strict=True):
+    for planned, estimate in zip(planned_runs, estimates, strict=True):
         config = planned.config
-        state = stored_state(results, config.run_id)
+        state = stored_state(trial_results(results) if config.trial else results, config.run_id)
         preload, seconds = estimate.preload_bytes, estimate.seconds
         rows.append(
             {
@@ -198,7 +235,7 @@ def _show_plan(plan: "Plan", results: Path, policy: str) -> None:
                 "seed": config.seed,
                 "epochs": config.epochs,
                 "batch": config.batch_size,
-                "lr": config.lr,
+                "lr": _rate_text(planned),
                 "train MiB": f"{estimate.train_bytes / MIB:,.0f}",
                 "preload MiB": "" if preload is None else f"{preload / MIB:,.0f}",
                 "images MiB": f"{estimate.image_bytes / MIB:,.1f}",
@@ -210,6 +247,13 @@ def _show_plan(plan: "Plan", results: Path, policy: str) -> None:
         )
     print(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
     _say_totals(estimates, disk, rows)
+
+
+def _rate_text(planned: "PlannedRun") -> str:
+    config = planned.config
+    if config.trial:
+        return f"{config.lr:g} (trial)"
+    return f"best of {len(config.lr_grid)}" if config.lr_grid and planned.tuning is None else f"{config.lr:g}"
 
 
 def _say_totals(estimates: "list[Estimate]", disk: int, rows: list[dict[str, Any]]) -> None:

@@ -1,0 +1,143 @@
+"""Choosing a learning rate: on validation alone, alike for every method, and told in the record."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_process import TINY, finish, records
+from fixed_records import make_record
+from tiny_images import make_images
+
+import bench
+from benchmarks.commands import COMMANDS
+from benchmarks.commands.run import parse, suite_options
+from benchmarks.plan import Plan, make_plan
+from benchmarks.train import is_hopeless
+from benchmarks.tuning import choose, tuned_runs
+from methods import METHODS
+
+GRID = ["--lr", "1e-5", "1e-2", "--seeds", "0", "1", "--epochs", "2"]
+
+
+def plan(folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: str) -> Plan:
+    monkeypatch.chdir(folder)
+    parser = bench.make_parser(COMMANDS["run"])
+    words = ["--methods", "linear", "lora", *TINY, *arguments.split()]
+    return make_plan(suite_options(parse(parser, words)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny images, and two methods tuned on them over two rates, trained with two seeds."""
+    folder = tmp_path_factory.mktemp("tuning")
+    make_images(folder / "images")
+    ended = finish(folder, "--methods", "linear", "lora", *TINY, *GRID)
+    assert ended.returncode == 0, ended.stderr
+    (folder / "stderr").write_text(ended.stderr)
+    return folder
+
+
+def trials(folder: Path, method: str) -> list[dict[str, Any]]:
+    stored = [json.loads(path.read_text()) for path in (folder / "results/trials/runs").glob("*.json")]
+    return [record for record in stored if record["run"]["config"]["method"] == method]
+
+
+@pytest.mark.parametrize("method", ["linear", "lora"])
+def test_the_rate_with_the_best_validation_auc_trains_every_seed(folder: Path, method: str) -> None:
+    tried = {record["run"]["config"]["lr"]: record for record in trials(folder, method)}
+    assert set(tried) == {1e-5, 1e-2}
+    best = max(sorted(tried), key=lambda rate: tried[rate]["measurements"]["val"]["auc"])
+    runs = [json.loads(path.read_text()) for path in sorted((folder / "results/runs").glob(f"*-{method}-*.json"))]
+    assert [run["run"]["config"]["seed"] for run in runs] == [0, 1]
+    for run in runs:
+        assert run["run"]["config"]["lr"] == best and run["run"]["config"]["lr_grid"] == [1e-5, 1e-2]
+        tuning = run["run"]["tuning"]
+        assert (tuning["grid"], tuning["num_trials"], tuning["seeds"]) == ([1e-5, 1e-2], 2, [0])
+        assert (tuning["chosen"], tuning["at_edge"]) == (best, True)
+        assert sorted(tuning["runs"]) == sorted(record["run_id"] for record in tried.values())
+        for rate, record in tried.items():
+            assert tuning["val_auc"][f"{rate:g}"] == record["measurements"]["val"]["auc"]
+
+
+def test_a_trial_never_reads_the_test_split(folder: Path) -> None:
+    for record in trials(folder, "linear") + trials(folder, "lora"):
+        assert record["status"]["state"] == "ok" and record["run"]["config"]["seed"] == 0
+        assert "test" not in record["measurements"] and "test" not in record["measurements"]["seconds"]
+        assert not (folder / f"results/trials/runs/{record['run_id']}.predictions.csv").exists()
+
+
+def test_trials_are_no_results(folder: Path) -> None:
+    assert len(records(folder / "results")) == 2
+    text = (folder / "results/tables/results.md").read_text()
+    assert text.count("| LoRA") == text.count("| Linear probe") == 1
+    assert "4 trials and 4 runs, 0 of them stored already" in (folder / "stderr").read_text()
+
+
+def test_the_same_command_again_does_nothing(folder: Path) -> None:
+    ended = finish(folder, "--methods", "linear", "lora", *TINY, *GRID)
+    assert ended.returncode == 0
+    assert "4 trials and 4 runs, 8 of them stored already" in ended.stderr
+    assert "started" not in ended.stderr
+
+
+def test_a_dry_run_shows_trials_and_what_was_chosen(folder: Path) -> None:
+    ended = finish(folder, "--methods", "linear", "lora", *TINY, *GRID, "--dry-run")
+    assert ended.stdout.count("(trial)") == 4 and "best of" not in ended.stdout
+    other = finish(folder, "--methods", "linear", *TINY, "--lr", "1e-4", "1e-3", "1e-2", "--dry-run")
+    assert other.stdout.count("(trial)") == 3 and other.stdout.count("best of 3") == 1
+
+
+def test_every_method_has_as_many_rates_around_its_default() -> None:
+    for method in METHODS.values():
+        config: Any = method.config
+        assert len(config.lr_grid) == 5 and list(config.lr_grid) == sorted(set(config.lr_grid))
+        assert config.lr_grid[0] < config().lr == config.lr_grid[2] < config.lr_grid[-1], method.name
+
+
+def test_the_budget_is_the_same_for_every_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_images(tmp_path / "images")
+    for arguments, per_cell in (("--lr grid", 5), ("--lr grid --trial-seeds all", 15), ("--lr 1e-3 1e-4 1e-3", 2)):
+        made = plan(tmp_path, monkeypatch, f"{arguments} --seeds 0 1 2")
+        assert [len(cell.trials) for cell in made.cells] == [per_cell] * 2
+        assert len(made.runs) == 6 and tuned_runs(made.cells[0], tmp_path) is None
+    assert {run.config.lr for run in plan(tmp_path, monkeypatch, "--lr 0.5").runs} == {0.5}
+    with pytest.raises(ValueError, match="lr must be rates or the word grid alone, got both"):
+        plan(tmp_path, monkeypatch, "--lr grid 1e-3")
+
+
+def test_choosing_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_images(tmp_path / "images")
+    cell = plan(tmp_path, monkeypatch, "--lr 1e-4 1e-3 1e-2 1e-1 --seeds 0 1 --trial-seeds all").cells[0]
+    aucs = {0: (0.6, 0.7, 0.9, 0.9), 1: (0.6, 0.9, 0.7, None)}  # None: diverged
+
+    def stored(seed: int) -> list[dict[str, Any]]:
+        made = []
+        for auc in aucs[seed]:
+            record = make_record("lora", state="diverged" if auc is None else "ok")
+            record["measurements"]["val"] = {"auc": auc}
+            made.append(record)
+        return made
+
+    tuning = choose(cell.trials, [*stored(0), *stored(1)])
+    assert (tuning["chosen"], tuning["at_edge"]) == (1e-3, False)  # a draw with 1e-2; 1e-1 is out
+    assert tuning["val_auc"] == pytest.approx({"0.0001": 0.6, "0.001": 0.8, "0.01": 0.8, "0.1": None})
+    nothing = [make_record("lora", state="oom") for _ in cell.trials]
+    tuning = choose(cell.trials, nothing)
+    assert (tuning["chosen"], tuning["at_edge"]) == (1e-2, False)
+
+
+@pytest.mark.parametrize(
+    ("aucs", "hopeless"),
+    [
+        ([0.5], False),  # before half of four epochs
+        ([0.5, 0.6], True),
+        ([0.5, 0.6, 0.65], True),
+        ([0.5, 0.71], False),  # above the median, 0.7, of what the others had by then
+        ([0.5, 0.6, 0.6, 0.6], False),  # it is over anyway
+    ],
+)
+def test_a_trial_below_the_median_at_half_its_epochs_is_hopeless(aucs: list[float], hopeless: bool) -> None:
+    rivals = [[0.6, 0.7, 0.95, 0.99], [0.8, 0.6, 0.9, 0.9], [0.55, 0.6]]
+    assert is_hopeless(aucs, 4, rivals) == hopeless
+    assert not is_hopeless(aucs, 4, rivals[:1])
