@@ -8,6 +8,7 @@ import pandas as pd
 from benchmarks.baselines import BASELINE
 from benchmarks.records import STATES
 from benchmarks.significance import Ranking
+from benchmarks.statistics import NUM_RESAMPLES
 
 PREDICTED, FALLBACK, INCIDENT = "†", "‡", "§"
 BAD_STATES = tuple(state for state in STATES if state != "ok")
@@ -30,12 +31,12 @@ BASELINES = (
     "class alike; they are never ranked."
 )
 EVIDENCE = (
-    "AUC 95 % CI: percentile bootstrap of the mean over seeds, 2,000 resamples of the test images, or of their groups "
-    "(patients) where there are any, the same for all seeds and methods; it holds the trained models fixed, what "
-    "training anew would change is the standard deviation over seeds. To full, to best: difference of AUC to full "
-    "fine-tuning and to the highest AUC on the same images, with the two-sided p of DeLong's test for two classes and "
-    "of the paired bootstrap otherwise, Holm-corrected over the methods of one resolution; the best was chosen on "
-    "these images, which favours it."
+    f"AUC 95 % CI: percentile bootstrap of the mean over seeds, {NUM_RESAMPLES:,} resamples of the test images, or of "
+    "their groups (patients) where there are any, the same for all seeds and methods; it holds the trained models "
+    "fixed, what training anew would change is the standard deviation over seeds. To full, to best: difference of "
+    "AUC to full fine-tuning and to the highest AUC on the same images, with the two-sided p of DeLong's test for two "
+    "classes and of the paired bootstrap otherwise, Holm-corrected over the methods of one resolution; the best was "
+    "chosen on these images, which favours it."
 )
 _SPLITS = {
     "official": "Splits are the publisher's (split {digest:.8}).",

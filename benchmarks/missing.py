@@ -100,12 +100,15 @@ def _protocol_flags(block: pd.DataFrame) -> list[str]:
 def _method_flags(method: str, rows: pd.DataFrame) -> tuple[str, ...]:
     """The settings in which a method differs from its defaults, as far as all its runs share them."""
     settings = [json.loads(variant) for variant in rows["variant"].unique()]
-    flags: list[str] = []
+    flags = _grid_flags(method, settings)
+    tuned = bool(flags)
     changed: list[str] = []
     for name, default in asdict(make_config(method, {})).items():
         values = {json.dumps(setting.get(name)) for setting in settings}
         value = settings[0].get(name)
         if len(values) > 1 or value is None or json.dumps(value) == json.dumps(default):
+            continue
+        if name == "lr" and tuned:
             continue
         if name == "lr":
             flags += ["--lr", f"{value:g}"]
@@ -117,3 +120,13 @@ def _method_flags(method: str, rows: pd.DataFrame) -> tuple[str, ...]:
     if has_features and all(setting.get("preload") is False for setting in settings):
         flags += ["--preload", "off"]
     return tuple(flags)
+
+
+def _grid_flags(method: str, settings: list[dict[str, Any]]) -> list[str]:
+    """The grid from which the rate was chosen, where all runs share one."""
+    grids = {tuple(setting.get("lr_grid") or ()) for setting in settings}
+    grid = next(iter(grids))
+    if len(grids) > 1 or not grid:
+        return []
+    own = tuple(sorted(METHODS[method].config.lr_grid))  # type: ignore[attr-defined]
+    return ["--lr", *(["grid"] if grid == own else [f"{rate:g}" for rate in grid])]

@@ -1,11 +1,13 @@
 """Evidence from stored predictions: how seeds and groups enter, what is kept, what is refused, what tables say."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from fixed_records import make_record, store_with_predictions
+from rich.console import Console
 from sklearn.metrics import roc_auc_score
 from tiny_images import make_images
 
@@ -20,6 +22,7 @@ from benchmarks.run import _predictions
 from benchmarks.significance import Ranking, add_significance, ranking
 from benchmarks.statistics import auc_of_each_resample, bootstrap_p, delong_p, holm, placements
 from benchmarks.summary import summary
+from benchmarks.tables import console_table
 
 
 def load(results: Path) -> dict[str, Evidence]:
@@ -188,6 +191,11 @@ def test_tables_show_intervals_comparisons_and_baselines(tmp_path: Path) -> None
     csv = pd.read_csv(tmp_path / "tables" / "results.csv")
     assert csv["state"].to_list() == ["ok", "ok", "baseline", "baseline"]
     assert csv["auc_low"].notna().to_list() == [True, True, False, False]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(console_table(runs_frame(load_records(tmp_path)[0])))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "The majority class alone: accuracy 26.2 %, AUC 50." in " ".join(shown.split())
+    assert max(map(len, shown.splitlines())) <= 80
     assert "95 \\% CI" in (tmp_path / "tables" / "results.tex").read_text()
 
 

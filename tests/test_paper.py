@@ -18,6 +18,7 @@ from benchmarks.paper_layout import write_paper_tables
 from benchmarks.paper_table import beside_published, paper_tables, published_figures
 from benchmarks.records import Record, load_records, runs_frame, write_record
 from benchmarks.summary import performance_memory_efficiency, performance_parameter_efficiency, summary
+from methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -149,7 +150,7 @@ def test_commands_describe_the_runs_that_are_missing(tmp_path: Path) -> None:
         for name in ("backbone", "weights", "epochs", "batch_size", "precision", "attention", "grad_checkpointing"):
             assert getattr(options, name) == config[name], name
         settings = make_config(method, options.method_options.get(method, {}))
-        assert (options.lr or settings.lr) == config["lr"]
+        assert (options.lr or (settings.lr,)) == (config["lr"],)
         for name, value in config["options"].items():
             assert getattr(settings, name) == value
 
@@ -164,6 +165,16 @@ def test_commands_carry_settings_and_are_few(tmp_path: Path) -> None:
     assert "--set fpt.weight_decay=0.05 fpt.num_prompt_tokens=8 fpt.keep_ratio=0.5" in command
     assert "--lr 0.0005" in command and "--preload off" in command and "--grad-checkpointing" in command
     parse(make_parser(COMMANDS["run"]), shlex.split(command)[2:])
+
+
+@pytest.mark.parametrize(("grid", "flag"), [((1e-4, 1e-3), "--lr 0.0001 0.001"), ("grid", "--lr grid")])
+def test_commands_choose_among_the_same_rates(grid: Any, flag: str) -> None:
+    rates = list(METHODS["lora"].config.lr_grid if grid == "grid" else grid)  # type: ignore[attr-defined]
+    tuned = [on(d, "lora", 0.8, config={"lr_grid": rates, "lr": rates[i]}) for i, d in enumerate(("covid", "isic2018"))]
+    (paper,) = paper_tables(summary(runs_frame([*tuned, on("messidor2", "full", 0.9)])))
+    assert paper.rows["label"].to_list() == ["Full fine-tuning", "LoRA"]
+    (command,) = [line for line in commands(paper.block) if "--methods lora" in line]
+    assert flag in command and command.count("--lr") == 1 and "--datasets messidor2 " in command
 
 
 def test_csv_and_latex_say_the_same(tmp_path: Path) -> None:
