@@ -10,7 +10,7 @@ from benchmarks.records import STATES
 from benchmarks.significance import Ranking
 from benchmarks.statistics import NUM_RESAMPLES
 
-PREDICTED, FALLBACK, INCIDENT = "†", "‡", "§"
+PREDICTED, FALLBACK, INCIDENT, EDGE = "†", "‡", "§", "¶"
 BAD_STATES = tuple(state for state in STATES if state != "ok")
 _WEIGHTS = {
     "hub": "weights from the model hub",
@@ -77,7 +77,12 @@ def protocol(block: pd.DataFrame) -> str:
 def spread(block: pd.DataFrame) -> str:
     """What stands behind a mean."""
     seeds = block["seeds_asked"].max()
-    return f"AUC: mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else "AUC of one seed"
+    auc = f"AUC: mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else "AUC of one seed"
+    trials = sorted({int(number) for number in block["tuned_trials"].dropna()})
+    if not trials:
+        return auc
+    given = "" if block["tuned_trials"].notna().all() else " where it was not given"
+    return f"{auc}. Learning rate: the best of {' or '.join(map(str, trials))} trials on validation{given}"
 
 
 def preloading(block: pd.DataFrame) -> str:
@@ -115,7 +120,7 @@ def definitions(table: pd.DataFrame) -> str:
     parts = [DEFINITIONS]
     if "auc_low" in table and table["auc_low"].notna().any():
         parts.append(EVIDENCE)
-    if (table["state"] == BASELINE).any():
+    if len(table) and (table["state"] == BASELINE).any():
         parts.append(BASELINES)
     return " ".join(parts)
 
@@ -134,6 +139,15 @@ def footnotes(block: pd.DataFrame) -> list[str]:
         for _, first in block.drop_duplicates("split_digest").iterrows()
         if first["split_kind"] in _SPLITS
     ]
+    edges = [
+        f"{row['label']} at {row['resolution']} px ({row['tuned_lr']:g})"
+        for _, row in block[block["tuned_at_edge"].fillna(False).astype(bool)].iterrows()
+    ]
+    if edges:
+        notes.append(
+            f"{EDGE} The best learning rate lies at the edge of its grid, so a better one may lie beyond: "
+            f"{'; '.join(edges)}."
+        )
     incidents = "; ".join(_incidents(block))
     if incidents:
         notes.append(f"{INCIDENT} {incidents}.")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from benchmarks.baselines import BASELINE
-from benchmarks.captions import BAD_STATES, INCIDENT, PREDICTED
+from benchmarks.captions import BAD_STATES, EDGE, INCIDENT, PREDICTED
 
 
 class Cell(NamedTuple):
@@ -32,7 +32,8 @@ class Column(NamedTuple):
 
 
 def _method(row: pd.Series) -> Cell:
-    return Cell(row["label"])
+    at_edge = row.get("tuned_at_edge")  # a row of the papers' layout stands for many cells
+    return Cell(row["label"], "" if pd.isna(at_edge) or not at_edge else EDGE)
 
 
 def _percent(row: pd.Series) -> Cell:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from benchmarks.config import LATER
+
 Record = dict[str, Any]
 
 SCHEMA = 1
@@ -82,6 +84,9 @@ COLUMNS: dict[str, Column] = {
     "preload": Column("run.config.preload", bool),
     "lr": Column("run.config.lr", float),
     "weight_decay": Column("run.config.weight_decay", float),
+    "tuned_lr": Column("run.tuning.chosen", float),
+    "tuned_trials": Column("run.tuning.num_trials", int),
+    "tuned_at_edge": Column("run.tuning.at_edge", bool),
     "best_epoch": Column("run.selection.best_epoch", int),
     **{
         name: Column(f"measurements.parameters.{name}", int)
@@ -219,7 +224,8 @@ def runs_frame(records: Sequence[Record]) -> pd.DataFrame:
     split_kind (official, ours, user), split_group_key, split_digest, resolution (asked), effective_resolution (run),
     seed. Protocol: backbone (used), backbone_requested, fallback,
     weights_source, weights_sha256, weights_note, device, device_type, precision, attention, batch_size, epochs,
-    grad_checkpointing; then preload, lr, weight_decay, best_epoch, torch, commit, dirty, started.
+    grad_checkpointing; then preload, lr, weight_decay,
+    tuned_{lr,trials,at_edge} (of a chosen rate), best_epoch, torch, commit, dirty, started.
     Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).
     Scores (0-1, on the test split unless named val_): val_auc, auc, accuracy, balanced_accuracy, macro_f1, kappa, loss.
     Memory in bytes: {measured,predicted}_{setup,preload,train,eval}_peak_{allocated,reserved,process}_bytes,
@@ -243,7 +249,10 @@ def runs_frame(records: Sequence[Record]) -> pd.DataFrame:
 def _variant(record: Record) -> str:
     config = {key: value for key, value in record["run"]["config"].items() if key not in _PLACE}
     method_config = _lookup(record, "run.method.config")
-    return json.dumps((method_config if isinstance(method_config, dict) else {}) | config, sort_keys=True)
+    settings = (method_config if isinstance(method_config, dict) else {}) | config
+    # Of a tuned run the grid is the setting, and the rate that it led to is a result.
+    left_out = {name for name in LATER if not settings.get(name)} | ({"lr"} if settings.get("lr_grid") else set())
+    return json.dumps({key: value for key, value in settings.items() if key not in left_out}, sort_keys=True)
 
 
 def _test_classes(record: Record) -> dict[str, Any]:

@@ -10,14 +10,17 @@ from urllib.parse import quote
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
-from benchmarks.captions import DEFINITIONS, footnotes, preloading, protocol, spread, title
+from benchmarks.baselines import add_baselines
+from benchmarks.captions import definitions, footnotes, preloading, protocol, spread, title
 from benchmarks.cells import columns_of, rows_by_resolution
+from benchmarks.evidence import load_evidence
 from benchmarks.figures import Style, styles
 from benchmarks.fit import MARGIN
 from benchmarks.measure import read_measured
 from benchmarks.phases import MemoryPoint
 from benchmarks.predict import CONTEXT_BYTES
 from benchmarks.records import PHASES, PROTOCOL, Record, runs_frame
+from benchmarks.significance import add_significance
 from benchmarks.summary import CELL, block_id, blocks, summary
 from methods import METHODS
 
@@ -43,7 +46,10 @@ def collect(results: Path, folder: Path, records: Sequence[Record], problems: Se
         ValueError: a file of measured memory is damaged.
     """
     frame = runs_frame(records)
+    evidence, unreadable = load_evidence(results, frame)
     table = summary(frame)
+    if len(table):
+        table = add_baselines(add_significance(table, evidence))
     measured = dict(zip(sorted((results / "measured").glob("*/*.json")), read_measured(results), strict=True))
     rows, columns, extra, places = _rows(table)
     runs, unread = _runs(results, records, [places.get(_place(row, block_id(row))) for _, row in frame.iterrows()])
@@ -54,10 +60,10 @@ def collect(results: Path, folder: Path, records: Sequence[Record], problems: Se
     contents |= {str(path.relative_to(results).with_suffix("")): record for path, record in measured.items()}
     return _plain(
         {
-            "definitions": DEFINITIONS,
+            "definitions": definitions(table),
             "needs": f"the highest peak of all phases, {MARGIN:.0%} of it for fragmentation and the prediction's "
             f"error, and {CONTEXT_BYTES['train'] / 2**20:,.0f} MiB of CUDA context, as bench.py fit counts",
-            "problems": [*problems, *unread],
+            "problems": [*problems, *dict.fromkeys([*unreadable, *unread])],
             "styles": _styles(table, points),
             "columns": columns,
             "extra": extra,

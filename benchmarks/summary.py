@@ -56,6 +56,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         {train,preload}_memory_bytes (peak allocated) and _source (measured where there is a measurement), and both
         apart as {measured,predicted}_{train,preload}_bytes; host_peak_bytes;
         train_process_bytes (what the driver reports for the process, of the source of train_memory_bytes);
+        tuned_lr, tuned_trials, tuned_at_edge: of a rate chosen on validation; missing where it was given;
         seconds_train, preload_seconds, images_per_second_preload (means over seeds), cache_bytes;
         majority_share (0-1, of the largest class in the test split), num_classes;
         run_ids (of the runs that are ok) and seeds (tried), divided by spaces;
@@ -135,6 +136,8 @@ def _cell(runs: pd.DataFrame) -> dict[str, Any]:
         row[f"{phase}_memory_source"] = _source(measured, predicted)
     seen = (good, "measured") if row["train_memory_source"] == "measured" else (runs, "predicted")
     row["train_process_bytes"] = _maximum(seen[0][f"{seen[1]}_train_peak_process_bytes"])
+    row |= {name: _first(runs[name]) for name in ("tuned_lr", "tuned_trials")}
+    row["tuned_at_edge"] = bool(runs["tuned_at_edge"].fillna(False).any())
     costs = ("seconds_train", "preload_seconds", "images_per_second_preload")
     row |= {name: good[name].mean() for name in costs}
     return row | {name: _maximum(good[name]) for name in ("host_peak_bytes", "cache_bytes")}

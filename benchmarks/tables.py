@@ -37,7 +37,14 @@ _TEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
     **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "−": "$-$", "·": r"$\cdot$", "…": r"\ldots{}", '"': "''"},
-    **{"↑": r"$\uparrow$", "↓": r"$\downarrow$", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "§": r"$^{\S}$"},
+    **{
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "†": r"$^{\dagger}$",
+        "‡": r"$^{\ddagger}$",
+        "§": r"$^{\S}$",
+        "¶": r"$^{\P}$",
+    },
 }
 
 

@@ -129,6 +129,26 @@ def test_what_preloading_took_stands_beside_training(tmp_path: Path) -> None:
     assert "Disk (MiB)" not in markdown(tmp_path, [make_record("full"), make_record("lora")])
 
 
+def tuned(method: str, resolution: int, lr: float, seed: int = 0) -> Record:
+    grid = (1e-4, 1e-3, 1e-2)
+    record = make_record(method, resolution, seed, config={"lr": lr, "lr_grid": list(grid)})
+    record["run"]["method"]["config"] = {"lr": lr}
+    record["run"]["tuning"] = {"grid": list(grid), "num_trials": 3, "chosen": lr, "at_edge": lr in (1e-4, 1e-2)}
+    return record
+
+
+def test_a_rate_at_the_edge_of_its_grid_is_flagged(tmp_path: Path) -> None:
+    records = [tuned("full", 448, 1e-3), tuned("fpt", 448, 1e-2), tuned("fpt", 224, 1e-3), tuned("fpt", 224, 1e-3, 1)]
+    text = markdown(tmp_path, records)
+    assert "Learning rate: the best of 3 trials on validation." in text
+    assert "| FPT¶ " in text and text.count("FPT¶") == 1  # other rates are no other variants
+    assert (
+        "¶ The best learning rate lies at the edge of its grid, so a better one may lie beyond: FPT at 448 px (0.01)"
+        in text
+    )
+    assert "¶" not in markdown(tmp_path, [make_record("full"), make_record("fpt")])
+
+
 def test_predictions_and_fallback_are_marked(tmp_path: Path) -> None:
     text = markdown(tmp_path, fallback_records())
     assert line(text, METHODS["fpt"].title, nth=1)[3] == "1,222†"
