@@ -1,6 +1,6 @@
 """The commands of bench.py: here the one table of them."""
 
-from benchmarks.commands import check, clean, fit, listing, memory, params, preload, prepare, run, stored
+from benchmarks.commands import check, clean, fit, listing, memory, params, preload, prepare, reproduce, run, stored
 from benchmarks.commands.contract import Command
 
 COMMANDS: dict[str, Command] = {
@@ -15,6 +15,7 @@ COMMANDS: dict[str, Command] = {
         stored.TABLES,
         stored.PLOTS,
         stored.REPORT,
+        reproduce.COMMAND,
         preload.COMMAND,
         listing.COMMAND,
         clean.COMMAND,

@@ -41,8 +41,13 @@ def rate_or_grid(text: str) -> float | str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a suite."""
+    parser.add_argument("--suite", metavar="FILE", help="YAML of these options; a file, or one of benchmarks/suites")
+    add_suite_options(parser)
+
+
+def add_suite_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that a suite file may hold."""
     grid = parser.add_argument_group("grid")
-    grid.add_argument("--suite", metavar="FILE", help="YAML of these options; a file, or one of benchmarks/suites")
     grid.add_argument("--methods", nargs="+", metavar="M", help="all, or names (bench.py list methods)")
     grid.add_argument(
         "--datasets",
@@ -119,7 +124,9 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Nam
     first = parser.parse_args(arguments)
     if vars(first).get("suite") is None:
         return first
-    return parser.parse_args(suite_arguments(find_suite(first.suite), parser) + arguments)
+    # A suite named without --suite stays in front, or the last option of its file would take it for a value.
+    front = arguments[:1] if arguments[:1] == [first.suite] else []
+    return parser.parse_args([*front, *suite_arguments(find_suite(first.suite), parser), *arguments[len(front) :]])
 
 
 def method_options(settings: list[str], methods: list[str]) -> dict[str, dict[str, Any]]:
