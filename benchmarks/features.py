@@ -88,11 +88,7 @@ class FeatureCache:
             RuntimeError: A row is damaged.
         """
         batch = {
-            name: torch.empty(
-                (len(indices), len(self._positions), *array.shape[2:]),
-                dtype=getattr(torch, array.dtype.name),
-                pin_memory=pin,
-            )
+            name: _empty((len(indices), len(self._positions), *array.shape[2:]), array.dtype, pin)
             for name, array in self._files.arrays.items()
         }
         rows = {name: tensor.numpy() for name, tensor in batch.items()}
@@ -107,6 +103,12 @@ class FeatureCache:
 
         list(pool.map(read_row, range(len(indices))))
         return batch if self._request.parts else {name: tensor[:, 0] for name, tensor in batch.items()}
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], pin: bool) -> Tensor:
+    if pin:
+        return torch.empty(shape, dtype=getattr(torch, dtype.name), pin_memory=True)
+    return torch.from_numpy(np.empty(shape, dtype))  # NumPy's memory comes in huge pages, which are filled faster
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def bytes_table(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
 def extraction_table(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
     """Extraction with whole attention maps against ours, eager (in chunks) and fused, of FPT."""
     on_gpu = device.type == "cuda"
-    for resolution, batch in ((512, BATCH if on_gpu else 1), (1024, BATCH if on_gpu else 1)):
+    for resolution, batch in ((512, BATCH), (1024, BATCH)) if on_gpu else ((512, 1),):
         for precision in ("fp32", "bf16") if on_gpu else ("fp32",):
             image = torch.randn(batch, 3, resolution, resolution, device=device)
             for attention in ("eager", "sdpa"):
