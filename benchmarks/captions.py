@@ -81,7 +81,7 @@ def spread(block: pd.DataFrame) -> str:
     trials = sorted({int(number) for number in block["tuned_trials"].dropna()})
     if not trials:
         return auc
-    given = "" if block["tuned_trials"].notna().all() else " where it was not given"
+    given = "" if block.loc[block["state"] != BASELINE, "tuned_trials"].notna().all() else " where it was not given"
     return f"{auc}. Learning rate: the best of {' or '.join(map(str, trials))} trials on validation{given}"
 
 

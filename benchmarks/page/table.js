@@ -60,7 +60,7 @@ function drawTable(rows) {
     const here = `${row.group}/${row.resolution}`;
     const begins = sorting.direction === "none" && part !== null && here !== part;
     part = here;
-    const cells = columns.map((column, i) => (i ? dataCell(column, row) : make("th", { scope: "row" }, row.label)));
+    const cells = columns.map((column, i) => (i ? dataCell(column, row) : make("th", { scope: "row" }, column.cell(row).slice(0, 2).join(""))));
     return make("tr", { className: begins ? "new-part" : "" }, ...cells);
   });
   table.replaceChildren(make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body));
