@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.config import RunConfig
 from benchmarks.environment import ROOT
+from benchmarks.features import digest
 from benchmarks.model import make_config
 from benchmarks.phases import MemoryPoint
 from benchmarks.predict import PhasePeak, Prediction, map_points, predict_memory
@@ -64,11 +65,11 @@ def point_of_run(config: RunConfig, num_classes: int) -> MemoryPoint:
 
 def code_digest() -> str:
     """SHA-256 of the code that makes predictions, by file name and content."""
-    digest = hashlib.sha256()
+    total = hashlib.sha256()
     for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern)):
         content = path.read_bytes()
-        digest.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
+        total.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)
+    return total.hexdigest()
 
 
 CODE_DIGEST = code_digest()  # as it is imported: a later change of a file does not reach this process
@@ -87,8 +88,7 @@ def _key(point: MemoryPoint) -> dict[str, Any]:
 
 
 def _path(point: MemoryPoint, cache: Path) -> Path:
-    digest = hashlib.sha256(json.dumps(_key(point), sort_keys=True).encode()).hexdigest()[:16]
-    return cache / "predictions" / f"{point.method}-{point.resolution}-{digest}.json"
+    return cache / "predictions" / f"{point.method}-{point.resolution}-{digest(_key(point))}.json"
 
 
 def _read(point: MemoryPoint, path: Path) -> Prediction | None:
