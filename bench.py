@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.contract import Command
 from benchmarks.commands.run import parse
+from benchmarks.stop import Stop, stop_on_signals
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,12 +37,13 @@ def make_parser(command: Command) -> Parser:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs a command; what a user can mend is one line on stderr and status 2, Ctrl-C status 130."""
+    """Runs a command; what a user can mend is one line on stderr and status 2, a signal 128 and its number."""
     named = bool(arguments) and not arguments[0].startswith("-")
     name = arguments[0] if named else "run"
     if name not in COMMANDS:
         print(f"bench.py: command must be one of {', '.join(COMMANDS)}, got {name!r}", file=sys.stderr)
         return 2
+    stop_on_signals()
     command, rest = COMMANDS[name], arguments[1:] if named else arguments
     try:
         parser = make_parser(command)
@@ -49,9 +51,9 @@ def main(arguments: list[str]) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"bench.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    except Stop as stop:
+        print(f"stopped by {stop}", file=sys.stderr)
+        return stop.status
 
 
 if __name__ == "__main__":

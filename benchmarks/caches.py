@@ -87,7 +87,7 @@ def remove_caches(root: Path, caches: Iterable[StoredCache]) -> tuple[list[Store
     removed, left = [], []
     for cache in caches:
         try:
-            with held_lock(root / ".locks" / cache.folder.name.partition("-")[0], _busy):
+            with held_lock(root / ".leases" / cache.folder.name.partition("-")[0], _busy):
                 shutil.rmtree(cache.folder)
             removed.append(cache)
         except BlockingIOError:

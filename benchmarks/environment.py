@@ -1,5 +1,6 @@
 """Where a run took place: machine, packages and the state of our code."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+CODE = ("methods/**/*.py", "benchmarks/*.py")  # more than a run needs, so that none of it can be forgotten
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -75,3 +77,15 @@ def _git(*arguments: str) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def code_digest() -> str:
+    """SHA-256 of the code that trains, measures and predicts, by file name and content."""
+    total = hashlib.sha256()
+    for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern)):
+        content = path.read_bytes()
+        total.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)
+    return total.hexdigest()
+
+
+CODE_DIGEST = code_digest()  # as it is imported: a later change of a file does not reach this process

@@ -144,7 +144,7 @@ def open_feature_cache(
     """
     description = request.describe()
     base = digest(description.key)
-    with held_lock(root / ".locks" / base, on_wait):
+    with held_lock(root / ".leases" / base, on_wait):
         files = find_complete(root, base, description)
         reused = files is not None
         if files is None:

@@ -57,7 +57,7 @@ def open_image_stores(
 
     stores = opened()
     if len(stores) < len(paths):
-        with held_lock(folder / f".{prefix}.lock", on_wait):
+        with held_lock(folder / f".{prefix}.lease", on_wait):
             missing = {side: path for side, path in paths.items() if side not in opened()}
             files = [dataset.root / sample.path for sample in samples]
             if missing:

@@ -3,7 +3,7 @@
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -127,7 +127,7 @@ class PhaseMemory:
         yield
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-            self._keep(name)
+            self.add({name: self._peaks()})
         self.current = None
 
     def current_peaks(self) -> dict[str, int | None] | None:
@@ -146,12 +146,13 @@ class PhaseMemory:
             "peak_process_bytes": self._process_bytes(reserved - torch.cuda.memory_reserved(self.device)),
         }
 
-    def _keep(self, name: str) -> None:
-        counts = self._peaks()
-        before = self.phases.get(name, {})
-        self.phases[name] = {
-            key: max(filter(None, (count, before.get(key))), default=None) for key, count in counts.items()
-        }
+    def add(self, phases: Mapping[str, Mapping[str, int | None]]) -> None:
+        """Takes in the peaks of phases that were measured before: the higher ones count."""
+        for name, counts in phases.items():
+            before = self.phases.get(name, {})
+            self.phases[name] = {
+                key: max(filter(None, (count, before.get(key))), default=None) for key, count in counts.items()
+            }
 
     def _process_bytes(self, returned: int) -> int | None:
         """The process's memory as the driver reports it, and what the allocator has `returned` since the peak."""

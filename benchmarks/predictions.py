@@ -5,7 +5,6 @@ and the versions of torch, timm and peft. Where any of these differs, the point 
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.config import RunConfig
-from benchmarks.environment import ROOT
+from benchmarks.environment import CODE_DIGEST
 from benchmarks.features import digest
 from benchmarks.model import make_config
 from benchmarks.phases import MemoryPoint
@@ -21,7 +20,6 @@ from benchmarks.predict import PhasePeak, Prediction, map_points, predict_memory
 from benchmarks.records import write_atomic
 
 SCHEMA = 1
-CODE = ("methods/**/*.py", "benchmarks/*.py")  # more than a prediction runs, so that none of it can be forgotten
 
 
 def predict_points(points: Iterable[MemoryPoint], cache: Path) -> Iterator[Prediction]:
@@ -61,18 +59,6 @@ def point_of_run(config: RunConfig, num_classes: int) -> MemoryPoint:
         grad_checkpointing=config.grad_checkpointing,
         preload=config.preload,
     )
-
-
-def code_digest() -> str:
-    """SHA-256 of the code that makes predictions, by file name and content."""
-    total = hashlib.sha256()
-    for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern)):
-        content = path.read_bytes()
-        total.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)
-    return total.hexdigest()
-
-
-CODE_DIGEST = code_digest()  # as it is imported: a later change of a file does not reach this process
 
 
 def _key(point: MemoryPoint) -> dict[str, Any]:

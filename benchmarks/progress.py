@@ -1,6 +1,7 @@
 """Progress on stderr: a live line in a terminal, plain lines elsewhere."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +15,28 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-STAGES = {"images": "resizing images", "preload": "computing frozen features"}
+STAGES = {
+    "images": "resizing images",
+    "preload": "computing frozen features",
+    "validate": "validating",
+    "test": "testing",
+}
+
+
+def describe(event: dict[str, Any]) -> str | None:
+    """An event of a run's process as a line that stays; None for what only moves a bar."""
+    if event["event"] == "note":
+        return str(event["text"])
+    if event["event"] == "epoch":
+        return (
+            f"epoch {event['epoch']}/{event['epochs']} loss {event['loss']:.3f} val AUC {event['val_auc']:.3f} "
+            f"{event['images_per_second']:.1f} images/s"
+        )
+    if event["event"] == "stage" and event["stage"] in ("images", "preload") and event["done"] == event["total"]:
+        return f"{STAGES[event['stage']]}: {event['total']} done"
+    if event["event"] == "done":
+        return event["state"] + (f" ({event['message']})" if event["message"] else "")
+    return None
 
 
 class SuiteProgress:
@@ -22,10 +44,11 @@ class SuiteProgress:
 
     Args:
         total: Number of runs of the suite.
+        verbose: Whether to show what runs write to their logs.
     """
 
-    def __init__(self, total: int) -> None:
-        self.total = total
+    def __init__(self, total: int, verbose: bool = False) -> None:
+        self.total, self.verbose = total, verbose
         self.console = Console(stderr=True, highlight=False)
         self.progress = Progress(
             SpinnerColumn(),
@@ -37,7 +60,6 @@ class SuiteProgress:
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self.suite_started = time.monotonic()
         self.timed: list[float] = []
 
     def __enter__(self) -> "SuiteProgress":
@@ -51,54 +73,61 @@ class SuiteProgress:
         """Prints a line that stays."""
         self.console.print(line, markup=False, soft_wrap=True)
 
-    def start(self, number: int, title: str) -> None:
-        """A run begins."""
+    def start(self, number: int, title: str, log: Path | None = None) -> None:
+        """A run begins: its place in the suite, from 1, and where it logs."""
         self.title = f"[{number}/{self.total}] {title}"
         self.run_started = time.monotonic()
-        self.number = number
         self.last = ""  # validation AUC and speed of the epoch before
+        self.said = ""
+        self.shown = log.stat().st_size if log is not None and log.exists() else 0  # bytes of the log
         self.task = self.progress.add_task(self.title, total=None)
         if not self.console.is_terminal:
             self.note(f"{self.title}: started")
 
     def event(self, event: dict[str, Any]) -> None:
         """Takes an event of the run's process."""
-        if event["event"] == "stage":
-            text = STAGES[event["stage"]]
-            self._show(text, event["done"], event["total"])
-            if event["done"] == event["total"]:
-                self._plain(f"{text}: {event['total']} done")
-        elif event["event"] == "note":
-            self.note(f"{self.title}: {event['text']}")
-        elif event["event"] == "step":
+        text, kind = describe(event), event["event"]
+        if kind == "note":
+            if text != self.said and not self.verbose:  # who waits says so again and again, as a sign of life
+                self.note(f"{self.title}: {text}")
+            self.said = str(text)
+        elif kind == "stage":
+            self._show(STAGES[event["stage"]], event["done"], event["total"])
+        elif kind == "step":
             done = event["epoch"] - 1 + event["step"] / event["steps"]
             self._show(
                 f"epoch {event['epoch']}/{event['epochs']} loss {event['loss']:.3f}{self.last}", done, event["epochs"]
             )
-        elif event["event"] == "epoch":
-            text = (
-                f"epoch {event['epoch']}/{event['epochs']} loss {event['loss']:.3f} val AUC {event['val_auc']:.3f} "
-                f"{event['images_per_second']:.1f} images/s"
-            )
+        elif kind == "epoch":
+            assert text is not None
             self.last = text.partition(f"{event['loss']:.3f}")[2]
             self._show(text, event["epoch"], event["epochs"])
-            self._plain(text + self._time_left(event["epoch"] / event["epochs"]))
+            text += self._time_left(event["epoch"] / event["epochs"])
+        if kind != "note" and text is not None and not self.console.is_terminal and not self.verbose:
+            self.note(f"{self.title}: {text}")
 
-    def finish(self, summary: str) -> None:
-        """A run has ended."""
+    def show_log(self, log: Path) -> None:
+        """Shows what a log has got since, where that is asked for."""
+        if not self.verbose or not log.exists():
+            return
+        with log.open("rb") as file:
+            file.seek(self.shown)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self.shown += len(whole)
+        for line in whole.decode(errors="replace").splitlines():
+            self.note(f"{self.title}: {line}")
+
+    def finish(self, summary: str, left: int) -> None:
+        """A run has ended, and some are left."""
         self.progress.remove_task(self.task)
         self.timed.append(time.monotonic() - self.run_started)
-        left = self.total - self.number
         rest = f", about {_duration(left * sum(self.timed) / len(self.timed))} for the {left} left" if left else ""
         self.note(f"{self.title}: {summary} in {_duration(self.timed[-1])}{rest}")
 
     def _show(self, text: str, done: float, total: float) -> None:
         left = self._time_left(done / total) if text.startswith("epoch") else ""
         self.progress.update(self.task, description=f"{self.title}: {text}{left}", completed=done, total=total)
-
-    def _plain(self, text: str) -> None:
-        if not self.console.is_terminal:
-            self.note(f"{self.title}: {text}")
 
     def _time_left(self, share: float) -> str:
         if not 0 < share < 1:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import platform
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,9 +122,9 @@ _DTYPES = {int: "Int64", float: "float64", bool: "boolean", str: "object"}
 
 def check_writable(results: Path) -> None:
     """Raise RuntimeError, in one line, when records cannot be stored under `results`."""
-    probe = results / "runs" / f".probe.{os.getpid()}.tmp"
+    probe = results / "runs" / f".probe.{platform.node()}-{os.getpid()}.tmp"
     write_atomic(probe, b"")
-    probe.unlink()
+    probe.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, data: bytes) -> Path:
@@ -132,7 +133,7 @@ def write_atomic(path: Path, data: bytes) -> Path:
     Raises:
         RuntimeError: the folder cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
@@ -153,6 +154,12 @@ def write_atomic(path: Path, data: bytes) -> Path:
             "free it or choose another with --results"
         ) from error
     return path
+
+
+def remove_partial(results: Path, run_id: str) -> None:
+    """Remove what a killed process has left of a run's half-written files; the caller holds the run's lock."""
+    for path in (results / "runs").glob(f".{run_id}.*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def write_predictions(results: Path, run_id: str, predictions: pd.DataFrame) -> Path:

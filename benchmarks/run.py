@@ -11,6 +11,7 @@ import torch
 from benchmarks.augment import Preprocessing
 from benchmarks.backbone import effective_resolution, patch_size
 from benchmarks.batches import Split
+from benchmarks.checkpoint import Checkpoints
 from benchmarks.config import Places, RunConfig
 from benchmarks.data import Dataset, open_dataset
 from benchmarks.images import open_image_stores
@@ -37,6 +38,7 @@ class Run:
         clock: Takes the seconds of each part.
         emit: Receives progress events.
         rivals: Of a trial that may be stopped: validation AUC by epoch of the trials before it.
+        checkpoints: Where it stores its state after each epoch, and goes on from.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class Run:
         clock: Clock,
         emit: Emit,
         rivals: Sequence[Sequence[float]] = (),
+        checkpoints: Checkpoints | None = None,
     ) -> None:
-        self.config, self.places, self.weights, self.rivals = config, places, weights, rivals
+        self.config, self.places, self.weights = config, places, weights
+        self.rivals, self.checkpoints = rivals, checkpoints
         self.clock, self.emit = clock, emit
         self.device = torch.device(places.device)
         self.memory = PhaseMemory(self.device)
@@ -64,7 +68,7 @@ class Run:
             parts.extractor.to(self.device)
         bench = Bench(
             self.config, parts.model, parts.extractor, preprocessing, dataset.classes, self.device, self.clock,
-            self.memory.phase, self.emit,
+            self.memory, self.emit,
         )  # fmt: skip
         if not self.config.trial:
             self._predict_memory(len(dataset.classes))
@@ -162,10 +166,10 @@ class Run:
         return Parts(parts.model.to(self.device), parts.extractor)
 
     def _train_and_test(self, bench: Bench, splits: dict[str, Split], dataset: Dataset) -> None:
-        fitted = fit(bench, splits["train"], splits["val"], self.rivals)
+        fitted = fit(bench, splits["train"], splits["val"], self.rivals, self.checkpoints)
         assert fitted.probabilities is not None
         selection = {"metric": "val auc", "best_epoch": fitted.best_epoch, "stopped_after": fitted.stopped_after}
-        self.run["selection"] = selection
+        self.run |= {"selection": selection, "resumed_after": fitted.resumed_after}
         self.measurements |= {"history": fitted.history, "val": fitted.validation}
         if self.config.trial:
             return  # the test split is for the chosen rate alone

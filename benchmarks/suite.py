@@ -1,149 +1,255 @@
-"""Runs a plan: one fresh process a run, its record stored before the next one starts."""
+"""Runs a plan: one fresh process a run, its record stored before the next one starts.
+
+Any number of processes may work on one results folder, of one suite or of several, on one machine or on many: each
+claims a run before it does it, by a lock file that does not outlive it.
+"""
 
 import json
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.checkpoint import Checkpoints
 from benchmarks.environment import describe_code
+from benchmarks.locks import SAY_EVERY, Lock
 from benchmarks.plan import Cell, Plan, PlannedRun
 from benchmarks.progress import SuiteProgress
-from benchmarks.records import read_record, write_record
+from benchmarks.records import check_writable, remove_partial, write_record
+from benchmarks.states import DONE, StoredStates
 from benchmarks.tuning import rivals_of, trial_results, tuned_runs
-from benchmarks.workers import Worker, Workers, follow
+from benchmarks.workers import Job, Workers, follow
 
-DONE = ("ok", "oom", "diverged")  # results; failed and interrupted runs are none
-
-
-def stored_state(results: Path, run_id: str) -> str | None:
-    """The state of a run's stored record, None where there is none or it cannot be read."""
-    try:
-        return str(read_record(results / "runs" / f"{run_id}.json")["status"]["state"])
-    except (FileNotFoundError, ValueError):
-        return None
+LOOK_EVERY = 2.0  # seconds between looks at the runs that another process does
 
 
-def is_due(state: str | None, policy: str) -> bool:
-    """Whether a run is to be done.
+@dataclass(frozen=True)
+class Work:
+    """A plan to be done, and how; processes that share it may have it each.
 
-    Args:
-        state: Of its stored record, None without one.
-        policy: `only-missing` does what has no record or was interrupted, `retry-failed` also what failed,
-            `overwrite` everything.
+    Attributes:
+        plan: What to do.
+        results: The results folder.
+        runs, trials: What is stored already.
+        hang_seconds: A run without a sign of life for so long is ended.
+        verbose: Whether to show what runs write to their logs.
     """
-    if policy == "overwrite" or state in (None, "interrupted"):
-        return True
-    return policy == "retry-failed" and state not in DONE
+
+    plan: Plan
+    results: Path
+    runs: StoredStates
+    trials: StoredStates
+    hang_seconds: float
+    verbose: bool = False
+
+    @staticmethod
+    def make(plan: Plan, results: Path, policy: str, hang_minutes: float, verbose: bool = False) -> "Work":
+        """Notes what is stored at this moment."""
+        results = results.resolve()
+        runs, trials = StoredStates(results, policy), StoredStates(trial_results(results), policy)
+        return Work(plan, results, runs, trials, hang_minutes * 60, verbose)
+
+    def stored_of(self, run: PlannedRun) -> StoredStates:
+        """Where the record of a run or trial lies."""
+        return self.trials if run.config.trial else self.runs
+
+    def num_stored(self) -> int:
+        """Trials and runs that are not due; of cells whose trials are to come, nothing is known yet."""
+        known = [*self.plan.trials, *(run for cell in self.plan.cells for run in tuned_runs(cell, self.results) or ())]
+        return sum(not self.stored_of(run).is_due(run.config.run_id) for run in known)
 
 
-def run_suite(plan: Plan, results: Path, policy: str) -> tuple[int, set[str]]:
-    """Does the trials and runs that are due, cell by cell: first the trials, which choose the rate of the runs.
-
-    Returns:
-        The exit status: 0, or 1 if a run failed, now or in an earlier suite. Out of memory and divergence are results.
-        And the ids of the runs, without the trials.
+def run_suite(work: Work) -> None:
+    """Does what is due, cell by cell: first the trials, which choose the rate of the runs.
 
     Raises:
         KeyboardInterrupt: The user stopped it; finished records stay, the run under way is recorded as interrupted.
+        RuntimeError: Records can no longer be stored; those that were are whole.
     """
-    job = _Suite(plan, results, policy)
-    with job.progress, job.workers:
-        for note in plan.notes:
-            job.progress.note(f"note: {note}")
-        job.progress.note(
-            f"{len(plan.trials)} trials and {len(plan.runs)} runs, {job.num_stored} of them stored already"
-        )
-        for cell in plan.cells:
-            job.do_cell(cell)
-    failed = _report("trials", job.trial_states, trial_results(results)) if plan.trials else 0
-    return max(failed, _report("runs", job.run_states, results)), set(job.run_states)
+    for stored in (work.trials, work.runs):
+        _remove_left_checkpoints(stored)
+    suite = _Suite(work)
+    with suite.progress, suite.workers:
+        suite.work_through()
+
+
+def _remove_left_checkpoints(stored: StoredStates) -> None:
+    """Removes those of runs that were killed between storing their record and removing their checkpoints."""
+    results = stored.folder.parent
+    for folder in (results / "checkpoints").glob("*"):
+        lock = Lock(stored.folder / f".{folder.name}.lease")
+        if stored.state(folder.name) in DONE and lock.try_acquire():
+            Checkpoints(results, folder.name, note=print).remove()
+            lock.release()
+
+
+def announce(work: Work) -> None:
+    """Says on stderr what there is to do."""
+    plan = work.plan
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
+    num_stored = work.num_stored()
+    trials = f"{len(plan.trials)} trials and " if plan.trials else ""
+    print(f"{trials}{len(plan.runs)} runs, {num_stored} of them stored already", file=sys.stderr)
+    for problem in (*work.trials.damaged.values(), *work.runs.damaged.values()):
+        print(f"note: {problem}; it is done again now", file=sys.stderr)
+
+
+def report(work: Work) -> tuple[int, set[str]]:
+    """Says on stderr how all runs stand.
+
+    Returns:
+        The exit status: 0, or 1 if a run failed or is not done, now or in an earlier suite; out of memory and
+        divergence are results. And the ids of the runs, without the trials.
+    """
+    failed = 0
+    if work.plan.trials:
+        states = [work.trials.state(trial.config.run_id) for trial in work.plan.trials]
+        failed = _report("trials", states, trial_results(work.results))
+    runs = [run for cell in work.plan.cells for run in tuned_runs(cell, work.results) or cell.runs]
+    states = [work.runs.state(run.config.run_id) for run in runs]
+    return max(failed, _report("runs", states, work.results)), {run.config.run_id for run in runs}
+
+
+def _report(what: str, states: Sequence[str | None], results: Path) -> int:
+    counts = Counter(state or "not done" for state in states)
+    text = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+    print(f"{what}: {text}; records in {_short(results / 'runs')}", file=sys.stderr)
+    if counts["failed"]:
+        print(f"failed {what} are tried again with --retry-failed", file=sys.stderr)
+    if counts["interrupted"] or counts["not done"]:
+        print(f"the same command goes on with {what} that were interrupted or are not done", file=sys.stderr)
+    return int(any(state not in DONE for state in counts))
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 class _Suite:
-    """A suite under way.
+    """A suite under way in this process."""
 
-    Attributes:
-        run_states, trial_states: Of each run and trial by id.
-        num_stored: What was there already; of cells with trials to come, nothing is known yet.
-    """
+    def __init__(self, work: Work) -> None:
+        self.work, self.code = work, describe_code()
+        self.total = len(work.plan.trials) + len(work.plan.runs)
+        self.left = self.total - work.num_stored()
+        self.progress = SuiteProgress(self.total, work.verbose)
+        self.workers = Workers()
+        self.waiting: dict[str, Lock] = {}  # by run, where another process has it
+        self.tried: set[str] = set()  # what ends badly here is for the next command
+        self.num_done = 0
 
-    def __init__(self, plan: Plan, results: Path, policy: str) -> None:
-        self.results, self.policy, self.code = results, policy, describe_code()
-        self.run_states: dict[str, str | None] = {}
-        self.trial_states: dict[str, str | None] = {}
-        known = [(run, trial_results(results)) for run in plan.trials]
-        known += [(run, results) for cell in plan.cells for run in tuned_runs(cell, results) or ()]
-        self.num_stored = sum(not self._due(run, where) for run, where in known)
-        self.left = len(plan.trials) + len(plan.runs) - self.num_stored
-        self.number = 0
-        self.progress = SuiteProgress(self.left)
-        self.workers = Workers(results)
+    def work_through(self) -> None:
+        """Does what no other process does, again and again until nothing is left."""
+        cells, said = self._numbered_cells(), 0.0
+        while cells:
+            before = self.num_done
+            cells = [(number, cell) for number, cell in cells if not self._do_cell(number, cell)]
+            if not cells or self.num_done > before:
+                continue
+            if time.monotonic() - said > SAY_EVERY * 6:
+                said = time.monotonic()
+                names = ", ".join(f"{run_id} ({lock.holder()})" for run_id, lock in list(self.waiting.items())[:3])
+                self.progress.note(f"waiting for {len(self.waiting)} that other processes do: {names}")
+            time.sleep(LOOK_EVERY)
 
-    def _due(self, run: PlannedRun, where: Path) -> bool:
-        return is_due(stored_state(where, run.config.run_id), self.policy)
+    def _numbered_cells(self) -> list[tuple[int, Cell]]:
+        """The cells, each with the place of its first run in the suite."""
+        cells, number = [], 1
+        for cell in self.work.plan.cells:
+            cells.append((number, cell))
+            number += len(cell.trials) + len(cell.runs)
+        return cells
 
-    def do_cell(self, cell: Cell) -> None:
-        """Does the trials of a cell that are due, then its runs."""
-        for trial in cell.trials:
-            rivals = rivals_of(trial, cell, self.results) if trial.config.stop_hopeless else []
-            state = self._do(trial, trial_results(self.results), f"trial lr {trial.config.lr:g}", rivals)
-            self.trial_states[trial.config.run_id] = state
-        runs = tuned_runs(cell, self.results)
-        assert runs is not None  # every trial has a record by now
-        for run in runs:
-            self.run_states[run.config.run_id] = self._do(run, self.results, "", [])
+    def _do_cell(self, number: int, cell: Cell) -> bool:
+        """Does the trials of a cell that are due, then its runs; False where another process has one of them."""
+        results = self.work.results
+        done = []
+        for place, trial in enumerate(cell.trials, start=number):
+            rivals = rivals_of(trial, cell, results) if trial.config.stop_hopeless else []
+            done.append(self._do(place, trial, f"trial lr {trial.config.lr:g}", rivals))
+        if not all(done):
+            return False
+        runs = tuned_runs(cell, results)
+        if runs is None:
+            self.progress.note(f"no rate can be chosen for {cell.runs[0].config.run_id}: a trial could not be stored")
+            return True
+        first = number + len(cell.trials)
+        done = [self._do(place, run) for place, run in enumerate(runs, start=first)]
+        return all(done)
 
-    def _do(self, run: PlannedRun, where: Path, what: str, rivals: Sequence[Sequence[float]]) -> str | None:
-        config = run.config
-        if not self._due(run, where):
-            return stored_state(where, config.run_id)
-        self.number += 1
+    def _do(self, number: int, run: PlannedRun, what: str = "", rivals: Sequence[Sequence[float]] = ()) -> bool:
+        """Does a run if it is due; False where another process has it."""
+        stored, run_id = self.work.stored_of(run), run.config.run_id
+        if run_id in self.tried or not stored.is_due(run_id):
+            self.left -= self.waiting.pop(run_id, None) is not None
+            return True
+        lock = self.waiting.setdefault(run_id, Lock(stored.folder / f".{run_id}.lease"))
+        if not self._claim(lock):
+            return False
+        try:
+            if not stored.is_due(run_id):  # another process has just done it
+                return self._do(number, run)
+            del self.waiting[run_id]
+            self.tried.add(run_id)
+            self._run(number, run, what, rivals, lock.lost)
+        except RuntimeError as error:
+            self.progress.note(f"{run_id} is not stored: {error}")
+            check_writable(self.work.results)
+        finally:
+            lock.release()
+        if lock.lost.is_set():
+            self.tried.discard(run_id)
+        return not lock.lost.is_set()
+
+    def _claim(self, lock: Lock) -> bool:
+        try:
+            return lock.try_acquire()
+        except OSError:
+            check_writable(self.work.results)
+            raise
+
+    def _run(
+        self, number: int, run: PlannedRun, what: str, rivals: Sequence[Sequence[float]], lost: threading.Event
+    ) -> None:
+        """Has a process do a run, and stores the record that it could not store."""
+        config, stored = run.config, self.work.stored_of(run)
+        results = stored.folder.parent
+        remove_partial(results, config.run_id)
+        log = results / "logs" / f"{config.run_id}.log"
+        afresh = stored.policy == "overwrite"
+        job = Job("run", run, results, log, self.code, self.work.hang_seconds, rivals, afresh)
         title = f"{config.method} {config.dataset} {config.resolution} px seed {config.seed} {what}".rstrip()
-        self.progress.start(self.number, title)
-        log = where / "runs" / f"{config.run_id}.log"
-        worker = self.workers.take(log, another=self.number < self.left)
-        return _run_in_worker(worker, run, where, self.code, self.progress, rivals)
+        self.progress.start(number, title, log)
+        self.num_done += 1
+        started = datetime.now(UTC)
+        try:
+            done = follow(self.workers.take(another=self.left > 1), job, self.progress, lost)
+        except BaseException as error:
+            _record_end(run, stored, self.code, started, "interrupted", f"stopped by {_stopped_by(error)}")
+            raise
+        if not done["stored"] and not lost.is_set():
+            _record_end(run, stored, self.code, started, done["state"], done["message"])
+        self.left -= 1
+        detail = f" ({done['message']})" if done["message"] else ""
+        self.progress.finish(f"{done['state']}{detail}", self.left)
 
 
-def _report(what: str, states: dict[str, str | None], results: Path) -> int:
-    failed = [run_id for run_id, state in states.items() if state not in DONE]
-    counts = ", ".join(f"{number} {state}" for state, number in sorted(Counter(map(str, states.values())).items()))
-    print(f"{what}: {counts}; records in {results / 'runs'}", file=sys.stderr)
-    if failed:
-        print(f"failed {what} are tried again with --retry-failed", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _run_in_worker(
-    worker: Worker,
-    run: PlannedRun,
-    results: Path,
-    code: dict[str, Any],
-    progress: SuiteProgress,
-    rivals: Sequence[Sequence[float]],
-) -> str:
-    """Has a process do a run, and returns the state of the record that it, or we for it, stored."""
-    started = datetime.now(UTC)
-    try:
-        done = follow(worker, "run", run, results, code, progress, rivals)
-    except KeyboardInterrupt:
-        _record_end(run, results, code, started, "interrupted", "stopped by the user")
-        raise
-    if not done["stored"]:
-        _record_end(run, results, code, started, done["state"], done["message"])
-    return str(done["state"])
+def _stopped_by(error: BaseException) -> str:
+    return "the user" if type(error) is KeyboardInterrupt else str(error) or type(error).__name__
 
 
 def _record_end(
-    run: PlannedRun, results: Path, code: dict[str, Any], started: datetime, state: str, message: str
+    run: PlannedRun, stored: StoredStates, code: dict[str, Any], started: datetime, state: str, message: str
 ) -> None:
     """Stores a record for a process that could not; a finished record of the same run stays."""
     run_id = run.config.run_id
-    if stored_state(results, run_id) in DONE:
+    if stored.state(run_id) in DONE:
         return
     record = {
         "schema": 1,
@@ -160,4 +266,4 @@ def _record_end(
         "measurements": {},
         "environment": {"device_type": run.config.device_type},
     }
-    write_record(results, record)
+    write_record(stored.folder.parent, record)

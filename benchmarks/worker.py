@@ -2,12 +2,15 @@
 
 `python -m benchmarks.worker` is started by the suite, once a run, never forked. A job is one line of JSON: its task
 (`run`, or `preload` for what comes before training), the fields of `RunConfig`, `Places` and `Weights`, the results
-folder and the state of the code. Events are lines of JSON.
+folder, the log and the state of the code. Events are lines of JSON. All that is printed goes to the log.
 """
 
 import contextlib
+import ctypes
+import faulthandler
 import json
 import os
+import platform
 import signal
 import sys
 import time
@@ -17,13 +20,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+PARENT_DEATH_SIGNAL = 1  # Linux: prctl's PR_SET_PDEATHSIG
+
 
 def main() -> int:
     """Runs the job on stdin; exit status 0 means that it came to an end of which it told."""
+    _die_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log
+    from benchmarks.checkpoint import Checkpoints
     from benchmarks.config import Places, RunConfig
+    from benchmarks.progress import describe
     from benchmarks.run import Run  # imports torch, timm and the methods: seconds, taken before the job comes
     from benchmarks.train import Clock
     from benchmarks.weights import Weights
@@ -32,27 +40,62 @@ def main() -> int:
     if not line:
         return 1  # the suite has ended
     job = json.loads(line)
-    clock = Clock()
-    clock.seconds["import"] = time.time() - job["given"]  # what is left of it once there is a job
+    clock = Clock(time.monotonic() - job["given"])  # what is left of importing once there is a job
+    _open_log(Path(job["log"]))
     places = Places(**_paths(job["places"], "data_root", "cache"))
     weights = Weights(**_paths(job["weights"], "path"))
 
     def emit(event: str, **fields: Any) -> None:
+        text = describe({"event": event} | fields)
+        if text is not None:
+            print(f"{datetime.now():%H:%M:%S} {text}", flush=True)
         try:
             print(json.dumps({"event": event} | fields), file=events, flush=True)
         except BrokenPipeError:
-            sys.exit(1)  # the suite was killed: no record, so that the run is missing and done again
+            sys.exit(1)  # the suite was killed: no record, so that the run is missing and goes on another time
 
     config = RunConfig(**job["config"] | {"lr_grid": tuple(job["config"]["lr_grid"])})
-    run = Run(config, places, weights, clock, emit, job["rivals"])
-    whole = job["task"] == "run"
+    results, whole = Path(job["results"]), job["task"] == "run"
+    checkpoints = Checkpoints(results, config.run_id, lambda text: emit("note", text=text))
+    if job["afresh"]:
+        checkpoints.remove()
+    run = Run(config, places, weights, clock, emit, job["rivals"], checkpoints)
     record = _execute(run, run.execute if whole else run.prepare, job, clock)
-    if whole:
-        _store(Path(job["results"]), record, run)
     status, measured = record["status"], record["measurements"]
+    stored = False
+    if whole:
+        try:
+            _store(results, record, run)
+            stored = True
+        except RuntimeError as error:
+            status = {"state": "failed", "message": str(error), "phase": None}
+        if stored and status["state"] != "failed":
+            checkpoints.remove()  # a run that failed goes on from them when it is tried again
     preload = measured.get("preload", {}) | {"cache_bytes": measured.get("cache_bytes")}
-    emit("done", state=status["state"], message=status["message"], stored=whole, preload=preload)
+    emit("done", state=status["state"], message=status["message"], stored=stored, preload=preload)
     return 0
+
+
+def _die_with_parent() -> None:
+    """Has the system end this process with the one that started it: a run without its suite would hold the GPU."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() == 1:
+            sys.exit(1)  # it has died meanwhile
+
+
+def _open_log(path: Path) -> None:
+    """Appends to the log from here on; SIGUSR1 writes there what every thread is doing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
+    print(
+        f"--- {datetime.now().astimezone().isoformat(timespec='seconds')}, process {os.getpid()} on {platform.node()}"
+    )
 
 
 def _paths(fields: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -64,21 +107,17 @@ def _execute(run: Any, work: Callable[[], object], job: dict[str, Any], clock: A
     from benchmarks.environment import describe_environment
     from benchmarks.train import Diverged
 
-    started, begin = datetime.now(UTC), time.perf_counter()
+    started = datetime.now(UTC)
     status: dict[str, Any] = {"state": "ok", "message": None, "phase": None}
     try:
         work()
     except Diverged as error:
         status = {"state": "diverged", "message": str(error), "phase": run.memory.current}
-    except MemoryError as error:
-        status = {"state": "oom", "message": f"host memory: {error}", "phase": run.memory.current}
     except Exception as error:
         status = _failure(error, run.memory.current)
     with contextlib.suppress(RuntimeError):
         run.finish()
-    clock.seconds["total"] = clock.seconds["import"] + time.perf_counter() - begin
-    known = sum(seconds for part, seconds in clock.seconds.items() if part != "total")
-    clock.seconds["other"] = clock.seconds["total"] - known
+    known, total = sum(clock.seconds.values()), clock.total()
     return {
         "schema": 1,
         "run_id": run.config.run_id,
@@ -92,9 +131,13 @@ def _execute(run: Any, work: Callable[[], object], job: dict[str, Any], clock: A
             "tuning": job["tuning"],
             **run.run,
         },
-        "measurements": run.measurements | {"seconds": clock.seconds},
+        "measurements": run.measurements | {"seconds": clock.seconds | {"other": total - known, "total": total}},
         "environment": describe_environment(run.device),
     }
+
+
+# What torch raises as a plain RuntimeError where memory ends: its allocator on a CPU, cuBLAS and the driver on a GPU.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
 def _failure(error: Exception, phase: str | None) -> dict[str, Any]:
@@ -102,10 +145,13 @@ def _failure(error: Exception, phase: str | None) -> dict[str, Any]:
 
     import torch
 
-    if isinstance(error, torch.OutOfMemoryError):
-        return {"state": "oom", "message": " ".join(str(error).split())[:300], "phase": phase}
+    message = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY[0] in message:
+        return {"state": "oom", "message": f"host memory: {message[:300]}", "phase": phase}
+    if isinstance(error, torch.OutOfMemoryError) or any(part in message for part in _OUT_OF_MEMORY):
+        return {"state": "oom", "message": message[:300], "phase": phase}
     traceback.print_exc()
-    return {"state": "failed", "message": " ".join(str(error).split()) or type(error).__name__, "phase": phase}
+    return {"state": "failed", "message": message or type(error).__name__, "phase": phase}
 
 
 def _store(results: Path, record: dict[str, Any], run: Any) -> None:

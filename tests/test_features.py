@@ -77,7 +77,7 @@ def read(cache: FeatureCache | FeatureRows, *indices: int) -> dict[str, Tensor]:
 
 
 def folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.name != ".locks")
+    return sorted(path for path in root.iterdir() if path.name != ".leases")
 
 
 def content(root: Path) -> dict[str, bytes]:

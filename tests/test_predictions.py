@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import predictions
+from benchmarks import environment, predictions
 from benchmarks.phases import MemoryPoint
 from benchmarks.predict import Prediction, predict_memory
 from benchmarks.predictions import predict_point, predict_points
@@ -59,13 +59,13 @@ def test_other_code_or_packages_predict_anew(
 
 
 def test_the_digest_follows_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert predictions.code_digest() == predictions.CODE_DIGEST
+    assert environment.code_digest() == environment.CODE_DIGEST
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "new.py").write_text("x = 1\n")
-    monkeypatch.setattr(predictions, "ROOT", tmp_path)
-    before = predictions.code_digest()
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    before = environment.code_digest()
     (tmp_path / "methods" / "new.py").write_text("x = 2\n")
-    assert predictions.code_digest() != before
+    assert environment.code_digest() != before
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"phases": {}}', "other key"])

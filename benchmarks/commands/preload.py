@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.environment import describe_code
     from benchmarks.plan import make_plan
     from benchmarks.progress import SuiteProgress
-    from benchmarks.workers import Workers, follow
+    from benchmarks.workers import Job, Workers, follow
 
     plan = make_plan(run_command.suite_options(args))
     runs = distinct([planned for planned in plan.runs if planned.config.preload])
@@ -35,14 +35,16 @@ def run(args: argparse.Namespace) -> int:
         print_frame(pd.DataFrame([_place(planned) for planned in runs]), args.format)
         return 0
     code, rows = describe_code(), []
-    with SuiteProgress(len(runs)) as progress, Workers(args.results) as workers:
+    with SuiteProgress(len(runs), args.verbose) as progress, Workers() as workers:
         for note in plan.notes:
             progress.note(f"note: {note}")
         for number, planned in enumerate(runs, start=1):
             config = planned.config
-            progress.start(number, f"{config.method} {config.dataset} {config.resolution} px")
-            worker = workers.take(args.results / "runs" / f"preload-{config.run_id}.log", another=number < len(runs))
-            done = follow(worker, "preload", planned, args.results, code, progress)
+            log = args.results / "logs" / f"preload-{config.run_id}.log"
+            progress.start(number, f"{config.method} {config.dataset} {config.resolution} px", log)
+            job = Job("preload", planned, args.results, log, code, args.hang_minutes * 60)
+            done = follow(workers.take(another=number < len(runs)), job, progress)
+            progress.finish(done["state"] + (f" ({done['message']})" if done["message"] else ""), len(runs) - number)
             rows.append(_row(planned, done))
     print_frame(pd.DataFrame(rows), args.format)
     return int(any(row["state"] != "ok" for row in rows))

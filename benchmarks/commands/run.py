@@ -9,12 +9,14 @@ import yaml
 
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_cache, add_results, check_methods
+from benchmarks.stop import Stop
 from benchmarks.suite_file import find_suite, suite_arguments
 
 if TYPE_CHECKING:
     from benchmarks.estimate import Estimate
     from benchmarks.plan import Plan, PlannedRun, SuiteOptions
 
+HANG_MINUTES = 60.0
 DEFAULT_BACKBONE = "vit_base_patch16_384"
 
 
@@ -116,6 +118,15 @@ def add_suite_options(parser: argparse.ArgumentParser) -> None:
         "--retry-failed", dest="policy", action="store_const", const="retry-failed", help="also do failed runs again"
     )
     again.add_argument("--overwrite", dest="policy", action="store_const", const="overwrite", help="do all runs again")
+    process = parser.add_argument_group("processes")
+    process.add_argument(
+        "--hang-minutes",
+        type=positive_rate,
+        default=HANG_MINUTES,
+        metavar="N",
+        help="end a run that shows no sign of life for so long (default: %(default)g)",
+    )
+    process.add_argument("--verbose", action="store_true", help="show all that runs write to their logs")
     parser.add_argument("--dry-run", action="store_true", help="show the runs and stop")
 
 
@@ -198,17 +209,24 @@ def run(args: argparse.Namespace) -> int:
     options = suite_options(args)
 
     from benchmarks.plan import make_plan
-    from benchmarks.suite import run_suite
 
     plan = make_plan(options)
     if args.dry_run:
         _show_plan(plan, args.results, args.policy)
         return 0
+
+    from benchmarks.suite import Work, announce, report, run_suite
+
+    work = Work.make(plan, args.results, args.policy, args.hang_minutes, args.verbose)
+    announce(work)
     try:
-        status, run_ids = run_suite(plan, args.results, args.policy)
-    except KeyboardInterrupt:
-        print("stopped; finished runs are kept, the same command goes on", file=sys.stderr)
-        return 130
+        run_suite(work)
+    except Stop as stop:
+        print(f"stopped by {stop}; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        return stop.status
+    except RuntimeError as error:
+        print(f"bench.py: {error}", file=sys.stderr)
+    status, run_ids = report(work)
     return max(status, show_results(args.results, run_ids))
 
 
@@ -218,12 +236,13 @@ def _show_plan(plan: "Plan", results: Path, policy: str) -> None:
     from benchmarks.estimate import estimate_runs
     from benchmarks.memory_table import MIB
     from benchmarks.records import load_records, runs_frame
-    from benchmarks.suite import is_due, stored_state
-    from benchmarks.tuning import trial_results, tuned_runs
+    from benchmarks.suite import Work
+    from benchmarks.tuning import tuned_runs
 
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
     print("memory is predicted for an NVIDIA GPU, about a second for each new setting", file=sys.stderr)
+    work = Work.make(plan, results, policy, hang_minutes=0)
     stored, problems = load_records(results)
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -232,7 +251,7 @@ def _show_plan(plan: "Plan", results: Path, policy: str) -> None:
     rows = []
     for planned, estimate in zip(planned_runs, estimates, strict=True):
         config = planned.config
-        state = stored_state(trial_results(results) if config.trial else results, config.run_id)
+        state = work.stored_of(planned).state(config.run_id)
         preload, seconds = estimate.preload_bytes, estimate.seconds
         rows.append(
             {
@@ -249,7 +268,7 @@ def _show_plan(plan: "Plan", results: Path, policy: str) -> None:
                 "features MiB": f"{estimate.feature_bytes / MIB:,.1f}" if estimate.feature_bytes else "",
                 "minutes": "" if seconds is None else f"{seconds / 60:,.1f}",
                 "stored": state or "",
-                "to do": "yes" if is_due(state, policy) else "",
+                "to do": "yes" if work.stored_of(planned).is_due(config.run_id) else "",
             }
         )
     print(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))

@@ -58,7 +58,7 @@ def compare_storages(method: str, args: argparse.Namespace, cache: Path) -> Iter
             run = runs[storage]
             torch.manual_seed(seed)
             bench = Bench(
-                run.config, parts.model, None, preprocessing, dataset.classes, run.device, Clock(), run.memory.phase,
+                run.config, parts.model, None, preprocessing, dataset.classes, run.device, Clock(), run.memory,
                 _quiet,
             )  # fmt: skip
             fit(bench, splits["train"], splits["val"])

@@ -1,0 +1,66 @@
+"""What is stored of runs, and so what is still to be done; files are read again only where they have changed."""
+
+from pathlib import Path
+
+from benchmarks.records import read_record
+
+DONE = ("ok", "oom", "diverged")  # results; failed and interrupted runs are none
+POLICIES = ("only-missing", "retry-failed", "overwrite")
+
+Stamp = tuple[int, int]  # of a file: when it was written, and its inode
+
+
+class StoredStates:
+    """The states of the records in a results folder.
+
+    Args:
+        results: The results folder.
+        policy: `only-missing` does what has no record or was interrupted, `retry-failed` also what had failed before
+            now, `overwrite` everything that was stored before now. Processes that share a suite share this too, so
+            that what one has done again is not done again by the next.
+
+    Attributes:
+        damaged: Why a record cannot be read, by run.
+    """
+
+    def __init__(self, results: Path, policy: str) -> None:
+        assert policy in POLICIES
+        self.folder, self.policy = results / "runs", policy
+        self.damaged: dict[str, str] = {}
+        self._known: dict[str, tuple[Stamp, str | None]] = {}
+        self._before: dict[str, Stamp] = {}
+        if policy != "only-missing":
+            self._before = {path.stem: _stamp(path) for path in self.folder.glob("[!.]*.json")}
+
+    def state(self, run_id: str) -> str | None:
+        """The state of a run's record; None where there is none or it is damaged."""
+        path = self.folder / f"{run_id}.json"
+        try:
+            stamp = _stamp(path)
+        except FileNotFoundError:
+            return None
+        known = self._known.get(run_id)
+        if known is None or known[0] != stamp:
+            known = self._known[run_id] = (stamp, self._read(path, run_id))
+        return known[1]
+
+    def is_due(self, run_id: str) -> bool:
+        """Whether a run is to be done."""
+        state = self.state(run_id)
+        if state in (None, "interrupted"):
+            return True
+        again = self.policy == "overwrite" or (self.policy == "retry-failed" and state not in DONE)
+        return again and self._known[run_id][0] == self._before.get(run_id)
+
+    def _read(self, path: Path, run_id: str) -> str | None:
+        self.damaged.pop(run_id, None)
+        try:
+            return str(read_record(path)["status"]["state"])
+        except (FileNotFoundError, ValueError) as error:
+            self.damaged[run_id] = str(error)
+            return None
+
+
+def _stamp(path: Path) -> Stamp:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ino

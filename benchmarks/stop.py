@@ -1,0 +1,31 @@
+"""Being told to stop: Ctrl-C, the system's SIGTERM, or a closed terminal, all as one exception."""
+
+import signal
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stop(KeyboardInterrupt):
+    """A signal asked this process to stop.
+
+    Args:
+        signum: Its number.
+
+    Attributes:
+        status: The exit status that shells give such an end.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.status = 128 + signum
+
+
+def stop_on_signals() -> None:
+    """Turns these signals into `Stop`, but for those that whoever started us wants ignored (nohup)."""
+
+    def stop(signum: int, _: object) -> None:
+        raise Stop(signum)
+
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, stop)
