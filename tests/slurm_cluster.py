@@ -1,14 +1,13 @@
 """A private one-machine SLURM for tests: munged, slurmctld and slurmd in a folder, with a key and ports, of their own.
 
 Nothing of a SLURM or munge that the machine already runs is touched. The node declares more CPUs and GPUs than the
-machine has, so that several small jobs run at once; the GPUs are plain files, enough for SLURM to hand out numbers.
+machine has, so that several small jobs run at once.
 """
 
 import contextlib
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -16,12 +15,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
+
 NUM_CPUS = 8
 # SLURM takes any device file as a GPU, and sets CUDA_VISIBLE_DEVICES to its number in this row.
 GPU_DEVICES = ("/dev/null", "/dev/zero")
 DAEMONS = ("munged", "slurmctld", "slurmd")
 START_TIMEOUT_S = 30.0
-# Jobs of `urgent` preempt those of `normal`, which go back to the queue. OverTimeLimit stays 0: limits are in minutes.
+STOP_TIMEOUT_S = 15.0
+# Jobs of `urgent` preempt those of `normal`, which get SIGTERM, after KillWait seconds SIGKILL, and are queued again.
+# They start cred_expire seconds later at the earliest; 5 is the least that SLURM takes.
 SLURM_CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -29,7 +32,7 @@ SlurmUser=root
 SlurmctldPort={controller_port}
 SlurmdPort={node_port}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
@@ -45,21 +48,21 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-KillWait=5
-SchedulerParameters=batch_sched_delay=0,bf_interval=1,sched_interval=1,sched_min_interval=0,preempt_youngest_first
+KillWait=3
+SchedulerParameters=batch_sched_delay=0,bf_interval=1,sched_interval=1,sched_min_interval=0
 SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={num_cpus} RealMemory=4000 Gres=gpu:{num_gpus} Feature=small State=UNKNOWN
-PartitionName=normal Nodes=ALL Default=YES PriorityTier=1 GraceTime=5 State=UP
+PartitionName=normal Nodes=ALL Default=YES PriorityTier=1 State=UP
 PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=OFF State=UP
 """
 
 
-def available() -> str:
+def missing() -> str:
     """Why no cluster can be started here, in words; empty where one can."""
-    missing = [daemon for daemon in DAEMONS if _program(daemon) is None]
-    if missing:
-        return f"{', '.join(missing)} not found: apt-get install slurm-wlm munge"
+    absent = [daemon for daemon in DAEMONS if _program(daemon) is None]
+    if absent:
+        return f"{', '.join(absent)} not found: apt-get install slurm-wlm munge"
     if os.geteuid() != 0:
         return "slurmctld and slurmd are started as root, and this is not root"
     return ""
@@ -79,8 +82,8 @@ def slurm_cluster() -> Iterator[dict[str, str]]:
     folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
     folder.chmod(0o755)
     daemons: dict[str, subprocess.Popen[bytes]] = {}
+    environment = _configure(folder)
     try:
-        environment = _configure(folder)
         key, munge_socket = folder / "munge.key", folder / "munge.socket"
         files = [f"--{kind}-file={folder}/munge.{kind}" for kind in ("pid", "log", "seed")]
         daemons["munged"] = _start(
@@ -92,12 +95,9 @@ def slurm_cluster() -> Iterator[dict[str, str]]:
         _wait(daemons, folder, lambda: _query(environment, "sinfo", "--noheader", "--format=%T") == "idle")
         yield environment
     finally:
-        if "slurmd" in daemons:
-            _end_jobs(environment)
-        for daemon in reversed(daemons.values()):
-            daemon.terminate()
+        _stop(environment)
         for daemon in daemons.values():
-            _end(daemon)
+            daemon.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -135,7 +135,7 @@ def _program(name: str) -> str | None:
 def _start(folder: Path, environment: dict[str, str], name: str, *args: str) -> subprocess.Popen[bytes]:
     """A daemon that ends when this process dies, however it dies."""
     program = _program(name)
-    assert program is not None, f"{name}: available() was not asked"
+    assert program is not None, f"{name}: missing() was not asked"
     with (folder / f"{name}.out").open("wb") as out:
         return subprocess.Popen(
             ["setpriv", "--pdeathsig", "TERM", program, *args], env=environment, stdout=out, stderr=subprocess.STDOUT
@@ -162,18 +162,23 @@ def _wait(daemons: dict[str, subprocess.Popen[bytes]], folder: Path, ready: Call
         time.sleep(0.1)
 
 
-def _end_jobs(environment: dict[str, str]) -> None:
-    """Kills what still runs: a job's processes are no children of slurmd and would outlive it."""
-    _query(environment, "scancel", "--signal=KILL", "--full", "--user=root")
+def _stop(environment: dict[str, str]) -> None:
+    """Ends jobs, then kills what is left of daemons and jobs, found by their environment.
+
+    A job's processes are no children of slurmd and may ignore SIGTERM, and a slurmstepd that still has a job when its
+    slurmctld goes would wait for it forever.
+    """
+    _query(environment, "scancel", "--full", "--signal=KILL", "--user=root")
     _query(environment, "scancel", "--user=root")
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + STOP_TIMEOUT_S
     while _query(environment, "squeue", "--noheader") and time.monotonic() < deadline:
         time.sleep(0.2)
-
-
-def _end(daemon: subprocess.Popen[bytes]) -> None:
-    try:
-        daemon.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        daemon.send_signal(signal.SIGKILL)
-        daemon.wait()
+    running = True
+    while running:
+        running = False
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                named = process.environ().get("SLURM_CONF") == environment["SLURM_CONF"]
+                if named and process.status() != psutil.STATUS_ZOMBIE:
+                    process.kill()
+                    running = True
