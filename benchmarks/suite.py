@@ -39,6 +39,7 @@ class Work:
         hang_seconds: A run without a sign of life for so long is ended.
         verbose: Whether to show what runs write to their logs.
         at_once: How many processes of this machine work on the plan at once.
+        track: The tracker that gets what runs measure.
     """
 
     plan: Plan
@@ -48,13 +49,21 @@ class Work:
     hang_seconds: float
     verbose: bool = False
     at_once: int = 1
+    track: str | None = None
 
     @staticmethod
-    def make(plan: Plan, results: Path, policy: str, hang_minutes: float, verbose: bool = False) -> "Work":
+    def make(
+        plan: Plan,
+        results: Path,
+        policy: str,
+        hang_minutes: float,
+        verbose: bool = False,
+        track: str | None = None,
+    ) -> "Work":
         """Notes what is stored at this moment."""
         results = results.resolve()
         runs, trials = StoredStates(results, policy), StoredStates(trial_results(results), policy)
-        return Work(plan, results, runs, trials, hang_minutes * 60, verbose)
+        return Work(plan, results, runs, trials, hang_minutes * 60, verbose, track=track)
 
     def stored_of(self, run: PlannedRun) -> StoredStates:
         """Where the record of a run or trial lies."""
@@ -226,8 +235,8 @@ class _Suite:
         results = stored.folder.parent
         remove_partial(results, config.run_id)
         log = results / "logs" / f"{config.run_id}.log"
-        afresh = stored.policy == "overwrite"
-        job = Job("run", run, results, log, self.code, self.work.hang_seconds, rivals, afresh, self.work.at_once)
+        work, afresh = self.work, stored.policy == "overwrite"
+        job = Job("run", run, results, log, self.code, work.hang_seconds, rivals, afresh, work.at_once, work.track)
         title = f"{config.method} {config.dataset} {config.resolution} px seed {config.seed} {what}".rstrip()
         self.progress.start(number, title, log)
         self.num_done += 1

@@ -242,7 +242,7 @@ def _train_and_validate(training: Training, train: Split, val: Split, epoch: int
     result.history.append(entry | {"seconds": seconds})
     training.keep_best(epoch, metrics, probabilities)
     speed = len(order) * config.batch_size / seconds
-    bench.emit("epoch", epoch=epoch, epochs=config.epochs, loss=loss, val_auc=metrics["auc"], images_per_second=speed)
+    bench.emit("epoch", epochs=config.epochs, images_per_second=speed, **entry)
 
 
 def is_hopeless(val_aucs: Sequence[float], epochs: int, rivals: Sequence[Sequence[float]]) -> bool:

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+TRACKED = ("loss", "lr", "val_auc", "images_per_second")  # of each epoch
 PARENT_DEATH_SIGNAL = 1  # Linux: prctl's PR_SET_PDEATHSIG
 
 
@@ -31,12 +32,9 @@ def main() -> int:
         signal.signal(signum, signal.SIG_IGN)  # SLURM sends them to every process; what they mean is the suite's affair
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log
-    from benchmarks.checkpoint import Checkpoints
-    from benchmarks.config import Places, RunConfig
+    from benchmarks.devices import resolve_device
     from benchmarks.progress import describe
-    from benchmarks.run import Run  # imports torch, timm and the methods: seconds, taken before the job comes
     from benchmarks.train import Clock
-    from benchmarks.weights import Weights
 
     line = sys.stdin.readline()
     if not line:
@@ -44,8 +42,6 @@ def main() -> int:
     job = json.loads(line)
     clock = Clock(time.monotonic() - job["given"])  # what is left of importing once there is a job
     _open_log(Path(job["log"]))
-    places = Places(**_paths(job["places"], "data_root", "cache"))
-    weights = Weights(**_paths(job["weights"], "path"))
 
     def emit(event: str, **fields: Any) -> None:
         text = describe({"event": event} | fields)
@@ -56,26 +52,52 @@ def main() -> int:
         except BrokenPipeError:
             sys.exit(1)  # the suite was killed: no record, so that the run is missing and goes on another time
 
+    try:
+        resolve_device(job["places"]["device"])  # a cluster's nodes are not the machine where the suite was planned
+    except RuntimeError as error:
+        emit("done", state="failed", message=f"{error} ({platform.node()})", stored=False)
+        return 0
+    emit("done", **_do(job, clock, emit))
+    return 0
+
+
+def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str, Any]:
+    """Does the job; returns what the suite is to know."""
+    from benchmarks.checkpoint import Checkpoints
+    from benchmarks.config import Places, RunConfig
+    from benchmarks.run import Run
+    from benchmarks.tracking import Tracking
+    from benchmarks.weights import Weights
+
+    def note(text: str) -> None:
+        emit("note", text=text)
+
+    def emit_and_track(event: str, **fields: Any) -> None:
+        emit(event, **fields)
+        if event == "epoch":
+            tracking.log({name: fields[name] for name in TRACKED}, fields["epoch"])
+
     config = RunConfig(**job["config"] | {"lr_grid": tuple(job["config"]["lr_grid"])})
+    places = Places(**_paths(job["places"], "data_root", "cache"))
+    weights = Weights(**_paths(job["weights"], "path"))
     results, whole = Path(job["results"]), job["task"] == "run"
-    checkpoints = Checkpoints(results, config.run_id, lambda text: emit("note", text=text))
+    tracking = Tracking(job["track"] if whole else None, results, config.run_id, job["config"], note)
+    checkpoints = Checkpoints(results, config.run_id, note)
     if job["afresh"]:
         checkpoints.remove()
-    run = Run(config, places, weights, clock, emit, job["rivals"], checkpoints)
+    run = Run(config, places, weights, clock, emit_and_track, job["rivals"], checkpoints)
     record = _execute(run, run.execute if whole else run.prepare, job, clock)
-    status, measured = record["status"], record["measurements"]
-    stored = False
+    tracking.finish(record)
+    measured, status = record["measurements"], record["status"]
     if whole:
         try:
             _store(results, record, run)
-            stored = True
         except RuntimeError as error:
-            status = {"state": "failed", "message": str(error), "phase": None}
-        if stored and status["state"] != "failed":
+            return {"state": "failed", "message": str(error), "stored": False}
+        if status["state"] != "failed":
             checkpoints.remove()  # a run that failed goes on from them when it is tried again
     preload = measured.get("preload", {}) | {"cache_bytes": measured.get("cache_bytes")}
-    emit("done", state=status["state"], message=status["message"], stored=stored, preload=preload)
-    return 0
+    return {"state": status["state"], "message": status["message"], "stored": whole, "preload": preload}
 
 
 def _die_with_parent() -> None:

@@ -37,6 +37,7 @@ class Job:
         rivals: Of a trial that may be stopped: validation AUC by epoch of the trials before it.
         afresh: Whether to begin again where checkpoints are left.
         at_once: How many runs of the suite are under way on the machine at once, for the record.
+        track: The tracker that gets what the run measures.
     """
 
     task: str
@@ -48,6 +49,7 @@ class Job:
     rivals: Sequence[Sequence[float]] = ()
     afresh: bool = False
     at_once: int = 1
+    track: str | None = None
 
     def as_line(self) -> str:
         """The job as its process reads it."""
@@ -61,6 +63,7 @@ class Job:
             "rivals": self.rivals,
             "afresh": self.afresh,
             "at_once": self.at_once,
+            "track": self.track,
             "results": str(self.results.resolve()),
             "log": str(self.log.resolve()),
             "code": self.code,

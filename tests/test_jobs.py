@@ -51,7 +51,8 @@ class Stopped(NamedTuple):
 
 
 def stopped(folder: Path, signum: int, results: str) -> Stopped:
-    process = start(folder, *COMMAND, "--epochs", "500", "--results", results)
+    slow = ("--methods", "full", "lora", "vpt", *TINY, "--jobs", "2", "--epochs", "500")
+    process = start(folder, *slow, "--results", results)
     assert process.stderr is not None
     lines, training = [], set()
     for line in process.stderr:

@@ -150,6 +150,9 @@ def add_suite_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="end a run that shows no sign of life for so long (default: %(default)g)",
     )
+    process.add_argument(
+        "--track", metavar="T", help="also log to tensorboard, mlflow or wandb, where installed (default: none)"
+    )
     process.add_argument("--verbose", action="store_true", help="show all that runs write to their logs")
     parser.add_argument("--dry-run", action="store_true", help="show the runs and stop")
 
@@ -251,6 +254,10 @@ def run(args: argparse.Namespace) -> int:
 
     check_writable(args.results)
     options = suite_options(args)
+    if args.track is not None:
+        from benchmarks.tracking import check_tracker
+
+        check_tracker(args.track)
 
     from benchmarks.plan import make_plan
 
@@ -261,7 +268,7 @@ def run(args: argparse.Namespace) -> int:
 
     from benchmarks.suite import Work, announce, report
 
-    work = Work.make(plan, args.results, args.policy, args.hang_minutes, args.verbose)
+    work = Work.make(plan, args.results, args.policy, args.hang_minutes, args.verbose, args.track)
     announce(work)
     if args.launcher == "slurm":
         return _submit(work, args.slurm)
