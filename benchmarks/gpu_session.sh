@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One session on an NVIDIA GPU, from the repository's root: tests, measurements, comparison.
 #   benchmarks/gpu_session.sh [tests] [paper] [default] [half] [checkpointing] [compare] [speed]      (all parts by default)
-#   WHEELS=.whl    a folder of wheels to install first, for a machine without a network
+#   WHEELS=.whl    a folder of wheels to install first, for a machine without a network: rich with its needs, filelock 3.30
 #   RESULTS=DIR    where records go (default: .cache/gpu-session); what is to stay goes to results/measured/ by hand
 #   OUT=DIR        gets all records in one file, measured.tgz
 # Each part has a time limit, together below ten minutes, and a part cut off goes on where it stopped when called again.
