@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import raw_trees
-from PIL import Image
 from prepared_trees import refused
 from raw_trees import picture, save
 
 import bench
+from benchmarks import decode
 from benchmarks.prepare import files
 from benchmarks.prepare.stage import Stage
 from datasets import DATASETS
@@ -54,7 +54,7 @@ def test_corrupt_images_are_named_and_the_others_are_kept(
 def test_a_bomb_of_an_image(refuse: Callable[..., None], raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw_trees.chncxr(raw)
     monkeypatch.setattr("benchmarks.prepare.raw._check_complete", lambda info, found: None)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 2000)
     refuse("chncxr", "images must be readable, got 13 that are not", "decompression bomb")
 
 
