@@ -23,7 +23,7 @@ from benchmarks.environment import ROOT, describe_code, describe_environment
 from benchmarks.memory import NvmlDriver, PhaseMemory, check_idle, host_peak_bytes
 from benchmarks.model import Parts
 from benchmarks.phases import MemoryPoint, build_point, point_resolution, run_phases
-from benchmarks.records import write_atomic
+from benchmarks.records import parse_json, write_atomic
 from benchmarks.step import forbid_tf32
 
 SCHEMA = 1
@@ -118,7 +118,7 @@ def read_measured(results: Path) -> list[Record]:
     records = []
     for path in sorted((results / "measured").glob("*/*.json")):
         try:
-            record = json.loads(path.read_text())
+            record = parse_json(path.read_bytes())
             if record["schema"] != SCHEMA:
                 raise ValueError(f"schema must be {SCHEMA}, got {record['schema']!r}")
             MemoryPoint.from_dict(record["point"])
