@@ -148,7 +148,7 @@ def _is_split(value: Any) -> bool:
         and isinstance(value.get("parts"), dict)
         and all(kind in KINDS for kind in (value.get("kind"), *value["parts"].values()))
         and all(isinstance(value.get(name), str) for name in ("group_key", "digest"))
-        and isinstance(value.get("seed"), int | None)
+        and isinstance(value.get("seed", ""), int | None)
     )
 
 

@@ -82,11 +82,11 @@ COLUMNS: dict[str, Column] = {
     "started": Column("run.started", str),
     "precision": Column("run.config.precision", str),
     "attention": Column("run.config.attention", str),
-    "batch_size": Column("run.config.batch_size", int),
-    "epochs": Column("run.config.epochs", int),
+    "batch_size": Column("run.config.batch_size", int, required=True, low=1),
+    "epochs": Column("run.config.epochs", int, required=True, low=1),
     "grad_checkpointing": Column("run.config.grad_checkpointing", bool),
     "preload": Column("run.config.preload", bool),
-    "lr": Column("run.config.lr", float),
+    "lr": Column("run.config.lr", float, required=True),
     "weight_decay": Column("run.config.weight_decay", float),
     "tuned_lr": Column("run.tuning.chosen", float),
     "tuned_trials": Column("run.tuning.num_trials", int),
@@ -123,11 +123,24 @@ COLUMNS: dict[str, Column] = {
         for part in ("train", "eval", "preload")
     },
 }
-# Lists and objects that are no columns, and what each of their members must be.
+# What is read beside the columns: objects with what each has to hold, and lists and objects of numbers.
+_OBJECTS = {
+    "run.tuning": (
+        Column("chosen", float, required=True),
+        Column("num_trials", int, required=True),
+        Column("at_edge", bool, required=True),
+    ),
+    "run.selection": (),
+    "run.method.config": (),
+    "measurements.val": (Column("auc", float),),
+    "measurements.preload": (Column("cache", str, required=True),),
+    "run.dataset.split": tuple(Column(name, str, required=True) for name in ("kind", "group_key", "digest")),
+}
 _MEMBERS = (
     Column("run.config.lr_grid", float, required=True),
     Column("run.dataset.counts.test", int, required=True),
 )
+_EPOCH = (Column("epoch", int, required=True), Column("val_auc", float), Column("loss", float))
 _DTYPES = {int: "Int64", float: "float64", bool: "boolean", str: "object"}
 
 
@@ -320,13 +333,27 @@ def _check(record: Any) -> None:
         _check_value(_lookup(record, column.path), column)
     if record["status"]["state"] not in STATES:
         raise ValueError(f"status.state must be one of {', '.join(STATES)}, got {record['status']['state']!r}")
+    for path, columns in _OBJECTS.items():
+        if (found := _lookup(record, path)) is not None:
+            _check_object(found, path, columns)
     for column in _MEMBERS:
-        members = _lookup(record, column.path)
-        if members is not None:
-            if not isinstance(members, list | dict):
-                raise ValueError(f"{column.path} must hold {column.kind.__name__}, got {members!r}")
-            for value in members.values() if isinstance(members, dict) else members:
-                _check_value(value, column)
+        members = _lookup(record, column.path) or []
+        if not isinstance(members, list | dict):
+            raise ValueError(f"{column.path} must hold {column.kind.__name__}, got {members!r}")
+        for value in members.values() if isinstance(members, dict) else members:
+            _check_value(value, column)
+    history = _lookup(record, "measurements.history") or []
+    if not isinstance(history, list):
+        raise ValueError(f"measurements.history must be a list, got {history!r}")
+    for epoch in history:
+        _check_object(epoch, "measurements.history", _EPOCH)
+
+
+def _check_object(found: Any, path: str, columns: Sequence[Column]) -> None:
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must be an object, got {found!r}")
+    for column in columns:
+        _check_value(found.get(column.path), column._replace(path=f"{path}.{column.path}"))
 
 
 def _check_value(value: Any, column: Column) -> None:

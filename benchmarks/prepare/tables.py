@@ -9,7 +9,7 @@ from benchmarks.prepare.files import RawFile, RawFiles, check_members
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", "_metadata")  # HAM10000_metadata has no suffix
 _MAX_BYTES = 2**26
-_MAX_CELLS = 2**22  # empty ones included, of which a workbook may have billions in a few bytes
+_MAX_CELLS = 2**19  # empty ones included, of which a workbook may have billions in a few bytes
 _DELIMITERS = (",", ";", "\t")
 
 Row = dict[str, str]
