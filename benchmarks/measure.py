@@ -131,7 +131,7 @@ def _check(record: Any) -> None:
     if record["schema"] != SCHEMA:
         raise ValueError(f"schema must be {SCHEMA}, got {record['schema']!r}")
     point, example = MemoryPoint.from_dict(record["point"]), MemoryPoint("full", 224)
-    pairs = [(value, type(getattr(example, name))) for name, value in vars(point).items()]
+    pairs: list[tuple[Any, Any]] = [(value, type(getattr(example, name))) for name, value in vars(point).items()]
     pairs += [(record["status"]["state"], str), (record["environment"]["device"], str)]
     pairs += [(record["status"].get("phase"), str | None)]
     phases = (record.get("memory") or {"phases": {}})["phases"]

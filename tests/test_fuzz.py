@@ -22,6 +22,7 @@ from fixed_records import make_record, store_with_predictions
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from report_folder import predictions as make_predictions
+from report_folder import write_measured
 from tiny_images import COUNTS, make_images
 
 import bench
@@ -34,6 +35,8 @@ from benchmarks.dicom import read_tags
 from benchmarks.evidence import load_evidence
 from benchmarks.findings import findings
 from benchmarks.manifest import COLUMNS, Entry, count, write_manifest
+from benchmarks.measure import read_measured
+from benchmarks.memory_table import measured_rows, points_frame
 from benchmarks.paper_layout import write_paper_tables
 from benchmarks.prepare.build import prepare
 from benchmarks.prepare.files import scan
@@ -226,6 +229,23 @@ def show(data: bytes) -> None:
 @example(RECORD)
 def test_records_of_odd_values(record: Any) -> None:
     show(json.dumps(record).encode())
+
+
+with tempfile.TemporaryDirectory() as _place:
+    MEASURED = json.loads(write_measured(Path(_place), "fpt", 224, {"train": 900, "preload": 800}).read_text())
+
+
+@fuzz
+@given(damaged(MEASURED))
+@example(MEASURED)
+def test_measured_points_of_odd_values(record: Any) -> None:
+    with folder() as results:
+        path = write_measured(results, "fpt", 224, {"train": 900, "preload": 800})
+        path.write_text(json.dumps(record))
+        with only_clean_errors():
+            collect(results, results, [WHOLE])
+        with only_clean_errors():
+            points_frame(row for stored in read_measured(results) for row in measured_rows(stored))
 
 
 @fuzz

@@ -1,6 +1,7 @@
 """What comes from outside runs no code, starts no program, fills no memory and stays in its folder."""
 
 import ast
+import functools
 import io
 import struct
 import zipfile
@@ -22,7 +23,7 @@ import bench
 from benchmarks.decode import MAX_PIXELS, decode, inspect_image, is_image, read_image, read_thumbnail
 from benchmarks.dicom import read_tags
 from benchmarks.prepare import tables
-from benchmarks.prepare.files import scan
+from benchmarks.prepare.files import RawFile, scan
 
 ROOT = Path(__file__).resolve().parent.parent
 OUR_CODE = [
@@ -92,10 +93,10 @@ def restated(kind: str, width: int, height: int) -> bytes:
 
 
 BOMBS = {
-    "PNG": lambda: png(30_000, 30_000),
-    "PNG just above": lambda: png(MAX_PIXELS + 1, 1),
+    "PNG": functools.partial(png, 30_000, 30_000),
+    "PNG just above": functools.partial(png, MAX_PIXELS + 1, 1),
     **{
-        kind: lambda kind=kind: restated(kind, 30_000, 30_000)
+        kind: functools.partial(restated, kind, 30_000, 30_000)
         for kind in ("JPEG", "BMP", "TIFF", "GIF", "JPEG2000", "PPM")
     },
 }
@@ -180,7 +181,7 @@ def test_a_header_names_no_file_outside(tmp_path: Path, capsys: pytest.CaptureFi
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def workbook(folder: Path, sheet: str) -> tables.RawFile:
+def workbook(folder: Path, sheet: str) -> RawFile:
     """A workbook with another sheet, as the only file of a raw folder."""
     book = openpyxl.Workbook()
     book.save(folder / "book.xlsx")
