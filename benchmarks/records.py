@@ -337,15 +337,15 @@ def _check(record: Any) -> None:
         if (found := _lookup(record, path)) is not None:
             _check_object(found, path, columns)
     for column in _MEMBERS:
-        members = _lookup(record, column.path) or []
-        if not isinstance(members, list | dict):
+        members = _lookup(record, column.path)
+        if not isinstance(members, list | dict | None):
             raise ValueError(f"{column.path} must hold {column.kind.__name__}, got {members!r}")
-        for value in members.values() if isinstance(members, dict) else members:
+        for value in members.values() if isinstance(members, dict) else members or ():
             _check_value(value, column)
-    history = _lookup(record, "measurements.history") or []
-    if not isinstance(history, list):
+    history = _lookup(record, "measurements.history")
+    if not isinstance(history, list | None):
         raise ValueError(f"measurements.history must be a list, got {history!r}")
-    for epoch in history:
+    for epoch in history or ():
         _check_object(epoch, "measurements.history", _EPOCH)
 
 

@@ -50,8 +50,9 @@ from datasets import DATASETS
 PARSER = bench.make_parser(COMMANDS["run"])
 MENDABLE = (ValueError, OSError, RuntimeError)  # what bench.main turns into one line
 fuzz = settings(
-    derandomize=True, deadline=None, max_examples=60, database=None, suppress_health_check=list(HealthCheck)
+    derandomize=True, deadline=None, max_examples=25, database=None, suppress_health_check=list(HealthCheck)
 )
+fuzz_briefly = settings(fuzz, max_examples=10)  # what goes all the way to tables takes its time
 
 ODD = ["", " ", "\0", "\r\n", "\ufeff", "\ud800", "\udcff", "é", "𝕏" * 3, "-1", "--help", "../x", "1e999", "x" * 2000]
 DEEP = b"[" * 5000 + b"]" * 5000
@@ -224,7 +225,7 @@ def show(data: bytes) -> None:
         collect(results, results, records)
 
 
-@fuzz
+@fuzz_briefly
 @given(damaged(RECORD))
 @example(RECORD)
 def test_records_of_odd_values(record: Any) -> None:
@@ -235,7 +236,7 @@ with tempfile.TemporaryDirectory() as _place:
     MEASURED = json.loads(write_measured(Path(_place), "fpt", 224, {"train": 900, "preload": 800}).read_text())
 
 
-@fuzz
+@fuzz_briefly
 @given(damaged(MEASURED))
 @example(MEASURED)
 def test_measured_points_of_odd_values(record: Any) -> None:
@@ -248,7 +249,7 @@ def test_measured_points_of_odd_values(record: Any) -> None:
             points_frame(row for stored in read_measured(results) for row in measured_rows(stored))
 
 
-@fuzz
+@fuzz_briefly
 @given(broken(json.dumps(RECORD).encode()))
 @example(DEEP)
 def test_records_of_odd_bytes(data: bytes) -> None:
@@ -450,7 +451,7 @@ def test_predictions_that_are_odd(data: bytes) -> None:
             class_results(path)
 
 
-@fuzz
+@fuzz_briefly
 @given(st.data())
 def test_damaged_statistics_are_made_again(data: st.DataObject) -> None:
     with folder() as results:
