@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Ends with status 2."""
-        print(f"bench.py: {message}; see {self.prog} -h", file=sys.stderr)
+        print(f"bench.py: {' '.join(message.split())}; see {self.prog} -h", file=sys.stderr)
         sys.exit(2)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
 from benchmarks.manifest import SplitOrigin, read_origin
+from benchmarks.records import parse_json
 from datasets import DATASETS
 from datasets.info import DatasetInfo
 
@@ -234,12 +235,20 @@ def _list_images(root: Path, folder: str) -> list[str]:
     for path in list_files(root / folder):
         if not is_image(path):
             raise ValueError(f"class folder must hold only images, got {str(path)!r}; remove it or convert it to PNG")
-        paths.append(path.relative_to(root).as_posix())
+        name = path.relative_to(root).as_posix()
+        if not _is_text(name):
+            raise ValueError(f"name of an image must be UTF-8, got {str(path)!r}; rename it")
+        paths.append(name)
     if not paths:
         raise ValueError(
             f"class folder must hold images, got none in {str(root / folder)!r}; add some or remove the class"
         )
     return paths
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name can be stored; one in another encoding is read with surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _digest(root: Path, splits: dict[str, tuple[Sample, ...]], classes: tuple[str, ...], cache_root: Path) -> str:
@@ -256,12 +265,12 @@ def _content_hashes(root: Path, paths: list[str], cache_root: Path) -> dict[str,
     """SHA-256 of each file; those whose size and modification time are known are not read again."""
     key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
     cache = cache_root / "hashes" / f"{root.resolve().name}-{key}.json"
-    known: dict[str, list[Any]] = _read_json(cache)
+    known = _read_json(cache)
 
     def entry(path: str) -> list[Any]:
         stat = (root / path).stat()
         old = known.get(path)
-        if old is not None and old[:2] == [stat.st_size, stat.st_mtime_ns]:
+        if isinstance(old, list) and len(old) == 3 and old[:2] == [stat.st_size, stat.st_mtime_ns]:
             return old
         with (root / path).open("rb") as file:
             return [stat.st_size, stat.st_mtime_ns, hashlib.file_digest(file, "sha256").hexdigest()]
@@ -279,7 +288,7 @@ def _normalization(
     """Mean and standard deviation per channel over all pixels of the train images, resized to a small square."""
     cache = cache_root / "normalization" / f"{digest}-v{PIXEL_FORMAT}.json"
     stored = _read_json(cache)
-    if not stored:
+    if not all(_is_triple(stored.get(name)) for name in ("mean", "std")):
         print(f"computing the normalisation of {root} over {len(samples)} images (once)", file=sys.stderr)
         sums, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)  # integers: exact in any order
         for image in in_order(lambda sample: read_image(root / sample.path, NORMALIZATION_SIDE), samples):
@@ -297,13 +306,17 @@ def _normalization(
     return (red, green, blue), (red_std, green_std, blue_std)
 
 
+def _is_triple(values: Any) -> bool:
+    return isinstance(values, list) and len(values) == 3 and all(isinstance(value, float) for value in values)
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     """A cache file's content; empty where there is none or it is damaged, so that it is made again."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
-    return content
+    return content if isinstance(content, dict) else {}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

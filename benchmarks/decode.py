@@ -3,16 +3,18 @@
 import hashlib
 import io
 import os
+import struct
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from benchmarks.dicom import is_dicom, render
 
@@ -27,8 +29,11 @@ SUFFIXES = frozenset(
 _GREY_DEPTHS = (8, 12, 16)
 _PNG_DEPTH = 24  # where a PNG file says how many bits a sample has
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")  # some others start programs
+MAX_PIXELS = 89_478_485  # 9459 x 9459, from where Pillow warns
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_DAMAGES = (OSError, SyntaxError, ValueError, EOFError, *_BOMBS)
+# what Pillow's readers raise on damaged content
+_DAMAGES = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error, *_BOMBS)
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `_open` refuses from the same size on
 
 
 class Decoded(NamedTuple):
@@ -58,9 +63,9 @@ def is_image(path: Path) -> bool:
     if path.suffix.lower() in SUFFIXES:
         return True
     try:
-        with Image.open(path):
+        with _open(path):
             return True
-    except (UnidentifiedImageError, OSError):
+    except _DAMAGES:
         return False
 
 
@@ -136,11 +141,26 @@ def read_thumbnail(path: Path, side: int) -> Image.Image:
         return image
 
 
+def _open(source: Path | IO[bytes]) -> ImageFile.ImageFile:
+    """An image of a format that Pillow decodes by itself, not decoded yet.
+
+    Raises:
+        ValueError: It has too many pixels.
+    """
+    image = Image.open(source, formats=_FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise ValueError(
+            f"it must have at most {MAX_PIXELS:,} pixels, got {image.width} x {image.height}, a decompression bomb"
+        )
+    return image
+
+
 @contextmanager
 def _decoded(path: Path, least: int | None = None) -> Iterator[tuple[Image.Image, str]]:
     """The upright RGB image and how the file stores a pixel; a JPEG at a fraction that leaves `least` pixels a side."""
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             if least is not None:
                 image.draft(image.mode, (least, least))
             mode = image.mode
@@ -177,13 +197,10 @@ def decode(data: bytes, name: str) -> Decoded:
     Raises:
         ValueError: It cannot be read (damaged, truncated, too large, or of a pixel type without a defined range).
     """
-    limit = Image.MAX_IMAGE_PIXELS or 2**28
     try:
         if is_dicom(data):
-            return Decoded(render(data, limit), "DICOM", False)
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.width * image.height > limit:
-                raise ValueError(f"more than {limit:,} pixels, a decompression bomb")
+            return Decoded(render(data, MAX_PIXELS), "DICOM", False)
+        with _open(io.BytesIO(data)) as image:
             image.load()
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
             as_stored = (

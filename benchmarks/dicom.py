@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,8 @@ def read_tags(file: IO[bytes], name: str, keywords: Iterable[str]) -> dict[str, 
     Raises:
         ValueError: Not DICOM, or damaged.
     """
-    import pydicom
-
     try:
-        header = pydicom.dcmread(file, stop_before_pixels=True)
+        header = _open(file, stop_before_pixels=True)
         tags = {keyword: str(header.get(keyword) or "").strip() for keyword in keywords}
         codes = header.get("ViewCodeSequence")
         return tags | {_VIEW_CODE: str(codes[0].get("CodeValue") or "").strip() if codes else ""}
@@ -53,10 +51,8 @@ def render(data: bytes, max_pixels: int) -> Image.Image:
     Raises:
         ValueError: Damaged, of several frames, or in an encoding that cannot be read here.
     """
-    import pydicom
-
     try:
-        header = pydicom.dcmread(io.BytesIO(data))
+        header = _open(io.BytesIO(data))
         frames, num_pixels = int(header.get("NumberOfFrames") or 1), int(header.Rows) * int(header.Columns)
         if frames == 1 and num_pixels <= max_pixels:
             return _render(header)
@@ -65,6 +61,24 @@ def render(data: bytes, max_pixels: int) -> Image.Image:
     if frames != 1:
         raise ValueError(f"DICOM must hold one frame, got {frames}")
     raise ValueError(f"DICOM must have at most {max_pixels:,} pixels, got {num_pixels:,}: a decompression bomb")
+
+
+def _open(file: IO[bytes], stop_before_pixels: bool = False) -> Any:
+    """The header, and the pixels as they are stored.
+
+    Raises:
+        ValueError: All of it is deflated; pydicom would inflate it to whatever size it takes.
+    """
+    import pydicom
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    binary = cast(BinaryIO, file)
+    read_preamble(binary, force=False)
+    if _read_file_meta_info(binary).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise ValueError("it is deflated, which may be a decompression bomb: save it uncompressed")
+    file.seek(0)
+    return pydicom.dcmread(file, stop_before_pixels=stop_before_pixels)
 
 
 def _render(header: Any) -> Image.Image:

@@ -7,7 +7,6 @@ one file for each predictions file, named by its content and the number of resam
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -187,15 +186,14 @@ def read_evidence(data: bytes) -> Evidence:
 def _kept(data: bytes, folder: Path) -> Evidence:
     """The evidence of a predictions file, from the folder where it was resampled before."""
     path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}-{NUM_RESAMPLES}-{_LAYOUT}.npz"
+    scalars: dict[str, Any] = {"images": str, "unit": str, "num_units": int, "auc": float}
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as kept:
-            values = {name: kept[name] for name in Evidence._fields}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # none there, or a damaged one
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
+            return Evidence._make(scalars.get(name, np.asarray)(kept[name]) for name in Evidence._fields)
+    except Exception:  # none there, or a damaged one, for which numpy and zipfile raise errors of many types
         evidence = read_evidence(data)
         content = io.BytesIO()
         arrays: dict[str, Any] = {name: np.asarray(value) for name, value in evidence._asdict().items()}
         np.savez(content, **arrays)
         write_atomic(path, content.getvalue())
         return evidence
-    scalars: dict[str, Any] = {"images": str, "unit": str, "num_units": int, "auc": float}
-    return Evidence._make(scalars.get(name, np.asarray)(value) for name, value in values.items())

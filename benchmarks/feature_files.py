@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.records import write_atomic
+from benchmarks.records import parse_json, write_atomic
 
 DESCRIPTION, STATE, MARKS = "cache.json", "state.json", "rows.bin"
 SCHEMA = 2
@@ -81,14 +81,16 @@ class CacheFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            content = json.loads((folder / DESCRIPTION).read_text())
+            content = dict(parse_json((folder / DESCRIPTION).read_bytes()))
             if content.pop("schema") != SCHEMA:
                 raise ValueError("made by another version")
+            if not isinstance(content["key"], dict):
+                raise ValueError("its key is no object")
             features = {name: (tuple(shape), str(dtype)) for name, (shape, dtype) in content["features"].items()}
             self.description = Description(**content | {"features": features})
             self.arrays = {name: self._open(f"{name}.bin", dtype, shape) for name, (shape, dtype) in features.items()}
             self.marks: NDArray[np.uint64] = self._open(MARKS, "uint64", (len(self.description.parts),))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise damaged(folder, str(error)) from error
 
     def _open(self, name: str, dtype: str, shape: Sequence[int]) -> Any:
@@ -129,7 +131,7 @@ class CacheFiles:
     def state(self) -> State:
         """How far the cache has come."""
         try:
-            return State(**json.loads((self.folder / STATE).read_text()))
+            return State(**parse_json((self.folder / STATE).read_bytes()))
         except FileNotFoundError:
             return State()
         except (ValueError, TypeError) as error:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +64,8 @@ def split_digest(entries: Iterable[Entry]) -> str:
     """Hex SHA-256 over path, split, class and group of every image, in the order of the paths."""
     digest = hashlib.sha256()
     for entry in sorted(entries):
-        digest.update("\0".join((entry.path, entry.split, entry.label, entry.group)).encode() + b"\n")
+        text = "\0".join((entry.path, entry.split, entry.label, entry.group))
+        digest.update(text.encode(errors="surrogateescape") + b"\n")
     return digest.hexdigest()
 
 
@@ -115,6 +116,8 @@ def read_entries(root: Path) -> list[Entry]:
         raise ValueError(f"manifest must be readable, got {str(path)!r}: {error}; {_REMEDY}") from error
     if not rows or tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
         raise ValueError(f"manifest must have the columns {','.join(COLUMNS)}, got {str(path)!r}; {_REMEDY}")
+    if len({row[0] for row in rows}) < len(rows):
+        raise ValueError(f"manifest must list each image once, got {str(path)!r}; {_REMEDY}")
     return sorted(Entry(*row) for row in rows[1:])
 
 
@@ -127,12 +130,55 @@ def read_about(root: Path) -> dict[str, Any]:
     path = root / "manifest.json"
     try:
         about: Any = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"manifest must be readable, got {str(path)!r}: {error}; {_REMEDY}") from error
-    if not isinstance(about, dict) or about.get("schema") != SCHEMA or not isinstance(about.get("split"), dict):
+    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
         found = about.get("schema") if isinstance(about, dict) else about
-        raise ValueError(f"manifest must be of schema {SCHEMA}, got {found!r} in {str(path)!r}; {_REMEDY}")
+        raise ValueError(f"manifest must be of schema {SCHEMA}, got {found!r:.50} in {str(path)!r}; {_REMEDY}")
+    damaged = [name for name, rule in _RULES.items() if not rule(about.get(name))]
+    if damaged:
+        raise ValueError(f"manifest must be undamaged, got a wrong {damaged[0]} in {str(path)!r}; {_REMEDY}")
     return about
+
+
+def _is_split(value: Any) -> bool:
+    """Whether a value is what `SplitOrigin.as_json` gives."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("parts"), dict)
+        and all(kind in KINDS for kind in (value.get("kind"), *value["parts"].values()))
+        and all(isinstance(value.get(name), str) for name in ("group_key", "digest"))
+        and isinstance(value.get("seed", ""), int | None)
+    )
+
+
+def _is_counts(value: Any) -> bool:
+    """Whether a value is what `count` gives."""
+    return isinstance(value, dict) and all(
+        isinstance(numbers, dict) and all(isinstance(number, int) for number in numbers.values())
+        for numbers in value.values()
+    )
+
+
+def _is_excluded(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, dict) and all(isinstance(item.get(name), str) for name in ("id", "reason")) for item in value
+    )
+
+
+def _is_notes(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(note, str) for note in value)
+
+
+# What is read of it again, and what it must be.
+_RULES: dict[str, Callable[[Any], bool]] = {
+    "complete": lambda value: isinstance(value, bool),
+    "settings": lambda value: isinstance(value, dict),
+    "split": _is_split,
+    "counts": _is_counts,
+    "notes": _is_notes,
+    "excluded": _is_excluded,
+}
 
 
 def read_origin(root: Path, paths: Iterable[str]) -> SplitOrigin | None:

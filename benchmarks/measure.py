@@ -23,7 +23,7 @@ from benchmarks.environment import ROOT, describe_code, describe_environment
 from benchmarks.memory import NvmlDriver, PhaseMemory, check_idle, host_peak_bytes
 from benchmarks.model import Parts
 from benchmarks.phases import MemoryPoint, build_point, point_resolution, run_phases
-from benchmarks.records import write_atomic
+from benchmarks.records import COUNTERS, parse_json, write_atomic
 from benchmarks.step import forbid_tf32
 
 SCHEMA = 1
@@ -118,14 +118,27 @@ def read_measured(results: Path) -> list[Record]:
     records = []
     for path in sorted((results / "measured").glob("*/*.json")):
         try:
-            record = json.loads(path.read_text())
-            if record["schema"] != SCHEMA:
-                raise ValueError(f"schema must be {SCHEMA}, got {record['schema']!r}")
-            MemoryPoint.from_dict(record["point"])
-        except (ValueError, KeyError, TypeError) as error:
+            record = parse_json(path.read_bytes())
+            _check(record)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"record must be a measured point, got {str(path)!r} ({error}): delete it") from error
         records.append(record)
     return records
+
+
+def _check(record: Any) -> None:
+    """Raises an error of some type where a record is not as it was written."""
+    if record["schema"] != SCHEMA:
+        raise ValueError(f"schema must be {SCHEMA}, got {record['schema']!r}")
+    point, example = MemoryPoint.from_dict(record["point"]), MemoryPoint("full", 224)
+    pairs: list[tuple[Any, Any]] = [(value, type(getattr(example, name))) for name, value in vars(point).items()]
+    pairs += [(record["status"]["state"], str), (record["status"].get("phase"), str | None)]
+    pairs += [(record.get("environment", {}).get("device"), str | None)]  # what failed at once has none
+    phases = (record.get("memory") or {"phases": {}})["phases"]
+    pairs += [((peaks or {}).get(counter), int | None) for peaks in phases.values() for counter in COUNTERS]
+    wrong = [value for value, kind in pairs if not isinstance(value, kind)]
+    if wrong:
+        raise ValueError(f"a value is of another type: {wrong[0]!r}")
 
 
 def measure(point: MemoryPoint, device: torch.device, make: Callable[[], Parts]) -> Record:

@@ -17,7 +17,7 @@ from benchmarks.features import digest
 from benchmarks.model import make_config
 from benchmarks.phases import MemoryPoint
 from benchmarks.predict import PhasePeak, Prediction, map_points, predict_memory
-from benchmarks.records import write_atomic
+from benchmarks.records import parse_json, write_atomic
 
 SCHEMA = 1
 
@@ -80,11 +80,11 @@ def _path(point: MemoryPoint, cache: Path) -> Path:
 def _read(point: MemoryPoint, path: Path) -> Prediction | None:
     """The stored prediction; None where there is none, or a file that is damaged or of another key."""
     try:
-        stored = json.loads(path.read_text())
+        stored = parse_json(path.read_bytes())
         phases = {name: PhasePeak(**peak) for name, peak in stored["phases"].items()}
         prediction = Prediction(point, phases, stored["feature_bytes"])
         return prediction if stored["key"] == _key(point) else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

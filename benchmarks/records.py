@@ -41,13 +41,16 @@ _PLACE = (
 
 
 class Column(NamedTuple):
-    """Where a flat column lies in a record, and the type it must have there (null is allowed unless required)."""
+    """Where a flat column lies in a record, and what it must be there (null is allowed unless required)."""
 
     path: str
     kind: type
     required: bool = False
+    low: float = 0
+    high: float = 2**63 - 1
 
 
+_ONE = 1 + 1e-9  # scores are means, which round
 COLUMNS: dict[str, Column] = {
     "run_id": Column("run_id", str, required=True),
     "state": Column("status.state", str, required=True),
@@ -62,9 +65,9 @@ COLUMNS: dict[str, Column] = {
     "split_kind": Column("run.dataset.split.kind", str),
     "split_group_key": Column("run.dataset.split.group_key", str),
     "split_digest": Column("run.dataset.split.digest", str),
-    "resolution": Column("run.config.resolution", int, required=True),
-    "effective_resolution": Column("run.input.effective_resolution", int),
-    "seed": Column("run.config.seed", int, required=True),
+    "resolution": Column("run.config.resolution", int, required=True, low=1),
+    "effective_resolution": Column("run.input.effective_resolution", int, low=1),
+    "seed": Column("run.config.seed", int, required=True, low=-(2**63)),
     "backbone": Column("run.weights.backbone", str),
     "backbone_requested": Column("run.weights.backbone_requested", str),
     "fallback": Column("run.weights.fallback", bool),
@@ -79,11 +82,11 @@ COLUMNS: dict[str, Column] = {
     "started": Column("run.started", str),
     "precision": Column("run.config.precision", str),
     "attention": Column("run.config.attention", str),
-    "batch_size": Column("run.config.batch_size", int),
-    "epochs": Column("run.config.epochs", int),
+    "batch_size": Column("run.config.batch_size", int, required=True, low=1),
+    "epochs": Column("run.config.epochs", int, required=True, low=1),
     "grad_checkpointing": Column("run.config.grad_checkpointing", bool),
     "preload": Column("run.config.preload", bool),
-    "lr": Column("run.config.lr", float),
+    "lr": Column("run.config.lr", float, required=True),
     "weight_decay": Column("run.config.weight_decay", float),
     "tuned_lr": Column("run.tuning.chosen", float),
     "tuned_trials": Column("run.tuning.num_trials", int),
@@ -93,12 +96,14 @@ COLUMNS: dict[str, Column] = {
         name: Column(f"measurements.parameters.{name}", int)
         for name in ("trainable_total", "trainable_head", "trainable", "frozen")
     },
-    "percent": Column("measurements.parameters.percent", float),
-    "val_auc": Column("measurements.val.auc", float),
+    "percent": Column("measurements.parameters.percent", float, high=100 * _ONE),
+    "val_auc": Column("measurements.val.auc", float, high=_ONE),
     **{
-        name: Column(f"measurements.test.{name}", float)
-        for name in ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "loss")
+        name: Column(f"measurements.test.{name}", float, high=_ONE)
+        for name in ("auc", "accuracy", "balanced_accuracy", "macro_f1")
     },
+    "kappa": Column("measurements.test.kappa", float, low=-_ONE, high=_ONE),
+    "loss": Column("measurements.test.loss", float),
     **{
         f"{source}_{phase}_{counter}": Column(f"measurements.{section}.phases.{phase}.{counter}", int)
         for source, section in (("measured", "memory"), ("predicted", "predicted_memory"))
@@ -110,13 +115,32 @@ COLUMNS: dict[str, Column] = {
     "preload_seconds": Column("measurements.preload.seconds", float),
     **{
         f"seconds_{part}": Column(f"measurements.seconds.{part}", float)
-        for part in ("total", "import", "setup", "images", "preload", "train", "validate", "test", "predict", "other")
+        for part in ("total", "import", "setup", "images", "preload", "train", "validate", "test", "predict")
     },
+    "seconds_other": Column("measurements.seconds.other", float, low=-1),  # a difference
     **{
         f"images_per_second_{part}": Column(f"measurements.images_per_second.{part}", float)
         for part in ("train", "eval", "preload")
     },
 }
+# What is read beside the columns: objects with what each has to hold, and lists and objects of numbers.
+_OBJECTS = {
+    "run.tuning": (
+        Column("chosen", float, required=True),
+        Column("num_trials", int, required=True),
+        Column("at_edge", bool, required=True),
+    ),
+    "run.selection": (),
+    "run.method.config": (),
+    "measurements.val": (Column("auc", float),),
+    "measurements.preload": (Column("cache", str, required=True),),
+    "run.dataset.split": tuple(Column(name, str, required=True) for name in ("kind", "group_key", "digest")),
+}
+_MEMBERS = (
+    Column("run.config.lr_grid", float, required=True),
+    Column("run.dataset.counts.test", int, required=True),
+)
+_EPOCH = (Column("epoch", int, required=True), Column("val_auc", float), Column("loss", float))
 _DTYPES = {int: "Int64", float: "float64", bool: "boolean", str: "object"}
 
 
@@ -198,14 +222,28 @@ def read_record(path: Path) -> Record:
     if not path.exists():
         raise FileNotFoundError(f"record must exist, got {str(path)!r}: `bench.py list runs` names those there are")
     try:
-        record = json.loads(path.read_bytes())
+        record = parse_json(path.read_bytes())
         _check(record)
-        if record["run_id"] != path.name.removesuffix(".json"):
+        if _stored(path.parent.parent, record["run_id"], ".json").name != path.name:
             raise ValueError(f"run_id must be the name of its file, got {record['run_id']!r}")
-    except (OSError, ValueError) as error:  # JSON and encoding errors are ValueErrors
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"record must be readable, got {str(path)!r} ({reason}): delete it and run again") from error
     return dict(record)
+
+
+def parse_json(data: bytes) -> Any:
+    """Content of a JSON file as this program writes them: every number finite, every string text.
+
+    Raises:
+        ValueError: It is not.
+    """
+    try:
+        content = json.loads(data)
+        json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return content
 
 
 def load_records(results: Path) -> tuple[list[Record], list[str]]:
@@ -292,13 +330,40 @@ def _check(record: Any) -> None:
         if not isinstance(record.get(section), dict):
             raise ValueError(f"{section} must be an object, got {record.get(section)!r}")
     for column in COLUMNS.values():
-        value = _lookup(record, column.path)
-        number = column.kind is float and isinstance(value, int)
-        fits = (isinstance(value, column.kind) or number) and (column.kind is bool or not isinstance(value, bool))
-        if not fits and (column.required or value is not None):
-            raise ValueError(f"{column.path} must be {column.kind.__name__}, got {value!r}")
+        _check_value(_lookup(record, column.path), column)
     if record["status"]["state"] not in STATES:
         raise ValueError(f"status.state must be one of {', '.join(STATES)}, got {record['status']['state']!r}")
+    for path, columns in _OBJECTS.items():
+        if (found := _lookup(record, path)) is not None:
+            _check_object(found, path, columns)
+    for column in _MEMBERS:
+        members = _lookup(record, column.path)
+        if not isinstance(members, list | dict | None):
+            raise ValueError(f"{column.path} must hold {column.kind.__name__}, got {members!r}")
+        for value in members.values() if isinstance(members, dict) else members or ():
+            _check_value(value, column)
+    history = _lookup(record, "measurements.history")
+    if not isinstance(history, list | None):
+        raise ValueError(f"measurements.history must be a list, got {history!r}")
+    for epoch in history or ():
+        _check_object(epoch, "measurements.history", _EPOCH)
+
+
+def _check_object(found: Any, path: str, columns: Sequence[Column]) -> None:
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must be an object, got {found!r}")
+    for column in columns:
+        _check_value(found.get(column.path), column._replace(path=f"{path}.{column.path}"))
+
+
+def _check_value(value: Any, column: Column) -> None:
+    if value is None and not column.required:
+        return
+    number = column.kind is float and isinstance(value, int)
+    if not (isinstance(value, column.kind) or number) or (isinstance(value, bool) and column.kind is not bool):
+        raise ValueError(f"{column.path} must be {column.kind.__name__}, got {value!r}")
+    if column.kind in (int, float) and not column.low <= value <= column.high:
+        raise ValueError(f"{column.path} must be from {column.low:g} to {column.high:g}, got {value!r}")
 
 
 def _plain(value: Any) -> Any:

@@ -218,7 +218,11 @@ def _measured_points(measured: dict[Path, Record]) -> Iterator[dict[str, Any]]:
         details = [*(f"{name} {value}" for name, value in point.options), *([] if point.preload else ["live features"])]
         label = METHODS[point.method].title if point.method in METHODS else point.method
         label += f" ({', '.join(details)})" if details else ""
-        place = {"method": point.method, "resolution": point.resolution, "device": record["environment"]["device"]}
+        place = {
+            "method": point.method,
+            "resolution": point.resolution,
+            "device": record.get("environment", {}).get("device"),
+        }
         place |= {"setting": _setting(point.as_dict()), "label": label}
         place["record"] = f"measured/{path.parent.name}/{path.stem}"
         phases = (record.get("memory") or {"phases": {}})["phases"]

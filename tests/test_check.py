@@ -176,7 +176,9 @@ def write_manifest(root: Path, groups: dict[str, str], complete: bool = True) ->
         split, label = name.split("/")[:2]
         entries.append(Entry(name, split, label, groups.get(name, name), f"raw/{name}", inspect_image(path).pixels))
     notes = [] if complete else ["3 images are missing"]
-    manifest.write_manifest(root, entries, {"complete": complete, "notes": notes, "split": {"kind": "ours"}})
+    origin = {"kind": "ours", "parts": {}, "group_key": "patient", "seed": 0, "digest": manifest.split_digest(entries)}
+    about = {"complete": complete, "notes": notes, "split": origin, "counts": manifest.count(entries)}
+    manifest.write_manifest(root, entries, about | {"settings": {}, "excluded": []})
 
 
 def test_a_group_in_two_splits_is_a_leak(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -230,8 +230,9 @@ def test_runs_store_the_groups_of_a_prepared_folder(tmp_path: Path) -> None:
         Entry(s.path, s.path.split("/")[0], plain.classes[s.label], f"patient {s.path[-5]}", s.path, "")
         for s in samples
     ]
-    split = {"kind": "ours", "parts": {}, "group_key": "patient", "seed": 0}
-    write_manifest(root, entries, {"complete": True, "notes": [], "split": split})
+    split = {"kind": "ours", "parts": {}, "group_key": "patient", "seed": 0, "digest": ""}
+    about = {"complete": True, "notes": [], "split": split, "counts": {}, "settings": {}, "excluded": []}
+    write_manifest(root, entries, about)
     prepared = open_dataset(str(root), tmp_path, tmp_path / "cache")
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4]] * 4)
     frames = [_predictions(dataset, "test", probabilities) for dataset in (plain, prepared)]

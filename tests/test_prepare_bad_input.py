@@ -1,5 +1,6 @@
 """Damaged images, dangerous archives and a full disk are one clear line, and leave no half-made dataset."""
 
+import copy
 import functools
 import io
 import shutil
@@ -10,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import raw_trees
-from PIL import Image
 from prepared_trees import refused
 from raw_trees import picture, save
 
 import bench
+from benchmarks import decode
 from benchmarks.prepare import files
 from benchmarks.prepare.stage import Stage
 from datasets import DATASETS
@@ -54,7 +56,7 @@ def test_corrupt_images_are_named_and_the_others_are_kept(
 def test_a_bomb_of_an_image(refuse: Callable[..., None], raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw_trees.chncxr(raw)
     monkeypatch.setattr("benchmarks.prepare.raw._check_complete", lambda info, found: None)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 2000)
     refuse("chncxr", "images must be readable, got 13 that are not", "decompression bomb")
 
 
@@ -78,6 +80,53 @@ def test_an_archive_with_links(refuse: Callable[..., None], raw: Path) -> None:
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     zipped(raw, link, b"/etc/passwd")
     refuse("chncxr", "archive must hold no links, got 'CHNCXR_0001_0.png' in 'bad.zip'")
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK])
+def test_an_archive_with_devices(refuse: Callable[..., None], raw: Path, kind: int) -> None:
+    device = zipfile.ZipInfo("CHNCXR_0001_0.png")
+    device.external_attr = (kind | 0o666) << 16
+    zipped(raw, device)
+    refuse("chncxr", "archive must hold no devices, got 'CHNCXR_0001_0.png' in 'bad.zip'")
+
+
+def test_an_archive_whose_members_share_their_bytes(
+    refuse: Callable[..., None], raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each member is in proportion; the directory names the same bytes a hundred times."""
+    monkeypatch.setattr(files, "_RATIO_MATTERS_BYTES", 100_000)
+    zipped(raw, "seed.png")
+    data = np.random.default_rng(0).integers(0, 64, 90_000, np.uint8).tobytes()
+    with zipfile.ZipFile(raw / "bad.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("0.png", data)
+        for number in range(1, 1000):
+            twin = copy.copy(archive.filelist[0])
+            twin.filename = f"{number}.png"
+            archive.filelist.append(twin)
+    refuse("chncxr", "archive must not be a decompression bomb (", "bytes that become 90,000,000), got 'bad.zip'")
+
+
+def test_an_archive_with_a_nameless_member(refuse: Callable[..., None], raw: Path) -> None:
+    path = zipped(raw, "x.png")
+    path.write_bytes(path.read_bytes().replace(b"x.png", b"\0.png"))  # zipfile ends names at the first NUL
+    refuse("chncxr", "archive must keep its members inside, got '' in 'bad.zip'")
+
+
+@pytest.mark.parametrize("where", ["local header", "content"])
+@pytest.mark.parametrize("name", ["chncxr", "cmmd"])
+def test_a_member_that_is_no_deflate_stream(
+    refuse: Callable[..., None], raw: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: str
+) -> None:
+    member = {"chncxr": "CHNCXR_0009_0.png", "cmmd": "1-1.dcm"}[name]
+    raw_trees.BUILDERS[name](raw)
+    with zipfile.ZipFile(raw / "bad.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(member, bytes(range(256)) * 9)
+    data = bytearray((raw / "bad.zip").read_bytes())
+    start = 0 if where == "local header" else 30 + len(member)
+    data[start : start + 4] = b"\xff" * 4
+    (raw / "bad.zip").write_bytes(data)
+    monkeypatch.setattr("benchmarks.prepare.raw._check_complete", lambda info, found: None)
+    refuse(name, f"got 'bad.zip!/{member}': ", "download it again")
 
 
 def test_an_archive_that_is_a_bomb(refuse: Callable[..., None], raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:

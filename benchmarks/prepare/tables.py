@@ -9,6 +9,7 @@ from benchmarks.prepare.files import RawFile, RawFiles, check_members
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", "_metadata")  # HAM10000_metadata has no suffix
 _MAX_BYTES = 2**26
+_MAX_CELLS = 2**19  # empty ones included, of which a workbook may have billions in a few bytes
 _DELIMITERS = (",", ";", "\t")
 
 Row = dict[str, str]
@@ -118,10 +119,19 @@ def _read_workbook(file: RawFile, data: bytes, sheet: str) -> list[list[str]]:
 
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            check_members(file.source, archive.infolist())
+            check_members(file.source, archive.infolist(), len(data))
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > _MAX_BYTES:
+            raise ValueError(f"it must unpack to at most {_MAX_BYTES:,} bytes, got {unpacked:,}")
         workbook = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         chosen = workbook[sheet] if sheet in workbook.sheetnames else workbook[workbook.sheetnames[0]]
-        rows = [[_text(value) for value in row] for row in chosen.iter_rows(values_only=True)]
+        chosen.reset_dimensions()  # rows are as long as what they hold, whatever size the file states
+        rows, room = [], _MAX_CELLS
+        for values in chosen.iter_rows(values_only=True):
+            room -= 1 + len(values)
+            if room < 0:
+                raise ValueError(f"it must have at most {_MAX_CELLS:,} cells, got more")
+            rows.append([_text(value) for value in values])
         workbook.close()
     except Exception as error:  # openpyxl raises whatever the XML inside leads it to
         raise ValueError(

@@ -1,0 +1,465 @@
+"""Whatever a file holds, a user gets one line and no traceback: suite files, records, manifests, label tables.
+
+Valid files are damaged at random, in their structure and in their bytes, always in the same way.
+"""
+
+import contextlib
+import copy
+import csv
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pytest
+import raw_trees
+import yaml
+from fixed_records import make_record, store_with_predictions
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from report_folder import predictions as make_predictions
+from report_folder import write_measured
+from tiny_images import COUNTS, make_images
+
+import bench
+from benchmarks.check import survey
+from benchmarks.commands import COMMANDS
+from benchmarks.commands.run import parse, suite_options
+from benchmarks.data import open_dataset
+from benchmarks.decode import decode, inspect_image, is_image
+from benchmarks.dicom import read_tags
+from benchmarks.evidence import load_evidence
+from benchmarks.findings import findings
+from benchmarks.manifest import COLUMNS, Entry, count, write_manifest
+from benchmarks.measure import read_measured
+from benchmarks.memory_table import measured_rows, points_frame
+from benchmarks.paper_layout import write_paper_tables
+from benchmarks.prepare.build import prepare
+from benchmarks.prepare.files import scan
+from benchmarks.prepare.raw import find_samples
+from benchmarks.prepare.request import Request
+from benchmarks.records import load_records, runs_frame
+from benchmarks.report_data import class_results, collect
+from benchmarks.tables import console_table, write_tables
+from datasets import DATASETS
+
+PARSER = bench.make_parser(COMMANDS["run"])
+MENDABLE = (ValueError, OSError, RuntimeError)  # what bench.main turns into one line
+fuzz = settings(
+    derandomize=True, deadline=None, max_examples=25, database=None, suppress_health_check=list(HealthCheck)
+)
+fuzz_briefly = settings(fuzz, max_examples=10)  # what goes all the way to tables takes its time
+
+ODD = ["", " ", "\0", "\r\n", "\ufeff", "\ud800", "\udcff", "é", "𝕏" * 3, "-1", "--help", "../x", "1e999", "x" * 2000]
+DEEP = b"[" * 5000 + b"]" * 5000
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.sampled_from([2**63, -(2**63), 10**30, 10**400]),
+    st.floats(),
+    st.sampled_from(ODD),
+    st.text(max_size=5),
+)
+keys = st.sampled_from(ODD) | st.text(max_size=3)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=4
+)
+
+
+def one_line(error: BaseException) -> None:
+    """What bench.main prints: not empty, and printable."""
+    text = " ".join(str(error).split())
+    assert text, repr(error)
+    assert not isinstance(error, RecursionError)
+
+
+@contextlib.contextmanager
+def only_clean_errors() -> Iterator[None]:
+    try:
+        yield
+    except MENDABLE as error:
+        one_line(error)
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of everything inside nested lists and dictionaries."""
+    yield path
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in items:
+        yield from places(value, (*path, key))
+
+
+@st.composite
+def damaged(draw: st.DrawFn, content: Any) -> Any:
+    """Up to three parts replaced, dropped or added."""
+    content = copy.deepcopy(content)
+    for _ in range(draw(st.integers(1, 3))):
+        path = draw(st.sampled_from(list(places(content))))
+        if not path:
+            if draw(st.integers(0, 20)) == 0:
+                return draw(values)
+            continue
+        parent = content
+        for key in path[:-1]:
+            parent = parent[key]
+        how = draw(st.sampled_from(["replace", "replace", "drop", "add"]))
+        if how == "replace":
+            parent[path[-1]] = draw(values)
+        elif how == "drop":
+            del parent[path[-1]]
+        elif isinstance(parent, dict):
+            parent[draw(st.text(max_size=5))] = draw(values)
+    return content
+
+
+@st.composite
+def broken(draw: st.DrawFn, data: bytes) -> bytes:
+    """Bytes cut, overwritten, inserted, repeated, or in other line ends and encodings."""
+    for _ in range(draw(st.integers(1, 3))):
+        start, length = draw(st.integers(0, len(data))), draw(st.integers(0, 40))
+        junk = draw(st.binary(max_size=8) | st.sampled_from([b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b'"', b"NaN"]))
+        how = draw(st.sampled_from(["cut", "over", "insert", "repeat", "crlf", "utf16", "bom"]))
+        if how == "cut":
+            data = data[:start]
+        elif how == "over":
+            data = data[:start] + junk + data[start + len(junk) :]
+        elif how == "insert":
+            data = data[:start] + junk + data[start:]
+        elif how == "repeat":
+            data = data[:start] + data[start : start + length] * 2 + data[start + length :]
+        elif how == "crlf":
+            data = data.replace(b"\n", b"\r\n")
+        elif how == "utf16":
+            data = data.decode("latin-1").encode("utf-16")
+        else:
+            data = b"\xef\xbb\xbf" + data
+    return data
+
+
+def parse_suite(data: bytes) -> None:
+    """Parses a suite file as bench.py does, as far as a plan."""
+    with folder() as place:
+        path = place / "mine.yaml"
+        path.write_bytes(data)
+        try:
+            with only_clean_errors():
+                suite_options(parse(PARSER, ["--suite", str(path)]))
+        except SystemExit as ended:
+            assert ended.code == 2
+
+
+SUITE = {
+    **{"methods": ["fpt", "lora"], "res": [224, 448], "seeds": [0, 1], "lr": [0.001, "1e-4"], "epochs": 3},
+    **{"grad_checkpointing": True, "preload": "off", "set": ["lora.rank=8"], "data_root": "data", "backbone": "vit"},
+}
+
+
+@fuzz
+@given(damaged(SUITE))
+def test_suite_files_of_odd_values(content: Any) -> None:
+    parse_suite(yaml.safe_dump(content, allow_unicode=True).encode(errors="surrogatepass"))
+
+
+@fuzz
+@given(broken(yaml.safe_dump(SUITE).encode()))
+@example(DEEP)
+@example(b"epochs: !!bool x")
+@example(b"epochs: !!timestamp x")
+@example(b"epochs: !!int ''")
+@example(b"epochs: 0x" + b"f" * 9000)
+@example(b"a: &a [1, 2]\nb: &b [*a, *a, *a]\nc: &c [*b, *b, *b]\nepochs: [*c, *c]")
+@example(b"? [epochs]\n: 3")
+@example(b"methods: !!python/object/apply:os.system ['touch /tmp/x']")
+def test_suite_files_of_odd_bytes(data: bytes) -> None:
+    parse_suite(data)
+
+
+@pytest.mark.parametrize("item", ["--help", "-h", "--overwrite"])
+def test_a_value_is_never_another_option(tmp_path: Path, item: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"methods: [fpt, {item}]")
+    with pytest.raises(ValueError, match=rf"methods in .* must not begin with a dash, got '{item}'"):
+        parse(PARSER, ["--suite", str(path)])
+
+
+RECORD = make_record("fpt", method_config={"rank": 8})
+RECORD["run"]["dataset"] |= {
+    "counts": {"test": {"no": 3, "yes": 3}},
+    "split": {"kind": "ours", "group_key": "patient", "digest": "ab" * 32},
+}
+RECORD["run"]["config"]["lr_grid"] = [1e-3, 1e-2]
+RECORD["run"]["tuning"] = {"chosen": 1e-2, "num_trials": 2, "at_edge": True}
+RECORD["measurements"]["history"] = [{"epoch": 1, "loss": 0.5, "val_auc": 0.5}]
+WHOLE = make_record("full")
+
+
+def show(data: bytes) -> None:
+    """Stores a record beside a whole one: it is named in one line, or goes all the way to tables and page."""
+    with folder() as results:
+        (results / "runs").mkdir()
+        for name, content in ((RECORD["run_id"], data), (WHOLE["run_id"], json.dumps(WHOLE).encode())):
+            (results / "runs" / f"{name}.json").write_bytes(content)
+        records, problems = load_records(results)
+        assert len(records) + len(problems) == 2 and WHOLE in records
+        for line in problems:
+            assert str(results) in line and len(line.splitlines()) == 1
+        assert bench.main(["list", "runs", "--results", str(results)]) == bool(problems)
+        if problems:
+            return
+        frame = runs_frame(records)
+        for path in (*write_tables(results, frame), *write_paper_tables(results, frame, True)):
+            assert path.read_text()
+        console_table(frame)
+        assert bench.main(["list", "caches", "--results", str(results), "--cache", str(results)]) == 0
+        collect(results, results, records)
+
+
+@fuzz_briefly
+@given(damaged(RECORD))
+@example(RECORD)
+def test_records_of_odd_values(record: Any) -> None:
+    show(json.dumps(record).encode())
+
+
+with tempfile.TemporaryDirectory() as _place:
+    MEASURED = json.loads(write_measured(Path(_place), "fpt", 224, {"train": 900, "preload": 800}).read_text())
+
+
+@fuzz_briefly
+@given(damaged(MEASURED))
+@example(MEASURED)
+def test_measured_points_of_odd_values(record: Any) -> None:
+    with folder() as results:
+        path = write_measured(results, "fpt", 224, {"train": 900, "preload": 800})
+        path.write_text(json.dumps(record))
+        with only_clean_errors():
+            collect(results, results, [WHOLE])
+        with only_clean_errors():
+            points_frame(row for stored in read_measured(results) for row in measured_rows(stored))
+
+
+@fuzz_briefly
+@given(broken(json.dumps(RECORD).encode()))
+@example(DEEP)
+def test_records_of_odd_bytes(data: bytes) -> None:
+    show(data)
+
+
+ENTRIES = [
+    Entry(f"{split}/{label}/{number}.png", split, label, f"patient {split} {number}", "raw.zip!/x.png", "")
+    for split, images in COUNTS.items()
+    for label in ("bright", "dark")
+    for number in range(images)
+]
+ABOUT = {
+    "schema": 1,
+    **{"dataset": "images", "title": "Images", "created": "2026-01-01T00:00:00Z", "raw": "/raw", "complete": False},
+    "settings": {"max_side": 1536, "seed": 0, "split_file": None, "image_level": False},
+    "split": {"kind": "ours", "parts": {"train": "ours"}, "group_key": "patient", "seed": 0, "digest": "ab" * 32},
+    **{"num_groups": 24, "counts": count(ENTRIES), "observed": {}, "expected": {}, "notes": ["a note"]},
+    **{"licence": "", "citation": "", "url": "", "excluded": [{"id": "x.png", "reason": "missing"}]},
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_images(tmp_path_factory.mktemp("fuzz") / "images")
+
+
+def open_prepared(root: Path, name: str, data: bytes) -> None:
+    """Opens, checks and prepares again a folder with one file of its manifest damaged."""
+    write_manifest(root, ENTRIES, ABOUT)
+    (root / name).write_bytes(data)
+    with only_clean_errors():
+        dataset = open_dataset(str(root), root.parent, root.parent / "cache")
+        json.dumps(dataset.split_origin.as_json() if dataset.split_origin else None)
+    with only_clean_errors():
+        findings(survey(root, None))
+    with only_clean_errors():
+        prepare(DATASETS["covid"], Request(root.parent / "none", root), lambda done, total: None)
+
+
+@fuzz
+@given(damaged(ABOUT))
+@example(ABOUT)
+@example({"schema": 1, "split": {}})
+def test_manifests_of_odd_values(prepared: Path, about: Any) -> None:
+    open_prepared(prepared, "manifest.json", json.dumps(about).encode())
+
+
+@fuzz
+@given(broken(json.dumps(ABOUT).encode()))
+@example(DEEP)
+def test_manifests_of_odd_bytes(prepared: Path, data: bytes) -> None:
+    open_prepared(prepared, "manifest.json", data)
+
+
+@st.composite
+def odd_tables(draw: st.DrawFn, rows: list[list[str]]) -> list[list[str]]:
+    """Cells replaced, rows dropped, repeated, cut short or made longer, columns renamed."""
+    rows = copy.deepcopy(rows)
+    for _ in range(draw(st.integers(1, 3))):
+        number = draw(st.integers(0, len(rows) - 1))
+        how = draw(st.sampled_from(["cell", "cell", "drop", "repeat", "short", "long", "header"]))
+        row = rows[0] if how == "header" else rows[number]
+        if how in ("cell", "header") and row:
+            other = draw(st.sampled_from([value for row in rows for value in row]))
+            row[draw(st.integers(0, len(row) - 1))] = draw(st.sampled_from([*ODD, "nan", "inf", "1e5", other]))
+        elif how == "drop" and len(rows) > 1:
+            del rows[number]
+        elif how == "repeat":
+            rows.insert(number, list(row))
+        elif how == "short":
+            del row[1:]
+        elif how == "long":
+            row += ["more", ""]
+    return rows
+
+
+def as_csv(rows: list[list[str]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode(errors="surrogatepass")
+
+
+MANIFEST = [list(COLUMNS), *map(list, ENTRIES)]
+
+
+@fuzz
+@given(odd_tables(MANIFEST).map(as_csv) | broken(as_csv(MANIFEST)))
+def test_manifest_tables_that_are_odd(prepared: Path, data: bytes) -> None:
+    open_prepared(prepared, "manifest.csv", data)
+
+
+LABELS = {
+    "messidor_data.csv": "messidor2",
+    "messidor-2.csv": "messidor2",
+    "DDR-dataset/DR_grading/valid.txt": "ddr",
+    "ISBI2016_ISIC_Part3_Test_GroundTruth.csv": "isic2016",
+    "ISIC2018_Task3_Training_LesionGroupings.csv": "isic2018",
+    "ISIC2018_Task3_Test_GroundTruth.zip": "isic2018",
+    "MINI-DDSM-Complete-JPEG-8/DataWMask.xlsx": "mini_ddsm",
+    "CMMD_clinicaldata_revision.xlsx": "cmmd",
+}
+
+
+@pytest.fixture(scope="module", params=list(LABELS))
+def download(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The label table of a raw download of one dataset."""
+    root = tmp_path_factory.mktemp("raw") / LABELS[request.param]
+    raw_trees.BUILDERS[root.name](root)
+    return root / request.param
+
+
+def find(table: Path, data: bytes, suffix: str) -> None:
+    """Looks through the download with other content in its label table."""
+    root = next(parent for parent in table.parents if parent.name in raw_trees.BUILDERS)
+    with_suffix, whole = table.with_suffix(suffix), table.read_bytes()
+    table.unlink()
+    with_suffix.write_bytes(data)
+    try:
+        with only_clean_errors():
+            find_samples(DATASETS[root.name], scan(root), allow_incomplete=True)
+    finally:
+        with_suffix.unlink()
+        table.write_bytes(whole)
+
+
+def rows_of(table: Path) -> list[list[str]]:
+    """The rows of a label table, read without the code under test."""
+    if table.suffix == ".xlsx":
+        book = openpyxl.load_workbook(table)
+        return [["" if value is None else str(value) for value in row] for row in book.worksheets[-1].values]
+    if table.suffix == ".zip":
+        with zipfile.ZipFile(table) as archive:
+            text = archive.read(next(name for name in archive.namelist() if name.endswith(".csv"))).decode()
+    else:
+        text = table.read_text()
+    delimiter = " " if table.suffix == ".txt" else ";" if ";" in text else ","
+    return list(csv.reader(text.splitlines(), delimiter=delimiter))
+
+
+@fuzz
+@given(st.data())
+def test_label_tables_of_odd_values(download: Path, data: st.DataObject) -> None:
+    rows = [row for row in data.draw(odd_tables(rows_of(download))) if row]
+    if download.suffix == ".txt":
+        find(download, "\n".join(map(" ".join, rows)).encode(errors="surrogatepass"), ".txt")
+    else:
+        find(download, as_csv(rows), ".csv")
+
+
+@fuzz
+@given(st.data())
+def test_label_tables_of_odd_bytes(download: Path, data: st.DataObject) -> None:
+    find(download, data.draw(broken(download.read_bytes())), download.suffix)
+
+
+PICTURES = {
+    **{kind: {"format": kind} for kind in ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")},
+    "deflated TIFF": {"format": "TIFF", "compression": "tiff_deflate"},
+    "MPO": {"format": "MPO"},
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow and pydicom warn of damages that they can live with
+@pytest.mark.parametrize("kind", [*PICTURES, "DICOM"])
+@fuzz
+@given(st.data())
+def test_images_of_odd_bytes(tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject) -> None:
+    path = tmp_path_factory.getbasetemp() / f"picture of {kind}.png"
+    if kind == "DICOM":
+        raw_trees.write_dicom(path, 1, "D1-0001", "L", "CC", 4)
+    else:
+        raw_trees.picture(1).save(path, **PICTURES[kind])
+    path.write_bytes(data.draw(broken(path.read_bytes())))
+    for read in (inspect_image, lambda path: decode(path.read_bytes(), path.name), is_image):
+        try:
+            read(path)
+        except ValueError as error:
+            one_line(error)
+    with path.open("rb") as file, contextlib.suppress(ValueError):
+        read_tags(file, path.name, ["PatientID"])
+
+
+PREDICTIONS = make_predictions(1).to_csv(index=False)
+
+
+@fuzz
+@given(broken(PREDICTIONS.encode()) | odd_tables(list(csv.reader(PREDICTIONS.splitlines()))).map(as_csv))
+def test_predictions_that_are_odd(data: bytes) -> None:
+    with folder() as results:
+        (results / "runs").mkdir()
+        path = results / "runs" / f"{RECORD['run_id']}.predictions.csv"
+        path.write_bytes(data)
+        evidence, problems = load_evidence(results, runs_frame([RECORD]))
+        assert len(evidence) + len(problems) == 1
+        for line in problems:
+            assert str(path) in line and len(line.splitlines()) == 1
+        with contextlib.suppress(ValueError):
+            class_results(path)
+
+
+@fuzz_briefly
+@given(st.data())
+def test_damaged_statistics_are_made_again(data: st.DataObject) -> None:
+    with folder() as results:
+        record = make_record("lora")
+        store_with_predictions(results, record, 1.0, num_images=8)
+        frame = runs_frame([record])
+        whole, _ = load_evidence(results, frame)
+        (kept,) = (results / ".statistics").iterdir()
+        kept.write_bytes(data.draw(broken(kept.read_bytes())))
+        again, problems = load_evidence(results, frame)
+        assert problems == [] and again[record["run_id"]].auc == whole[record["run_id"]].auc
