@@ -5,10 +5,11 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.backbone import Attention
-from benchmarks.step import Precision
+if TYPE_CHECKING:  # with these come torch and timm, seconds that reading records does not need
+    from benchmarks.backbone import Attention
+    from benchmarks.step import Precision
 
 LATER = ("lr_grid", "trial", "stop_hopeless")
 
@@ -54,8 +55,8 @@ class RunConfig:
     lr: float
     weight_decay: float
     options: dict[str, Any] = field(default_factory=dict)
-    precision: Precision = "fp32"
-    attention: Attention = "sdpa"
+    precision: "Precision" = "fp32"
+    attention: "Attention" = "sdpa"
     grad_checkpointing: bool = False
     preload: bool = False
     device_type: str = "cpu"

@@ -1,12 +1,13 @@
 """The stored records of runs: written whole or not at all, checked when read, flattened for tables and plots."""
 
 import contextlib
+import functools
 import json
 import math
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,16 +216,28 @@ def load_records(results: Path) -> tuple[list[Record], list[str]]:
         The readable records, and one line for each file that is not one. The caller shows these lines and exits
         non-zero: a damaged file is never counted and never passed over in silence.
     """
-    records, problems = [], []
+    problems: list[str] = []
+    return list(_readable(results, problems)), problems
+
+
+def load_frame(results: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read every record under `results/runs` as a row, as `load_records` and `runs_frame` do one after the other.
+
+    One record is held at a time: ten thousand together take a gigabyte.
+    """
+    problems: list[str] = []
+    return runs_frame(_readable(results, problems)), problems
+
+
+def _readable(results: Path, problems: list[str]) -> Iterator[Record]:
     for path in sorted((results / "runs").glob("[!.]*.json")):
         try:
-            records.append(read_record(path))
+            yield read_record(path)
         except (ValueError, FileNotFoundError) as error:
             problems.append(str(error))
-    return records, problems
 
 
-def runs_frame(records: Sequence[Record]) -> pd.DataFrame:
+def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row a run, one flat column for each entry of `COLUMNS`, and `variant`.
 
     Identity: run_id, state, message, phase, method, method_title, dataset, dataset_title, dataset_digest, synthetic,
@@ -275,8 +288,13 @@ def _stored(results: Path, run_id: str, suffix: str) -> Path:
     return results / "runs" / f"{run_id}{suffix}"
 
 
+@functools.cache
+def _keys(path: str) -> tuple[str, ...]:
+    return tuple(path.split("."))
+
+
 def _lookup(record: Any, path: str) -> Any:
-    for key in path.split("."):
+    for key in _keys(path):
         if not isinstance(record, dict):
             return None
         record = record.get(key)

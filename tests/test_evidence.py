@@ -151,7 +151,9 @@ def test_resamples_are_kept_and_a_damaged_file_is_made_again(tmp_path: Path, mon
         ("split,path,prob_a,prob_b\ntest,1,0.5,0.5\n", "columns must be split, path, label, prob_<class>, got none"),
         ("split,path,label,prob_a,prob_b\ntest,1,a,0.5,0.5\n", "labels of the test split must be the classes"),
         ("split,path,label,prob_a,prob_b\ntest,1,a,nan,0.5\ntest,2,b,1,1\n", "probabilities must be finite"),
-        ("", "No columns"),
+        ("split,path,label,prob_a,prob_b\ntest,1,a,0.5\n", "rows must have a value for each column"),
+        ("split,path,label,prob_a,prob_b\ntest,1,a,,0.5\ntest,2,b,1,1\n", "could not convert string to float"),
+        ("", "got none called split"),
     ],
 )
 def test_predictions_that_are_none_are_refused(content: str, message: str) -> None:

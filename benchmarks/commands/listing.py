@@ -67,10 +67,10 @@ def run(args: argparse.Namespace) -> int:
             for cache in stored_caches(args.cache / "features", records)
         ]
     else:
-        from benchmarks.records import load_records
+        from benchmarks.records import load_frame
 
-        records, problems = load_records(args.results)
-        rows = [{"run": record["run_id"], "state": record["status"]["state"]} for record in records]
+        frame, problems = load_frame(args.results)
+        rows = [{"run": run_id, "state": state} for run_id, state in zip(frame["run_id"], frame["state"], strict=True)]
     for problem in problems:
         print(problem, file=sys.stderr)
     print_frame(pd.DataFrame(rows), args.format)

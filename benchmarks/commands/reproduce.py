@@ -27,10 +27,10 @@ def reproduce(args: argparse.Namespace) -> int:
     status = run_command.run(args)
 
     from benchmarks.paper_layout import write_paper_tables
-    from benchmarks.records import load_records, runs_frame
+    from benchmarks.records import load_frame
 
-    records, _ = load_records(args.results)  # those that are damaged were named, and count in the status
-    print(*write_paper_tables(args.results, runs_frame(records), published=True), sep="\n", file=sys.stderr)
+    frame, _ = load_frame(args.results)  # records that are damaged were named, and count in the status
+    print(*write_paper_tables(args.results, frame, published=True), sep="\n", file=sys.stderr)
     return status
 
 

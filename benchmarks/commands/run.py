@@ -298,13 +298,11 @@ def show_results(results: Path, run_ids: set[str]) -> int:
 
     from benchmarks.evidence import load_evidence
     from benchmarks.plots import write_plots
-    from benchmarks.records import load_records, runs_frame
+    from benchmarks.records import load_frame
     from benchmarks.tables import console_table, write_tables
 
-    records, problems = load_records(results)
-    shown = runs_frame([record for record in records if record["run_id"] in run_ids])
-    Console().print(console_table(shown))
-    frame = runs_frame(records)
+    frame, problems = load_frame(results)
+    Console().print(console_table(frame[frame["run_id"].isin(run_ids)]))
     evidence, damaged = load_evidence(results, frame)
     for problem in (*problems, *damaged):
         print(problem, file=sys.stderr)
