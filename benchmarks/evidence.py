@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from benchmarks.records import write_atomic
@@ -203,24 +202,28 @@ def _read_csv(data: bytes) -> tuple[list[str], list[list[str]]]:
 
 def _kept(data: bytes, folder: Path) -> Evidence:
     """The evidence of a predictions file, from the folder where it was resampled before."""
-    path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}-{NUM_RESAMPLES}-{_LAYOUT}.safetensors"
+    path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}-{NUM_RESAMPLES}-{_LAYOUT}"
     try:
         return _unpack(path.read_bytes())
-    except (OSError, ValueError, KeyError, SafetensorError):  # none there, or a damaged one
+    except (OSError, ValueError):  # none there, or a damaged one
         evidence = read_evidence(data)
-        write_atomic(path, _pack(evidence))
+        write_atomic(path, _pack(evidence), sync=False)
         return evidence
 
 
 def _pack(evidence: Evidence) -> bytes:
-    """As tensors, which are read in no time; text as its bytes."""
+    """As tensors, which are read in no time, text as its bytes; the digest of all that comes first."""
     texts = {name: np.frombuffer(getattr(evidence, name).encode(), np.uint8) for name in ("images", "unit")}
     numbers = {"num_units": np.array([evidence.num_units]), "auc": np.array([evidence.auc])}
     arrays = {name: getattr(evidence, name) for name in ("resampled", "labels", "placements")}
-    return bytes(save(texts | numbers | arrays))
+    content = bytes(save(texts | numbers | arrays))
+    return hashlib.sha256(content).digest() + content
 
 
-def _unpack(content: bytes) -> Evidence:
+def _unpack(data: bytes) -> Evidence:
+    digest, content = data[:32], data[32:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("content must be what was written, got other bytes")
     kept = load(content)
     images, unit = (bytes(kept[name]).decode() for name in ("images", "unit"))
     num_units, auc = int(kept["num_units"][0]), float(kept["auc"][0])

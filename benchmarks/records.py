@@ -128,8 +128,14 @@ def check_writable(results: Path) -> None:
     probe.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, data: bytes) -> Path:
+def write_atomic(path: Path, data: bytes, sync: bool = True) -> Path:
     """Write a file so that a reader, or the next start after a crash, sees all of it or nothing.
+
+    Args:
+        path: the file.
+        data: its content.
+        sync: whether that holds for a crash of the machine too. It takes milliseconds, on a busy disk more: leave it
+            out for what is checked when it is read and can be made again.
 
     Raises:
         RuntimeError: the folder cannot be written.
@@ -139,14 +145,12 @@ def write_atomic(path: Path, data: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)  # the rename itself is durable only once its folder is synced
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if sync:
+            _sync_folder(path.parent)  # the rename itself is durable only then
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -155,6 +159,14 @@ def write_atomic(path: Path, data: bytes) -> Path:
             "free it or choose another with --results"
         ) from error
     return path
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_partial(results: Path, run_id: str) -> None:
