@@ -1,5 +1,6 @@
 """What a run is: every setting that changes its numbers, and the identity made from them."""
 
+import functools
 import hashlib
 import json
 import re
@@ -64,7 +65,7 @@ class RunConfig:
     trial: bool = False
     stop_hopeless: bool = False
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """Readable parts and a hash of everything: the name of the run's record."""
         # Settings that came later count where they are used: what was stored before keeps its name.

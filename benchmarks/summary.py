@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -125,9 +125,10 @@ def _cells(runs: pd.DataFrame) -> pd.DataFrame:
         columns |= {f"measured_{phase}_bytes": measured, f"predicted_{phase}_bytes": predicted}
         columns[f"{phase}_memory_bytes"] = measured.fillna(predicted)
         columns[f"{phase}_memory_source"] = _sources(measured, predicted)
-    measured, predicted = good["measured_train_peak_process_bytes"], tried["predicted_train_peak_process_bytes"]
     is_measured = columns["train_memory_source"] == "measured"
-    columns["train_process_bytes"] = measured.max().reindex(first.index).where(is_measured, predicted.max())
+    measured = good["measured_train_peak_process_bytes"].max().reindex(first.index)
+    predicted = tried["predicted_train_peak_process_bytes"].max()
+    columns["train_process_bytes"] = measured.where(is_measured, predicted)
     columns |= {name: first[name] for name in ("tuned_lr", "tuned_trials")}
     columns["tuned_at_edge"] = tried["tuned_at_edge"].any().astype(bool)
     columns |= {name: good[name].mean() for name in ("seconds_train", "preload_seconds", "images_per_second_preload")}

@@ -24,7 +24,7 @@ def reproduce(args: argparse.Namespace) -> int:
     if shown or not args.yes:
         print("nothing was started; the same command with --yes starts what is to do", file=sys.stderr)
         return shown
-    status = run_command.run(args)
+    status = run_command.run(argparse.Namespace(**{**vars(args), "predict_all": False}))
 
     from benchmarks.paper_layout import write_paper_tables
     from benchmarks.records import load_frame

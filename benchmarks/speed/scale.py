@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import copy
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("healthy", "mild", "severe")
 COUNTS = {"train": (30, 20, 10), "val": (15, 10, 5), "test": (50, 30, 20)}  # images of each class
 SIDES = (32, 48, 64, 96)  # stand for 224 to 1024 px: what is timed here never looks at an image
+IMPORTS = "import benchmarks.evidence, benchmarks.tables"
 MODEL = ["--weights", "none", "--backbone", "vit_tiny_patch16_224", "--device", "cpu"]
 KIB, MIB = 2**10, 2**20
 
@@ -102,7 +104,7 @@ class Grid:
         done = self.folder / "done"
         if done.exists():
             return
-        _time_command(ROOT, [*self.first, "--results", str(done)])
+        _time([str(ROOT / "bench.py"), *self.first, "--results", str(done)], ROOT)
         models: dict[str, Record] = {}
         datasets: dict[str, Dataset] = {}
         for path in (done / "runs").glob("*.json"):
@@ -157,10 +159,11 @@ def store_like(model: Record, run: PlannedRun, dataset: Dataset, results: Path) 
 
 
 def command_table(grid: Grid, clones: Sequence[Path]) -> pd.DataFrame:
-    """Seconds of each command, of this clone and, beside it, of another."""
+    """Seconds of each command, of this clone and, beside it, of another, which each comes right after."""
     stored, empty = ["--results", str(grid.results)], ["--results", str(grid.folder / "empty")]
     statistics, predictions = grid.results / ".statistics", grid.cache / "predictions"
     lines: list[tuple[str, list[str], Path | None]] = [
+        ("only importing what tables need", [], None),
         ("list runs", ["list", "runs", *stored], None),
         ("tables, the first time", ["tables", *stored], statistics),
         ("tables, again", ["tables", *stored], None),
@@ -170,53 +173,46 @@ def command_table(grid: Grid, clones: Sequence[Path]) -> pd.DataFrame:
         ("run --dry-run, all stored", [*grid.all, *stored, "--dry-run"], None),
         ("run, all stored: tables and plots", [*grid.all, *stored], None),
     ]
-    names = ["seconds", "seconds of the other clone"]
-    rows = [{"command": "importing what tables need"} | dict(zip(names, map(_time_imports, clones), strict=False))]
+    rows: list[dict[str, Any]] = []
     for what, command, remove in lines:
         row: dict[str, Any] = {"command": what}
-        for name, clone in zip(names, clones, strict=False):
+        for name, clone in zip(("", "before: "), clones, strict=False):
             if remove is not None:
                 shutil.rmtree(remove, ignore_errors=True)
-            row[name] = _time_command(clone, command)
+            arguments = [str(clone / "bench.py"), *command] if command else ["-c", IMPORTS]
+            row |= dict(zip((f"{name}seconds", f"{name}processor seconds"), _time(arguments, clone), strict=True))
+        if len(clones) > 1:
+            row["ratio"] = row["before: processor seconds"] / row["processor seconds"]
         rows.append(row)
-    table = pd.DataFrame(rows)
-    if len(clones) > 1:
-        table["ratio"] = (table[names[1]] / table[names[0]]).round(1)
-    return table.round(1)
+    return pd.DataFrame(rows).round(1)
 
 
-def _time_command(clone: Path, command: Sequence[str]) -> float:
-    return _time([str(clone / "bench.py"), *command], clone)
-
-
-def _time_imports(clone: Path) -> float:
-    return _time(["-c", "import benchmarks.evidence, benchmarks.tables"], clone)
-
-
-def _time(arguments: Sequence[str], clone: Path) -> float:
-    """Seconds of a fresh Python process in a clone.
+def _time(arguments: Sequence[str], clone: Path) -> tuple[float, float]:
+    """Seconds by the clock, and of all processors together, of a fresh Python process in a clone.
 
     Raises:
         RuntimeError: It failed.
     """
-    started = time.perf_counter()
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ended = subprocess.run([sys.executable, *arguments], cwd=clone, env=environment, capture_output=True, text=True)
     if ended.returncode:
         raise RuntimeError(f"{' '.join(arguments)[:200]} ended with status {ended.returncode}: {ended.stderr[-2000:]}")
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - started, used
 
 
 def part_rows(grid: Grid) -> Iterator[dict[str, Any]]:
-    """Seconds of what commands are made of, once each, what they import left out."""
+    """Processor seconds of what commands are made of, once each, what they import left out."""
     results, num_runs = grid.results, len(grid.plan.runs)
     values: list[Any] = []
 
     def timed(part: str, action: Callable[[], Any]) -> dict[str, Any]:
-        started = time.perf_counter()
+        started = time.process_time()
         values.append(action())
-        seconds = time.perf_counter() - started
-        return {"part": part, "seconds": round(seconds, 2), "ms a run": round(1000 * seconds / num_runs, 3)}
+        seconds = time.process_time() - started
+        return {"part": part, "processor seconds": round(seconds, 2), "ms a run": round(1000 * seconds / num_runs, 3)}
 
     def states() -> None:
         stored = StoredStates(results, "only-missing")
@@ -259,7 +255,9 @@ def cache_rows(methods: Sequence[str]) -> Iterator[dict[str, Any]]:
     cache = Path(".cache").resolve()
     found = dict(zip(points, predict_points(points, cache), strict=True))
     yield {"cache": "resized images"} | {
-        f"{side} px": sum(3 * view**2 for view in {v for p in points if p.resolution == side for v in views_of(p).values()})
+        f"{side} px": sum(
+            3 * view**2 for view in {v for p in points if p.resolution == side for v in views_of(p).values()}
+        )
         / KIB
         for side in sides
     }
