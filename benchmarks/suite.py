@@ -177,7 +177,9 @@ class _Suite:
             return False
         runs = tuned_runs(cell, results)
         if runs is None:
-            self.progress.note(f"no rate can be chosen for {cell.runs[0].config.run_id}: a trial could not be stored")
+            config = cell.runs[0].config
+            where = f"{config.method} on {config.dataset} at {config.resolution} px"
+            self.progress.note(f"no rate is chosen for {where}: a trial was interrupted or could not be stored")
             return True
         first = number + len(cell.trials)
         done = [self._do(place, run) for place, run in enumerate(runs, start=first)]

@@ -19,7 +19,6 @@ from benchmarks.environment import ROOT
 from benchmarks.plan import PlannedRun
 from benchmarks.progress import SuiteProgress
 
-STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # not by a fault of the run
 EXIT_SECONDS = 60.0  # from the end of its work to that of the process
 
@@ -98,13 +97,9 @@ class Worker:
         return Worker(process, early)
 
     def end(self, log: Path | None) -> None:
-        """Ends the process if it still runs, and appends to its log what it printed early."""
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        """Ends the process if it still runs, whatever it is at, and appends to its log what it printed early."""
+        self.process.kill()
+        self.process.wait()
         self.early.seek(0)
         text = self.early.read()
         if text and log is not None:
@@ -126,7 +121,6 @@ class Workers:
 
     def __exit__(self, *_: object) -> None:
         if self.waiting is not None:
-            self.waiting.process.kill()
             self.waiting.end(None)
 
     def take(self, another: bool) -> Worker:

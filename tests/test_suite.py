@@ -9,10 +9,11 @@ import pandas as pd
 import psutil
 import pytest
 from bench_process import TINY, finish, records, start
+from fixed_records import make_record
 from tiny_images import COUNTS, make_images
 
-from benchmarks.records import STATES
-from benchmarks.suite import DONE, is_due
+from benchmarks.records import STATES, write_record
+from benchmarks.states import DONE, POLICIES, StoredStates
 from methods import METHODS
 
 METHODS_RUN = ("linear", "fpt", "full")
@@ -99,6 +100,8 @@ def test_tables_and_plots_are_written_and_nothing_else_is_left(suite: Suite) -> 
     names = {record["run_id"] for record in suite.records.values()}
     expected = {f"{name}{suffix}" for name in names for suffix in (".json", ".predictions.csv")}
     assert {path.name for path in (results / "runs").iterdir()} == expected
+    assert {path.name for path in (results / "logs").iterdir()} == {f"{name}.log" for name in names}
+    assert not list(results.glob("checkpoints/*"))
     assert not [path for path in (suite.folder / ".cache").rglob("*") if "partial" in path.name]
 
 
@@ -164,7 +167,6 @@ class Broken(NamedTuple):
     returncode: int
     stderr: str
     records: dict[str, dict[str, Any]]
-    logs: list[Path]
     again: "subprocess.CompletedProcess[str]"
     records_after: dict[str, dict[str, Any]]
 
@@ -177,40 +179,43 @@ def broken(folder: Path) -> Broken:
     lines = []
     for line in process.stderr:
         lines.append(line)
-        if line.startswith("[1/3]") and "epoch 1/40" in line:
+        if line.startswith("[1/3]") and "epoch 3/40" in line:
             workers = psutil.Process(process.pid).children()
             min(workers, key=lambda worker: worker.create_time()).kill()  # the younger one waits for its run
-        elif line.startswith("[3/3]") and "epoch 1/40" in line:
+        elif line.startswith("[3/3]") and "epoch 3/40" in line:
             process.send_signal(signal.SIGINT)
     process.communicate()
-    stored, logs = records(folder / "broken"), list((folder / "broken" / "runs").glob("*.log"))
+    stored = records(folder / "broken")
     again = finish(folder, *command)
-    return Broken(folder, process.returncode, "".join(lines), stored, logs, again, records(folder / "broken"))
+    return Broken(folder, process.returncode, "".join(lines), stored, again, records(folder / "broken"))
 
 
 def test_a_killed_run_is_recorded_and_the_others_go_on(broken: Broken) -> None:
     status = broken.records["full"]["status"]
-    assert status["state"] == "failed"
+    assert status["state"] == "interrupted"
     assert "ended by SIGKILL, perhaps out of host memory; see " in status["message"]
-    assert [path.stem for path in broken.logs] == [broken.records["full"]["run_id"]]
     assert broken.records["linear"]["status"]["state"] == "ok"
 
 
 def test_ctrl_c_keeps_what_is_finished(broken: Broken) -> None:
     assert broken.returncode == 130
-    assert broken.stderr.splitlines()[-1] == "stopped; finished runs are kept, the same command goes on"
+    said = "stopped by SIGINT; what is finished is kept, and the same command goes on from there"
+    assert broken.stderr.splitlines()[-1] == said
     assert "Traceback" not in broken.stderr
     assert broken.records["vpt_shallow"]["status"]["state"] == "interrupted"
+    assert broken.records["vpt_shallow"]["status"]["message"] == "stopped by SIGINT"
 
 
 def test_the_same_command_goes_on_after_ctrl_c(broken: Broken) -> None:
-    assert "3 runs, 2 of them stored already" in broken.again.stderr
-    assert broken.records_after["vpt_shallow"]["status"]["state"] == "ok"
+    assert "3 runs, 1 of them stored already" in broken.again.stderr
+    assert broken.again.returncode == 0
     assert broken.records_after["linear"] == broken.records["linear"]
-    assert broken.records_after["full"] == broken.records["full"]
-    assert broken.again.returncode == 1, "a failed run is not all that was asked for"
-    assert "failed runs are tried again with --retry-failed" in broken.again.stderr
-    assert "failed" in broken.again.stdout
+    for method in ("full", "vpt_shallow"):
+        record = broken.records_after[method]
+        assert record["status"]["state"] == "ok"
+        assert len(record["run"]["resumed_after"]) == 1 and record["run"]["resumed_after"][0] >= 2
+        log = (broken.folder / "broken" / "logs" / f"{record['run_id']}.log").read_text()
+        assert log.count("--- ") == 2 and "goes on after epoch" in log and "epoch 40/40" in log
 
 
 def test_a_killed_suite_takes_its_processes_along_and_leaves_no_false_record(folder: Path) -> None:
@@ -226,7 +231,20 @@ def test_a_killed_suite_takes_its_processes_along_and_leaves_no_false_record(fol
 
 
 @pytest.mark.parametrize("state", [None, *STATES])
-def test_what_is_due(state: str | None) -> None:
-    assert is_due(state, "overwrite")
-    assert is_due(state, "only-missing") == (state in (None, "interrupted"))
-    assert is_due(state, "retry-failed") == (state not in DONE)
+def test_what_is_due(tmp_path: Path, state: str | None) -> None:
+    if state is not None:
+        write_record(tmp_path, make_record("lora", state=state) | {"run_id": "a-run"})
+    stored = {policy: StoredStates(tmp_path, policy) for policy in POLICIES}
+    due = {policy: states.is_due("a-run") for policy, states in stored.items()}
+    assert due["overwrite"]
+    assert due["only-missing"] == (state in (None, "interrupted"))
+    assert due["retry-failed"] == (state not in DONE)
+    assert {states.state("a-run") for states in stored.values()} == {state}
+
+
+def test_what_was_done_again_since_is_not_due_again(tmp_path: Path) -> None:
+    write_record(tmp_path, make_record("lora", state="failed") | {"run_id": "a-run"})
+    stored = {policy: StoredStates(tmp_path, policy) for policy in POLICIES}
+    assert [states.is_due("a-run") for states in stored.values()] == [False, True, True]
+    write_record(tmp_path, make_record("lora", state="failed") | {"run_id": "a-run"})
+    assert not any(states.is_due("a-run") for states in stored.values())
