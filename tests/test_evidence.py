@@ -138,9 +138,12 @@ def test_resamples_are_kept_and_a_damaged_file_is_made_again(tmp_path: Path, mon
         (again,) = load(tmp_path).values()
     for one, two in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, two)
-    kept.write_bytes(kept.read_bytes()[:100])
-    (again,) = load(tmp_path).values()
-    np.testing.assert_array_equal(again.resampled, first.resampled)
+    whole = kept.read_bytes()
+    for damaged in (whole[:100], whole[:-8] + bytes(8), b""):
+        kept.write_bytes(damaged)
+        (again,) = load(tmp_path).values()
+        np.testing.assert_array_equal(again.resampled, first.resampled)
+        assert kept.read_bytes() == whole
     store_with_predictions(tmp_path, make_record("lora"), 2.0)  # other predictions are never taken for the old
     assert next(iter(load(tmp_path).values())).auc != first.auc
 
