@@ -229,19 +229,17 @@ def load_records(results: Path) -> tuple[list[Record], list[str]]:
         non-zero: a damaged file is never counted and never passed over in silence.
     """
     problems: list[str] = []
-    return list(_readable(results, problems)), problems
+    return list(each_record(results, problems)), problems
 
 
 def load_frame(results: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Read every record under `results/runs` as a row, as `load_records` and `runs_frame` do one after the other.
-
-    One record is held at a time: ten thousand together take a gigabyte.
-    """
+    """Read every record under `results/runs` as a row, as `load_records` and `runs_frame` do one after the other."""
     problems: list[str] = []
-    return runs_frame(_readable(results, problems)), problems
+    return runs_frame(each_record(results, problems)), problems
 
 
-def _readable(results: Path, problems: list[str]) -> Iterator[Record]:
+def each_record(results: Path, problems: list[str]) -> Iterator[Record]:
+    """The records of `load_records` one by one, as ten thousand at once take a gigabyte; adds to the problems."""
     for path in sorted((results / "runs").glob("[!.]*.json")):
         try:
             yield read_record(path)

@@ -38,6 +38,7 @@ class Work:
         runs, trials: What is stored already.
         hang_seconds: A run without a sign of life for so long is ended.
         verbose: Whether to show what runs write to their logs.
+        at_once: How many processes of this machine work on the plan at once.
     """
 
     plan: Plan
@@ -46,6 +47,7 @@ class Work:
     trials: StoredStates
     hang_seconds: float
     verbose: bool = False
+    at_once: int = 1
 
     @staticmethod
     def make(plan: Plan, results: Path, policy: str, hang_minutes: float, verbose: bool = False) -> "Work":
@@ -138,7 +140,7 @@ class _Suite:
         self.work, self.code = work, describe_code()
         self.total = len(work.plan.trials) + len(work.plan.runs)
         self.left = self.total - work.num_stored()
-        self.progress = SuiteProgress(self.total, work.verbose)
+        self.progress = SuiteProgress(self.total, work.verbose, work.at_once)
         self.workers = Workers()
         self.waiting: dict[str, Lock] = {}  # by run, where another process has it
         self.tried: set[str] = set()  # what ends badly here is for the next command
@@ -225,7 +227,7 @@ class _Suite:
         remove_partial(results, config.run_id)
         log = results / "logs" / f"{config.run_id}.log"
         afresh = stored.policy == "overwrite"
-        job = Job("run", run, results, log, self.code, self.work.hang_seconds, rivals, afresh)
+        job = Job("run", run, results, log, self.code, self.work.hang_seconds, rivals, afresh, self.work.at_once)
         title = f"{config.method} {config.dataset} {config.resolution} px seed {config.seed} {what}".rstrip()
         self.progress.start(number, title, log)
         self.num_done += 1
@@ -237,13 +239,14 @@ class _Suite:
             raise
         if not done["stored"] and not lost.is_set():
             _record_end(run, stored, self.code, started, done["state"], done["message"])
-        self.left -= 1
+        self.left = self.left - 1 if self.work.at_once == 1 else self.total - self.work.num_stored()
         detail = f" ({done['message']})" if done["message"] else ""
         self.progress.finish(f"{done['state']}{detail}", self.left)
 
 
 def _stopped_by(error: BaseException) -> str:
-    return "the user" if type(error) is KeyboardInterrupt else str(error) or type(error).__name__
+    """In words; submitit exits where a cluster's time is over."""
+    return "the cluster, to be queued again" if isinstance(error, SystemExit) else str(error) or type(error).__name__
 
 
 def _record_end(

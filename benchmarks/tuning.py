@@ -24,7 +24,7 @@ def tuned_runs(cell: Cell, results: Path) -> list[PlannedRun] | None:
         cell: With or without trials.
         results: The results folder.
     """
-    if not cell.trials:
+    if not cell.trials or not cell.runs:
         return cell.runs
     records: list[Record] = []
     for trial in cell.trials:

@@ -36,6 +36,7 @@ class Job:
         hang_seconds: Without a sign of life for so long it is ended.
         rivals: Of a trial that may be stopped: validation AUC by epoch of the trials before it.
         afresh: Whether to begin again where checkpoints are left.
+        at_once: How many runs of the suite are under way on the machine at once, for the record.
     """
 
     task: str
@@ -46,6 +47,7 @@ class Job:
     hang_seconds: float
     rivals: Sequence[Sequence[float]] = ()
     afresh: bool = False
+    at_once: int = 1
 
     def as_line(self) -> str:
         """The job as its process reads it."""
@@ -58,6 +60,7 @@ class Job:
             "tuning": run.tuning,
             "rivals": self.rivals,
             "afresh": self.afresh,
+            "at_once": self.at_once,
             "results": str(self.results.resolve()),
             "log": str(self.log.resolve()),
             "code": self.code,
@@ -83,7 +86,7 @@ class Worker:
         """Starts one."""
         early = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `end`
         process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker"],
+            [sys.executable, "-m", "benchmarks.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=early,

@@ -27,21 +27,27 @@ LONGEST = 20.0  # seconds from a start to a kill
 KINDS = ("SIGKILL parent", "SIGKILL run", "SIGKILL all", "SIGTERM parent", "SIGINT parent")
 
 
+def scores(record: dict[str, Any]) -> dict[str, Any]:
+    """All that training decides, without what the clock decides."""
+    measured = record["measurements"]
+    return {
+        "state": record["status"],
+        "history": [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in measured.get("history", ())],
+        "selection": record["run"].get("selection"),
+        "scores": [measured.get("val"), measured.get("test")],
+    }
+
+
 def outcome(folder: Path) -> dict[str, Any]:
-    """All that training decides, by record, without what the clock decides."""
+    """The scores and predictions of each record."""
     found: dict[str, Any] = {}
     for results in NUM_RECORDS:
         records, problems = load_records(folder / results)
         assert not problems, problems
         for record in records:
-            measured, path = record["measurements"], folder / results / "runs" / f"{record['run_id']}.predictions.csv"
-            found[f"{results} {record['run_id']}"] = {
-                "state": record["status"],
-                "history": [{k: v for k, v in e.items() if k != "seconds"} for e in measured.get("history", ())],
-                "selection": record["run"].get("selection"),
-                "scores": [measured.get("val"), measured.get("test")],
-                "predictions": path.read_text() if path.exists() else None,
-            }
+            path = folder / results / "runs" / f"{record['run_id']}.predictions.csv"
+            predictions = path.read_text() if path.exists() else None
+            found[f"{results} {record['run_id']}"] = scores(record) | {"predictions": predictions}
     return found
 
 

@@ -1,7 +1,7 @@
 """A private one-machine SLURM for tests: munged, slurmctld and slurmd in a folder, with a key and ports, of their own.
 
 Nothing of a SLURM or munge that the machine already runs is touched. The node declares more CPUs and GPUs than the
-machine has, so that several small jobs run at once.
+machine has, so that several small jobs run at once. `python tests/slurm_cluster.py bash` starts a shell in it.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -182,3 +183,8 @@ def _stop(environment: dict[str, str]) -> None:
                 if named and process.status() != psutil.STATUS_ZOMBIE:
                     process.kill()
                     running = True
+
+
+if __name__ == "__main__":
+    with slurm_cluster() as variables:
+        sys.exit(subprocess.run(sys.argv[1:], env=variables, check=False).returncode)

@@ -1,15 +1,20 @@
-"""submitit on a real SLURM: several jobs at once, one cancelled, one preempted and one timed out that go on."""
+"""Suites on a real SLURM: several runs at once, one cancelled, one preempted and one timed out, which all go on."""
 
-import os
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import submitit
+from bench_process import TINY, finish, records
+from fault_injection import scores
 from slurm_cluster import NUM_CPUS, missing, slurm_cluster
-from submitit.helpers import DelayedSubmission
+from tiny_images import make_images
+
+WORDS = [word for word in TINY if word not in ("--device", "cpu")]
+PATIENCE = 240.0  # seconds
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,120 +24,121 @@ def cluster() -> Iterator[None]:
     with slurm_cluster() as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        # A job starts in this folder with this environment, and unpickles Count by its module's name.
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         yield
 
 
-class Count:
-    """Counts to `target` in a file, one a tenth of a second, from where the file stands: a run with its checkpoint."""
-
-    def __init__(self, file: Path, target: int) -> None:
-        self.file = file
-        self.target = target
-
-    def __call__(self) -> None:
-        start = count(self.file)
-        with self.file.with_suffix(".starts").open("a") as starts:
-            starts.write(f"{start}\n")
-        self.file.with_suffix(".devices").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-        for number in range(start + 1, self.target + 1):
-            time.sleep(0.1)
-            temporary = self.file.with_suffix(".temporary")
-            temporary.write_text(str(number))
-            temporary.replace(self.file)
-
-    def checkpoint(self) -> DelayedSubmission:
-        """What submitit queues again after a time-out."""
-        return DelayedSubmission(self)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("slurm")
+    make_images(root / "images")
+    return root
 
 
-def count(file: Path) -> int:
-    return int(file.read_text()) if file.exists() else 0
+def submit(folder: Path, results: str, *options: str, slurm: tuple[str, ...] = ()) -> str:
+    """Hands a suite to SLURM; returns what was said."""
+    settings = {"minutes": "5", "gpus": "0", "cpus": "1"} | dict(setting.split("=") for setting in slurm)
+    asked = ["--launcher", "slurm", "--slurm", *(f"{key}={value}" for key, value in settings.items())]
+    ended = finish(folder, *WORDS, "--results", results, *options, *asked)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stderr
 
 
-def starts(file: Path) -> list[int]:
-    """From which number each start of the job counted."""
-    return [int(line) for line in file.with_suffix(".starts").read_text().split()]
+def rows(folder: Path, results: str) -> list[dict[str, Any]]:
+    ended = finish(folder, "list", "runs", "--format", "json", "--results", results)
+    assert ended.returncode == 0, ended.stderr
+    return list(json.loads(ended.stdout))
 
 
-def submit(folder: Path, *functions: Count, **parameters: object) -> list[submitit.Job[None]]:
-    """One job, or an array of several."""
-    executor = submitit.SlurmExecutor(folder=folder / "%A", max_num_timeout=3)
-    executor.update_parameters(**{"time": 1, "cpus_per_task": 1} | parameters)
-    with executor.batch():
-        return [executor.submit(function) for function in functions]
+def statuses(folder: Path, results: str) -> list[str]:
+    return [row["status"] for row in rows(folder, results)]
 
 
-def state(job: submitit.Job[None]) -> str:
-    """From squeue, which knows ended jobs for a while: submitit asks sacct, which needs a database."""
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%T", f"--jobs={job.job_id}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def wait(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
+def wait(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "nothing happened in time"
-        time.sleep(0.1)
+        time.sleep(0.5)
 
 
-def wait_for(state_name: str, *jobs: submitit.Job[None]) -> None:
-    wait(lambda: all(state(job) == state_name for job in jobs))
+def wait_for_epoch(folder: Path, results: str, epoch: int) -> None:
+    """Until a run has trained so long, and so has checkpoints."""
+    wait(lambda: any(f" epoch {epoch}/" in log.read_text() for log in (folder / results / "logs").glob("*.log")))
 
 
-def test_several_at_once_and_an_array_after_them(tmp_path: Path) -> None:
-    files = [tmp_path / f"{index}.count" for index in range(4)]
-    later = tmp_path / "later.count"
-    jobs = submit(tmp_path, *(Count(file, 50) for file in files))
-    array = jobs[0].job_id.split("_")[0]
-    (last,) = submit(tmp_path, Count(later, 1), dependency=f"afterany:{array}")
-    wait_for("RUNNING", *jobs)
-    assert state(last) == "PENDING"
-    wait_for("COMPLETED", *jobs, last)
-    assert [count(file) for file in files] == [50] * 4
-    assert later.stat().st_mtime >= max(file.stat().st_mtime for file in files)
+def job_of(folder: Path, results: str) -> str:
+    """SLURM's id of the only job."""
+    (row,) = rows(folder, results)
+    return str(row["job"].split()[0])
 
 
-def test_gpus_of_its_own(tmp_path: Path) -> None:
-    jobs = submit(tmp_path, *(Count(tmp_path / f"{index}.count", 30) for index in range(3)), gres="gpu:1")
-    wait(lambda: [state(job) for job in jobs] == ["RUNNING", "RUNNING", "PENDING"])
-    wait_for("COMPLETED", *jobs)
-    devices = [(tmp_path / f"{index}.devices").read_text() for index in range(3)]
-    assert sorted(devices[:2]) == ["0", "1"]
+def test_a_grid_with_trials_goes_through_the_queue(folder: Path) -> None:
+    grid = ("--methods", "linear", "lora", "--lr", "1e-3", "1e-2", "--epochs", "2")
+    said = submit(folder, "grid", *grid)
+    assert "6 jobs submitted" in said
+    seen: set[str] = set()
+    at_once = 0
+    while True:
+        now = statuses(folder, "grid")
+        seen |= set(now)
+        at_once = max(at_once, now.count("running"))
+        if set(now) == {"done"}:
+            break
+        assert "lost" not in now and "failed" not in now
+        time.sleep(0.2)
+    assert {"queued", "running", "done"} <= seen and at_once >= 2
+    assert "0 jobs submitted" in submit(folder, "grid", *grid)
+    assert finish(folder, *WORDS, "--device", "cpu", *grid, "--results", "local").returncode == 0
+    local = records(folder / "local")
+    for method, record in records(folder / "grid").items():
+        assert (record["run_id"], scores(record)) == (local[method]["run_id"], scores(local[method]))
 
 
-def test_cancelled(tmp_path: Path) -> None:
-    file, other = tmp_path / "cancelled.count", tmp_path / "other.count"
-    cancelled, kept = submit(tmp_path, Count(file, 1000), Count(other, 60))
-    wait(lambda: count(file) > 0)
-    cancelled.cancel()
-    wait_for("CANCELLED", cancelled)
-    wait_for("COMPLETED", kept)
-    assert 0 < count(file) < 1000
-    assert starts(file) == [0]
-    assert count(other) == 60
+def test_a_run_that_fails_is_said_to_have_failed(folder: Path) -> None:
+    submit(folder, "failing", "--methods", "linear", "--precision", "fp32", slurm=("gpus=1",))
+    wait(lambda: statuses(folder, "failing") == ["failed"])
+    (row,) = rows(folder, "failing")
+    assert "CUDA" in row["message"] or "NVIDIA" in row["message"]
 
 
-def test_preempted_and_continued(tmp_path: Path) -> None:
-    file = tmp_path / "preempted.count"
-    (job,) = submit(tmp_path, Count(file, 60))
-    wait(lambda: count(file) > 0)
-    (urgent,) = submit(tmp_path, Count(tmp_path / "urgent.count", 1), partition="urgent", cpus_per_task=NUM_CPUS)
-    wait_for("COMPLETED", urgent, job)
-    first, second = starts(file)
-    assert first == 0
-    assert 0 < second < 60
-    assert count(file) == 60
+def test_a_cancelled_run_is_lost_until_the_same_command_goes_on(folder: Path) -> None:
+    command = ("--methods", "linear", "lora", "--epochs", "60")
+    submit(folder, "cancelled", *command)
+    wait_for_epoch(folder, "cancelled", 3)
+    (lora,) = [row for row in rows(folder, "cancelled") if "lora" in row["run"]]
+    subprocess.run(["scancel", lora["job"].split()[0]], check=True)
+    wait(lambda: sorted(statuses(folder, "cancelled")) == ["done", "lost"])
+    assert "1 jobs submitted" in submit(folder, "cancelled", *command)
+    wait(lambda: statuses(folder, "cancelled") == ["done", "done"])
 
 
-def test_timed_out_and_continued(tmp_path: Path) -> None:
-    file = tmp_path / "timed_out.count"
-    # A limit is in minutes and SLURM looks every 30 s: with this the warning comes within 30 s of the start.
-    submit(tmp_path, Count(file, 1000), signal_delay_s=59)
-    wait(lambda: count(file) > 0)
-    wait(lambda: len(starts(file)) == 2)
-    first, second = starts(file)
-    assert first == 0
-    assert second > 0
-    wait(lambda: count(file) > second)
+def test_a_preempted_run_goes_on_from_its_last_epoch(folder: Path) -> None:
+    command = ("--methods", "lora", "--epochs", "60", "--seeds", "1")
+    submit(folder, "preempted", *command)
+    wait_for_epoch(folder, "preempted", 3)
+    everything = ["srun", "--partition=urgent", f"--cpus-per-task={NUM_CPUS}", "true"]
+    subprocess.run(everything, check=True, capture_output=True)
+    wait(lambda: statuses(folder, "preempted") == ["done"])
+    (record,) = records(folder / "preempted").values()
+    assert len(record["run"]["resumed_after"]) == 1 and record["run"]["resumed_after"][0] >= 2
+    assert finish(folder, *WORDS, "--device", "cpu", *command, "--results", "calm").returncode == 0
+    (calm,) = records(folder / "calm").values()
+    assert scores(record) == scores(calm)
+
+
+def test_a_run_whose_time_is_over_is_queued_again(folder: Path) -> None:
+    # SLURM looks every 30 s or so: with this it tells the job within 30 s of its start.
+    submit(folder, "timed", "--methods", "lora", "--epochs", "400", slurm=("minutes=1", "signal_seconds=59"))
+    wait(lambda: statuses(folder, "timed") == ["interrupted"] or "queued" in statuses(folder, "timed"))
+    (log,) = (folder / "timed" / "logs").glob("*.log")
+    wait(lambda: "goes on after epoch" in log.read_text())
+    (record,) = records(folder / "timed").values()
+    assert record["status"]["message"] == "stopped by the cluster, to be queued again"
+    subprocess.run(["scancel", job_of(folder, "timed")], check=True)
+
+
+def test_what_slurm_refuses_is_one_line(folder: Path) -> None:
+    asked = ["--launcher", "slurm", "--slurm", "minutes=1", "gpus=0", "partition=no-such"]
+    ended = finish(folder, "--methods", "linear", *WORDS, "--results", "refused", *asked)
+    assert ended.returncode == 2
+    assert "SLURM must take the jobs, got: " in ended.stderr.splitlines()[-1]
+    assert "invalid partition" in ended.stderr.splitlines()[-1]

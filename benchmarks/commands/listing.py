@@ -67,10 +67,9 @@ def run(args: argparse.Namespace) -> int:
             for cache in stored_caches(args.cache / "features", records)
         ]
     else:
-        from benchmarks.records import load_frame
+        from benchmarks.standing import list_runs
 
-        frame, problems = load_frame(args.results)
-        rows = [{"run": run_id, "state": state} for run_id, state in zip(frame["run_id"], frame["state"], strict=True)]
+        rows, problems = list_runs(args.results)
     for problem in problems:
         print(problem, file=sys.stderr)
     print_frame(pd.DataFrame(rows), args.format)
