@@ -33,7 +33,7 @@ from benchmarks.evidence import load_evidence
 from benchmarks.phases import MemoryPoint, views_of
 from benchmarks.plan import Plan, PlannedRun, make_plan
 from benchmarks.predictions import predict_points
-from benchmarks.records import Record, load_records, read_record, runs_frame, write_predictions, write_record
+from benchmarks.records import Record, load_frame, read_record, write_predictions, write_record
 from benchmarks.significance import add_significance
 from benchmarks.states import StoredStates
 from benchmarks.statistics import macro_auc
@@ -62,7 +62,8 @@ def main(arguments: list[str]) -> int:
         folder = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         grid = Grid(folder.resolve(), args.methods, args.datasets, args.seeds)
         grid.store()
-        print(f"{len(grid.plan.runs):,} runs in {len(grid.plan.cells)} cells\n\n## Commands\n")
+        print(f"{len(grid.plan.runs):,} runs in {len(grid.plan.cells)} cells", file=sys.stderr)
+        print("## Commands\n")
         print(command_table(grid, [ROOT, *([args.against.resolve()] if args.against else [])]).to_markdown(index=False))
         print("\n## Parts of this clone's commands\n")
         print(pd.DataFrame(part_rows(grid)).to_markdown(index=False))
@@ -181,6 +182,7 @@ def command_table(grid: Grid, clones: Sequence[Path]) -> pd.DataFrame:
                 shutil.rmtree(remove, ignore_errors=True)
             arguments = [str(clone / "bench.py"), *command] if command else ["-c", IMPORTS]
             row |= dict(zip((f"{name}seconds", f"{name}processor seconds"), _time(arguments, clone), strict=True))
+            print(*row.values(), sep=", ", file=sys.stderr, flush=True)
         if len(clones) > 1:
             row["ratio"] = row["before: processor seconds"] / row["processor seconds"]
         rows.append(row)
@@ -216,12 +218,11 @@ def part_rows(grid: Grid) -> Iterator[dict[str, Any]]:
 
     def states() -> None:
         stored = StoredStates(results, "only-missing")
-        assert not any(stored.is_due(run.config.run_id) for run in grid.plan.runs)
+        assert not any(stored.is_due(run.config.run_id) for run in values[0].runs)
 
     yield timed("resume: the plan (plan.make_plan)", grid.make_plan)
     yield timed("resume: which runs are stored (states.StoredStates)", states)
-    yield timed("reading all records (records.load_records)", lambda: load_records(results)[0])
-    yield timed("records as a frame (records.runs_frame)", lambda: runs_frame(values[-1]))
+    yield timed("all records as a frame (records.load_frame)", lambda: load_frame(results)[0])
     frame = values[-1]
     yield timed("cells (summary.summary)", lambda: summary(frame))
     table = values[-1]
@@ -236,11 +237,10 @@ def byte_rows(grid: Grid) -> Iterator[dict[str, Any]]:
     """What one run leaves on disk, on average: what was really done, and what was stored alike for the grid."""
     images = sum(sum(COUNTS[split]) for split in ("val", "test"))
     done, grown = grid.folder / "done", grid.results
-    kept = grown / ".statistics"
-    yield {"file": "record", "scales with": "epochs", **_size(grown / "runs", "*.json")}
-    yield {"file": f"predictions of {images} images", "scales with": "images", **_size(grown / "runs", "*.csv")}
-    yield {"file": "resampled AUCs", "scales with": "images of two classes", **_size(kept, "*")}
-    yield {"file": "log", "scales with": "epochs", **_size(done / "logs", "*.log")}
+    yield {"file": "record", "grows with": "epochs", **_size(grown / "runs", "*.json")}
+    yield {"file": f"predictions of {images} images", "grows with": "images, classes", **_size(grown / "runs", "*.csv")}
+    yield {"file": "resampled AUCs", "grows with": "images, if of two classes", **_size(grown / ".statistics", "*")}
+    yield {"file": "log", "grows with": "epochs", **_size(done / "logs", "*.log")}
 
 
 def _size(folder: Path, pattern: str) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def cache_rows(methods: Sequence[str]) -> Iterator[dict[str, Any]]:
     points = [MemoryPoint(name, side, precision="bf16", attention="sdpa") for name in methods for side in sides]
     cache = Path(".cache").resolve()
     found = dict(zip(points, predict_points(points, cache), strict=True))
-    yield {"cache": "resized images"} | {
+    yield {"cache": "resized images of all methods"} | {
         f"{side} px": sum(
             3 * view**2 for view in {v for p in points if p.resolution == side for v in views_of(p).values()}
         )
