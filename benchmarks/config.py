@@ -1,14 +1,16 @@
 """What a run is: every setting that changes its numbers, and the identity made from them."""
 
+import functools
 import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.backbone import Attention
-from benchmarks.step import Precision
+if TYPE_CHECKING:  # with these come torch and timm, seconds that reading records does not need
+    from benchmarks.backbone import Attention
+    from benchmarks.step import Precision
 
 LATER = ("lr_grid", "trial", "stop_hopeless")
 
@@ -54,8 +56,8 @@ class RunConfig:
     lr: float
     weight_decay: float
     options: dict[str, Any] = field(default_factory=dict)
-    precision: Precision = "fp32"
-    attention: Attention = "sdpa"
+    precision: "Precision" = "fp32"
+    attention: "Attention" = "sdpa"
     grad_checkpointing: bool = False
     preload: bool = False
     device_type: str = "cpu"
@@ -63,7 +65,7 @@ class RunConfig:
     trial: bool = False
     stop_hopeless: bool = False
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """Readable parts and a hash of everything: the name of the run's record."""
         # Settings that came later count where they are used: what was stored before keeps its name.

@@ -1,18 +1,22 @@
 """What stored test predictions say about AUC: read and resampled once, then kept for the next table.
 
-Resampling takes up to a second a run, tables are made of thousands. What it gave is kept in `<results>/.statistics`,
-one file for each predictions file, named by its content and the number of resamples; the folder may be deleted.
+Resampling takes milliseconds a run, up to a second with thousands of images, and tables are made of thousands of runs.
+What it gave is kept in `<results>/.statistics`, one file for each predictions file, named by its content and the number
+of resamples; the folder may be deleted.
 """
 
+import csv
 import hashlib
 import io
 import json
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from safetensors.numpy import load, save
 
 from benchmarks.records import write_atomic
 from benchmarks.statistics import (
@@ -27,7 +31,7 @@ from benchmarks.statistics import (
     placements,
 )
 
-_LAYOUT = 1  # of the kept files
+_LAYOUT = 2  # of the kept files
 _TOLERANCE = 1e-6  # between a record's AUC and that of its predictions; they are written in full
 
 
@@ -84,12 +88,12 @@ def load_evidence(
     evidence, problems = {}, []
     for run_id, auc in frame.loc[(frame["state"] == "ok") & frame["auc"].notna(), ["run_id", "auc"]].to_numpy():
         path = results / "runs" / f"{run_id}.predictions.csv"
-        if not path.exists():
-            continue
         try:
             found = _kept(path.read_bytes(), (keep or results) / ".statistics")
             if abs(found.auc - auc) > _TOLERANCE:
                 raise ValueError(f"they give an AUC of {found.auc:.6f}, the record says {auc:.6f}")
+        except FileNotFoundError:
+            continue
         except ValueError as error:
             reason = " ".join(str(error).split())
             problems.append(f"predictions must be those of their record, got {str(path)!r} ({reason}): run it again")
@@ -152,26 +156,27 @@ def read_evidence(data: bytes) -> Evidence:
     Raises:
         ValueError: it is not such a file, or its test split lacks a class.
     """
-    names = ("split", "path", "label", "group")
-    frame = pd.read_csv(io.BytesIO(data), dtype=dict.fromkeys(names, "object"), keep_default_na=False)
-    absent = [name for name in names[:3] if name not in frame]
+    header, rows = _read_csv(data)
+    absent = [name for name in ("split", "path", "label") if name not in header]
     if absent:
         raise ValueError(f"columns must be split, path, label, prob_<class>, got none called {absent[0]}")
-    test = frame[frame["split"] == "test"].sort_values("path", kind="stable")
-    classes = [str(name).removeprefix("prob_") for name in frame if str(name).startswith("prob_")]
-    if sorted(classes) != sorted(set(test["label"])) or len(classes) < 2:
+    place = {name: header.index(name) for name in header}
+    test = sorted((row for row in rows if row[place["split"]] == "test"), key=itemgetter(place["path"]))
+    paths, names = ([row[place[column]] for row in test] for column in ("path", "label"))
+    classes = [name.removeprefix("prob_") for name in header if name.startswith("prob_")]
+    if sorted(classes) != sorted(set(names)) or len(classes) < 2:
         raise ValueError("the labels of the test split must be the classes that have a prob_<class>, got others")
-    scores = test[[f"prob_{name}" for name in classes]].to_numpy(dtype=np.float64)
+    scores = np.array([[float(row[place[f"prob_{name}"]]) for name in classes] for row in test])
     if not np.isfinite(scores).all():
         raise ValueError("probabilities must be finite, got others")
-    labels = test["label"].map(classes.index).to_numpy(dtype=np.int64)
-    alone = [f"\0{i}" for i in range(len(test))]
-    groups = [group or own for group, own in zip(test["group"], alone, strict=True)] if "group" in test else alone
-    units = np.asarray(pd.factorize(pd.Series(groups, dtype="object"))[0], dtype=np.int64)
-    num_units = int(units.max()) + 1
+    labels = np.array([classes.index(name) for name in names], dtype=np.int64)
+    groups = [row[place["group"]] if "group" in place else "" for row in test]
+    number: dict[str | int, int] = {}
+    units = np.array([number.setdefault(group or i, len(number)) for i, group in enumerate(groups)], dtype=np.int64)
+    num_units = len(number)
     resampled = auc_of_each_resample(labels, scores, units)
     two = len(classes) == 2 and num_units == len(test)
-    identity = [list(test["path"]), list(test["label"]), classes, units.tolist()]
+    identity = [paths, names, classes, units.tolist()]
     return Evidence(
         images=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
         unit="image" if num_units == len(test) else "group",
@@ -183,17 +188,43 @@ def read_evidence(data: bytes) -> Evidence:
     )
 
 
+def _read_csv(data: bytes) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a csv file; pandas takes several times longer for so few."""
+    try:
+        lines = [row for row in csv.reader(io.StringIO(data.decode(), newline="")) if row]
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    header, rows = (lines[0], lines[1:]) if lines else ([], [])
+    if any(len(row) != len(header) for row in rows):
+        raise ValueError("rows must have a value for each column, got others")
+    return header, rows
+
+
 def _kept(data: bytes, folder: Path) -> Evidence:
     """The evidence of a predictions file, from the folder where it was resampled before."""
-    path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}-{NUM_RESAMPLES}-{_LAYOUT}.npz"
-    scalars: dict[str, Any] = {"images": str, "unit": str, "num_units": int, "auc": float}
+    path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}-{NUM_RESAMPLES}-{_LAYOUT}"
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
-            return Evidence._make(scalars.get(name, np.asarray)(kept[name]) for name in Evidence._fields)
-    except Exception:  # none there, or a damaged one, for which numpy and zipfile raise errors of many types
+        return _unpack(path.read_bytes())
+    except (OSError, ValueError):  # none there, or a damaged one
         evidence = read_evidence(data)
-        content = io.BytesIO()
-        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in evidence._asdict().items()}
-        np.savez(content, **arrays)
-        write_atomic(path, content.getvalue())
+        write_atomic(path, _pack(evidence), sync=False)
         return evidence
+
+
+def _pack(evidence: Evidence) -> bytes:
+    """As tensors, which are read in no time, text as its bytes; the digest of all that comes first."""
+    texts = {name: np.frombuffer(getattr(evidence, name).encode(), np.uint8) for name in ("images", "unit")}
+    numbers = {"num_units": np.array([evidence.num_units]), "auc": np.array([evidence.auc])}
+    arrays = {name: getattr(evidence, name) for name in ("resampled", "labels", "placements")}
+    content = bytes(save(texts | numbers | arrays))
+    return hashlib.sha256(content).digest() + content
+
+
+def _unpack(data: bytes) -> Evidence:
+    digest, content = data[:32], data[32:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("content must be what was written, got other bytes")
+    kept = load(content)
+    images, unit = (bytes(kept[name]).decode() for name in ("images", "unit"))
+    num_units, auc = int(kept["num_units"][0]), float(kept["auc"][0])
+    return Evidence(images, unit, num_units, auc, kept["resampled"], kept["labels"], kept["placements"])

@@ -175,7 +175,8 @@ def _plan_cell(
     resolution: int,
     weights: Weights,
 ) -> Cell:
-    runs = [_plan_run(options, method, source, dataset, resolution, seed, weights) for seed in options.seeds]
+    first = _plan_run(options, method, source, dataset, resolution, options.seeds[0], weights)
+    runs = [replace(first, config=replace(first.config, seed=seed)) for seed in options.seeds]
     grid = METHODS[method].config.lr_grid if options.lr == "grid" else options.lr  # type: ignore[attr-defined]
     if len(grid) < 2:
         return Cell([], runs)

@@ -30,14 +30,19 @@ def predict_points(points: Iterable[MemoryPoint], cache: Path) -> Iterator[Predi
         cache: Folder of caches; predictions lie in its `predictions`.
     """
     points = list(points)
-    paths = {point: _path(point, cache) for point in points}
-    known = {point: prediction for point, path in paths.items() if (prediction := _read(point, path))}
-    fresh = map_points(predict_memory, [point for point in paths if point not in known])
+    known = stored_predictions(points, cache)
+    fresh = map_points(predict_memory, [point for point in dict.fromkeys(points) if point not in known])
     for point in points:
         if point not in known:
             known[point] = next(fresh)
-            _write(known[point], paths[point])
+            _write(known[point], _path(point, cache))
         yield known[point]
+
+
+def stored_predictions(points: Iterable[MemoryPoint], cache: Path) -> dict[MemoryPoint, Prediction]:
+    """The predictions that were made before."""
+    found = {point: _read(point, _path(point, cache)) for point in dict.fromkeys(points)}
+    return {point: prediction for point, prediction in found.items() if prediction is not None}
 
 
 def predict_point(point: MemoryPoint, cache: Path) -> Prediction:

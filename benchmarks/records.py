@@ -1,12 +1,13 @@
 """The stored records of runs: written whole or not at all, checked when read, flattened for tables and plots."""
 
 import contextlib
+import functools
 import json
 import math
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,8 +152,14 @@ def check_writable(results: Path) -> None:
     probe.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, data: bytes) -> Path:
+def write_atomic(path: Path, data: bytes, sync: bool = True) -> Path:
     """Write a file so that a reader, or the next start after a crash, sees all of it or nothing.
+
+    Args:
+        path: the file.
+        data: its content.
+        sync: whether that holds for a crash of the machine too. It takes milliseconds, on a busy disk more: leave it
+            out for what is checked when it is read and can be made again.
 
     Raises:
         RuntimeError: the folder cannot be written.
@@ -162,14 +169,12 @@ def write_atomic(path: Path, data: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)  # the rename itself is durable only once its folder is synced
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if sync:
+            _sync_folder(path.parent)  # the rename itself is durable only then
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -178,6 +183,14 @@ def write_atomic(path: Path, data: bytes) -> Path:
             "free it or choose another with --results"
         ) from error
     return path
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_partial(results: Path, run_id: str) -> None:
@@ -253,16 +266,26 @@ def load_records(results: Path) -> tuple[list[Record], list[str]]:
         The readable records, and one line for each file that is not one. The caller shows these lines and exits
         non-zero: a damaged file is never counted and never passed over in silence.
     """
-    records, problems = [], []
+    problems: list[str] = []
+    return list(each_record(results, problems)), problems
+
+
+def load_frame(results: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read every record under `results/runs` as a row, as `load_records` and `runs_frame` do one after the other."""
+    problems: list[str] = []
+    return runs_frame(each_record(results, problems)), problems
+
+
+def each_record(results: Path, problems: list[str]) -> Iterator[Record]:
+    """The records of `load_records` one by one, as ten thousand at once take a gigabyte; adds to the problems."""
     for path in sorted((results / "runs").glob("[!.]*.json")):
         try:
-            records.append(read_record(path))
+            yield read_record(path)
         except (ValueError, FileNotFoundError) as error:
             problems.append(str(error))
-    return records, problems
 
 
-def runs_frame(records: Sequence[Record]) -> pd.DataFrame:
+def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row a run, one flat column for each entry of `COLUMNS`, and `variant`.
 
     Identity: run_id, state, message, phase, method, method_title, dataset, dataset_title, dataset_digest, synthetic,
@@ -313,8 +336,13 @@ def _stored(results: Path, run_id: str, suffix: str) -> Path:
     return results / "runs" / f"{run_id}{suffix}"
 
 
+@functools.cache
+def _keys(path: str) -> tuple[str, ...]:
+    return tuple(path.split("."))
+
+
 def _lookup(record: Any, path: str) -> Any:
-    for key in path.split("."):
+    for key in _keys(path):
         if not isinstance(record, dict):
             return None
         record = record.get(key)

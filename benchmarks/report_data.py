@@ -21,7 +21,7 @@ from benchmarks.phases import MemoryPoint
 from benchmarks.predict import CONTEXT_BYTES
 from benchmarks.records import PHASES, PROTOCOL, Record, runs_frame
 from benchmarks.significance import add_significance
-from benchmarks.summary import CELL, block_id, blocks, summary
+from benchmarks.summary import CELL, block_ids, blocks, summary
 from methods import METHODS
 
 _SETTING = ("backbone", "batch_size", "precision", "attention", "grad_checkpointing")
@@ -52,7 +52,8 @@ def collect(results: Path, folder: Path, records: Sequence[Record], problems: Se
         table = add_baselines(add_significance(table, evidence))
     measured = dict(zip(sorted((results / "measured").glob("*/*.json")), read_measured(results), strict=True))
     rows, columns, extra, places = _rows(table)
-    runs, unread = _runs(results, records, [places.get(_place(row, block_id(row))) for _, row in frame.iterrows()])
+    blocks_of_runs = zip((row for _, row in frame.iterrows()), block_ids(frame), strict=True)
+    runs, unread = _runs(results, records, [places.get(_place(row, block)) for row, block in blocks_of_runs])
     points = [*_run_points(frame, rows, runs), *_measured_points(measured)]
     stored = {record["run_id"]: results / "runs" / f"{record['run_id']}.json" for record in records}
     files = {str(path.relative_to(results).with_suffix("")): path for path in measured} | stored

@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.cluster import QUEUED, RUNNING, JobEntry, queued_jobs
 from benchmarks.locks import Lock
-from benchmarks.records import Record, load_records
+from benchmarks.records import Record, each_record
 from benchmarks.states import DONE
 from benchmarks.tuning import trial_results
 
@@ -27,9 +27,7 @@ def list_runs(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
     problems: list[str] = []
     tuned: dict[tuple[Any, ...], str] = {}  # runs by the trials that chose their rate, and their seed
     for kind, folder in (("trial", trial_results(results)), ("run", results)):
-        found, damaged = load_records(folder)
-        problems += damaged
-        for record in found:
+        for record in each_record(folder, problems):
             rows[kind, record["run_id"]] = _stored_row(kind, record)
             tuning = record["run"].get("tuning") or {}
             tuned[(*tuning.get("runs", ()), record["run"]["config"]["seed"])] = record["run_id"]

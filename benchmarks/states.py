@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks.records import read_record
 
 DONE = ("ok", "oom", "diverged")  # results; failed and interrupted runs are none
+UNDONE = (None, "interrupted")  # due under every policy
 POLICIES = ("only-missing", "retry-failed", "overwrite")
 
 Stamp = tuple[int, int]  # of a file: when it was written, and its inode
@@ -48,10 +49,9 @@ class StoredStates:
     def is_due(self, run_id: str) -> bool:
         """Whether a run is to be done."""
         state = self.state(run_id)
-        if state in (None, "interrupted"):
+        if state in UNDONE:
             return True
-        again = self.policy == "overwrite" or (self.policy == "retry-failed" and state not in DONE)
-        return again and self._known[run_id][0] == self._before.get(run_id)
+        return is_due(state, self.policy) and self._known[run_id][0] == self._before.get(run_id)
 
     def part(self, beginning: str) -> "StoredStates":
         """The same for the runs whose ids begin so, without what is known of any: small enough to be sent around."""
@@ -67,6 +67,11 @@ class StoredStates:
         except (FileNotFoundError, ValueError) as error:
             self.damaged[run_id] = str(error)
             return None
+
+
+def is_due(state: str | None, policy: str) -> bool:
+    """Whether a command that starts now does a run whose record has this state; None where there is no record."""
+    return state in UNDONE or policy == "overwrite" or (policy == "retry-failed" and state not in DONE)
 
 
 def _stamp(path: Path) -> Stamp:

@@ -4,6 +4,7 @@ AUC is everywhere the macro one-vs-rest area: the mean over classes of the chanc
 higher for it than an image of another class, ties counting half.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ _MAX_DRAWS = 40  # times the resamples asked for, before a class is taken to be 
 
 def macro_auc(labels: Integers, scores: Floats) -> float:
     """AUC of class indices `(n,)` and scores `(n, C)`; every class occurs."""
-    once = np.ones((len(labels), 1))
+    once = [np.ones((len(labels), 1), dtype=np.int64)]
     return float(np.mean([_weighted_auc(labels == index, scores[:, index], once) for index in range(scores.shape[1])]))
 
 
@@ -45,33 +46,54 @@ def auc_of_each_resample(
         `(num_resamples,)`, or None where a class sits in so few units that nearly no draw has all classes.
     """
     num_classes = scores.shape[1]
+    drawn = _draws(labels.tobytes(), units.tobytes(), num_classes, num_resamples, seed)
+    if drawn is None:
+        return None
+    aucs = [_weighted_auc(labels == index, scores[:, index], drawn) for index in range(num_classes)]
+    return np.asarray(np.mean(aucs, axis=0), dtype=np.float64)
+
+
+@functools.lru_cache(maxsize=1)  # the runs of a dataset come one after the other, and share its test images
+def _draws(
+    labels_bytes: bytes, units_bytes: bytes, num_classes: int, num_resamples: int, seed: int
+) -> list[Integers] | None:
+    """How often each image is in each resample, some resamples at a time `[(n, B), ...]`."""
+    labels, units = np.frombuffer(labels_bytes, np.int64), np.frombuffer(units_bytes, np.int64)
     num_units = int(units.max()) + 1
     rng = np.random.default_rng(seed)
-    parts: list[Floats] = []
+    parts: list[Integers] = []
     found = 0
     for _ in range(-(-_MAX_DRAWS * num_resamples // _CHUNK)):
         drawn = rng.integers(num_units, size=(_CHUNK, num_units)) + num_units * np.arange(_CHUNK)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=_CHUNK * num_units).reshape(_CHUNK, num_units)
-        weights = counts.T[units].astype(np.float64)  # (n, chunk)
+        weights = counts.T[units]  # (n, chunk)
         present = [(weights[labels == index] > 0).any(axis=0) for index in range(num_classes)]
-        weights = np.ascontiguousarray(weights[:, np.all(present, axis=0)][:, : num_resamples - found])
-        aucs = [_weighted_auc(labels == index, scores[:, index], weights) for index in range(num_classes)]
-        parts.append(np.mean(aucs, axis=0))
+        weights = weights[:, np.all(present, axis=0)][:, : num_resamples - found]
+        # Twice the weighted pairs of one class and the others, at most total² / 2, are what must fit.
+        fits = weights.sum(axis=0).max(initial=0) < 2**16
+        parts.append(np.ascontiguousarray(weights, dtype=np.int32 if fits else np.int64))
         found += weights.shape[1]
         if found == num_resamples:
-            return np.concatenate(parts)
+            return parts
     return None
 
 
-def _weighted_auc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
-    """The area under the ROC curve where image i counts `weights[i, b]` times `(n, B) -> (B,)`."""
+def _weighted_auc(positive: NDArray[np.bool_], scores: Floats, parts: Sequence[Integers]) -> Floats:
+    """The area under the ROC curve where image i counts `weights[i, b]` times `[(n, B), ...] -> (sum of B,)`.
+
+    Sums are of integers: exact, and several times faster than of floats.
+    """
     negatives = np.flatnonzero(~positive)
     negatives = negatives[np.argsort(scores[negatives], kind="stable")]
-    below = np.zeros((len(negatives) + 1, weights.shape[1]))  # row i: weight of the i lowest negatives
-    np.cumsum(weights[negatives], axis=0, out=below[1:])
     lower, upper = (np.searchsorted(scores[negatives], scores[positive], side) for side in ("left", "right"))
-    pairs = np.einsum("ib,ib->b", weights[positive], below[lower] + below[upper]) / 2
-    return pairs / (weights[positive].sum(axis=0) * below[-1])
+    areas = []
+    for weights in parts:
+        below = np.zeros((len(negatives) + 1, weights.shape[1]), weights.dtype)  # row i: weight of the i lowest
+        np.cumsum(weights[negatives], axis=0, dtype=weights.dtype, out=below[1:])
+        mine = weights[positive]
+        pairs = np.einsum("ib,ib->b", mine, below[lower] + below[upper]) / 2
+        areas.append(pairs / (mine.sum(axis=0, dtype=np.int64) * below[-1]))
+    return np.concatenate(areas)
 
 
 def placements(labels: Integers, scores: Floats) -> Floats:

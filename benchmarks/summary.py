@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -14,6 +14,8 @@ from methods import METHODS
 CELL = ("block", "dataset", "dataset_digest", "resolution", "method", "variant")
 PARAMETERS = ("trainable", "trainable_head", "trainable_total", "frozen")
 SPLIT = ("split_kind", "split_group_key", "split_digest")
+_BLOCK = CELL[:3]
+_NAMES = ("dataset_title", "method_title", "device_type")
 _SCORES = ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "val_auc")
 
 
@@ -27,8 +29,14 @@ def performance_memory_efficiency(score: float, memory: float, memory_full: floa
     return score * math.exp(-math.log10(memory / memory_full + 1))
 
 
-def block_id(row: pd.Series) -> str:
-    """Six letters that name the protocol of a run, the same on every machine."""
+def block_ids(frame: pd.DataFrame) -> pd.Series:
+    """Of each run the six letters that name its protocol, the same on every machine."""
+    protocols = frame.groupby(list(PROTOCOL), dropna=False, sort=False).ngroup()
+    names = {number: _block_id(frame.loc[protocols.index[protocols == number][0]]) for number in protocols.unique()}
+    return protocols.map(names).astype("object")
+
+
+def _block_id(row: pd.Series) -> str:
     values = [None if pd.isna(row[name]) else str(row[name]) for name in PROTOCOL]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:6]
 
@@ -63,38 +71,22 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         ppe, pme (0-1), pme_source: missing where full fine-tuning has no memory of the same source in that cell.
         Sorted by dataset, block, resolution and the order of the methods.
     """
-    frame = frame.sort_values(["seed", "run_id"])  # sums of floats depend on their order
-    runs = frame.assign(block=[block_id(row) for _, row in frame.iterrows()])
-    rows: list[dict[str, Any]] = []
-    for _, group in runs.groupby(["block", "dataset", "dataset_digest"], dropna=False):
-        titles = variant_labels(group)
-        cells = group.groupby(["resolution", "method", "variant"])
-        block = [
-            _cell(cell) | {"label": titles[str(method), str(variant)], "seeds_asked": group["seed"].nunique()}
-            for (_, method, variant), cell in cells
-        ]
-        rows += [row | _scores(row, block) for row in block]
-    if not rows:
+    if frame.empty:
         return pd.DataFrame()
-    table = pd.DataFrame(rows)
-    table.insert(5, "label", table.pop("label"))
+    runs = frame.assign(block=block_ids(frame)).sort_values(["seed", "run_id"])  # sums of floats depend on their order
+    table = _cells(runs)
     table.insert(2, "dataset_label", _dataset_labels(table))
-    whole = [
-        name
-        for name in map(str, table.columns)
-        if name.endswith("_bytes") or name in ("effective_resolution", "num_classes", *PARAMETERS)
+    table.insert(6, "label", "")
+    for _, block in table.groupby(list(_BLOCK), dropna=False):
+        titles = variant_labels(block)
+        table.loc[block.index, "label"] = [titles[variant] for variant in _zip(block, "method", "variant")]
+    table = pd.concat([table, _efficiencies(table)], axis=1)
+    names = ("dataset", "dataset_digest", "backbone", "block", "resolution", "method", "label")
+    keys = [
+        (*map(str, place), resolution, method_rank(method), label)
+        for *place, resolution, method, label in _zip(table, *names)
     ]
-    table[whole] = table[whole].astype("Int64")
-    order = sorted(
-        range(len(rows)),
-        key=lambda i: (
-            *(str(rows[i][name]) for name in ("dataset", "dataset_digest", "backbone", "block")),
-            rows[i]["resolution"],
-            method_rank(rows[i]["method"]),
-            rows[i]["label"],
-        ),
-    )
-    return table.iloc[order].reset_index(drop=True)
+    return table.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
 
 
 def blocks(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -104,62 +96,80 @@ def blocks(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
             yield group
 
 
-def _cell(runs: pd.DataFrame) -> dict[str, Any]:
-    """One cell: every run of one method variant on one dataset at one resolution, its seeds."""
-    first = runs.iloc[0]
-    good = runs[runs["state"] == "ok"]
-    bad = runs[runs["state"] != "ok"]
-    counts = {f"seeds_{state}": int((runs["state"] == state).sum()) for state in STATES}
-    worst = min(runs["state"], key=STATES.index)  # ok before oom before diverged before failed before interrupted
-    row = {name: first[name] for name in (*CELL, *PROTOCOL, "dataset_title", "method_title", "device_type")}
-    row |= {name: _first(runs[name]) for name in SPLIT}
-    row |= {"state": worst, "message": _first(bad["message"]), "phase": _first(bad["phase"])}
-    row |= {
-        "synthetic": bool(runs["synthetic"].fillna(False).any()),
-        "fallback": bool(runs["fallback"].fillna(False).any()),
-    }
-    row |= {name: _first(runs[name]) for name in ("effective_resolution", "backbone_requested", "weights_note")}
-    row |= {
-        name: _first(runs[name]) for name in ("trainable", "trainable_head", "trainable_total", "frozen", "percent")
-    }
-    row |= {name: _first(runs[name]) for name in ("majority_share", "num_classes")}
-    row |= counts | {"run_ids": " ".join(good["run_id"]), "seeds": " ".join(map(str, runs["seed"].unique()))}
+def _cells(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a cell: every run of one method variant on one dataset at one resolution, its seeds.
+
+    All cells at once: one by one, pandas takes milliseconds for each.
+    """
+    seeds_asked = runs.groupby(list(_BLOCK), dropna=False)["seed"].transform("nunique")
+    runs = runs.assign(cell=runs.groupby(list(CELL), dropna=False).ngroup(), seeds_asked=seeds_asked)
+    is_ok = runs["state"] == "ok"
+    tried, good, bad = (part.groupby("cell") for part in (runs, runs[is_ok], runs[~is_ok]))
+    first = tried.first()  # of each column, what is there
+    columns: dict[str, Any] = {name: first[name] for name in (*CELL, *PROTOCOL, *_NAMES, *SPLIT)}
+    # ok before oom before diverged before failed before interrupted
+    columns["state"] = runs["state"].map(STATES.index).groupby(runs["cell"]).min().map(STATES.__getitem__)
+    columns |= {name: bad[name].first() for name in ("message", "phase")}
+    columns |= {name: tried[name].any().astype(bool) for name in ("synthetic", "fallback")}
+    columns |= {name: first[name] for name in ("effective_resolution", "backbone_requested", "weights_note")}
+    columns |= {name: first[name] for name in (*PARAMETERS, "percent", "majority_share", "num_classes")}
+    columns |= {f"seeds_{state}": (runs["state"] == state).groupby(runs["cell"]).sum() for state in STATES}
+    columns["run_ids"] = good["run_id"].agg(" ".join)
+    columns["seeds"] = tried["seed"].agg(lambda seeds: " ".join(map(str, seeds.unique())))
     for score in _SCORES:
-        row[f"{score}_mean"] = good[score].mean()
-        row[f"{score}_sd"] = good[score].std(ddof=1) if len(good) > 1 else math.nan
+        columns |= {f"{score}_mean": good[score].mean(), f"{score}_sd": good[score].std(ddof=1)}
     for phase in ("train", "preload"):
         # Only a run that finished has seen its peak; a prediction holds whatever became of the run.
-        measured = _maximum(good[f"measured_{phase}_peak_allocated_bytes"])
-        predicted = _maximum(runs[f"predicted_{phase}_peak_allocated_bytes"])
-        row |= {f"measured_{phase}_bytes": measured, f"predicted_{phase}_bytes": predicted}
-        row[f"{phase}_memory_bytes"] = predicted if measured is None else measured
-        row[f"{phase}_memory_source"] = _source(measured, predicted)
-    seen = (good, "measured") if row["train_memory_source"] == "measured" else (runs, "predicted")
-    row["train_process_bytes"] = _maximum(seen[0][f"{seen[1]}_train_peak_process_bytes"])
-    row |= {name: _first(runs[name]) for name in ("tuned_lr", "tuned_trials")}
-    row["tuned_at_edge"] = bool(runs["tuned_at_edge"].fillna(False).any())
-    costs = ("seconds_train", "preload_seconds", "images_per_second_preload")
-    row |= {name: good[name].mean() for name in costs}
-    return row | {name: _maximum(good[name]) for name in ("host_peak_bytes", "cache_bytes")}
+        measured = good[f"measured_{phase}_peak_allocated_bytes"].max().reindex(first.index)
+        predicted = tried[f"predicted_{phase}_peak_allocated_bytes"].max()
+        columns |= {f"measured_{phase}_bytes": measured, f"predicted_{phase}_bytes": predicted}
+        columns[f"{phase}_memory_bytes"] = measured.fillna(predicted)
+        columns[f"{phase}_memory_source"] = _sources(measured, predicted)
+    is_measured = columns["train_memory_source"] == "measured"
+    measured = good["measured_train_peak_process_bytes"].max().reindex(first.index)
+    predicted = tried["predicted_train_peak_process_bytes"].max()
+    columns["train_process_bytes"] = measured.where(is_measured, predicted)
+    columns |= {name: first[name] for name in ("tuned_lr", "tuned_trials")}
+    columns["tuned_at_edge"] = tried["tuned_at_edge"].any().astype(bool)
+    columns |= {name: good[name].mean() for name in ("seconds_train", "preload_seconds", "images_per_second_preload")}
+    columns |= {name: good[name].max() for name in ("host_peak_bytes", "cache_bytes")}
+    table = pd.DataFrame(columns | {"seeds_asked": first["seeds_asked"]}, index=first.index)
+    return table.fillna({"run_ids": ""})
 
 
-def _scores(row: dict[str, Any], block: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """PPE and PME of a cell; a ratio of memories is taken between two measurements or two predictions, never across."""
-    auc, percent = row["auc_mean"], row["percent"]
-    scores: dict[str, Any] = {"ppe": None, "pme": None, "pme_source": None}
-    if pd.isna(auc):
-        return scores
-    if not pd.isna(percent):
-        scores["ppe"] = performance_parameter_efficiency(auc, percent / 100)
-    full = [other for other in block if other["method"] == "full" and other["resolution"] == row["resolution"]]
-    for source in ("measured", "predicted"):
-        memory = row[f"{source}_train_bytes"]
-        reference = [other[f"{source}_train_bytes"] for other in full if other[f"{source}_train_bytes"]]
-        if memory and reference:
-            scores["pme"] = performance_memory_efficiency(auc, memory, max(reference))
-            scores["pme_source"] = source
-            break
-    return scores
+def _sources(measured: pd.Series, predicted: pd.Series) -> pd.Series:
+    known = predicted.notna().map({True: "predicted", False: None}).astype("object")
+    return known.mask(measured.notna(), "measured")
+
+
+def _efficiencies(table: pd.DataFrame) -> pd.DataFrame:
+    """PPE and PME of cells; a ratio of memories is taken between two measurements or two predictions, never across."""
+    full: dict[tuple[Any, ...], int] = {}  # the highest memory of full fine-tuning at each place, by source
+    rows: list[dict[str, Any]] = []
+    places = [tuple(map(str, place)) for place in _zip(table, *_BLOCK, "resolution")]
+    memories = {source: table[f"{source}_train_bytes"].fillna(0).to_list() for source in ("measured", "predicted")}
+    for i in (i for i, method in enumerate(table["method"]) if method == "full"):
+        for source, values in memories.items():
+            full[source, *places[i]] = max(values[i], full.get((source, *places[i]), 0))
+    for i, (auc, percent) in enumerate(_zip(table, "auc_mean", "percent")):
+        row: dict[str, Any] = {"ppe": None, "pme": None, "pme_source": None}
+        rows.append(row)
+        if pd.isna(auc):
+            continue
+        if not pd.isna(percent):
+            row["ppe"] = performance_parameter_efficiency(auc, percent / 100)
+        for source, values in memories.items():
+            reference = full.get((source, *places[i]), 0)
+            if values[i] and reference:
+                row |= {"pme": performance_memory_efficiency(auc, values[i], reference), "pme_source": source}
+                break
+    gained = pd.DataFrame(rows, index=table.index, dtype="object")
+    return gained.astype({"ppe": "float64", "pme": "float64"})
+
+
+def _zip(table: pd.DataFrame, *names: str) -> Iterator[tuple[Any, ...]]:
+    """Some columns row by row."""
+    return zip(*(table[name] for name in names), strict=True)
 
 
 def across_datasets(table: pd.DataFrame) -> pd.Series:
@@ -219,14 +229,3 @@ def _shown(value: Any) -> str:
 def _first(values: pd.Series) -> Any:
     present = values.dropna()
     return present.iloc[0] if len(present) else None
-
-
-def _maximum(values: pd.Series) -> int | None:
-    present = values.dropna()
-    return int(present.max()) if len(present) else None
-
-
-def _source(measured: int | None, predicted: int | None) -> str | None:
-    if measured is not None:
-        return "measured"
-    return None if predicted is None else "predicted"

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 from bench_process import BENCH, TINY
-from fixed_records import fixed_records
+from fixed_records import fixed_records, make_record
 from tiny_images import make_images
 
 import bench
 from benchmarks.commands import COMMANDS
+from benchmarks.commands.dry_run import ranges
+from benchmarks.commands.run import parse, suite_options
+from benchmarks.plan import make_plan
 from benchmarks.records import write_record
 from datasets import DATASETS
 from methods import METHODS
@@ -198,18 +201,60 @@ def test_results_that_cannot_be_written_are_found_first(folder: Path, capsys: py
     assert (folder / "taken").read_text() == "a file, not a folder"
 
 
+def cells(markdown: str) -> list[dict[str, str]]:
+    """The rows of a printed table."""
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines())
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
 def test_a_dry_run_shows_the_grid_and_starts_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_images(folder / "images")
     said = Said(shlex.join(["--methods", "linear", "fpt", *TINY, "--seeds", "0", "1", "--dry-run"]), capsys)
     assert said.status == 0
-    assert said.out.count("| linear ") == said.out.count("| fpt ") == 2
-    header = [name.strip() for name in said.out.splitlines()[0].strip("|").split("|")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.out.splitlines()[2:]]
-    linear, fpt = (dict(zip(header, rows[index], strict=True)) for index in (0, 2))
+    linear, fpt = cells(said.out)
+    assert (linear["method"], fpt["method"]) == ("linear", "fpt")
     assert int(linear["train MiB"]) > 0 and int(fpt["preload MiB"]) > 0 and float(fpt["features MiB"]) > 0
-    assert linear["minutes"] == ""
+    assert (linear["minutes a run"], linear["trials"], linear["stored"]) == ("", "", "")
+    assert (linear["seeds"], linear["runs"], linear["to do"]) == ("0-1", "2", "2")
     assert "memory is predicted for an NVIDIA GPU" in said.err and "of images and features in all" in said.err
     assert list((folder / "results" / "runs").iterdir()) == []
+
+
+def test_a_dry_run_predicts_many_settings_only_when_asked(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_images(folder / "images")
+    monkeypatch.setattr("benchmarks.commands.dry_run.MOST_NEW", 1)
+    command = shlex.join(["--methods", "linear", "lora", *TINY, "--dry-run"])
+    said = Said(command, capsys)
+    assert {row["train MiB"] for row in cells(said.out)} == {""} and cells(said.out)[0]["images MiB"] != ""
+    assert "memory and features of 2 settings are left blank, not predicted yet" in said.err
+    assert "of images and those features that are predicted in all" in said.err
+    predicted = Said(f"{command} --predict-all", capsys)
+    assert all(int(row["train MiB"]) > 0 for row in cells(predicted.out)) and "blank" not in predicted.err
+    assert Said(command, capsys).out == predicted.out  # stored now
+    said = Said(command.replace("--dry-run", "--predict-all"), capsys)
+    assert_one_line(said)
+    assert "predict_all must be used with --dry-run, got it alone" in said.err
+
+
+def test_a_dry_run_counts_what_is_stored_and_due(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_images(folder / "images")
+    command = shlex.join(["--methods", "linear", *TINY, "--dry-run", "--seeds", "5", "0", "1", "2"])
+    runs = make_plan(suite_options(parse(bench.make_parser(COMMANDS["run"]), shlex.split(command)))).runs
+    for run, state in zip(runs, ("ok", "failed", "oom", "interrupted"), strict=True):
+        record = make_record("linear", state=state)
+        record["run_id"] = run.config.run_id
+        write_record(folder / "results", record)
+    for policy, due in (("", "1"), (" --retry-failed", "2"), (" --overwrite", "4")):
+        (row,) = cells(Said(command + policy, capsys).out)
+        assert row["stored"] == "1 ok, 1 failed, 1 oom, 1 interrupted"
+        assert (row["seeds"], row["runs"], row["to do"]) == ("0-2, 5", "4", due)
+
+
+@pytest.mark.parametrize(("numbers", "text"), [([3], "3"), ([0, 1, 2, 7], "0-2, 7"), ([9, 4, 5, 1], "1, 4-5, 9")])
+def test_seeds_are_shown_as_ranges(numbers: list[int], text: str) -> None:
+    assert ranges(numbers) == text
 
 
 def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

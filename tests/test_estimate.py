@@ -10,10 +10,11 @@ from tiny_images import COUNTS, make_images
 
 from benchmarks.config import Places, RunConfig
 from benchmarks.data import open_dataset
-from benchmarks.estimate import ALIKE, estimate_runs, expected_seconds
+from benchmarks.estimate import ALIKE, estimate_cells, expected_seconds, runs_by_kind
 from benchmarks.phases import MemoryPoint
-from benchmarks.plan import PlannedRun
+from benchmarks.plan import Cell, PlannedRun
 from benchmarks.predict import predict_memory
+from benchmarks.predictions import predict_points
 from benchmarks.records import runs_frame
 from benchmarks.weights import Weights
 
@@ -33,8 +34,14 @@ def planned(folder: Path, method: str, resolution: int = 64, seed: int = 0) -> P
 
 def test_runs_of_one_setting_share_memory_and_disk(tmp_path: Path) -> None:
     runs = [planned(tmp_path, "fpt"), planned(tmp_path, "fpt", seed=1), planned(tmp_path, "lora")]
-    (first, second, lora), disk = estimate_runs(runs, runs_frame([]))
+    cells = [Cell([], [run]) for run in runs]
+    (first, second, lora), disk = estimate_cells(
+        cells, runs_frame([]), lambda points: {p.point: p for p in predict_points(points, tmp_path / "cache")}
+    )
     assert first == second
+    (unpredicted, _, _), images = estimate_cells(cells, runs_frame([]), lambda points: {})
+    assert unpredicted == replace(first, train_bytes=None, preload_bytes=None, feature_bytes=None)
+    assert images == first.image_bytes
     count, classes = 2 * sum(COUNTS.values()), 2
     point = MemoryPoint("fpt", 64, 2, "vit_tiny_patch16_224", classes, "fp32", "sdpa", options=(("side_reduction", 4),))
     phases = predict_memory(point).phases
@@ -56,6 +63,6 @@ def test_time_comes_from_stored_runs_of_the_same_kind(tmp_path: Path) -> None:
         {"method": "fpt"},
     ]
     stored = pd.DataFrame([same, *(same | other | {"seconds_total": 1e6} for other in others)])
-    assert expected_seconds(run, stored) == pytest.approx(10 + 4 * 50)
-    other = PlannedRun(replace(run.config, batch_size=1), run.places, run.weights)
-    assert expected_seconds(other, stored) is None
+    alike = runs_by_kind(stored, "CPU")
+    assert expected_seconds(run.config, alike) == pytest.approx(10 + 4 * 50)
+    assert expected_seconds(replace(run.config, batch_size=1), alike) is None

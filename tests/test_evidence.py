@@ -138,9 +138,12 @@ def test_resamples_are_kept_and_a_damaged_file_is_made_again(tmp_path: Path, mon
         (again,) = load(tmp_path).values()
     for one, two in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, two)
-    kept.write_bytes(kept.read_bytes()[:100])
-    (again,) = load(tmp_path).values()
-    np.testing.assert_array_equal(again.resampled, first.resampled)
+    whole = kept.read_bytes()
+    for damaged in (whole[:100], whole[:-8] + bytes(8), b""):
+        kept.write_bytes(damaged)
+        (again,) = load(tmp_path).values()
+        np.testing.assert_array_equal(again.resampled, first.resampled)
+        assert kept.read_bytes() == whole
     store_with_predictions(tmp_path, make_record("lora"), 2.0)  # other predictions are never taken for the old
     assert next(iter(load(tmp_path).values())).auc != first.auc
 
@@ -151,7 +154,9 @@ def test_resamples_are_kept_and_a_damaged_file_is_made_again(tmp_path: Path, mon
         ("split,path,prob_a,prob_b\ntest,1,0.5,0.5\n", "columns must be split, path, label, prob_<class>, got none"),
         ("split,path,label,prob_a,prob_b\ntest,1,a,0.5,0.5\n", "labels of the test split must be the classes"),
         ("split,path,label,prob_a,prob_b\ntest,1,a,nan,0.5\ntest,2,b,1,1\n", "probabilities must be finite"),
-        ("", "No columns"),
+        ("split,path,label,prob_a,prob_b\ntest,1,a,0.5\n", "rows must have a value for each column"),
+        ("split,path,label,prob_a,prob_b\ntest,1,a,,0.5\ntest,2,b,1,1\n", "could not convert string to float"),
+        ("", "got none called split"),
     ],
 )
 def test_predictions_that_are_none_are_refused(content: str, message: str) -> None:

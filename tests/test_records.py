@@ -13,6 +13,7 @@ from fixed_records import fixed_records, make_record
 from benchmarks.records import (
     COLUMNS,
     check_writable,
+    load_frame,
     load_records,
     read_record,
     runs_frame,
@@ -163,9 +164,11 @@ def test_results_that_cannot_be_written_are_named(tmp_path: Path) -> None:
         check_writable(tmp_path / "file")
 
 
-def test_write_atomic_replaces(tmp_path: Path) -> None:
-    write_atomic(tmp_path / "a", b"1")
-    assert write_atomic(tmp_path / "a", b"2").read_bytes() == b"2"
+@pytest.mark.parametrize("sync", [True, False])
+def test_write_atomic_replaces(tmp_path: Path, sync: bool) -> None:
+    write_atomic(tmp_path / "a", b"1", sync)
+    assert write_atomic(tmp_path / "a", b"2", sync).read_bytes() == b"2"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
 def test_frame_has_every_column_and_missing_is_missing() -> None:
@@ -177,6 +180,18 @@ def test_frame_has_every_column_and_missing_is_missing() -> None:
     assert pd.isna(oom["measured_train_peak_allocated_bytes"])
     assert oom["predicted_train_peak_allocated_bytes"] > 2**30
     assert list(runs_frame([])) == list(frame)
+
+
+def test_records_become_a_frame_one_by_one_or_all_at_once(tmp_path: Path) -> None:
+    for record in fixed_records(resolutions=(224, 896), seeds=1):
+        write_record(tmp_path, record)
+    (tmp_path / "runs" / "bad.json").write_text("{")
+    frame, problems = load_frame(tmp_path)
+    records, same_problems = load_records(tmp_path)
+    pd.testing.assert_frame_equal(frame, runs_frame(records))
+    assert len(frame) == 14 and len(problems) == 1 and problems == same_problems
+    empty, problems = load_frame(tmp_path / "none")
+    assert empty.empty and list(empty) == list(frame) and problems == []
 
 
 def test_frame_documents_each_column() -> None:

@@ -2,10 +2,20 @@
 
 import csv
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from fixed_records import make_record
+from tiny_images import make_images
 
-from benchmarks.speed import images
+from benchmarks.config import Places, RunConfig
+from benchmarks.data import open_dataset
+from benchmarks.evidence import load_evidence
+from benchmarks.plan import PlannedRun
+from benchmarks.records import load_frame
+from benchmarks.speed import images, scale
+from benchmarks.weights import Weights
 
 
 def test_the_image_benchmark_prints_a_line_for_each_thing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,3 +26,20 @@ def test_the_image_benchmark_prints_a_line_for_each_thing(capsys: pytest.Capture
     assert all(float(row["images_per_second"]) > 0 and float(row["ratio"]) > 0 for row in rows)
     assert [rows[index]["ratio"] for index in (0, 3, 6, 9, 12, 14, 16)] == ["1.0"] * 7
     assert "2 JPEGs of 2240 x 1488 px" in err
+
+
+def test_the_records_of_the_scale_benchmark_are_as_runs_store_them(tmp_path: Path) -> None:
+    root = make_images(tmp_path / "images", scale.CLASSES)
+    dataset = open_dataset(str(root), tmp_path, tmp_path / "cache")
+    config = RunConfig(
+        "lora", "images", dataset.digest, 32, 0, "vit_tiny_patch16_224", "none", None, 20, 16, 1e-3, 0.1
+    )  # fmt: skip
+    places = Places(str(root), tmp_path, tmp_path / "cache", "cpu")
+    for seed in range(3):
+        run = PlannedRun(replace(config, seed=seed), places, Weights("none", "none", config.backbone, config.backbone))
+        scale.store_like(make_record("lora"), run, dataset, tmp_path)
+    frame, problems = load_frame(tmp_path)
+    evidence, unreadable = load_evidence(tmp_path, frame)
+    assert problems == unreadable == [] and len(evidence) == 3
+    assert frame["auc"].nunique() > 1 and set(frame["num_classes"]) == {3}
+    assert frame["run_id"].to_list() == sorted(replace(config, seed=seed).run_id for seed in range(3))

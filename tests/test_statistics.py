@@ -64,6 +64,17 @@ def test_bootstrap_equals_a_loop_over_scikit_learn(num_classes: int, grouped: bo
     np.testing.assert_allclose(resampled, expected, rtol=0, atol=1e-12)
 
 
+def test_counts_too_large_for_32_bits_are_summed_exactly() -> None:
+    num_images, num_units = 99_000, 3  # a draw holds 99,000 images, and up to 99,000 squared / 2 pairs, twice
+    labels, scores = predictions(num_images, 2, seed=4, decimals=3)
+    units = np.arange(num_images) // (num_images // num_units)
+    resampled = auc_of_each_resample(labels, scores, units, num_resamples=4)
+    draws = np.random.default_rng(0).integers(num_units, size=(250, num_units))[:4]
+    weights = [np.bincount(draw, minlength=num_units)[units] for draw in draws]
+    expected = [np.mean([roc_auc_score(labels == c, scores[:, c], sample_weight=w) for c in (0, 1)]) for w in weights]
+    np.testing.assert_allclose(resampled, expected, rtol=0, atol=1e-12)  # type: ignore[arg-type]
+
+
 def test_the_same_images_are_drawn_for_every_model_and_class_counts_may_be_small() -> None:
     labels, scores = predictions(40, 2, seed=0)
     units = np.arange(40)

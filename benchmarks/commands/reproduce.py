@@ -24,13 +24,13 @@ def reproduce(args: argparse.Namespace) -> int:
     if shown or not args.yes:
         print("nothing was started; the same command with --yes starts what is to do", file=sys.stderr)
         return shown
-    status = run_command.run(args)
+    status = run_command.run(argparse.Namespace(**{**vars(args), "predict_all": False}))
 
     from benchmarks.paper_layout import write_paper_tables
-    from benchmarks.records import load_records, runs_frame
+    from benchmarks.records import load_frame
 
-    records, _ = load_records(args.results)  # those that are damaged were named, and count in the status
-    print(*write_paper_tables(args.results, runs_frame(records), published=True), sep="\n", file=sys.stderr)
+    frame, _ = load_frame(args.results)  # records that are damaged were named, and count in the status
+    print(*write_paper_tables(args.results, frame, published=True), sep="\n", file=sys.stderr)
     return status
 
 

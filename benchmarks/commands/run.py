@@ -13,8 +13,7 @@ from benchmarks.stop import Stop
 from benchmarks.suite_file import find_suite, suite_arguments
 
 if TYPE_CHECKING:
-    from benchmarks.estimate import Estimate
-    from benchmarks.plan import Plan, PlannedRun, SuiteOptions
+    from benchmarks.plan import SuiteOptions
     from benchmarks.suite import Work
 
 HANG_MINUTES = 60.0
@@ -154,7 +153,10 @@ def add_suite_options(parser: argparse.ArgumentParser) -> None:
         "--track", metavar="T", help="also log to tensorboard, mlflow or wandb, where installed (default: none)"
     )
     process.add_argument("--verbose", action="store_true", help="show all that runs write to their logs")
-    parser.add_argument("--dry-run", action="store_true", help="show the runs and stop")
+    parser.add_argument("--dry-run", action="store_true", help="show what is stored and to do, what it takes, and stop")
+    parser.add_argument(
+        "--predict-all", action="store_true", help="with --dry-run: predict memory even for more than 100 new settings"
+    )
 
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
@@ -252,6 +254,8 @@ def run(args: argparse.Namespace) -> int:
     """Runs the suite, then writes and shows its tables and plots."""
     from benchmarks.records import check_writable
 
+    if args.predict_all and not args.dry_run:
+        raise ValueError("predict_all must be used with --dry-run, got it alone")
     check_writable(args.results)
     options = suite_options(args)
     if args.track is not None:
@@ -263,7 +267,9 @@ def run(args: argparse.Namespace) -> int:
 
     plan = make_plan(options)
     if args.dry_run:
-        _show_plan(plan, args.results, args.policy)
+        from benchmarks.commands.dry_run import show_plan
+
+        show_plan(plan, args.results, args.policy, args.predict_all)
         return 0
 
     from benchmarks.suite import Work, announce, report
@@ -312,81 +318,17 @@ def _submit(work: "Work", settings: list[str]) -> int:
     return 0
 
 
-def _show_plan(plan: "Plan", results: Path, policy: str) -> None:
-    import pandas as pd
-
-    from benchmarks.estimate import estimate_runs
-    from benchmarks.memory_table import MIB
-    from benchmarks.records import load_records, runs_frame
-    from benchmarks.suite import Work
-    from benchmarks.tuning import tuned_runs
-
-    for note in plan.notes:
-        print(f"note: {note}", file=sys.stderr)
-    print("memory is predicted for an NVIDIA GPU, about a second for each new setting", file=sys.stderr)
-    work = Work.make(plan, results, policy, hang_minutes=0)
-    stored, problems = load_records(results)
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    planned_runs = [run for cell in plan.cells for run in (*cell.trials, *(tuned_runs(cell, results) or cell.runs))]
-    estimates, disk = estimate_runs(planned_runs, runs_frame(stored))
-    rows = []
-    for planned, estimate in zip(planned_runs, estimates, strict=True):
-        config = planned.config
-        state = work.stored_of(planned).state(config.run_id)
-        preload, seconds = estimate.preload_bytes, estimate.seconds
-        rows.append(
-            {
-                "method": config.method,
-                "dataset": config.dataset,
-                "res": config.resolution,
-                "seed": config.seed,
-                "epochs": config.epochs,
-                "batch": config.batch_size,
-                "lr": _rate_text(planned),
-                "train MiB": f"{estimate.train_bytes / MIB:,.0f}",
-                "preload MiB": "" if preload is None else f"{preload / MIB:,.0f}",
-                "images MiB": f"{estimate.image_bytes / MIB:,.1f}",
-                "features MiB": f"{estimate.feature_bytes / MIB:,.1f}" if estimate.feature_bytes else "",
-                "minutes": "" if seconds is None else f"{seconds / 60:,.1f}",
-                "stored": state or "",
-                "to do": "yes" if work.stored_of(planned).is_due(config.run_id) else "",
-            }
-        )
-    print(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
-    _say_totals(estimates, disk, rows)
-
-
-def _rate_text(planned: "PlannedRun") -> str:
-    config = planned.config
-    if config.trial:
-        return f"{config.lr:g} (trial)"
-    return f"best of {len(config.lr_grid)}" if config.lr_grid and planned.tuning is None else f"{config.lr:g}"
-
-
-def _say_totals(estimates: "list[Estimate]", disk: int, rows: list[dict[str, Any]]) -> None:
-    """Disk and time of all runs to do, as far as they are known."""
-    due = [estimate.seconds for estimate, row in zip(estimates, rows, strict=True) if row["to do"]]
-    known = [seconds for seconds in due if seconds is not None]
-    print(f"disk: {disk / 2**30:,.2f} GiB of images and features in all, those already there included", file=sys.stderr)
-    if known:
-        minutes = sum(known) / 60
-        print(f"time: {minutes:,.0f} min for {len(known)} of {len(due)} runs to do, from stored runs", file=sys.stderr)
-
-
 def show_results(results: Path, run_ids: set[str]) -> int:
     """Writes tables and plots of all stored runs, and prints the table of some."""
     from rich.console import Console
 
     from benchmarks.evidence import load_evidence
     from benchmarks.plots import write_plots
-    from benchmarks.records import load_records, runs_frame
+    from benchmarks.records import load_frame
     from benchmarks.tables import console_table, write_tables
 
-    records, problems = load_records(results)
-    shown = runs_frame([record for record in records if record["run_id"] in run_ids])
-    Console().print(console_table(shown))
-    frame = runs_frame(records)
+    frame, problems = load_frame(results)
+    Console().print(console_table(frame[frame["run_id"].isin(run_ids)]))
     evidence, damaged = load_evidence(results, frame)
     for problem in (*problems, *damaged):
         print(problem, file=sys.stderr)

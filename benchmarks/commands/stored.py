@@ -113,14 +113,14 @@ def report(args: argparse.Namespace) -> int:
 
 def _stored_runs(results: Path) -> "tuple[pd.DataFrame, int]":
     """All stored runs, and how many records cannot be read; a line on stderr names each of those."""
-    from benchmarks.records import load_records, runs_frame
+    from benchmarks.records import load_frame
 
-    records, problems = load_records(results)
+    frame, problems = load_frame(results)
     for problem in problems:
         print(problem, file=sys.stderr)
-    if not records:
+    if frame.empty:
         raise FileNotFoundError(_NO_RECORDS.format(results / "runs"))
-    return runs_frame(records), len(problems)
+    return frame, len(problems)
 
 
 TABLES = Command(

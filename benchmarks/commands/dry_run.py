@@ -1,0 +1,127 @@
+"""bench.py run --dry-run: what a suite has done and has to do, a row a cell, and what that takes."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.estimate import Estimate, Predict, estimate_cells
+from benchmarks.memory_table import MIB
+from benchmarks.phases import MemoryPoint
+from benchmarks.plan import Cell, Plan
+from benchmarks.predict import Prediction
+from benchmarks.predictions import predict_points, stored_predictions
+from benchmarks.records import load_frame
+from benchmarks.states import is_due
+from benchmarks.tuning import trial_results, tuned_runs
+
+MOST_NEW = 100  # predictions that are made unasked: a minute at most
+
+
+def show_plan(plan: Plan, results: Path, policy: str, predict_all: bool) -> None:
+    """Prints the cells to stdout; notes and totals go to stderr.
+
+    Args:
+        plan: The suite.
+        results: The results folder.
+        policy: What of stored runs is done again, as `StoredStates` takes it.
+        predict_all: Whether to predict memory however many predictions there are to make.
+    """
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
+    (stored, damaged), (trials, damaged_trials) = load_frame(results), load_frame(trial_results(results))
+    for problem in (*damaged, *damaged_trials):
+        print(problem, file=sys.stderr)
+    states: dict[str, str] = {}
+    for frame in (trials, stored):
+        states |= dict(zip(frame["run_id"], frame["state"], strict=True))
+    estimates, disk = estimate_cells(plan.cells, stored, _predictor(plan.cells[0].runs[0].places.cache, predict_all))
+    num_due: list[int] = []
+    rows: list[dict[str, Any]] = []
+    for cell, estimate in zip(plan.cells, estimates, strict=True):
+        tuned = tuned_runs(cell, results)
+        found = [states.get(run.config.run_id) for run in (*cell.trials, *(tuned or cell.runs))]
+        num_due.append(sum(is_due(state, policy) for state in found))
+        counts = Counter(state for state in found if state is not None)
+        stored_counts = ", ".join(f"{count} {state}" for state, count in counts.items())
+        rows.append(_row(cell, tuned[0].config.lr if tuned else None, estimate, stored_counts, num_due[-1]))
+    print(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
+    _say_totals(plan, estimates, disk, num_due)
+
+
+def _predictor(cache: Path, predict_all: bool) -> Predict:
+    def predict(points: Sequence[MemoryPoint]) -> dict[MemoryPoint, Prediction]:
+        print("memory is predicted for an NVIDIA GPU", file=sys.stderr)
+        known = stored_predictions(points, cache)
+        fresh = [point for point in points if point not in known]
+        if len(fresh) > MOST_NEW and not predict_all:
+            print(
+                f"memory and features of {len(fresh)} settings are left blank, not predicted yet: "
+                "the same command with --predict-all does it, about half a second each",
+                file=sys.stderr,
+            )
+            return known
+        made = predict_points(fresh, cache)
+        bar = track(made, "predicting memory", len(fresh), console=Console(stderr=True), transient=True)
+        return known | {prediction.point: prediction for prediction in (bar if fresh else made)}
+
+    return predict
+
+
+def _row(cell: Cell, chosen: float | None, estimate: Estimate, stored: str, num_due: int) -> dict[str, Any]:
+    config = cell.runs[0].config
+    best = f"best of {len(config.lr_grid)}" if config.lr_grid else ""
+    rate = f"{config.lr:g}" if not best else best if chosen is None else f"{chosen:g}, {best}"
+    return {
+        "method": config.method,
+        "dataset": config.dataset,
+        "res": config.resolution,
+        "seeds": ranges([run.config.seed for run in cell.runs]),
+        "epochs": config.epochs,
+        "batch": config.batch_size,
+        "lr": rate,
+        "train MiB": _mebibytes(estimate.train_bytes, 0),
+        "preload MiB": _mebibytes(estimate.preload_bytes, 0),
+        "images MiB": _mebibytes(estimate.image_bytes, 1),
+        "features MiB": _mebibytes(estimate.feature_bytes or None, 1),
+        "minutes a run": "" if estimate.seconds is None else f"{estimate.seconds / 60:,.1f}",
+        "trials": len(cell.trials) or "",
+        "runs": len(cell.runs),
+        "stored": stored,
+        "to do": num_due or "",
+    }
+
+
+def _mebibytes(value: int | None, decimals: int) -> str:
+    return "" if value is None else f"{value / MIB:,.{decimals}f}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Whole numbers for reading: `0-2, 7`."""
+    ordered = sorted(numbers)
+    ends = [i for i, (one, two) in enumerate(pairwise(ordered), start=1) if two != one + 1]
+    parts = [ordered[begin:end] for begin, end in pairwise([0, *ends, len(ordered)])]
+    return ", ".join(f"{part[0]}" if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def _say_totals(plan: Plan, estimates: Sequence[Estimate], disk: int, num_due: Sequence[int]) -> None:
+    """Runs, disk and time, as far as they are known."""
+    trials = f"{len(plan.trials)} trials and " if plan.trials else ""
+    print(f"{trials}{len(plan.runs)} runs in {len(plan.cells)} cells, {sum(num_due)} to do", file=sys.stderr)
+    features = (
+        "features" if all(e.feature_bytes is not None for e in estimates) else "those features that are predicted"
+    )
+    print(
+        f"disk: {disk / 2**30:,.2f} GiB of images and {features} in all, those already there included", file=sys.stderr
+    )
+    known = [(count, e.seconds) for count, e in zip(num_due, estimates, strict=True) if e.seconds is not None]
+    if any(count for count, _ in known):
+        minutes = sum(count * seconds for count, seconds in known) / 60
+        num_known = sum(count for count, _ in known)
+        print(f"time: {minutes:,.0f} min for {num_known} of {sum(num_due)} to do, from stored runs", file=sys.stderr)

@@ -1,0 +1,271 @@
+"""What 10,000 stored runs cost: whole commands in fresh processes, and bytes by methods, datasets, resolutions, seeds.
+
+    python -m benchmarks.speed.scale [--seeds 40] [--against DIR] [--folder DIR]
+
+Really does one run of each method on small images, then stores its record, with other scores and predictions, for every
+dataset, resolution and seed of a grid: 8 methods x 8 datasets x 4 resolutions x 40 seeds, 100 test images of 3 classes.
+"""
+
+import argparse
+import contextlib
+import copy
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from bench import make_parser
+from benchmarks.commands import COMMANDS
+from benchmarks.commands.run import parse, positive, suite_options
+from benchmarks.data import Dataset, open_dataset
+from benchmarks.evidence import load_evidence
+from benchmarks.phases import MemoryPoint, views_of
+from benchmarks.plan import Plan, PlannedRun, make_plan
+from benchmarks.predictions import predict_points
+from benchmarks.records import Record, load_frame, read_record, write_predictions, write_record
+from benchmarks.significance import add_significance
+from benchmarks.states import StoredStates
+from benchmarks.statistics import macro_auc
+from benchmarks.summary import summary
+from methods import METHODS
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES = ("healthy", "mild", "severe")
+COUNTS = {"train": (30, 20, 10), "val": (15, 10, 5), "test": (50, 30, 20)}  # images of each class
+SIDES = (32, 48, 64, 96)  # stand for 224 to 1024 px: what is timed here never looks at an image
+IMPORTS = "import benchmarks.evidence, benchmarks.tables"
+MODEL = ["--weights", "none", "--backbone", "vit_tiny_patch16_224", "--device", "cpu"]
+KIB, MIB = 2**10, 2**20
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="M", help="default: all")
+    parser.add_argument("--datasets", type=positive, default=8, metavar="N", help="how many (default: 8)")
+    parser.add_argument("--seeds", type=positive, default=40, metavar="N", help="how many (default: 40)")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="another clone, whose commands are timed as well")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="where to work; stays (default: a temporary one)")
+    args = parser.parse_args(arguments)
+    with contextlib.ExitStack() as stack:
+        folder = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        grid = Grid(folder.resolve(), args.methods, args.datasets, args.seeds)
+        grid.store()
+        print(f"{len(grid.plan.runs):,} runs in {len(grid.plan.cells)} cells", file=sys.stderr)
+        print("## Commands\n")
+        print(command_table(grid, [ROOT, *([args.against.resolve()] if args.against else [])]).to_markdown(index=False))
+        print("\n## Parts of this clone's commands\n")
+        print(pd.DataFrame(part_rows(grid)).to_markdown(index=False))
+        print("\n## Bytes of one run\n")
+        print(pd.DataFrame(byte_rows(grid)).to_markdown(index=False))
+        print("\n## Caches\n")
+        print(pd.DataFrame(cache_rows(args.methods)).to_markdown(index=False, floatfmt=",.1f"))
+    return 0
+
+
+class Grid:
+    """A folder with datasets, and results with a record of every run of a suite.
+
+    Args:
+        folder: Where all of it lies.
+        methods: Names.
+        num_datasets, num_seeds: How many of each.
+    """
+
+    def __init__(self, folder: Path, methods: Sequence[str], num_datasets: int, num_seeds: int) -> None:
+        self.folder, self.results, self.cache = folder, folder / "results", folder / "cache"
+        names = [f"dataset{number}" for number in range(num_datasets)]
+        for number, name in enumerate(names):
+            if not (folder / "data" / name).exists():
+                _draw_images(folder / "data" / name, number)
+        places = ["--data-root", str(folder / "data"), "--cache", str(self.cache)]
+        self.options = [*MODEL, *places, "--methods", *methods]
+        self.all = [*self.options, "--datasets", *names, "--res", *map(str, SIDES)]
+        self.all += ["--seeds", *map(str, range(num_seeds))]
+        self.first = [*self.options, "--datasets", names[0], "--res", str(SIDES[0]), "--seeds", "0"]
+        self.plan = self.make_plan()
+
+    def make_plan(self) -> Plan:
+        """The suite of all runs."""
+        return make_plan(suite_options(parse(make_parser(COMMANDS["run"]), self.all)))
+
+    def store(self) -> None:
+        """Really does the first run of each method, and stores records like theirs for all others."""
+        done = self.folder / "done"
+        if done.exists():
+            return
+        _time([str(ROOT / "bench.py"), *self.first, "--results", str(done)], ROOT)
+        models: dict[str, Record] = {}
+        datasets: dict[str, Dataset] = {}
+        for path in (done / "runs").glob("*.json"):
+            record = read_record(path)
+            models[record["run"]["config"]["method"]] = record
+        for run in self.plan.runs:
+            place = run.places
+            if place.dataset not in datasets:
+                datasets[place.dataset] = open_dataset(place.dataset, place.data_root, place.cache)
+            store_like(models[run.config.method], run, datasets[place.dataset], self.results)
+
+
+def _draw_images(root: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for split, counts in COUNTS.items():
+        for label, count in zip(CLASSES, counts, strict=True):
+            (root / split / label).mkdir(parents=True)
+            for number in range(count + seed):  # no two datasets have the same test images
+                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / label / f"{seed}_image_{number:04}.png")
+
+
+def store_like(model: Record, run: PlannedRun, dataset: Dataset, results: Path) -> None:
+    """Stores a record, and predictions of made-up skill, as one of the same method looks; full is OOM at the largest
+    side.
+    """
+    record, config = copy.deepcopy(model), run.config
+    record["run_id"], record["run"]["config"] = config.run_id, asdict(config)
+    record["run"]["dataset"] |= {"name": dataset.name, "title": dataset.title, "digest": dataset.digest}
+    record["run"]["dataset"]["counts"] = dataset.counts()
+    record["run"]["input"] |= {"resolution": config.resolution, "effective_resolution": config.resolution}
+    if config.method == "full" and config.resolution == SIDES[-1]:
+        record["status"] = {"state": "oom", "message": "CUDA out of memory", "phase": "train"}
+        for part in ("test", "val", "history"):
+            del record["measurements"][part]
+        write_record(results, record)
+        return
+    rng = np.random.default_rng([config.seed, *config.run_id.encode()])
+    skill = 0.5 + 0.2 * list(METHODS).index(config.method) + config.resolution / 100 + 0.1 * rng.normal()
+    samples = [(split, sample) for split in ("val", "test") for sample in dataset.splits[split]]
+    labels = np.array([sample.label for _, sample in samples])
+    scores = np.exp(skill * np.eye(len(CLASSES))[labels] + rng.normal(size=(len(labels), len(CLASSES))))
+    scores /= scores.sum(axis=1, keepdims=True)
+    frame = pd.DataFrame([(split, sample.path, dataset.classes[sample.label]) for split, sample in samples])
+    frame = pd.concat([frame, pd.DataFrame(scores)], axis=1)
+    frame.columns = pd.Index(["split", "path", "label", *(f"prob_{name}" for name in dataset.classes)])
+    test = (frame["split"] == "test").to_numpy()
+    record["measurements"]["test"]["auc"] = macro_auc(labels[test], scores[test])
+    record["measurements"]["val"]["auc"] = macro_auc(labels[~test], scores[~test])
+    write_predictions(results, config.run_id, frame)
+    write_record(results, record)
+
+
+def command_table(grid: Grid, clones: Sequence[Path]) -> pd.DataFrame:
+    """Seconds of each command, of this clone and, beside it, of another, which each comes right after."""
+    stored, empty = ["--results", str(grid.results)], ["--results", str(grid.folder / "empty")]
+    statistics, predictions = grid.results / ".statistics", grid.cache / "predictions"
+    lines: list[tuple[str, list[str], Path | None]] = [
+        ("only importing what tables need", [], None),
+        ("list runs", ["list", "runs", *stored], None),
+        ("tables, the first time", ["tables", *stored], statistics),
+        ("tables, again", ["tables", *stored], None),
+        ("plots", ["plots", *stored], None),
+        ("run --dry-run, nothing stored or predicted", [*grid.all, *empty, "--dry-run"], predictions),
+        ("run --dry-run, nothing stored", [*grid.all, *empty, "--dry-run"], None),
+        ("run --dry-run, all stored", [*grid.all, *stored, "--dry-run"], None),
+        ("run, all stored: tables and plots", [*grid.all, *stored], None),
+    ]
+    rows: list[dict[str, Any]] = []
+    for what, command, remove in lines:
+        row: dict[str, Any] = {"command": what}
+        for name, clone in zip(("", "before: "), clones, strict=False):
+            if remove is not None:
+                shutil.rmtree(remove, ignore_errors=True)
+            arguments = [str(clone / "bench.py"), *command] if command else ["-c", IMPORTS]
+            row |= dict(zip((f"{name}seconds", f"{name}processor seconds"), _time(arguments, clone), strict=True))
+            print(*row.values(), sep=", ", file=sys.stderr, flush=True)
+        if len(clones) > 1:
+            row["ratio"] = row["before: processor seconds"] / row["processor seconds"]
+        rows.append(row)
+    return pd.DataFrame(rows).round(1)
+
+
+def _time(arguments: Sequence[str], clone: Path) -> tuple[float, float]:
+    """Seconds by the clock, and of all processors together, of a fresh Python process in a clone.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, *arguments], cwd=clone, env=environment, capture_output=True, text=True)
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(arguments)[:200]} ended with status {ended.returncode}: {ended.stderr[-2000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - started, used
+
+
+def part_rows(grid: Grid) -> Iterator[dict[str, Any]]:
+    """Processor seconds of what commands are made of, once each, what they import left out."""
+    results, num_runs = grid.results, len(grid.plan.runs)
+    values: list[Any] = []
+
+    def timed(part: str, action: Callable[[], Any]) -> dict[str, Any]:
+        started = time.process_time()
+        values.append(action())
+        seconds = time.process_time() - started
+        return {"part": part, "processor seconds": round(seconds, 2), "ms a run": round(1000 * seconds / num_runs, 3)}
+
+    def states() -> None:
+        stored = StoredStates(results, "only-missing")
+        assert not any(stored.is_due(run.config.run_id) for run in values[0].runs)
+
+    yield timed("resume: the plan (plan.make_plan)", grid.make_plan)
+    yield timed("resume: which runs are stored (states.StoredStates)", states)
+    yield timed("all records as a frame (records.load_frame)", lambda: load_frame(results)[0])
+    frame = values[-1]
+    yield timed("cells (summary.summary)", lambda: summary(frame))
+    table = values[-1]
+    shutil.rmtree(results / ".statistics", ignore_errors=True)
+    yield timed("evidence, made (evidence.load_evidence)", lambda: load_evidence(results, frame)[0])
+    yield timed("evidence, read again (evidence.load_evidence)", lambda: load_evidence(results, frame)[0])
+    evidence = values[-1]
+    yield timed("intervals and comparisons (significance.add_significance)", lambda: add_significance(table, evidence))
+
+
+def byte_rows(grid: Grid) -> Iterator[dict[str, Any]]:
+    """What one run leaves on disk, on average: what was really done, and what was stored alike for the grid."""
+    images = sum(sum(COUNTS[split]) for split in ("val", "test"))
+    done, grown = grid.folder / "done", grid.results
+    yield {"file": "record", "grows with": "epochs", **_size(grown / "runs", "*.json")}
+    yield {"file": f"predictions of {images} images", "grows with": "images, classes", **_size(grown / "runs", "*.csv")}
+    yield {"file": "resampled AUCs", "grows with": "images, if of two classes", **_size(grown / ".statistics", "*")}
+    yield {"file": "log", "grows with": "epochs", **_size(done / "logs", "*.log")}
+
+
+def _size(folder: Path, pattern: str) -> dict[str, Any]:
+    sizes = [path.stat().st_size for path in folder.glob(pattern)]
+    return {"files": len(sizes), "KiB each": round(sum(sizes) / len(sizes) / KIB, 1)}
+
+
+def cache_rows(methods: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """KiB an image that a dataset's caches take at a resolution, with the default backbone."""
+    sides = (224, 384, 512, 1024)
+    points = [MemoryPoint(name, side, precision="bf16", attention="sdpa") for name in methods for side in sides]
+    cache = Path(".cache").resolve()
+    found = dict(zip(points, predict_points(points, cache), strict=True))
+    yield {"cache": "resized images of all methods"} | {
+        f"{side} px": sum(
+            3 * view**2 for view in {v for p in points if p.resolution == side for v in views_of(p).values()}
+        )
+        / KIB
+        for side in sides
+    }
+    for name in methods:
+        row = {p.resolution: found[p].feature_bytes / p.batch_size / KIB for p in points if p.method == name}
+        if any(row.values()):
+            yield {"cache": f"features of {name}"} | {f"{side} px": value for side, value in row.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,130 @@
+"""A summary of all cells at once against its definition, written out cell by cell in plain Python."""
+
+import json
+import math
+import statistics
+from typing import Any
+
+import pandas as pd
+import pytest
+from fixed_records import fallback_records, fixed_records, make_record
+
+from benchmarks.records import STATES, Record, runs_frame
+from benchmarks.summary import block_ids, performance_memory_efficiency, performance_parameter_efficiency, summary
+
+SCORES = {
+    "auc": ("test", "auc"),
+    "accuracy": ("test", "accuracy"),
+    "kappa": ("test", "kappa"),
+    "val_auc": ("val", "auc"),
+}
+
+
+def records() -> list[Record]:
+    """Cells with failed, missing and odd runs, of two protocols, two sets of images and two variants."""
+    return [
+        *fixed_records(),
+        *fallback_records(),
+        *(make_record("lora", 448, seed, tag="r", method_config={"rank": 2}) for seed in (3, 1)),
+        *(make_record("vpt", 448, seed, tag="d", config={"dataset_digest": None}) for seed in (0, 1)),
+        make_record("fpt", 448, 7, measured=False),
+        make_record("full", 224, 8, state="interrupted", message="stopped"),
+    ]
+
+
+def peak(record: Record, section: str, phase: str, counter: str = "peak_allocated_bytes") -> int | None:
+    phases = (record["measurements"].get(section) or {"phases": {}})["phases"]
+    value = phases.get(phase, {}).get(counter)
+    return None if value is None else int(value)
+
+
+def highest(values: list[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def same(found: Any, expected: Any) -> bool:
+    if expected is None:
+        return bool(pd.isna(found))
+    return bool(found == (pytest.approx(expected, abs=1e-12) if isinstance(expected, float) else expected))
+
+
+def expected_cell(runs: list[Record]) -> dict[str, Any]:
+    runs = sorted(runs, key=lambda run: (run["run"]["config"]["seed"], run["run_id"]))
+    good = [run for run in runs if run["status"]["state"] == "ok"]
+    bad = [run for run in runs if run not in good]
+    row: dict[str, Any] = {
+        "state": min((run["status"]["state"] for run in runs), key=STATES.index),
+        "message": next((run["status"]["message"] for run in bad if run["status"]["message"]), None),
+        "phase": next((run["status"]["phase"] for run in bad if run["status"]["phase"]), None),
+        "run_ids": " ".join(run["run_id"] for run in good),
+        "seeds": " ".join(dict.fromkeys(str(run["run"]["config"]["seed"]) for run in runs)),
+        "fallback": any(run["run"]["weights"]["fallback"] for run in runs),
+    }
+    row |= {f"seeds_{state}": sum(run["status"]["state"] == state for run in runs) for state in STATES}
+    for name, (split, metric) in SCORES.items():
+        values = [run["measurements"][split][metric] for run in good if metric in run["measurements"][split]]
+        row[f"{name}_mean"] = math.fsum(values) / len(values) if values else None
+        row[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+    for phase in ("train", "preload"):
+        measured = highest([peak(run, "memory", phase) for run in good])
+        predicted = highest([peak(run, "predicted_memory", phase) for run in runs])
+        source = "measured" if measured is not None else None if predicted is None else "predicted"
+        row |= {f"measured_{phase}_bytes": measured, f"predicted_{phase}_bytes": predicted}
+        row |= {f"{phase}_memory_bytes": predicted if measured is None else measured, f"{phase}_memory_source": source}
+    where = ("memory", good) if row["train_memory_source"] == "measured" else ("predicted_memory", runs)
+    row["train_process_bytes"] = highest([peak(run, where[0], "train", "peak_process_bytes") for run in where[1]])
+    seconds = [run["measurements"]["seconds"]["train"] for run in good]
+    return row | {"seconds_train": math.fsum(seconds) / len(seconds) if seconds else None}
+
+
+def test_every_cell_is_what_its_runs_say() -> None:
+    stored = records()
+    frame = runs_frame(stored)
+    runs: dict[tuple[Any, ...], list[Record]] = {}
+    seeds: dict[tuple[Any, ...], set[int]] = {}
+    for record, block, variant in zip(stored, block_ids(frame), frame["variant"], strict=True):
+        config = record["run"]["config"]
+        place = (block, config["dataset_digest"])
+        seeds.setdefault(place, set()).add(config["seed"])
+        runs.setdefault((*place, config["resolution"], config["method"], variant), []).append(record)
+    table = summary(frame.sample(frac=1, random_state=0))  # in whatever order the runs come
+    assert len(table) == len(runs)
+    for _, row in table.iterrows():
+        digest = None if pd.isna(row["dataset_digest"]) else row["dataset_digest"]
+        place = (row["block"], digest)
+        expected = expected_cell(runs.pop((*place, row["resolution"], row["method"], row["variant"])))
+        expected["seeds_asked"] = len(seeds[place])
+        wrong = {name: (row[name], value) for name, value in expected.items() if not same(row[name], value)}
+        assert wrong == {}, (row["method"], row["resolution"])
+    assert not runs
+
+
+def test_efficiencies_are_relative_to_full_at_the_same_place() -> None:
+    table = summary(runs_frame(records()))
+    assert table["pme"].notna().any()
+    for _, row in table.iterrows():
+        alike = table[(table["block"] == row["block"]) & (table["resolution"] == row["resolution"])]
+        alike = alike[alike["dataset_digest"].astype(str) == str(row["dataset_digest"])]
+        pme: dict[str, float] = {}
+        for source in ("predicted", "measured"):
+            full = alike.loc[alike["method"] == "full", f"{source}_train_bytes"].dropna()
+            if len(full) and not pd.isna(row[f"{source}_train_bytes"]) and not pd.isna(row["auc_mean"]):
+                memory = row[f"{source}_train_bytes"]
+                pme = {source: performance_memory_efficiency(row["auc_mean"], memory, full.max())}
+        assert ({} if pd.isna(row["pme"]) else {row["pme_source"]: row["pme"]}) == pme
+        if not pd.isna(row["auc_mean"]):
+            assert row["ppe"] == performance_parameter_efficiency(row["auc_mean"], row["percent"] / 100)
+
+
+def test_a_protocol_has_the_name_that_its_values_give() -> None:
+    frame = runs_frame(records())
+    names = block_ids(frame)
+    assert list(names.index) == list(frame.index) and names.nunique() == 2
+    for name, (_, row) in zip(names, frame.iterrows(), strict=True):
+        assert block_ids(row.to_frame().T).to_list() == [name]
+
+
+def test_titles_of_variants_are_those_of_their_block() -> None:
+    table = summary(runs_frame(records()))
+    lora = table[(table["method"] == "lora") & table["variant"].map(lambda variant: "rank" in json.loads(variant))]
+    assert lora["label"].to_list() == ["LoRA (rank 2)"]
