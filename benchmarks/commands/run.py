@@ -224,8 +224,8 @@ def run(args: argparse.Namespace) -> int:
     except Stop as stop:
         print(f"stopped by {stop}; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return stop.status
-    except RuntimeError as error:
-        print(f"bench.py: {error}", file=sys.stderr)
+    except (OSError, RuntimeError) as error:
+        print(f"bench.py: {' '.join(str(error).split())}", file=sys.stderr)
     status, run_ids = report(work)
     return max(status, show_results(args.results, run_ids))
 
