@@ -21,6 +21,7 @@ from benchmarks.progress import SuiteProgress
 
 STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # not by a fault of the run
+LOOK_SECONDS = 1.0  # between looks at a run that says nothing
 EXIT_SECONDS = 60.0  # from the end of its work to that of the process
 
 
@@ -153,16 +154,16 @@ def follow(worker: Worker, job: Job, progress: SuiteProgress, lost: threading.Ev
     ended: str | None = None
     try:
         lines = _give(process, job)
-        heard = time.monotonic()
+        silent = 0.0  # seconds that we waited in vain; those in which we were stopped ourselves (Ctrl-Z) do not count
         while (line := _next(lines)) is not None:
+            silent = 0.0 if line else silent + LOOK_SECONDS
             if line:
-                heard = time.monotonic()
                 event = json.loads(line)
                 if event["event"] == "done":
                     done = event
                 else:
                     progress.event(event)
-            elif ended is None and time.monotonic() - heard > job.hang_seconds:
+            elif ended is None and silent > job.hang_seconds:
                 ended = f"no sign of life for {job.hang_seconds / 60:g} min (--hang-minutes), so it was ended"
                 process.send_signal(signal.SIGUSR1)  # the log gets to know what each thread was doing
                 time.sleep(1)
@@ -199,9 +200,9 @@ def _give(process: subprocess.Popen[str], job: Job) -> "queue.SimpleQueue[str | 
 
 
 def _next(lines: "queue.SimpleQueue[str | None]") -> str | None:
-    """The next line; empty after a second without one."""
+    """The next line; empty after a while without one."""
     try:
-        return lines.get(timeout=1.0)
+        return lines.get(timeout=LOOK_SECONDS)
     except queue.Empty:
         return ""
 
