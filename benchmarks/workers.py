@@ -189,7 +189,8 @@ def _give(process: subprocess.Popen[str], job: Job) -> "queue.SimpleQueue[str | 
         assert process.stdout is not None
         with contextlib.suppress(ValueError):  # closed, as the user stopped us
             for line in process.stdout:
-                lines.put(line)
+                if line.endswith("\n"):  # else it was killed while it wrote
+                    lines.put(line)
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
