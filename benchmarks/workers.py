@@ -18,6 +18,7 @@ from typing import IO, Any
 from benchmarks.environment import ROOT
 from benchmarks.plan import PlannedRun
 from benchmarks.progress import SuiteProgress
+from benchmarks.stop import TERMINATED
 
 STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # not by a fault of the run
@@ -223,10 +224,11 @@ def _ending(returncode: int, ended: str | None, oom_killed: bool, log: Path) -> 
         state, message = "failed", ended
     elif returncode == -signal.SIGKILL and oom_killed:
         state, message = "oom", "host memory: the system's out-of-memory killer ended the process"
-    elif returncode >= 0:
+    elif 0 <= returncode != TERMINATED:
         state, message = "failed", f"the run's process ended with exit status {returncode}"
     else:
-        name = signal.Signals(-returncode).name
-        state = "interrupted" if -returncode in FROM_OUTSIDE else "failed"
+        signum = signal.SIGTERM if returncode == TERMINATED else -returncode
+        name = signal.Signals(signum).name
+        state = "interrupted" if signum in FROM_OUTSIDE else "failed"
         message = f"the run's process was ended by {name}" + (", perhaps out of host memory" * (name == "SIGKILL"))
     return {"state": state, "message": f"{message}; see {log}", "stored": False}
