@@ -7,6 +7,7 @@ folder, the log and the state of the code. Events are lines of JSON. All that is
 
 import contextlib
 import ctypes
+import errno
 import faulthandler
 import json
 import os
@@ -149,7 +150,8 @@ def _failure(error: Exception, phase: str | None) -> dict[str, Any]:
     import torch
 
     message = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or _OUT_OF_MEMORY[0] in message:
+    no_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if no_memory or _OUT_OF_MEMORY[0] in message:
         return {"state": "oom", "message": f"host memory: {message[:300]}", "phase": phase}
     if isinstance(error, torch.OutOfMemoryError) or any(part in message for part in _OUT_OF_MEMORY):
         return {"state": "oom", "message": message[:300], "phase": phase}
