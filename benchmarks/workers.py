@@ -84,7 +84,7 @@ class Worker:
     @staticmethod
     def start() -> "Worker":
         """Starts one."""
-        early = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `end`
+        early = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by `end`
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker"],
             stdin=subprocess.PIPE,
