@@ -89,7 +89,9 @@ def write_marker(path: Path) -> None:
     """What a process of another machine writes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written = path.with_name("written")
-    written.write_text(f"filelock/2\npid={os.getpid()}\nhost=elsewhere\nmode=lease\ntoken=a\nduration={LEASE_SECONDS}\n")
+    written.write_text(
+        f"filelock/2\npid={os.getpid()}\nhost=elsewhere\nmode=lease\ntoken=a\nduration={LEASE_SECONDS}\n"
+    )
     written.replace(path)
 
 
