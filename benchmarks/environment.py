@@ -20,6 +20,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     return {
         "device": device_name(device),
         "device_type": device.type,
+        "gpu_uuid": str(torch.cuda.get_device_properties(device).uuid) if on_gpu else None,
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         "driver": driver_version() if on_gpu else None,

@@ -32,7 +32,7 @@ class SuiteOptions:
         stop_hopeless: Whether trials may end at half their epochs.
         method_options: Changed fields of methods' Configs, by method.
         precision, attention, grad_checkpointing, preload: Factors; precision defaults to bf16 on a GPU, fp32 else.
-        device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
+        device: `cpu` or `cuda:<n>`.
         data_root, cache: Folders.
     """
 
@@ -104,16 +104,15 @@ class Plan:
 
 
 def make_plan(options: SuiteOptions) -> Plan:
-    """Resolves datasets, weights, device and defaults, and checks what can be checked before a run.
+    """Resolves datasets, weights and defaults, and checks what can be checked before a run.
 
     Raises:
         ValueError: Something asked for does not exist or does not fit; the message says what to do.
         FileNotFoundError: A dataset is not prepared.
-        RuntimeError: Weights or device cannot be had.
+        RuntimeError: Weights cannot be had.
     """
     notes: list[str] = []
     check_backbone(options.backbone)
-    device = resolve_device(options.device)
     sources = options.datasets or _default_datasets(options.data_root, notes)
     sources = [
         str(Path(source).resolve()) if source not in DATASETS and Path(source).is_dir() else source
@@ -128,29 +127,12 @@ def make_plan(options: SuiteOptions) -> Plan:
     _check_resolutions(options.resolutions, weights.backbone, notes)
     _check_method_options(options.method_options, weights.backbone)
     cells = [
-        _plan_cell(options, method, source, dataset, resolution, weights, device)
+        _plan_cell(options, method, source, dataset, resolution, weights)
         for source, dataset in datasets.items()
         for resolution in options.resolutions
         for method in sorted(options.methods, key=list(METHODS).index)  # what FPT extracts serves FPT+ as well
     ]
     return Plan(cells, notes)
-
-
-def resolve_device(name: str) -> str:
-    """The device to run on: `auto` is the first GPU where there is one.
-
-    Raises:
-        ValueError: No such kind of device.
-        RuntimeError: The GPU asked for is not there.
-    """
-    if name == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise RuntimeError(f"device must be one of {torch.cuda.device_count()} GPUs seen here, got {name!r}; use cpu")
-    return "cpu" if kind == "cpu" else f"cuda:{index or 0}"
 
 
 def _default_datasets(data_root: Path, notes: list[str]) -> list[str]:
@@ -192,9 +174,8 @@ def _plan_cell(
     dataset: Dataset,
     resolution: int,
     weights: Weights,
-    device: str,
 ) -> Cell:
-    runs = [_plan_run(options, method, source, dataset, resolution, seed, weights, device) for seed in options.seeds]
+    runs = [_plan_run(options, method, source, dataset, resolution, seed, weights) for seed in options.seeds]
     grid = METHODS[method].config.lr_grid if options.lr == "grid" else options.lr  # type: ignore[attr-defined]
     if len(grid) < 2:
         return Cell([], runs)
@@ -216,12 +197,11 @@ def _plan_run(
     resolution: int,
     seed: int,
     weights: Weights,
-    device: str,
 ) -> PlannedRun:
     changed = options.method_options.get(method, {})
     settings = dataclasses.asdict(make_config(method, changed))
     rate, weight_decay = settings.pop("lr"), settings.pop("weight_decay")
-    device_type = device.partition(":")[0]
+    device_type = options.device.partition(":")[0]
     config = RunConfig(
         method=method,
         dataset=dataset.name,
@@ -242,4 +222,4 @@ def _plan_run(
         preload=METHODS[method].extractor is not no_extractor and options.preload != "off",
         device_type=device_type,
     )
-    return PlannedRun(config, Places(source, options.data_root, options.cache, device), weights)
+    return PlannedRun(config, Places(source, options.data_root, options.cache, options.device), weights)

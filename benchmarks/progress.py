@@ -45,10 +45,11 @@ class SuiteProgress:
     Args:
         total: Number of runs of the suite.
         verbose: Whether to show what runs write to their logs.
+        at_once: How many processes share the suite.
     """
 
-    def __init__(self, total: int, verbose: bool = False) -> None:
-        self.total, self.verbose = total, verbose
+    def __init__(self, total: int, verbose: bool = False, at_once: int = 1) -> None:
+        self.total, self.verbose, self.at_once = total, verbose, at_once
         self.console = Console(stderr=True, highlight=False)
         self.progress = Progress(
             SpinnerColumn(),
@@ -122,7 +123,8 @@ class SuiteProgress:
         """A run has ended, and some are left."""
         self.progress.remove_task(self.task)
         self.timed.append(time.monotonic() - self.run_started)
-        rest = f", about {_duration(left * sum(self.timed) / len(self.timed))} for the {left} left" if left else ""
+        mean = sum(self.timed) / len(self.timed)
+        rest = f", about {_duration(left * mean / self.at_once)} for the {left} left" if left else ""
         self.note(f"{self.title}: {summary} in {_duration(self.timed[-1])}{rest}")
 
     def _show(self, text: str, done: float, total: float) -> None:

@@ -3,7 +3,6 @@
 import signal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-TERMINATED = 128 + signal.SIGTERM  # exit status of a process that ends in order when SIGTERM tells it to
 
 
 class Stop(KeyboardInterrupt):

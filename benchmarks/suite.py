@@ -38,6 +38,7 @@ class Work:
         runs, trials: What is stored already.
         hang_seconds: A run without a sign of life for so long is ended.
         verbose: Whether to show what runs write to their logs.
+        at_once: How many processes of this machine work on the plan at once.
     """
 
     plan: Plan
@@ -46,6 +47,7 @@ class Work:
     trials: StoredStates
     hang_seconds: float
     verbose: bool = False
+    at_once: int = 1
 
     @staticmethod
     def make(plan: Plan, results: Path, policy: str, hang_minutes: float, verbose: bool = False) -> "Work":
@@ -138,7 +140,7 @@ class _Suite:
         self.work, self.code = work, describe_code()
         self.total = len(work.plan.trials) + len(work.plan.runs)
         self.left = self.total - work.num_stored()
-        self.progress = SuiteProgress(self.total, work.verbose)
+        self.progress = SuiteProgress(self.total, work.verbose, work.at_once)
         self.workers = Workers()
         self.waiting: dict[str, Lock] = {}  # by run, where another process has it
         self.tried: set[str] = set()  # what ends badly here is for the next command
@@ -177,7 +179,9 @@ class _Suite:
             return False
         runs = tuned_runs(cell, results)
         if runs is None:
-            self.progress.note(f"no rate can be chosen for {cell.runs[0].config.run_id}: a trial could not be stored")
+            config = cell.runs[0].config
+            where = f"{config.method} on {config.dataset} at {config.resolution} px"
+            self.progress.note(f"no rate is chosen for {where}: a trial was interrupted or could not be stored")
             return True
         first = number + len(cell.trials)
         done = [self._do(place, run) for place, run in enumerate(runs, start=first)]
@@ -222,7 +226,7 @@ class _Suite:
         remove_partial(results, config.run_id)
         log = results / "logs" / f"{config.run_id}.log"
         afresh = stored.policy == "overwrite"
-        job = Job("run", run, results, log, self.code, self.work.hang_seconds, rivals, afresh)
+        job = Job("run", run, results, log, self.code, self.work.hang_seconds, rivals, afresh, self.work.at_once)
         title = f"{config.method} {config.dataset} {config.resolution} px seed {config.seed} {what}".rstrip()
         self.progress.start(number, title, log)
         self.num_done += 1
@@ -235,13 +239,14 @@ class _Suite:
         if not done["stored"] and not lost.is_set():
             _record_end(run, stored, self.code, started, done["state"], done["message"])
             check_writable(self.work.results)  # where there is room for this alone, the next runs would be in vain
-        self.left -= 1
+        self.left = self.left - 1 if self.work.at_once == 1 else self.total - self.work.num_stored()
         detail = f" ({done['message']})" if done["message"] else ""
         self.progress.finish(f"{done['state']}{detail}", self.left)
 
 
 def _stopped_by(error: BaseException) -> str:
-    return "the user" if type(error) is KeyboardInterrupt else str(error) or type(error).__name__
+    """In words; submitit exits where a cluster's time is over."""
+    return "the cluster, to be queued again" if isinstance(error, SystemExit) else str(error) or type(error).__name__
 
 
 def _record_end(

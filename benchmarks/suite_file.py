@@ -58,6 +58,8 @@ def _as_arguments(option: str, value: Any, action: argparse.Action, path: Path) 
         if not isinstance(value, bool):
             raise ValueError(f"{option[2:]} in {path} must be true or false, got {value!r}")
         return [option] if value else []
+    if option == "--slurm" and isinstance(value, dict):
+        value = [f"{key}={item}" for key, item in value.items()]
     values = value if isinstance(value, list) else [value]
     if action.choices is not None and "on" in action.choices:  # YAML reads a bare on or off as true or false
         values = [{True: "on", False: "off"}[item] if isinstance(item, bool) else item for item in values]

@@ -19,13 +19,13 @@ def trial_results(results: Path) -> Path:
 
 
 def tuned_runs(cell: Cell, results: Path) -> list[PlannedRun] | None:
-    """The runs of a cell with the rate that its trials chose; None while a trial has no record.
+    """The runs of a cell with the rate that its trials chose; None while a trial has no record or was interrupted.
 
     Args:
         cell: With or without trials.
         results: The results folder.
     """
-    if not cell.trials:
+    if not cell.trials or not cell.runs:
         return cell.runs
     records: list[Record] = []
     for trial in cell.trials:
@@ -33,6 +33,8 @@ def tuned_runs(cell: Cell, results: Path) -> list[PlannedRun] | None:
         try:
             records.append(read_record(path))
         except (FileNotFoundError, ValueError):
+            return None
+        if records[-1]["status"]["state"] == "interrupted":
             return None
     tuning = choose(cell.trials, records)
     return [replace(run, config=replace(run.config, lr=tuning["chosen"]), tuning=tuning) for run in cell.runs]

@@ -1,8 +1,9 @@
 """The process of one run: reads a job from stdin, writes progress to stdout, stores the record.
 
-`python -m benchmarks.worker` is started by the suite, once a run, never forked. A job is one line of JSON: its task
-(`run`, or `preload` for what comes before training), the fields of `RunConfig`, `Places` and `Weights`, the results
-folder, the log and the state of the code. Events are lines of JSON. All that is printed goes to the log.
+`python -m benchmarks.worker PID` is started by the suite, which has that PID, once a run, never forked. A job is one
+line of JSON: its task (`run`, or `preload` for what comes before training), the fields of `RunConfig`, `Places` and
+`Weights`, the results folder, the log and the state of the code. Events are lines of JSON. All that is printed goes to
+the log.
 """
 
 import contextlib
@@ -21,15 +22,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stop import TERMINATED
-
 PARENT_DEATH_SIGNAL = 1  # Linux: prctl's PR_SET_PDEATHSIG
 
 
 def main() -> int:
     """Runs the job on stdin; exit status 0 means that it came to an end of which it told."""
     _die_with_parent()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    for signum in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_IGN)  # SLURM sends them to every process; what they mean is the suite's affair
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log
     from benchmarks.checkpoint import Checkpoints
@@ -84,7 +84,7 @@ def _die_with_parent() -> None:
     """Has the system end this process with the one that started it: a run without its suite would hold the GPU."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() == 1:
+        if os.getppid() != int(sys.argv[1]):
             sys.exit(1)  # it has died meanwhile
 
 
@@ -136,7 +136,7 @@ def _execute(run: Any, work: Callable[[], object], job: dict[str, Any], clock: A
             **run.run,
         },
         "measurements": run.measurements | {"seconds": clock.seconds | {"other": total - known, "total": total}},
-        "environment": describe_environment(run.device),
+        "environment": describe_environment(run.device) | {"runs_at_once": job["at_once"]},
     }
 
 

@@ -18,9 +18,7 @@ from typing import IO, Any
 from benchmarks.environment import ROOT
 from benchmarks.plan import PlannedRun
 from benchmarks.progress import SuiteProgress
-from benchmarks.stop import TERMINATED
 
-STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # not by a fault of the run
 LOOK_SECONDS = 1.0  # between looks at a run that says nothing
 EXIT_SECONDS = 60.0  # from the end of its work to that of the process
@@ -39,6 +37,7 @@ class Job:
         hang_seconds: Without a sign of life for so long it is ended.
         rivals: Of a trial that may be stopped: validation AUC by epoch of the trials before it.
         afresh: Whether to begin again where checkpoints are left.
+        at_once: How many runs of the suite are under way on the machine at once, for the record.
     """
 
     task: str
@@ -49,6 +48,7 @@ class Job:
     hang_seconds: float
     rivals: Sequence[Sequence[float]] = ()
     afresh: bool = False
+    at_once: int = 1
 
     def as_line(self) -> str:
         """The job as its process reads it."""
@@ -61,6 +61,7 @@ class Job:
             "tuning": run.tuning,
             "rivals": self.rivals,
             "afresh": self.afresh,
+            "at_once": self.at_once,
             "results": str(self.results.resolve()),
             "log": str(self.log.resolve()),
             "code": self.code,
@@ -86,7 +87,7 @@ class Worker:
         """Starts one."""
         early = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by `end`
         process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker"],
+            [sys.executable, "-m", "benchmarks.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=early,
@@ -100,13 +101,9 @@ class Worker:
         return Worker(process, early)
 
     def end(self, log: Path | None) -> None:
-        """Ends the process if it still runs, and appends to its log what it printed early."""
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        """Ends the process if it still runs, whatever it is at, and appends to its log what it printed early."""
+        self.process.kill()
+        self.process.wait()
         self.early.seek(0)
         text = self.early.read()
         if text and log is not None:
@@ -128,7 +125,6 @@ class Workers:
 
     def __exit__(self, *_: object) -> None:
         if self.waiting is not None:
-            self.waiting.process.kill()
             self.waiting.end(None)
 
     def take(self, another: bool) -> Worker:
@@ -224,11 +220,10 @@ def _ending(returncode: int, ended: str | None, oom_killed: bool, log: Path) -> 
         state, message = "failed", ended
     elif returncode == -signal.SIGKILL and oom_killed:
         state, message = "oom", "host memory: the system's out-of-memory killer ended the process"
-    elif 0 <= returncode != TERMINATED:
+    elif returncode >= 0:
         state, message = "failed", f"the run's process ended with exit status {returncode}"
     else:
-        signum = signal.SIGTERM if returncode == TERMINATED else -returncode
-        name = signal.Signals(signum).name
-        state = "interrupted" if signum in FROM_OUTSIDE else "failed"
+        name = signal.Signals(-returncode).name
+        state = "interrupted" if -returncode in FROM_OUTSIDE else "failed"
         message = f"the run's process was ended by {name}" + (", perhaps out of host memory" * (name == "SIGKILL"))
     return {"state": state, "message": f"{message}; see {log}", "stored": False}

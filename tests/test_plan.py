@@ -9,7 +9,8 @@ from tiny_images import make_images
 import bench
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.run import parse, suite_options
-from benchmarks.plan import Plan, make_plan, resolve_device
+from benchmarks.devices import resolve_device, resolve_devices
+from benchmarks.plan import Plan, make_plan
 from datasets import DATASETS
 from methods import METHODS
 
@@ -74,6 +75,15 @@ def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> N
     run = plan(TINY).runs[0]
     assert (run.places.device, run.config.device_type, run.config.precision) == ("cuda:0", "cuda", "bf16")
     assert [resolve_device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda:0", "cuda:1"]
+    assert resolve_devices(["auto"]) == ["cuda:0"]
+    assert resolve_devices(["auto"], 2) == resolve_devices(["cuda:0", "cuda:1"]) == ["cuda:0", "cuda:1"]
+    assert resolve_devices(["cpu"], 3) == ["cpu"] * 3
+    for names, jobs in ((["auto"], 3), (["cuda:0"], 2), (["cuda:0", "cuda:1"], 1)):
+        with pytest.raises(ValueError, match=r"jobs must be ., as many as there are GPUs"):
+            resolve_devices(names, jobs)
+    for names in (["cuda", "cuda:0"], ["cpu", "cuda:0"], ["cpu", "cpu"]):
+        with pytest.raises(ValueError, match="device must be cpu or GPUs that differ"):
+            resolve_devices(names)
     with pytest.raises(RuntimeError, match=r"device must be one of 2 GPUs seen here, got 'cuda:2'"):
         resolve_device("cuda:2")
 

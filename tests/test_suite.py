@@ -9,6 +9,7 @@ import pandas as pd
 import psutil
 import pytest
 from bench_process import TINY, finish, records, start
+from fault_injection import scores
 from fixed_records import make_record
 from tiny_images import COUNTS, make_images
 
@@ -38,15 +39,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def suite(folder: Path) -> Suite:
     ended = finish(folder, "--methods", *METHODS_RUN, *TINY, "--epochs", "2")
     return Suite(folder, ended, records(folder / "results"))
-
-
-def scores(record: dict[str, Any]) -> dict[str, Any]:
-    """All that training decides, without what the clock decides."""
-    history = [
-        {key: value for key, value in epoch.items() if key != "seconds"} for epoch in record["measurements"]["history"]
-    ]
-    measured = record["measurements"]
-    return {"val": measured["val"], "test": measured["test"], "history": history, "best": record["run"]["selection"]}
 
 
 def predictions(folder: Path, results: str, method: str) -> bytes:

@@ -67,10 +67,9 @@ def run(args: argparse.Namespace) -> int:
             for cache in stored_caches(args.cache / "features", records)
         ]
     else:
-        from benchmarks.records import load_records
+        from benchmarks.standing import list_runs
 
-        records, problems = load_records(args.results)
-        rows = [{"run": record["run_id"], "state": record["status"]["state"]} for record in records]
+        rows, problems = list_runs(args.results)
     for problem in problems:
         print(problem, file=sys.stderr)
     print_frame(pd.DataFrame(rows), args.format)

@@ -27,6 +27,8 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.progress import SuiteProgress
     from benchmarks.workers import Job, Workers, follow
 
+    if len(run_command.devices_of(args)) > 1 or args.launcher != "local":
+        raise ValueError("preload must have one device, got several processes; leave --jobs and --launcher out")
     plan = make_plan(run_command.suite_options(args))
     runs = distinct([planned for planned in plan.runs if planned.config.preload])
     if not runs:

@@ -15,6 +15,7 @@ from benchmarks.suite_file import find_suite, suite_arguments
 if TYPE_CHECKING:
     from benchmarks.estimate import Estimate
     from benchmarks.plan import Plan, PlannedRun, SuiteOptions
+    from benchmarks.suite import Work
 
 HANG_MINUTES = 60.0
 DEFAULT_BACKBONE = "vit_base_patch16_384"
@@ -101,7 +102,13 @@ def add_suite_options(parser: argparse.ArgumentParser) -> None:
         help="compute frozen features once, ahead of training (default: auto, where a method has any)",
     )
     where = parser.add_argument_group("places")
-    where.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: auto)")
+    where.add_argument(
+        "--device",
+        nargs="+",
+        default=["auto"],
+        metavar="D",
+        help="auto, cpu, cuda, cuda:<n>; runs are spread over several GPUs (default: auto)",
+    )
     where.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
     add_cache(where)
     add_results(where)
@@ -119,6 +126,23 @@ def add_suite_options(parser: argparse.ArgumentParser) -> None:
     )
     again.add_argument("--overwrite", dest="policy", action="store_const", const="overwrite", help="do all runs again")
     process = parser.add_argument_group("processes")
+    process.add_argument(
+        "--jobs",
+        type=positive,
+        metavar="N",
+        help="processes to spread runs over, on a GPU each or all on the CPU (default: one a device)",
+    )
+    process.add_argument(
+        "--launcher", choices=("local", "slurm"), default="local", help="where runs run (default: local)"
+    )
+    process.add_argument(
+        "--slurm",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what a run asks of SLURM: minutes, gpus, cpus, memory, partition, constraint, account, qos, at_once, "
+        "resubmissions, signal_seconds",
+    )
     process.add_argument(
         "--hang-minutes",
         type=positive_rate,
@@ -186,10 +210,30 @@ def suite_options(args: argparse.Namespace) -> "SuiteOptions":
         attention=args.attention,
         grad_checkpointing=args.grad_checkpointing,
         preload=args.preload,
-        device=args.device,
+        device=devices_of(args)[0],
         data_root=args.data_root.resolve(),
         cache=args.cache.resolve(),
     )
+
+
+def devices_of(args: argparse.Namespace) -> list[str]:
+    """A device for each process.
+
+    Raises:
+        ValueError: They do not fit together.
+        RuntimeError: A GPU is not there.
+    """
+    if args.launcher == "slurm":
+        from benchmarks.cluster import SlurmSettings
+
+        if args.jobs is not None or args.device != ["auto"]:
+            raise ValueError("jobs and device must be left to SLURM, got both a launcher and one of them; see --slurm")
+        return [SlurmSettings.parse(args.slurm).device]
+    if args.slurm:
+        raise ValueError("slurm must be used with --launcher slurm, got it alone")
+    from benchmarks.devices import resolve_devices
+
+    return resolve_devices(args.device, args.jobs)
 
 
 def _rates(values: "list[float | str]") -> "tuple[float, ...] | Literal['grid']":
@@ -215,12 +259,14 @@ def run(args: argparse.Namespace) -> int:
         _show_plan(plan, args.results, args.policy)
         return 0
 
-    from benchmarks.suite import Work, announce, report, run_suite
+    from benchmarks.suite import Work, announce, report
 
     work = Work.make(plan, args.results, args.policy, args.hang_minutes, args.verbose)
     announce(work)
+    if args.launcher == "slurm":
+        return _submit(work, args.slurm)
     try:
-        run_suite(work)
+        _do(work, devices_of(args))
     except Stop as stop:
         ignore_signals()
         print(f"stopped by {stop}; what is finished is kept, and the same command goes on from there", file=sys.stderr)
@@ -229,6 +275,35 @@ def run(args: argparse.Namespace) -> int:
         print(f"bench.py: {' '.join(str(error).split())}", file=sys.stderr)
     status, run_ids = report(work)
     return max(status, show_results(args.results, run_ids))
+
+
+def _do(work: "Work", devices: list[str]) -> None:
+    if len(devices) == 1:
+        from benchmarks.suite import run_suite
+
+        run_suite(work)
+        return
+    if any(trial.config.stop_hopeless for trial in work.plan.trials):
+        raise ValueError("stop-hopeless must be used with one process, as it looks at the trials before; got several")
+    from benchmarks.launch import run_in_processes
+
+    run_in_processes(work, devices)
+
+
+def _submit(work: "Work", settings: list[str]) -> int:
+    from benchmarks.cluster import SlurmSettings, submit_suite
+
+    if any(trial.config.stop_hopeless for trial in work.plan.trials):
+        raise ValueError("stop-hopeless must be used with one process, as it looks at the trials before; got a cluster")
+    entries = submit_suite(work, SlurmSettings.parse(settings))
+    for entry in entries:
+        print(f"job {entry.job}: {entry.name}", file=sys.stderr)
+    print(
+        f"{len(entries)} jobs submitted; `bench.py list runs` shows how they stand, `bench.py tables` writes the "
+        "tables, and the same command submits again what was lost",
+        file=sys.stderr,
+    )
+    return 0
 
 
 def _show_plan(plan: "Plan", results: Path, policy: str) -> None:

@@ -1,0 +1,144 @@
+"""Suites on a real SLURM: several runs at once, one cancelled, one preempted and one timed out, which all go on."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_process import TINY, finish, records
+from fault_injection import scores
+from slurm_cluster import NUM_CPUS, missing, slurm_cluster
+from tiny_images import make_images
+
+WORDS = [word for word in TINY if word not in ("--device", "cpu")]
+PATIENCE = 240.0  # seconds
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    if reason := missing():
+        pytest.skip(f"NO SLURM, THE CLUSTER IS NOT TESTED: {reason}")
+    with slurm_cluster() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("slurm")
+    make_images(root / "images")
+    return root
+
+
+def submit(folder: Path, results: str, *options: str, slurm: tuple[str, ...] = ()) -> str:
+    """Hands a suite to SLURM; returns what was said."""
+    settings = {"minutes": "5", "gpus": "0", "cpus": "1"} | dict(setting.split("=") for setting in slurm)
+    asked = ["--launcher", "slurm", "--slurm", *(f"{key}={value}" for key, value in settings.items())]
+    ended = finish(folder, *WORDS, "--results", results, *options, *asked)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stderr
+
+
+def rows(folder: Path, results: str) -> list[dict[str, Any]]:
+    ended = finish(folder, "list", "runs", "--format", "json", "--results", results)
+    assert ended.returncode == 0, ended.stderr
+    return list(json.loads(ended.stdout))
+
+
+def statuses(folder: Path, results: str) -> list[str]:
+    return [row["status"] for row in rows(folder, results)]
+
+
+def wait(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.5)
+
+
+def wait_for_epoch(folder: Path, results: str, epoch: int) -> None:
+    """Until a run has trained so long, and so has checkpoints."""
+    wait(lambda: any(f" epoch {epoch}/" in log.read_text() for log in (folder / results / "logs").glob("*.log")))
+
+
+def job_of(folder: Path, results: str) -> str:
+    """SLURM's id of the only job."""
+    (row,) = rows(folder, results)
+    return str(row["job"].split()[0])
+
+
+def test_a_grid_with_trials_goes_through_the_queue(folder: Path) -> None:
+    grid = ("--methods", "linear", "lora", "--lr", "1e-3", "1e-2", "--epochs", "2")
+    said = submit(folder, "grid", *grid)
+    assert "6 jobs submitted" in said
+    seen: set[str] = set()
+    at_once = 0
+    while True:
+        now = statuses(folder, "grid")
+        seen |= set(now)
+        at_once = max(at_once, now.count("running"))
+        if set(now) == {"done"}:
+            break
+        assert "lost" not in now and "failed" not in now
+        time.sleep(0.2)
+    assert {"queued", "running", "done"} <= seen and at_once >= 2
+    assert "0 jobs submitted" in submit(folder, "grid", *grid)
+    assert finish(folder, *WORDS, "--device", "cpu", *grid, "--results", "local").returncode == 0
+    local = records(folder / "local")
+    for method, record in records(folder / "grid").items():
+        assert (record["run_id"], scores(record)) == (local[method]["run_id"], scores(local[method]))
+
+
+def test_a_run_that_fails_is_said_to_have_failed(folder: Path) -> None:
+    submit(folder, "failing", "--methods", "linear", "--precision", "fp32", slurm=("gpus=1",))
+    wait(lambda: statuses(folder, "failing") == ["failed"])
+    (row,) = rows(folder, "failing")
+    assert "CUDA" in row["message"] or "NVIDIA" in row["message"]
+
+
+def test_a_cancelled_run_is_lost_until_the_same_command_goes_on(folder: Path) -> None:
+    command = ("--methods", "linear", "lora", "--epochs", "60")
+    submit(folder, "cancelled", *command)
+    wait_for_epoch(folder, "cancelled", 3)
+    (lora,) = [row for row in rows(folder, "cancelled") if "lora" in row["run"]]
+    subprocess.run(["scancel", lora["job"].split()[0]], check=True)
+    wait(lambda: sorted(statuses(folder, "cancelled")) == ["done", "lost"])
+    assert "1 jobs submitted" in submit(folder, "cancelled", *command)
+    wait(lambda: statuses(folder, "cancelled") == ["done", "done"])
+
+
+def test_a_preempted_run_goes_on_from_its_last_epoch(folder: Path) -> None:
+    command = ("--methods", "lora", "--epochs", "60", "--seeds", "1")
+    submit(folder, "preempted", *command)
+    wait_for_epoch(folder, "preempted", 3)
+    everything = ["srun", "--partition=urgent", f"--cpus-per-task={NUM_CPUS}", "true"]
+    subprocess.run(everything, check=True, capture_output=True)
+    wait(lambda: statuses(folder, "preempted") == ["done"])
+    (record,) = records(folder / "preempted").values()
+    assert len(record["run"]["resumed_after"]) == 1 and record["run"]["resumed_after"][0] >= 2
+    assert finish(folder, *WORDS, "--device", "cpu", *command, "--results", "calm").returncode == 0
+    (calm,) = records(folder / "calm").values()
+    assert scores(record) == scores(calm)
+
+
+def test_a_run_whose_time_is_over_is_queued_again(folder: Path) -> None:
+    # SLURM looks every 30 s or so: with this it tells the job within 30 s of its start.
+    submit(folder, "timed", "--methods", "lora", "--epochs", "400", slurm=("minutes=1", "signal_seconds=59"))
+    wait(lambda: statuses(folder, "timed") == ["interrupted"] or "queued" in statuses(folder, "timed"))
+    (log,) = (folder / "timed" / "logs").glob("*.log")
+    wait(lambda: "goes on after epoch" in log.read_text())
+    (record,) = records(folder / "timed").values()
+    assert record["status"]["message"] == "stopped by the cluster, to be queued again"
+    subprocess.run(["scancel", job_of(folder, "timed")], check=True)
+
+
+def test_what_slurm_refuses_is_one_line(folder: Path) -> None:
+    asked = ["--launcher", "slurm", "--slurm", "minutes=1", "gpus=0", "partition=no-such"]
+    ended = finish(folder, "--methods", "linear", *WORDS, "--results", "refused", *asked)
+    assert ended.returncode == 2
+    assert "SLURM must take the jobs, got: " in ended.stderr.splitlines()[-1]
+    assert "invalid partition" in ended.stderr.splitlines()[-1]
