@@ -10,7 +10,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.contract import Command
 from benchmarks.commands.run import parse
-from benchmarks.stop import Stop, stop_on_signals
+from benchmarks.stop import Stop, ignore_signals, stop_on_signals
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,6 +52,7 @@ def main(arguments: list[str]) -> int:
         print(f"bench.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except Stop as stop:
+        ignore_signals()
         print(f"stopped by {stop}", file=sys.stderr)
         return stop.status
 

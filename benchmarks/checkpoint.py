@@ -68,7 +68,8 @@ class Checkpoints:
         except (OSError, RuntimeError) as error:  # torch turns what a file raises into a RuntimeError
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
-            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+            cause = error if isinstance(error, OSError) else error.__context__
+            reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
             self.note(f"checkpoint of epoch {epoch} cannot be stored in {self.folder}: {reason}")
 
     def remove(self) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
 from benchmarks.manifest import SplitOrigin, read_origin
-from benchmarks.records import parse_json
+from benchmarks.records import parse_json, write_atomic
 from datasets import DATASETS
 from datasets.info import DatasetInfo
 
@@ -94,6 +94,7 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
     Raises:
         ValueError: Unknown name, or a folder whose layout, classes or files are wrong.
         FileNotFoundError: A dataset of the table that has not been prepared.
+        RuntimeError: The cache cannot be written.
     """
     info, root = find_root(name_or_path, data_root)
     if info is None:
@@ -278,7 +279,7 @@ def _content_hashes(root: Path, paths: list[str], cache_root: Path) -> dict[str,
     with ThreadPoolExecutor(num_workers()) as pool:
         entries = dict(zip(paths, pool.map(entry, paths), strict=True))
     if entries != known:
-        _write_json(cache, entries)
+        write_atomic(cache, json.dumps(entries).encode(), "cache")
     return {path: str(values[2]) for path, values in entries.items()}
 
 
@@ -301,7 +302,7 @@ def _normalization(
         if std.min() < 1 / 255:
             raise ValueError(f"train images must not be of one colour only, got channel deviations {std.tolist()!r}")
         stored = {"mean": [round(float(x), 6) for x in mean], "std": [round(float(x), 6) for x in std]}
-        _write_json(cache, stored)
+        write_atomic(cache, json.dumps(stored).encode(), "cache")
     (red, green, blue), (red_std, green_std, blue_std) = stored["mean"], stored["std"]
     return (red, green, blue), (red_std, green_std, blue_std)
 
@@ -317,11 +318,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        made = Path(scratch) / path.name
-        made.write_text(json.dumps(content))
-        made.replace(path)

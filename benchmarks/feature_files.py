@@ -126,7 +126,7 @@ class CacheFiles:
             shutil.rmtree(folder)
             raise no_room(folder, needed, free) from error
         content = json.dumps({"schema": SCHEMA} | asdict(description), indent=1)
-        write_atomic(folder / DESCRIPTION, content.encode())
+        write_atomic(folder / DESCRIPTION, content.encode(), "cache")
 
     def state(self) -> State:
         """How far the cache has come."""
@@ -143,7 +143,7 @@ class CacheFiles:
             for name in (MARKS, *(f"{name}.bin" for name in self.arrays)):
                 with (self.folder / name).open("rb") as file:
                     os.fsync(file.fileno())
-        write_atomic(self.folder / STATE, json.dumps(asdict(state), indent=1).encode())
+        write_atomic(self.folder / STATE, json.dumps(asdict(state), indent=1).encode(), "cache")
 
     def finished(self) -> NDArray[np.bool_]:
         """Which rows are there, `(n,)`."""

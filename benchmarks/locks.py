@@ -38,7 +38,7 @@ class Lock:
         """Takes the lock unless another process holds it.
 
         Raises:
-            OSError: The folder cannot be written.
+            OSError: The folder cannot be written; it names the file.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -46,6 +46,8 @@ class Lock:
         except Timeout:
             self._remove_if_abandoned()
             return False
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         return True
 
     def release(self) -> None:

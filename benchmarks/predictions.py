@@ -97,4 +97,4 @@ def _write(prediction: Prediction, path: Path) -> None:
     phases = {name: dataclasses.asdict(peak) for name, peak in prediction.phases.items()}
     stored = {"key": _key(prediction.point), "phases": phases, "feature_bytes": prediction.feature_bytes}
     content = json.dumps(stored, indent=1)
-    write_atomic(path, (content + "\n").encode())
+    write_atomic(path, (content + "\n").encode(), "cache")

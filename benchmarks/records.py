@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ Record = dict[str, Any]
 SCHEMA = 1
 STATES = ("ok", "oom", "diverged", "failed", "interrupted")
 PHASES = ("setup", "preload", "train", "eval")
+PROBE_BYTES = 2**16  # what a record and its predictions take, some thousand images aside
 COUNTERS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_process_bytes")
 
 # What makes one table block: rows are only ever compared within one protocol.
@@ -146,18 +147,19 @@ _DTYPES = {int: "Int64", float: "float64", bool: "boolean", str: "object"}
 
 
 def check_writable(results: Path) -> None:
-    """Raise RuntimeError, in one line, when records cannot be stored under `results`."""
+    """Raise RuntimeError, in one line, when records cannot be stored under `results`: read-only, or full."""
     probe = results / "runs" / f".probe.{platform.node()}-{os.getpid()}.tmp"
-    write_atomic(probe, b"")
+    write_atomic(probe, bytes(PROBE_BYTES))
     probe.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, data: bytes, sync: bool = True) -> Path:
+def write_atomic(path: Path, data: bytes, place: str = "results", sync: bool = True) -> Path:
     """Write a file so that a reader, or the next start after a crash, sees all of it or nothing.
 
     Args:
         path: the file.
         data: its content.
+        place: the option that says where it lies, `results` or `cache`.
         sync: whether that holds for a crash of the machine too. It takes milliseconds, on a busy disk more: leave it
             out for what is checked when it is read and can be made again.
 
@@ -178,10 +180,7 @@ def write_atomic(path: Path, data: bytes, sync: bool = True) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise RuntimeError(
-            f"results must be a folder that can be written, got {str(path.parent)!r} ({error.strerror}): "
-            "free it or choose another with --results"
-        ) from error
+        raise not_writable(path.parent, error, place) from error
     return path
 
 
@@ -191,6 +190,14 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def not_writable(folder: Path, error: OSError, place: str = "results") -> RuntimeError:
+    """The error of a folder that is read-only, full or gone."""
+    return RuntimeError(
+        f"{place} must be a folder that can be written, got {str(folder)!r} ({error.strerror}): "
+        f"free it or choose another with --{place}"
+    )
 
 
 def remove_partial(results: Path, run_id: str) -> None:

@@ -20,6 +20,12 @@ class Stop(KeyboardInterrupt):
         self.status = 128 + signum
 
 
+def ignore_signals() -> None:
+    """Ends without a second `Stop`: whoever presses Ctrl-C twice would see a traceback from the interpreter's end."""
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+
+
 def stop_on_signals() -> None:
     """Turns these signals into `Stop`, but for those that whoever started us wants ignored (nohup)."""
 

@@ -20,7 +20,7 @@ from benchmarks.environment import describe_code
 from benchmarks.locks import SAY_EVERY, Lock
 from benchmarks.plan import Cell, Plan, PlannedRun
 from benchmarks.progress import SuiteProgress
-from benchmarks.records import check_writable, remove_partial, write_record
+from benchmarks.records import check_writable, not_writable, remove_partial, write_record
 from benchmarks.states import DONE, StoredStates
 from benchmarks.tuning import rivals_of, trial_results, tuned_runs
 from benchmarks.workers import Job, Workers, follow
@@ -223,9 +223,8 @@ class _Suite:
     def _claim(self, lock: Lock) -> bool:
         try:
             return lock.try_acquire()
-        except OSError:
-            check_writable(self.work.results)
-            raise
+        except OSError as error:
+            raise not_writable(lock.path.parent, error) from error
 
     def _run(
         self, number: int, run: PlannedRun, what: str, rivals: Sequence[Sequence[float]], lost: threading.Event
@@ -248,6 +247,7 @@ class _Suite:
             raise
         if not done["stored"] and not lost.is_set():
             _record_end(run, stored, self.code, started, done["state"], done["message"])
+            check_writable(self.work.results)  # where there is room for this alone, the next runs would be in vain
         self.left = self.left - 1 if self.work.at_once == 1 else self.total - self.work.num_stored()
         detail = f" ({done['message']})" if done["message"] else ""
         self.progress.finish(f"{done['state']}{detail}", self.left)

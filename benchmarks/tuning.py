@@ -1,5 +1,6 @@
 """Choosing a learning rate among a grid, on validation alone: as many trials for every method."""
 
+import contextlib
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -83,8 +84,10 @@ def rivals_of(trial: PlannedRun, cell: Cell, results: Path) -> list[list[float]]
     """Validation AUC by epoch of the finished trials of the same cell and seed that come before one."""
     histories = []
     for other in cell.trials[: cell.trials.index(trial)]:
+        if other.config.seed != trial.config.seed:
+            continue
         path = trial_results(results) / "runs" / f"{other.config.run_id}.json"
-        if other.config.seed == trial.config.seed and path.exists():
+        with contextlib.suppress(FileNotFoundError, ValueError):  # another process has it, or does it again
             history = read_record(path)["measurements"].get("history", [])
             histories.append([epoch["val_auc"] for epoch in history])
     return histories

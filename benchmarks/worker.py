@@ -8,6 +8,7 @@ the log.
 
 import contextlib
 import ctypes
+import errno
 import faulthandler
 import json
 import os
@@ -46,7 +47,8 @@ def main() -> int:
     def emit(event: str, **fields: Any) -> None:
         text = describe({"event": event} | fields)
         if text is not None:
-            print(f"{datetime.now():%H:%M:%S} {text}", flush=True)
+            with contextlib.suppress(OSError):  # a full disk costs lines of the log, not the run
+                print(f"{datetime.now():%H:%M:%S} {text}", flush=True)
         try:
             print(json.dumps({"event": event} | fields), file=events, flush=True)
         except BrokenPipeError:
@@ -170,11 +172,13 @@ def _failure(error: Exception, phase: str | None) -> dict[str, Any]:
     import torch
 
     message = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or _OUT_OF_MEMORY[0] in message:
+    no_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if no_memory or _OUT_OF_MEMORY[0] in message:
         return {"state": "oom", "message": f"host memory: {message[:300]}", "phase": phase}
     if isinstance(error, torch.OutOfMemoryError) or any(part in message for part in _OUT_OF_MEMORY):
         return {"state": "oom", "message": message[:300], "phase": phase}
-    traceback.print_exc()
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
     return {"state": "failed", "message": message or type(error).__name__, "phase": phase}
 
 

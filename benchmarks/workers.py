@@ -20,6 +20,7 @@ from benchmarks.plan import PlannedRun
 from benchmarks.progress import SuiteProgress
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # not by a fault of the run
+LOOK_SECONDS = 1.0  # between looks at a run that says nothing
 EXIT_SECONDS = 60.0  # from the end of its work to that of the process
 
 
@@ -87,7 +88,7 @@ class Worker:
     @staticmethod
     def start() -> "Worker":
         """Starts one."""
-        early = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `end`
+        early = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by `end`
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
@@ -153,16 +154,16 @@ def follow(worker: Worker, job: Job, progress: SuiteProgress, lost: threading.Ev
     ended: str | None = None
     try:
         lines = _give(process, job)
-        heard = time.monotonic()
+        silent = 0.0  # seconds that we waited in vain; those in which we were stopped ourselves (Ctrl-Z) do not count
         while (line := _next(lines)) is not None:
+            silent = 0.0 if line else silent + LOOK_SECONDS
             if line:
-                heard = time.monotonic()
                 event = json.loads(line)
                 if event["event"] == "done":
                     done = event
                 else:
                     progress.event(event)
-            elif ended is None and time.monotonic() - heard > job.hang_seconds:
+            elif ended is None and silent > job.hang_seconds:
                 ended = f"no sign of life for {job.hang_seconds / 60:g} min (--hang-minutes), so it was ended"
                 process.send_signal(signal.SIGUSR1)  # the log gets to know what each thread was doing
                 time.sleep(1)
@@ -188,7 +189,8 @@ def _give(process: subprocess.Popen[str], job: Job) -> "queue.SimpleQueue[str | 
         assert process.stdout is not None
         with contextlib.suppress(ValueError):  # closed, as the user stopped us
             for line in process.stdout:
-                lines.put(line)
+                if line.endswith("\n"):  # else it was killed while it wrote
+                    lines.put(line)
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
@@ -199,9 +201,9 @@ def _give(process: subprocess.Popen[str], job: Job) -> "queue.SimpleQueue[str | 
 
 
 def _next(lines: "queue.SimpleQueue[str | None]") -> str | None:
-    """The next line; empty after a second without one."""
+    """The next line; empty after a while without one."""
     try:
-        return lines.get(timeout=1.0)
+        return lines.get(timeout=LOOK_SECONDS)
     except queue.Empty:
         return ""
 

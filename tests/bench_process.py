@@ -4,13 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = ROOT / "bench.py"
 TINY = ["--datasets", "images", "--weights", "none", "--backbone", "vit_tiny_patch16_224", "--res", "32"]
 TINY += ["--batch-size", "4", "--device", "cpu"]
+
+
+class Ended(NamedTuple):
+    """A suite that has ended: its exit status, what it said, and its records by method."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    records: dict[str, dict[str, Any]]
 
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -37,3 +47,20 @@ def records(results: Path) -> dict[str, dict[str, Any]]:
     """The stored records by method."""
     stored = [json.loads(path.read_text()) for path in sorted((results / "runs").glob("*.json"))]
     return {record["run"]["config"]["method"]: record for record in stored}
+
+
+def watch(
+    folder: Path, results: str, *arguments: str, on: Mapping[str, Callable[["subprocess.Popen[str]"], object]]
+) -> Ended:
+    """Runs a suite; what `on` maps a piece of stderr to is called once, when a line holds it."""
+    process = start(folder, *arguments, "--results", results)
+    assert process.stdout is not None and process.stderr is not None
+    lines, waiting = [], dict(on)
+    for line in process.stderr:
+        lines.append(line)
+        for piece in [piece for piece in waiting if piece in line]:
+            waiting.pop(piece)(process)
+    stdout = process.stdout.read()
+    process.communicate()
+    assert not waiting, "".join(lines)
+    return Ended(process.returncode, stdout, "".join(lines), records(folder / results))

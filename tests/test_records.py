@@ -166,8 +166,8 @@ def test_results_that_cannot_be_written_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sync", [True, False])
 def test_write_atomic_replaces(tmp_path: Path, sync: bool) -> None:
-    write_atomic(tmp_path / "a", b"1", sync)
-    assert write_atomic(tmp_path / "a", b"2", sync).read_bytes() == b"2"
+    write_atomic(tmp_path / "a", b"1", sync=sync)
+    assert write_atomic(tmp_path / "a", b"2", sync=sync).read_bytes() == b"2"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 

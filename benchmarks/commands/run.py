@@ -9,7 +9,7 @@ import yaml
 
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_cache, add_results, check_methods
-from benchmarks.stop import Stop
+from benchmarks.stop import Stop, ignore_signals
 from benchmarks.suite_file import find_suite, suite_arguments
 
 if TYPE_CHECKING:
@@ -281,10 +281,11 @@ def run(args: argparse.Namespace) -> int:
     try:
         _do(work, devices_of(args))
     except Stop as stop:
+        ignore_signals()
         print(f"stopped by {stop}; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return stop.status
-    except RuntimeError as error:
-        print(f"bench.py: {error}", file=sys.stderr)
+    except (OSError, RuntimeError) as error:
+        print(f"bench.py: {' '.join(str(error).split())}", file=sys.stderr)
     status, run_ids = report(work)
     return max(status, show_results(args.results, run_ids))
 
