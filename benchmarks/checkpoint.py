@@ -42,7 +42,7 @@ class Checkpoints:
             except (OSError, ValueError) as error:
                 self.note(f"checkpoint {path} is left aside: {error}")
                 continue
-            if state["made_by"] != self.made_by:
+            if state.get("made_by") != self.made_by:
                 self.note(f"checkpoint {path} is left aside: it was made by another version of the code or of torch")
                 continue
             return dict(state["training"])

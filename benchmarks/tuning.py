@@ -55,7 +55,7 @@ def choose(trials: Sequence[PlannedRun], records: Sequence[Record]) -> dict[str,
     scores: dict[float, list[float | None]] = {rate: [] for rate in grid}
     for trial, record in zip(trials, records, strict=True):
         finished = record["status"]["state"] == "ok"
-        scores[trial.config.lr].append(record["measurements"]["val"]["auc"] if finished else None)
+        scores[trial.config.lr].append(record["measurements"].get("val", {}).get("auc") if finished else None)
     means = {rate: _mean(values) for rate, values in scores.items()}
     known = {rate: mean for rate, mean in means.items() if mean is not None}
     chosen = max(known, key=lambda rate: (known[rate], -rate)) if known else grid[len(grid) // 2]

@@ -13,6 +13,8 @@ from fault_injection import scores
 from slurm_cluster import NUM_CPUS, missing, slurm_cluster
 from tiny_images import make_images
 
+from benchmarks.standing import list_runs
+
 WORDS = [word for word in TINY if word not in ("--device", "cpu")]
 PATIENCE = 240.0  # seconds
 
@@ -44,31 +46,32 @@ def submit(folder: Path, results: str, *options: str, slurm: tuple[str, ...] = (
 
 
 def rows(folder: Path, results: str) -> list[dict[str, Any]]:
-    ended = finish(folder, "list", "runs", "--format", "json", "--results", results)
-    assert ended.returncode == 0, ended.stderr
-    return list(json.loads(ended.stdout))
+    found, problems = list_runs(folder / results)
+    assert not problems
+    return found
 
 
 def statuses(folder: Path, results: str) -> list[str]:
     return [row["status"] for row in rows(folder, results)]
 
 
+def cancel(said: str, name: str) -> None:
+    """Cancels the job of a run, by what was said when it was submitted."""
+    (job,) = [line.split()[1].rstrip(":") for line in said.splitlines() if line.startswith("job ") and name in line]
+    subprocess.run(["scancel", job], check=True)
+
+
 def wait(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "nothing happened in time"
-        time.sleep(0.5)
+        time.sleep(0.2)
 
 
-def wait_for_epoch(folder: Path, results: str, epoch: int) -> None:
+def wait_for_epoch(folder: Path, results: str, method: str, epoch: int) -> None:
     """Until a run has trained so long, and so has checkpoints."""
-    wait(lambda: any(f" epoch {epoch}/" in log.read_text() for log in (folder / results / "logs").glob("*.log")))
-
-
-def job_of(folder: Path, results: str) -> str:
-    """SLURM's id of the only job."""
-    (row,) = rows(folder, results)
-    return str(row["job"].split()[0])
+    logs = folder / results / "logs"
+    wait(lambda: any(f" epoch {epoch}/" in log.read_text() for log in logs.glob(f"*{method}*.log")))
 
 
 def test_a_grid_with_trials_goes_through_the_queue(folder: Path) -> None:
@@ -86,6 +89,11 @@ def test_a_grid_with_trials_goes_through_the_queue(folder: Path) -> None:
         assert "lost" not in now and "failed" not in now
         time.sleep(0.2)
     assert {"queued", "running", "done"} <= seen and at_once >= 2
+    listed = finish(folder, "list", "runs", "--format", "json", "--results", "grid")
+    assert [(row["kind"], row["status"], row["result"]) for row in json.loads(listed.stdout)] == [
+        *[("trial", "done", "ok")] * 4,
+        *[("run", "done", "ok")] * 2,
+    ]
     assert "0 jobs submitted" in submit(folder, "grid", *grid)
     assert finish(folder, *WORDS, "--device", "cpu", *grid, "--results", "local").returncode == 0
     local = records(folder / "local")
@@ -101,20 +109,19 @@ def test_a_run_that_fails_is_said_to_have_failed(folder: Path) -> None:
 
 
 def test_a_cancelled_run_is_lost_until_the_same_command_goes_on(folder: Path) -> None:
-    command = ("--methods", "linear", "lora", "--epochs", "60")
-    submit(folder, "cancelled", *command)
-    wait_for_epoch(folder, "cancelled", 3)
-    (lora,) = [row for row in rows(folder, "cancelled") if "lora" in row["run"]]
-    subprocess.run(["scancel", lora["job"].split()[0]], check=True)
+    command = ("--methods", "linear", "lora", "--epochs", "120")
+    said = submit(folder, "cancelled", *command)
+    wait_for_epoch(folder, "cancelled", "lora", 3)
+    cancel(said, "lora")
     wait(lambda: sorted(statuses(folder, "cancelled")) == ["done", "lost"])
     assert "1 jobs submitted" in submit(folder, "cancelled", *command)
     wait(lambda: statuses(folder, "cancelled") == ["done", "done"])
 
 
 def test_a_preempted_run_goes_on_from_its_last_epoch(folder: Path) -> None:
-    command = ("--methods", "lora", "--epochs", "60", "--seeds", "1")
+    command = ("--methods", "lora", "--epochs", "120")
     submit(folder, "preempted", *command)
-    wait_for_epoch(folder, "preempted", 3)
+    wait_for_epoch(folder, "preempted", "lora", 3)
     everything = ["srun", "--partition=urgent", f"--cpus-per-task={NUM_CPUS}", "true"]
     subprocess.run(everything, check=True, capture_output=True)
     wait(lambda: statuses(folder, "preempted") == ["done"])
@@ -127,13 +134,13 @@ def test_a_preempted_run_goes_on_from_its_last_epoch(folder: Path) -> None:
 
 def test_a_run_whose_time_is_over_is_queued_again(folder: Path) -> None:
     # SLURM looks every 30 s or so: with this it tells the job within 30 s of its start.
-    submit(folder, "timed", "--methods", "lora", "--epochs", "400", slurm=("minutes=1", "signal_seconds=59"))
+    said = submit(folder, "timed", "--methods", "lora", "--epochs", "400", slurm=("minutes=1", "signal_seconds=59"))
     wait(lambda: statuses(folder, "timed") == ["interrupted"] or "queued" in statuses(folder, "timed"))
     (log,) = (folder / "timed" / "logs").glob("*.log")
     wait(lambda: "goes on after epoch" in log.read_text())
     (record,) = records(folder / "timed").values()
     assert record["status"]["message"] == "stopped by the cluster, to be queued again"
-    subprocess.run(["scancel", job_of(folder, "timed")], check=True)
+    cancel(said, "lora")
 
 
 def test_what_slurm_refuses_is_one_line(folder: Path) -> None:
