@@ -228,10 +228,10 @@ class _Suite:
         afresh = stored.policy == "overwrite"
         job = Job("run", run, results, log, self.code, self.work.hang_seconds, rivals, afresh, self.work.at_once)
         title = f"{config.method} {config.dataset} {config.resolution} px seed {config.seed} {what}".rstrip()
-        self.progress.start(number, title, log)
         self.num_done += 1
         started = datetime.now(UTC)
         try:
+            self.progress.start(number, title, log)
             done = follow(self.workers.take(another=self.left > 1), job, self.progress, lost)
         except BaseException as error:
             _record_end(run, stored, self.code, started, "interrupted", f"stopped by {_stopped_by(error)}")
