@@ -237,10 +237,10 @@ class _Suite:
         work, afresh = self.work, stored.policy == "overwrite"
         job = Job("run", run, results, log, self.code, work.hang_seconds, rivals, afresh, work.at_once, work.track)
         title = f"{config.method} {config.dataset} {config.resolution} px seed {config.seed} {what}".rstrip()
-        self.progress.start(number, title, log)
         self.num_done += 1
         started = datetime.now(UTC)
         try:
+            self.progress.start(number, title, log)
             done = follow(self.workers.take(another=self.left > 1), job, self.progress, lost)
         except BaseException as error:
             _record_end(run, stored, self.code, started, "interrupted", f"stopped by {_stopped_by(error)}")

@@ -17,6 +17,7 @@ import torch
 from bench_process import TINY, Ended, finish, watch
 from tiny_images import make_images
 
+from benchmarks.data import open_dataset
 from benchmarks.features import FeatureRequest, open_feature_cache
 from benchmarks.locks import Lock
 
@@ -195,6 +196,15 @@ def test_a_disk_that_fills_up_while_features_are_computed_keeps_those_that_are_w
         with ThreadPoolExecutor(1) as pool:
             rows = cache.read(np.arange(6), False, pool)["feature"]
         assert rows[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_cache_without_room_for_anything_is_named(folder: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        fill(disk)
+        with pytest.raises(
+            RuntimeError, match=r"cache must be a folder .*hashes' \(No space left on device\): .*--cache"
+        ):
+            open_dataset(str(folder / "images"), tmp_path, disk)
 
 
 def test_a_lock_on_a_full_disk_is_not_held(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def lost_data(folder: Path) -> Ended:
         shutil.rmtree(folder / "gone")
         shutil.copy(folder / "changed/test/dark/0.png", folder / "changed/train/dark/0.png")
 
-    flags = (*TINY, "--datasets", "gone", "changed", "stuck", "images", "--epochs", "2", "--hang-minutes", "0.25")
+    flags = (*TINY, "--datasets", "gone", "changed", "stuck", "images", "--epochs", "2", "--hang-minutes", "0.5")
     on = {
         "4 runs, 0 of them stored already": lose,
         "[3/4] linear stuck 32 px seed 0: started": lambda suite: worker_of(suite).suspend(),
@@ -77,7 +77,7 @@ def test_runs_on_data_that_is_lost_fail_and_others_go_on(folder: Path, lost_data
 
 def test_a_run_that_hangs_is_ended_and_recorded(folder: Path, lost_data: Ended) -> None:
     message = by_dataset(folder, "lost")["stuck"]["message"]
-    assert message.startswith("no sign of life for 0.25 min (--hang-minutes), so it was ended; see ")
+    assert message.startswith("no sign of life for 0.5 min (--hang-minutes), so it was ended; see ")
     assert "[4/4] linear images 32 px seed 0: ok in " in lost_data.stderr
 
 

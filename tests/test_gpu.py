@@ -69,6 +69,18 @@ def test_a_suite_measures_memory_in_every_phase(tmp_path: Path) -> None:
         assert record["environment"]["device"] == torch.cuda.get_device_name()
 
 
+def test_a_run_out_of_gpu_memory_is_a_result_and_the_next_one_runs(tmp_path: Path) -> None:
+    make_images(tmp_path / "images")
+    flags = ("--res", "2048", "32", "--batch-size", "10", "--attention", "eager", "--precision", "fp32")
+    ended = finish(tmp_path, "--methods", "full", *ON_GPU, "--epochs", "2", *flags)  # 30 GiB of scores a layer
+    assert ended.returncode == 0, ended.stderr
+    assert "runs: 1 ok, 1 oom; records in results/runs" in ended.stderr
+    stored = {path.name[:11]: json.loads(path.read_text()) for path in (tmp_path / "results/runs").glob("*.json")}
+    status = stored["images-2048"]["status"]
+    assert (status["state"], status["phase"]) == ("oom", "train")
+    assert "CUDA out of memory" in status["message"] and "host memory" not in status["message"]
+
+
 @pytest.mark.parametrize("method", ["linear", "fpt"])
 def test_preloaded_and_live_features_train_alike(tmp_path: Path, method: str) -> None:
     make_images(tmp_path / "images")

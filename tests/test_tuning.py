@@ -1,6 +1,7 @@
 """Choosing a learning rate: on validation alone, alike for every method, and told in the record."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from benchmarks.commands import COMMANDS
 from benchmarks.commands.run import parse, suite_options
 from benchmarks.plan import Plan, make_plan
 from benchmarks.train import is_hopeless
-from benchmarks.tuning import choose, tuned_runs
+from benchmarks.tuning import choose, rivals_of, tuned_runs
 from methods import METHODS
 
 GRID = ["--lr", "1e-5", "1e-2", "--seeds", "0", "1", "--epochs", "2"]
@@ -41,6 +42,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trials(folder: Path, method: str) -> list[dict[str, Any]]:
     stored = [json.loads(path.read_text()) for path in (folder / "results/trials/runs").glob("*.json")]
     return [record for record in stored if record["run"]["config"]["method"] == method]
+
+
+def test_a_damaged_record_of_a_trial_is_no_rival(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell, _) = plan(folder, monkeypatch, " ".join(GRID)).cells
+    first, second = cell.trials
+    runs = shutil.copytree(folder / "results/trials/runs", tmp_path / "trials/runs")
+    assert [len(aucs) for aucs in rivals_of(second, cell, tmp_path)] == [2]
+    (runs / f"{first.config.run_id}.json").write_bytes(b"{")
+    assert rivals_of(second, cell, tmp_path) == []
 
 
 @pytest.mark.parametrize("method", ["linear", "lora"])

@@ -1,5 +1,6 @@
 """What the suite makes of a process that hangs or dies."""
 
+import errno
 import itertools
 import json
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from bench_process import ROOT
 
 from benchmarks.progress import SuiteProgress
+from benchmarks.worker import _failure
 from benchmarks.workers import Job, Worker, follow
 
 SLEEPS = "sleep_soundly()"
@@ -67,6 +69,14 @@ def test_a_clock_that_jumps_lets_no_run_seem_to_hang(tmp_path: Path, monkeypatch
     monkeypatch.setattr(time, "monotonic", lambda: next(hours))
     monkeypatch.setattr(time, "time", lambda: pytest.fail("the wall clock was asked"))
     assert followed(tmp_path, SPEAKS, hang_seconds=60)[0]["state"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory"), RuntimeError("DefaultCPUAllocator: no")]
+)
+def test_host_memory_that_runs_out_is_known_by_its_error(error: Exception) -> None:
+    status = _failure(error, "train")
+    assert status["state"] == "oom" and status["message"].startswith("host memory: ")
 
 
 def test_a_run_killed_while_it_speaks_was_interrupted(tmp_path: Path) -> None:
