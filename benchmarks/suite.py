@@ -108,7 +108,7 @@ def announce(work: Work) -> None:
     trials = f"{len(plan.trials)} trials and " if plan.trials else ""
     print(f"{trials}{len(plan.runs)} runs, {num_stored} of them stored already", file=sys.stderr)
     for problem in (*work.trials.damaged.values(), *work.runs.damaged.values()):
-        print(f"note: {problem}; it is done again now", file=sys.stderr)
+        print(f"note: {problem}; this command does so", file=sys.stderr)
 
 
 def report(work: Work) -> tuple[int, set[str]]:
