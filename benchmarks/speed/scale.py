@@ -160,33 +160,41 @@ def store_like(model: Record, run: PlannedRun, dataset: Dataset, results: Path) 
 
 
 def command_table(grid: Grid, clones: Sequence[Path]) -> pd.DataFrame:
-    """Seconds of each command, of this clone and, beside it, of another, which each comes right after."""
+    """Seconds of each command, of this clone and, beside it, of another, a group of commands at a time."""
     stored, empty = ["--results", str(grid.results)], ["--results", str(grid.folder / "empty")]
-    statistics, predictions = grid.results / ".statistics", grid.cache / "predictions"
-    lines: list[tuple[str, list[str], Path | None]] = [
-        ("only importing what tables need", [], None),
-        ("list runs", ["list", "runs", *stored], None),
-        ("tables, the first time", ["tables", *stored], statistics),
-        ("tables, again", ["tables", *stored], None),
-        ("plots", ["plots", *stored], None),
-        ("run --dry-run, nothing stored or predicted", [*grid.all, *empty, "--dry-run"], predictions),
-        ("run --dry-run, nothing stored", [*grid.all, *empty, "--dry-run"], None),
-        ("run --dry-run, all stored", [*grid.all, *stored, "--dry-run"], None),
-        ("run, all stored: tables and plots", [*grid.all, *stored], None),
+    # A folder that is removed first, and the commands that then find it missing, made, and made.
+    groups: list[tuple[Path | None, dict[str, list[str]]]] = [
+        (None, {"only importing what tables need": []}),
+        (None, {"list runs": ["list", "runs", *stored]}),
+        (
+            grid.results / ".statistics",
+            {"tables, the first time": ["tables", *stored], "tables, again": ["tables", *stored]},
+        ),
+        (None, {"plots": ["plots", *stored]}),
+        (
+            grid.cache / "predictions",
+            {
+                "run --dry-run, nothing stored or predicted": [*grid.all, *empty, "--dry-run"],
+                "run --dry-run, nothing stored": [*grid.all, *empty, "--dry-run"],
+                "run --dry-run, all stored": [*grid.all, *stored, "--dry-run"],
+            },
+        ),
+        (None, {"run, all stored: tables and plots": [*grid.all, *stored]}),
     ]
-    rows: list[dict[str, Any]] = []
-    for what, command, remove in lines:
-        row: dict[str, Any] = {"command": what}
+    rows: dict[str, dict[str, Any]] = {}
+    for removed, commands in groups:
         for name, clone in zip(("", "before: "), clones, strict=False):
-            if remove is not None:
-                shutil.rmtree(remove, ignore_errors=True)
-            arguments = [str(clone / "bench.py"), *command] if command else ["-c", IMPORTS]
-            row |= dict(zip((f"{name}seconds", f"{name}processor seconds"), _time(arguments, clone), strict=True))
-            print(*row.values(), sep=", ", file=sys.stderr, flush=True)
-        if len(clones) > 1:
-            row["ratio"] = row["before: processor seconds"] / row["processor seconds"]
-        rows.append(row)
-    return pd.DataFrame(rows).round(1)
+            if removed is not None:
+                shutil.rmtree(removed, ignore_errors=True)
+            for what, command in commands.items():
+                arguments = [str(clone / "bench.py"), *command] if command else ["-c", IMPORTS]
+                clock, used = _time(arguments, clone)
+                print(f"{name}{what}: {clock:.1f} s, {used:.1f} s of processors", file=sys.stderr, flush=True)
+                row = rows.setdefault(what, {"command": what})
+                row |= {f"{name}seconds": clock, f"{name}processor seconds": used}
+                if name:
+                    row["ratio"] = used / row["processor seconds"]
+    return pd.DataFrame(rows.values()).round(1)
 
 
 def _time(arguments: Sequence[str], clone: Path) -> tuple[float, float]:
