@@ -120,15 +120,21 @@ def report(work: Work) -> tuple[int, set[str]]:
     """
     failed = 0
     if work.plan.trials:
-        states = [work.trials.state(trial.config.run_id) for trial in work.plan.trials]
+        states = [_standing(work.trials, trial.config.run_id) for trial in work.plan.trials]
         failed = _report("trials", states, trial_results(work.results))
     runs = [run for cell in work.plan.cells for run in tuned_runs(cell, work.results) or cell.runs]
-    states = [work.runs.state(run.config.run_id) for run in runs]
+    states = [_standing(work.runs, run.config.run_id) for run in runs]
     return max(failed, _report("runs", states, work.results)), {run.config.run_id for run in runs}
 
 
-def _report(what: str, states: Sequence[str | None], results: Path) -> int:
-    counts = Counter(state or "not done" for state in states)
+def _standing(stored: StoredStates, run_id: str) -> str:
+    """The state of a run; where it was to be done again and was not, what is stored from before does not count."""
+    state = stored.state(run_id)
+    return "not done" if state is None or (state in DONE and stored.is_due(run_id)) else state
+
+
+def _report(what: str, states: Sequence[str], results: Path) -> int:
+    counts = Counter(states)
     text = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
     print(f"{what}: {text}; records in {_short(results / 'runs')}", file=sys.stderr)
     if counts["failed"]:

@@ -240,3 +240,22 @@ def test_what_was_done_again_since_is_not_due_again(tmp_path: Path) -> None:
     assert [states.is_due("a-run") for states in stored.values()] == [False, True, True]
     write_record(tmp_path, make_record("lora", state="failed") | {"run_id": "a-run"})
     assert not any(states.is_due("a-run") for states in stored.values())
+
+
+def test_what_could_not_be_done_again_is_not_done(
+    folder: Path, suite: Suite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bench import make_parser
+    from benchmarks.commands import COMMANDS
+    from benchmarks.commands.run import suite_options
+    from benchmarks.plan import make_plan
+    from benchmarks.suite import Work, report
+
+    flags = [word if word != "images" else str(folder / "images") for word in TINY]
+    flags += ["--methods", "linear", "fpt", "--epochs", "2", "--cache", str(folder / ".cache")]
+    plan = make_plan(suite_options(make_parser(COMMANDS["run"]).parse_args(flags)))
+    statuses = {}
+    for policy in POLICIES:
+        statuses[policy], _ = report(Work.make(plan, suite.folder / "results", policy, hang_minutes=1))
+    assert statuses == {"only-missing": 0, "retry-failed": 0, "overwrite": 1}
+    assert "runs: 2 not done" in capsys.readouterr().err
