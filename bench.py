@@ -10,7 +10,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.contract import Command
 from benchmarks.commands.run import parse
-from benchmarks.stop import Stop, ignore_signals, stop_on_signals
+from benchmarks.stop import Stop, stop_on_signals
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,7 +43,6 @@ def main(arguments: list[str]) -> int:
     if name not in COMMANDS:
         print(f"bench.py: command must be one of {', '.join(COMMANDS)}, got {name!r}", file=sys.stderr)
         return 2
-    stop_on_signals()
     command, rest = COMMANDS[name], arguments[1:] if named else arguments
     try:
         parser = make_parser(command)
@@ -52,10 +51,10 @@ def main(arguments: list[str]) -> int:
         print(f"bench.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except Stop as stop:
-        ignore_signals()
         print(f"stopped by {stop}", file=sys.stderr)
         return stop.status
 
 
 if __name__ == "__main__":
+    stop_on_signals()
     sys.exit(main(sys.argv[1:]))

@@ -20,18 +20,17 @@ class Stop(KeyboardInterrupt):
         self.status = 128 + signum
 
 
-def ignore_signals() -> None:
-    """Ends without a second `Stop`: whoever presses Ctrl-C twice would see a traceback from the interpreter's end."""
-    for signum in SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
-
-
 def stop_on_signals() -> None:
-    """Turns these signals into `Stop`, but for those that whoever started us wants ignored (nohup)."""
+    """Turns these signals into one `Stop`, but for those that whoever started us wants ignored (nohup).
+
+    Further ones are ignored: ending takes seconds, and whoever presses Ctrl-C twice would see a traceback of it.
+    """
+    signals = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
 
     def stop(signum: int, _: object) -> None:
+        for other in signals:
+            signal.signal(other, signal.SIG_IGN)
         raise Stop(signum)
 
-    for signum in SIGNALS:
-        if signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, stop)
+    for signum in signals:
+        signal.signal(signum, stop)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from benchmarks.commands.dry_run import ranges
 from benchmarks.commands.run import parse, suite_options
 from benchmarks.plan import make_plan
 from benchmarks.records import write_record
+from benchmarks.stop import Stop
 from datasets import DATASETS
 from methods import METHODS
 
@@ -259,8 +261,8 @@ def test_seeds_are_shown_as_ranges(numbers: list[int], text: str) -> None:
 
 def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise Stop(signal.SIGINT)
 
     monkeypatch.setattr("benchmarks.model.count_parameters", interrupt)
     said = Said("params", capsys)
-    assert (said.status, said.out, said.err) == (130, "", "stopped\n")
+    assert (said.status, said.out, said.err) == (130, "", "stopped by SIGINT\n")

@@ -9,7 +9,7 @@ import yaml
 
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_cache, add_results, check_methods
-from benchmarks.stop import Stop, ignore_signals
+from benchmarks.stop import Stop
 from benchmarks.suite_file import find_suite, suite_arguments
 
 if TYPE_CHECKING:
@@ -281,7 +281,6 @@ def run(args: argparse.Namespace) -> int:
     try:
         _do(work, devices_of(args))
     except Stop as stop:
-        ignore_signals()
         print(f"stopped by {stop}; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return stop.status
     except (OSError, RuntimeError) as error:
