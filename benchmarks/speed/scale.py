@@ -168,7 +168,11 @@ def command_table(grid: Grid, clones: Sequence[Path]) -> pd.DataFrame:
         (None, {"list runs": ["list", "runs", *stored]}),
         (
             grid.results / ".statistics",
-            {"tables, the first time": ["tables", *stored], "tables, again": ["tables", *stored]},
+            {
+                "tables, the first time": ["tables", *stored],
+                "tables, again": ["tables", *stored],
+                "run, all stored: tables and plots": [*grid.all, *stored],
+            },
         ),
         (None, {"plots": ["plots", *stored]}),
         (
@@ -179,7 +183,6 @@ def command_table(grid: Grid, clones: Sequence[Path]) -> pd.DataFrame:
                 "run --dry-run, all stored": [*grid.all, *stored, "--dry-run"],
             },
         ),
-        (None, {"run, all stored: tables and plots": [*grid.all, *stored]}),
     ]
     rows: dict[str, dict[str, Any]] = {}
     for removed, commands in groups:
