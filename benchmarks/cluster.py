@@ -7,7 +7,6 @@ last epoch's checkpoint. Nobody waits for the jobs: their records are in the res
 import dataclasses
 import json
 import os
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,15 +16,14 @@ from typing import Any
 import submitit
 
 from benchmarks.commands.options import one_of
-from benchmarks.launch import FOLDER, Agent, importable
+from benchmarks.jobs import FOLDER, QUEUED, RUNNING, JobEntry, queued_jobs
+from benchmarks.launch import Agent, importable
 from benchmarks.plan import Cell, Plan, PlannedRun
 from benchmarks.records import write_atomic
 from benchmarks.suite import Work
 from benchmarks.tuning import tuned_runs
 
 MAX_ARRAY = 1000  # jobs: SLURM takes 1001 unless it is configured otherwise
-QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "RESV_DEL_HOLD", "REQUEUE_FED")
-RUNNING = ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING")
 
 
 @dataclass(frozen=True)
@@ -103,32 +101,6 @@ def _whole(key: str, text: str) -> int:
     return int(text)
 
 
-@dataclass(frozen=True)
-class JobEntry:
-    """A run in the queue, as stored beside submitit's files.
-
-    Attributes:
-        job: SLURM's id, as `12_3`.
-        name: For people.
-        run_id: The run; None while its rate is still to be chosen.
-        trials: Ids of the trials that choose it.
-        seed: The run's.
-        trial: Whether it is one.
-    """
-
-    job: str
-    name: str
-    run_id: str | None
-    trials: list[str]
-    seed: int
-    trial: bool
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What names the run before its rate is known."""
-        return (self.run_id,) if self.run_id else (*self.trials, self.seed)
-
-
 def submit_suite(work: Work, settings: SlurmSettings) -> list[JobEntry]:
     """Queues what is due and not queued yet: the trials, then the runs, which wait for these trials' end.
 
@@ -197,31 +169,3 @@ def _submit_array(
     content = json.dumps([asdict(entry) for entry in entries], indent=1)
     write_atomic(folder / "jobs.json", content.encode())
     return entries
-
-
-def queued_jobs(results: Path) -> list[tuple[JobEntry, str]]:
-    """Every run that was handed to SLURM from this results folder, with its state in SLURM's words.
-
-    The state is `GONE` where SLURM knows the job no more: it has ended some minutes ago, or was cancelled.
-
-    Raises:
-        ValueError: A file of ours is damaged.
-    """
-    entries = []
-    for path in sorted((results / FOLDER).glob("slurm-*/jobs.json")):
-        try:
-            entries += [JobEntry(**entry) for entry in json.loads(path.read_bytes())]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"jobs must be readable, got {str(path)!r} ({error}): delete it") from error
-    states = _slurm_states() if entries else {}
-    return [(entry, states.get(entry.job, "GONE")) for entry in entries]
-
-
-def _slurm_states() -> dict[str, str]:
-    """Of this user's jobs by id. From squeue, which needs no accounting database and knows ended jobs for minutes."""
-    command = ["squeue", "--noheader", "--me", "--array", "--states=all", "--format=%i|%T"]
-    try:
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return {}  # not on a machine of the cluster
-    return dict(line.strip().split("|", 1) for line in listed.splitlines() if "|" in line)

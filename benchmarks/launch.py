@@ -21,11 +21,11 @@ import submitit
 from submitit.helpers import DelayedSubmission
 
 from benchmarks.environment import ROOT
+from benchmarks.jobs import FOLDER
 from benchmarks.plan import Cell, Plan, PlannedRun
 from benchmarks.stop import Stop
 from benchmarks.suite import Work, run_suite
 
-FOLDER = "jobs"  # below the results: submitit's files
 LOOK_EVERY = 0.5  # seconds
 NO_LIMIT = 10**7  # minutes: a suite ends when it is done
 

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cluster import QUEUED, RUNNING, JobEntry, queued_jobs
+from benchmarks.jobs import QUEUED, RUNNING, JobEntry, queued_jobs
 from benchmarks.locks import Lock
 from benchmarks.records import Record, each_record
-from benchmarks.states import DONE
-from benchmarks.tuning import trial_results
+from benchmarks.states import DONE, trial_results
 
 COLUMNS = ("run", "kind", "status", "result", "job", "where", "message")
 

@@ -9,7 +9,14 @@ DONE = ("ok", "oom", "diverged")  # results; failed and interrupted runs are non
 UNDONE = (None, "interrupted")  # due under every policy
 POLICIES = ("only-missing", "retry-failed", "overwrite")
 
+TRIALS = "trials"  # below the results: trials are no results, and no table shows them
+
 Stamp = tuple[int, int]  # of a file: when it was written, and its inode
+
+
+def trial_results(results: Path) -> Path:
+    """Where the records of trials lie."""
+    return results / TRIALS
 
 
 class StoredStates:

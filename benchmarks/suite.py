@@ -21,8 +21,8 @@ from benchmarks.locks import SAY_EVERY, Lock
 from benchmarks.plan import Cell, Plan, PlannedRun
 from benchmarks.progress import SuiteProgress
 from benchmarks.records import check_writable, not_writable, remove_partial, write_record
-from benchmarks.states import DONE, StoredStates
-from benchmarks.tuning import rivals_of, trial_results, tuned_runs
+from benchmarks.states import DONE, StoredStates, trial_results
+from benchmarks.tuning import rivals_of, tuned_runs
 from benchmarks.workers import Job, Workers, follow
 
 LOOK_EVERY = 2.0  # seconds between looks at the runs that another process does

@@ -9,13 +9,7 @@ from typing import Any
 
 from benchmarks.plan import Cell, PlannedRun
 from benchmarks.records import Record, read_record
-
-FOLDER = "trials"  # below the results: trials are no results, and no table shows them
-
-
-def trial_results(results: Path) -> Path:
-    """Where the records of trials lie."""
-    return results / FOLDER
+from benchmarks.states import trial_results
 
 
 def tuned_runs(cell: Cell, results: Path) -> list[PlannedRun] | None:

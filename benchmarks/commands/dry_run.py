@@ -18,8 +18,8 @@ from benchmarks.plan import Cell, Plan
 from benchmarks.predict import Prediction
 from benchmarks.predictions import predict_points, stored_predictions
 from benchmarks.records import load_frame
-from benchmarks.states import is_due
-from benchmarks.tuning import trial_results, tuned_runs
+from benchmarks.states import is_due, trial_results
+from benchmarks.tuning import tuned_runs
 
 MOST_NEW = 100  # predictions that are made unasked: a minute at most
 
