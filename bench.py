@@ -50,9 +50,9 @@ def main(arguments: list[str]) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"bench.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except Stop as stop:
-        print(f"stopped by {stop}", file=sys.stderr)
-        return stop.status
+    except KeyboardInterrupt as stop:
+        print("stopped", file=sys.stderr)
+        return stop.status if isinstance(stop, Stop) else 130
 
 
 if __name__ == "__main__":
