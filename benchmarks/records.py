@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ class Column(NamedTuple):
     kind: type
     required: bool = False
     low: float = 0
-    high: float = 2**63 - 1
+    high: float | None = None  # else the highest that a table can hold
 
 
 _ONE = 1 + 1e-9  # scores are means, which round
@@ -397,8 +398,10 @@ def _check_value(value: Any, column: Column) -> None:
     number = column.kind is float and isinstance(value, int)
     if not (isinstance(value, column.kind) or number) or (isinstance(value, bool) and column.kind is not bool):
         raise ValueError(f"{column.path} must be {column.kind.__name__}, got {value!r}")
-    if column.kind in (int, float) and not column.low <= value <= column.high:
-        raise ValueError(f"{column.path} must be from {column.low:g} to {column.high:g}, got {value!r}")
+    if column.kind in (int, float):
+        high = (2**63 - 1 if column.kind is int else sys.float_info.max) if column.high is None else column.high
+        if not column.low <= value <= high:
+            raise ValueError(f"{column.path} must be from {column.low:g} to {high:g}, got {value!r}")
 
 
 def _plain(value: Any) -> Any:

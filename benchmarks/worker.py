@@ -94,7 +94,7 @@ def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str,
     if whole:
         try:
             _store(results, record, run)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             return {"state": "failed", "message": str(error), "stored": False}
         if status["state"] != "failed":
             checkpoints.remove()  # a run that failed goes on from them when it is tried again

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -33,7 +34,13 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_hear_ctrl_c,
     )
+
+
+def _hear_ctrl_c() -> None:
+    """Whoever runs the tests may have Ctrl-C ignored, as a shell does for what is in its background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def finish(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
