@@ -399,7 +399,7 @@ def _check_value(value: Any, column: Column) -> None:
     if not (isinstance(value, column.kind) or number) or (isinstance(value, bool) and column.kind is not bool):
         raise ValueError(f"{column.path} must be {column.kind.__name__}, got {value!r}")
     if column.kind in (int, float):
-        high = (2**63 - 1 if column.kind is int else sys.float_info.max) if column.high is None else column.high
+        high = (2**63 - 1 if isinstance(value, int) else sys.float_info.max) if column.high is None else column.high
         if not column.low <= value <= high:
             raise ValueError(f"{column.path} must be from {column.low:g} to {high:g}, got {value!r}")
 
