@@ -83,15 +83,19 @@ def run_suite(work: Work) -> None:
         RuntimeError: Records can no longer be stored; those that were are whole.
     """
     for stored in (work.trials, work.runs):
-        _remove_left_checkpoints(stored)
+        _clear_up(stored)
     suite = _Suite(work)
     with suite.progress, suite.workers:
         suite.work_through()
 
 
-def _remove_left_checkpoints(stored: StoredStates) -> None:
-    """Removes those of runs that were killed between storing their record and removing their checkpoints."""
+def _clear_up(stored: StoredStates) -> None:
+    """Removes what was left by processes that were killed between storing a record and removing what it replaces."""
     results = stored.folder.parent
+    for path in stored.folder.glob(".*.lease"):
+        lock = Lock(path)
+        if lock.try_acquire():  # its holder has died
+            lock.release()
     for folder in (results / "checkpoints").glob("*"):
         lock = Lock(stored.folder / f".{folder.name}.lease")
         if stored.state(folder.name) in DONE and lock.try_acquire():

@@ -160,14 +160,14 @@ def test_those_of_a_run_that_has_its_record_are_removed(tmp_path: Path, images: 
     from fixed_records import make_record
 
     from benchmarks.records import write_record
-    from benchmarks.suite import _remove_left_checkpoints
+    from benchmarks.suite import _clear_up
 
     record = make_record("lora")
     write_record(tmp_path, record)
     for run_id in (record["run_id"], "another-run"):
         Checkpoints(tmp_path, run_id, pytest.fail).store(1, STATE)
     work = Work.make(make_plan_of_nothing(), tmp_path, "only-missing", 1)
-    _remove_left_checkpoints(work.runs)
+    _clear_up(work.runs)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["another-run"]
 
 
