@@ -77,7 +77,8 @@ def _stop(signum: int, _: object) -> None:
 
 def _lives(pid: int, started: float) -> bool:
     try:
-        return bool(psutil.Process(pid).create_time() == started)
+        process = psutil.Process(pid)
+        return process.create_time() == started and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fault_injection import inject
 
-KILLS = 5
+KILLS = 4
 
 
 def test_a_suite_killed_at_random_moments_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
