@@ -136,8 +136,8 @@ def test_a_preempted_run_goes_on_from_its_last_epoch(folder: Path) -> None:
 
 
 def test_a_run_whose_time_is_over_is_queued_again(folder: Path) -> None:
-    # SLURM looks every 30 s or so: with this it tells the job 20 to 50 s after its start.
-    said = submit(folder, "timed", "--methods", "lora", "--epochs", "3000", slurm=("minutes=1", "signal_seconds=40"))
+    # SLURM looks every 30 s or so: with this it tells the job 45 to 75 s after its start.
+    said = submit(folder, "timed", "--methods", "lora", "--epochs", "3000", slurm=("minutes=2", "signal_seconds=75"))
     logs = folder / "timed" / "logs"
     wait(lambda: any("goes on after epoch" in log.read_text() for log in logs.glob("*.log")))
     (record,) = records(folder / "timed").values()
