@@ -124,7 +124,7 @@ def submit_suite(work: Work, settings: SlurmSettings) -> list[JobEntry]:
 def _trials(work: Work) -> Iterator[tuple[Work, JobEntry]]:
     for trial in work.plan.trials:
         if work.trials.is_due(trial.config.run_id):
-            yield _share(work, Cell([trial], []), trial), _entry(trial, f"trial lr {trial.config.lr:g}", [])
+            yield _share(work, Cell([trial], []), trial), _entry(trial, trial.config.run_id, [])
 
 
 def _runs(work: Work) -> Iterator[tuple[Work, JobEntry]]:
@@ -133,17 +133,12 @@ def _runs(work: Work) -> Iterator[tuple[Work, JobEntry]]:
         tuned = None if any(map(work.trials.is_due, trials)) else tuned_runs(cell, work.results)
         for run in tuned or cell.runs:
             if tuned is None or work.runs.is_due(run.config.run_id):
-                entry = _entry(run, "", trials)
-                yield (
-                    _share(work, Cell(cell.trials, [run]), run),
-                    dataclasses.replace(entry, run_id=entry.run_id if tuned is not None else None),
-                )
+                run_id = None if tuned is None else run.config.run_id
+                yield _share(work, Cell(cell.trials, [run]), run), _entry(run, run_id, trials)
 
 
-def _entry(run: PlannedRun, what: str, trials: list[str]) -> JobEntry:
-    config = run.config
-    name = f"{config.method} {config.dataset} {config.resolution} px seed {config.seed} {what}".rstrip()
-    return JobEntry("", name, config.run_id, trials, config.seed, config.trial)
+def _entry(run: PlannedRun, run_id: str | None, trials: list[str]) -> JobEntry:
+    return JobEntry("", run.title, run_id, trials, run.config.seed, run.config.trial)
 
 
 def _share(work: Work, cell: Cell, run: PlannedRun) -> Work:

@@ -71,6 +71,13 @@ class PlannedRun:
     weights: Weights
     tuning: dict[str, Any] | None = None
 
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        config = self.config
+        trial = f" trial lr {config.lr:g}" if config.trial else ""
+        return f"{config.method} {config.dataset} {config.resolution} px seed {config.seed}{trial}"
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -35,8 +35,13 @@ def describe(event: dict[str, Any]) -> str | None:
     if event["event"] == "stage" and event["stage"] in ("images", "preload") and event["done"] == event["total"]:
         return f"{STAGES[event['stage']]}: {event['total']} done"
     if event["event"] == "done":
-        return event["state"] + (f" ({event['message']})" if event["message"] else "")
+        return ending(event)
     return None
+
+
+def ending(done: dict[str, Any]) -> str:
+    """How a run ended: its state, and why."""
+    return f"{done['state']} ({done['message']})" if done["message"] else str(done["state"])
 
 
 class SuiteProgress:
@@ -119,13 +124,13 @@ class SuiteProgress:
         for line in whole.decode(errors="replace").splitlines():
             self.note(f"{self.title}: {line}")
 
-    def finish(self, summary: str, left: int) -> None:
-        """A run has ended, and some are left."""
+    def finish(self, done: dict[str, Any], left: int) -> None:
+        """A run has ended, as `done` tells, and some are left."""
         self.progress.remove_task(self.task)
         self.timed.append(time.monotonic() - self.run_started)
         mean = sum(self.timed) / len(self.timed)
         rest = f", about {_duration(left * mean / self.at_once)} for the {left} left" if left else ""
-        self.note(f"{self.title}: {summary} in {_duration(self.timed[-1])}{rest}")
+        self.note(f"{self.title}: {ending(done)} in {_duration(self.timed[-1])}{rest}")
 
     def _show(self, text: str, done: float, total: float) -> None:
         left = self._time_left(done / total) if text.startswith("epoch") else ""

@@ -193,7 +193,7 @@ class _Suite:
         done = []
         for place, trial in enumerate(cell.trials, start=number):
             rivals = rivals_of(trial, cell, results) if trial.config.stop_hopeless else []
-            done.append(self._do(place, trial, f"trial lr {trial.config.lr:g}", rivals))
+            done.append(self._do(place, trial, rivals))
         if not all(done):
             return False
         runs = tuned_runs(cell, results)
@@ -206,7 +206,7 @@ class _Suite:
         done = [self._do(place, run) for place, run in enumerate(runs, start=first)]
         return all(done)
 
-    def _do(self, number: int, run: PlannedRun, what: str = "", rivals: Sequence[Sequence[float]] = ()) -> bool:
+    def _do(self, number: int, run: PlannedRun, rivals: Sequence[Sequence[float]] = ()) -> bool:
         """Does a run if it is due; False where another process has it."""
         stored, run_id = self.work.stored_of(run), run.config.run_id
         if run_id in self.tried or not stored.is_due(run_id):
@@ -220,7 +220,7 @@ class _Suite:
                 return self._do(number, run)
             del self.waiting[run_id]
             self.tried.add(run_id)
-            self._run(number, run, what, rivals, lock.lost)
+            self._run(number, run, rivals, lock.lost)
         except RuntimeError as error:
             self.progress.note(f"{run_id} is not stored: {error}")
             check_writable(self.work.results)
@@ -236,21 +236,18 @@ class _Suite:
         except OSError as error:
             raise not_writable(lock.path.parent, error) from error
 
-    def _run(
-        self, number: int, run: PlannedRun, what: str, rivals: Sequence[Sequence[float]], lost: threading.Event
-    ) -> None:
+    def _run(self, number: int, run: PlannedRun, rivals: Sequence[Sequence[float]], lost: threading.Event) -> None:
         """Has a process do a run, and stores the record that it could not store."""
-        config, stored = run.config, self.work.stored_of(run)
+        run_id, stored = run.config.run_id, self.work.stored_of(run)
         results = stored.folder.parent
-        remove_partial(results, config.run_id)
-        log = results / "logs" / f"{config.run_id}.log"
+        remove_partial(results, run_id)
+        log = results / "logs" / f"{run_id}.log"
         work, afresh = self.work, stored.policy == "overwrite"
         job = Job("run", run, results, log, self.code, work.hang_seconds, rivals, afresh, work.at_once, work.track)
-        title = f"{config.method} {config.dataset} {config.resolution} px seed {config.seed} {what}".rstrip()
         self.num_done += 1
         started = datetime.now(UTC)
         try:
-            self.progress.start(number, title, log)
+            self.progress.start(number, run.title, log)
             done = follow(self.workers.take(another=self.left > 1), job, self.progress, lost)
         except BaseException as error:
             _record_end(run, stored, self.code, started, "interrupted", f"stopped by {_stopped_by(error)}")
@@ -259,8 +256,7 @@ class _Suite:
             _record_end(run, stored, self.code, started, done["state"], done["message"])
             check_writable(self.work.results)  # where there is room for this alone, the next runs would be in vain
         self.left = self.left - 1 if self.work.at_once == 1 else self.total - self.work.num_stored()
-        detail = f" ({done['message']})" if done["message"] else ""
-        self.progress.finish(f"{done['state']}{detail}", self.left)
+        self.progress.finish(done, self.left)
 
 
 def _stopped_by(error: BaseException) -> str:

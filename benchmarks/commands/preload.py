@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             progress.start(number, f"{config.method} {config.dataset} {config.resolution} px", log)
             job = Job("preload", planned, args.results, log, code, args.hang_minutes * 60)
             done = follow(workers.take(another=number < len(runs)), job, progress)
-            progress.finish(done["state"] + (f" ({done['message']})" if done["message"] else ""), len(runs) - number)
+            progress.finish(done, len(runs) - number)
             rows.append(_row(planned, done))
     print_frame(pd.DataFrame(rows), args.format)
     return int(any(row["state"] != "ok" for row in rows))

@@ -276,10 +276,14 @@ def run(args: argparse.Namespace) -> int:
 
     work = Work.make(plan, args.results, args.policy, args.hang_minutes, args.verbose, args.track)
     announce(work)
+    devices = devices_of(args)
+    several = args.launcher == "slurm" or len(devices) > 1
+    if several and any(trial.config.stop_hopeless for trial in plan.trials):
+        raise ValueError("stop-hopeless must be used with one process, as it looks at the trials before; got several")
     if args.launcher == "slurm":
         return _submit(work, args.slurm)
     try:
-        _do(work, devices_of(args))
+        _do(work, devices)
     except Stop as stop:
         print(f"stopped by {stop}; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return stop.status
@@ -295,8 +299,6 @@ def _do(work: "Work", devices: list[str]) -> None:
 
         run_suite(work)
         return
-    if any(trial.config.stop_hopeless for trial in work.plan.trials):
-        raise ValueError("stop-hopeless must be used with one process, as it looks at the trials before; got several")
     from benchmarks.launch import run_in_processes
 
     run_in_processes(work, devices)
@@ -305,8 +307,6 @@ def _do(work: "Work", devices: list[str]) -> None:
 def _submit(work: "Work", settings: list[str]) -> int:
     from benchmarks.cluster import SlurmSettings, submit_suite
 
-    if any(trial.config.stop_hopeless for trial in work.plan.trials):
-        raise ValueError("stop-hopeless must be used with one process, as it looks at the trials before; got a cluster")
     entries = submit_suite(work, SlurmSettings.parse(settings))
     for entry in entries:
         print(f"job {entry.job}: {entry.name}", file=sys.stderr)
