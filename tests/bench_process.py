@@ -60,14 +60,17 @@ def watch(
     folder: Path, results: str, *arguments: str, on: Mapping[str, Callable[["subprocess.Popen[str]"], object]]
 ) -> Ended:
     """Runs a suite; what `on` maps a piece of stderr to is called once, when a line holds it."""
-    process = start(folder, *arguments, "--results", results)
-    assert process.stdout is not None and process.stderr is not None
     lines, waiting = [], dict(on)
-    for line in process.stderr:
-        lines.append(line)
-        for piece in [piece for piece in waiting if piece in line]:
-            waiting.pop(piece)(process)
-    stdout = process.stdout.read()
-    process.communicate()
+    with start(folder, *arguments, "--results", results) as process:
+        assert process.stdout is not None and process.stderr is not None
+        try:
+            for line in process.stderr:
+                lines.append(line)
+                for piece in [piece for piece in waiting if piece in line]:
+                    waiting.pop(piece)(process)
+            stdout = process.stdout.read()
+        except BaseException:
+            process.kill()
+            raise
     assert not waiting, "".join(lines)
     return Ended(process.returncode, stdout, "".join(lines), records(folder / results))

@@ -97,8 +97,10 @@ def read_only(folder: Path) -> ReadOnly:
     with contextlib.ExitStack() as stack:
 
         def lock(_: object) -> None:
-            stack.enter_context(mounted(results, "--bind", str(results)))
-            subprocess.run(["mount", "-o", "remount,bind,ro", results], check=True)
+            # Made read-only elsewhere first: where the suite already writes, a remount finds the mount busy.
+            locked = stack.enter_context(mounted(folder / "read-only", "--bind", str(results)))
+            subprocess.run(["mount", "-o", "remount,bind,ro", locked], check=True)
+            stack.enter_context(mounted(results, "--bind", str(locked)))
 
         ended = watch(folder, "locked", *command, on={"[2/2] linear images 32 px seed 0: started": lock})
     (path,) = results.glob("runs/images-32-full-*.json")
