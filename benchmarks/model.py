@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.backbone import Attention, create_backbone, set_attention
 from methods import METHODS
-from methods.contract import few_chunks
+from methods.contract import imagined_gpu
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def feature_shapes(
     Returns:
         Shape (without the batch's axis) and NumPy type of each feature by name, and the extractor's parts.
     """
-    with torch.device("meta"), torch.no_grad(), few_chunks():
+    with torch.device("meta"), torch.no_grad(), imagined_gpu():
         extractor: Any = build_parts(method, config, backbone, 2, resolution, "eager").extractor
         features = extractor(image=torch.empty(1, 3, resolution, resolution))
     shapes = {name: (tuple(feature.shape[1:]), str(feature.dtype)[6:]) for name, feature in features.items()}

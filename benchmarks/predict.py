@@ -17,7 +17,7 @@ from benchmarks.cuda_kernels import CudaSemantics
 from benchmarks.model import Parts
 from benchmarks.phases import MemoryPoint, build_point, run_phases, views_of
 from benchmarks.trace import StorageTrace
-from methods.contract import few_chunks
+from methods.contract import imagined_gpu
 
 # CUDA context with the kernels and libraries loaded by each phase: as measured on an H100, driver 580, CUDA 13.0.
 CONTEXT_BYTES = {"setup": 610 * 2**20, "preload": 686 * 2**20, "train": 758 * 2**20, "eval": 758 * 2**20}
@@ -103,7 +103,7 @@ def predict_memory(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts
 
     gc.freeze()  # collections on the way then pass over all that is older, torch and its modules, in no time
     try:
-        with warnings.catch_warnings(), few_chunks(), FakeTensorMode(), trace, trace.watch_modules(), CudaSemantics():
+        with warnings.catch_warnings(), imagined_gpu(), FakeTensorMode(), trace, trace.watch_modules(), CudaSemantics():
             warnings.simplefilter("ignore")
             run_phases(point, build, torch.device("cpu"), watch, _no_timing, 1, trace.on_host)
     finally:

@@ -85,7 +85,22 @@ def freeze(module: nn.Module) -> None:
     module.requires_grad_(False)
 
 
-_few_chunks = ContextVar("few_chunks", default=False)
+_imagined_gpu = ContextVar("imagined_gpu", default=False)
+
+
+@contextmanager
+def imagined_gpu() -> Iterator[None]:
+    """Inside, what runs on fake tensors of a CPU stands for a GPU: `on_cpu` says no, and `chunks` leaves some out."""
+    token = _imagined_gpu.set(True)
+    try:
+        yield
+    finally:
+        _imagined_gpu.reset(token)
+
+
+def on_cpu(tensor: Tensor) -> bool:
+    """Whether a CPU computes on this tensor, for code that has a faster way there."""
+    return tensor.device.type == "cpu" and not _imagined_gpu.get()
 
 
 def chunks(total: int, size: int) -> Iterator[slice]:
@@ -94,23 +109,8 @@ def chunks(total: int, size: int) -> Iterator[slice]:
     Since all but the last take the same memory, a prediction of memory runs the first, the second and the last.
     """
     starts = range(0, total, size)
-    for start in [*starts[:2], *starts[2:][-1:]] if _few_chunks.get() else starts:
+    for start in [*starts[:2], *starts[2:][-1:]] if _imagined_gpu.get() else starts:
         yield slice(start, start + size)
-
-
-def batch_parts(batch: int) -> Iterator[slice]:
-    """Slices of a quarter of a batch."""
-    return chunks(batch, -(-batch // 4))
-
-
-@contextmanager
-def few_chunks() -> Iterator[None]:
-    """Makes `chunks` leave out, while inside, what takes the same memory again."""
-    token = _few_chunks.set(True)
-    try:
-        yield
-    finally:
-        _few_chunks.reset(token)
 
 
 def attach_head(backbone: VisionTransformer, num_classes: int) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from methods.contract import Method, Views
 from methods.fpt_parts.extraction import KeyValueExtractor, parse_layers
 from methods.fpt_parts.fusion import Stored, attend_to_features, init_prompts
+from methods.fpt_parts.lean_layers import linear
 from methods.fpt_parts.side_network import SidePromptModel, build_side_network, init_side
 
 
@@ -65,11 +66,10 @@ class Fusion(nn.Module):
         self.dropout = nn.Dropout(dropout)
         init_side(self)
 
-    def forward(self, layer: int, stored: Stored) -> Tensor:
-        """Fuses one layer's features into prompts `(B, P, S)`."""
-        prompts = self.prompts[layer]
-        attended = attend_to_features(self.query_proj(prompts), stored)
-        return self.dropout(self.out_proj(attended)) + prompts
+    def forward(self, stored: Stored) -> Tensor:
+        """Fuses an image's features into prompts `(B, L, P, S)`."""
+        attended = attend_to_features(linear(self.prompts, self.query_proj), stored)
+        return self.dropout(linear(attended, self.out_proj)) + self.prompts
 
 
 def build(backbone: VisionTransformer, num_classes: int, config: Config) -> SidePromptModel:

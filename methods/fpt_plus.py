@@ -12,6 +12,7 @@ covid 1e-4, chncxr 5e-4. One default serves all datasets here: their geometric m
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from methods.contract import Method
 from methods.fpt import extractor, views
 from methods.fpt_parts.extraction import parse_layers
 from methods.fpt_parts.fusion import Stored, attend_to_features, init_prompts
+from methods.fpt_parts.lean_layers import linear
 from methods.fpt_parts.side_network import SidePromptModel, build_side_network, init_side
 
 
@@ -61,11 +63,11 @@ class Fusion(nn.Module):
         self.dropout = nn.Dropout(dropout)
         init_side(self)
 
-    def forward(self, layer: int, stored: Stored) -> Tensor:
-        """Fuses one layer's features into prompts `(B, P, S)`."""
-        prompts = self.prompts[layer]
-        attended = attend_to_features(self.norm(prompts), stored)
-        return self.dropout(self.out_proj(attended + prompts))
+    def forward(self, stored: Stored) -> Tensor:
+        """Fuses an image's features into prompts `(B, L, P, S)`."""
+        attended = attend_to_features(self.norm(self.prompts), stored)
+        projected = F.linear(self.prompts, self.out_proj.weight)  # (L, P, S): added here, they take no batch's memory
+        return self.dropout(linear(attended, self.out_proj) + projected)
 
 
 def build(backbone: VisionTransformer, num_classes: int, config: Config) -> SidePromptModel:

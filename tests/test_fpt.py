@@ -14,7 +14,7 @@ from benchmarks.phases import MemoryPoint
 from benchmarks.predict import predict_memory
 from benchmarks.speed.naive_fpt import NaiveExtractor, NaiveModel
 from benchmarks.step import extraction_step
-from methods.fpt_parts import extraction
+from methods.fpt_parts import extraction, lean_layers
 from methods.fpt_parts.extraction import KeyValueExtractor, attend_fused, attend_in_chunks, parse_layers
 
 # One class token; class token and four registers, layer scale, patch 14; no prefix token at all; patch 32.
@@ -186,9 +186,14 @@ def make_model(method: str, name: str, attention: Attention = "sdpa", checkpoint
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("device", ["cpu", "as on a gpu"])
 def test_model_equals_the_naive_one_in_outputs_and_gradients(
-    method: str, name: str, attention: Attention, checkpointing: bool
+    monkeypatch: pytest.MonkeyPatch, method: str, name: str, attention: Attention, checkpointing: bool, device: str
 ) -> None:
+    if device == "cpu":
+        monkeypatch.setattr(lean_layers, "MAX_SCORES", 700)  # one or two images at a time, in the last block all
+    else:
+        monkeypatch.setattr(lean_layers, "on_cpu", lambda tensor: False)
     model = make_model(method, name, attention, checkpointing)
     heads = 6 if "small" in name else 3
     keys, values = (torch.randn(5, 4, heads, 7, 64) for _ in range(2))

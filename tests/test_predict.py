@@ -1,6 +1,5 @@
 """Predicted memory against numbers found otherwise: by hand, by closed formulas, by counting real storages."""
 
-import contextlib
 import gc
 import json
 import subprocess
@@ -141,11 +140,16 @@ def test_views_and_products_take_the_quick_way_to_the_same_result(monkeypatch: p
     assert predict_memory(point) == quick
 
 
+def all_chunks(total: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, total, size)]
+
+
 def test_chunks_that_repeat_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("methods.fpt_parts.extraction.MAX_SCORES", 5000)  # 28 chunks of heads by two of queries
     point = MemoryPoint("fpt", 96, 4, "vit_tiny_patch16_224", options=(("side_reduction", 4), ("layers", "0-1")))
     few = predict_memory(point)
-    monkeypatch.setattr("benchmarks.predict.few_chunks", contextlib.nullcontext)
+    for module in ("extraction", "fusion", "lean_layers"):
+        monkeypatch.setattr(f"methods.fpt_parts.{module}.chunks", all_chunks)
     assert predict_memory(point) == few
 
 

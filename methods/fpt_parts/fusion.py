@@ -1,14 +1,21 @@
 """The prompts' cross-attention on an image's stored keys and values, shared by FPT's fusion and FPT+'s."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from methods.contract import batch_parts
+from methods.contract import chunks
 
-# A layer's keys and values `(B, A, M, E)` in their stored type, and in 8 bits their scales `(B, A, 1, E)`, else None.
-Stored = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+
+class Stored(NamedTuple):
+    """Features: keys and values `(B, L, A, M, E)` in their stored type; in 8 bits, their scales `(B, L, A, 1, E)`."""
+
+    keys: Tensor
+    values: Tensor
+    keys_scale: Tensor | None = None
+    values_scale: Tensor | None = None
 
 
 def init_prompts(num_layers: int, num_prompt_tokens: int, width: int) -> Tensor:
@@ -17,77 +24,98 @@ def init_prompts(num_layers: int, num_prompt_tokens: int, width: int) -> Tensor:
 
 
 def attend_to_features(query: Tensor, stored: Stored) -> Tensor:
-    """Multi-head cross-attention of a layer's prompts on an image's kept keys and values.
+    """Multi-head cross-attention of each layer's prompts on an image's kept keys and values.
 
     Args:
         query: The prompts' queries, the same for every image.
-        stored: The layer's features, without gradients.
+        stored: The features, without gradients.
 
     Shape:
-        - query: `(P, D)`
-        - Output: `(B, P, D)`, heads concatenated
+        - query: `(L, P, D)`
+        - Output: `(B, L, P, D)`, heads concatenated
     """
     device = query.device.type
     if torch.is_autocast_enabled(device):
         query = query.to(torch.get_autocast_dtype(device))
-    num_heads, head_dim = stored[0].shape[1::2]
-    heads = (query * head_dim**-0.5).unflatten(-1, (num_heads, head_dim)).transpose(0, 1)  # (A, P, E)
+    num_heads, head_dim = stored.keys.shape[2::2]
+    heads = (query * head_dim**-0.5).unflatten(-1, (num_heads, head_dim)).transpose(1, 2)  # (L, A, P, E)
     attended: Tensor = _PromptAttention.apply(heads, *stored)
-    return attended.flatten(2)
+    return attended.flatten(3)
 
 
 class _PromptAttention(torch.autograd.Function):
-    """Softmax attention of scaled queries `(A, P, E)` on features, to `(B, P, A, E)`; a gradient for queries alone.
+    """Softmax attention of scaled queries `(L, A, P, E)` on features, to `(B, L, P, A, E)`; a gradient for queries.
 
     Nothing but the inputs is kept for the backward pass: keys and values stay in their stored type; their casts, and
-    the attention itself, are made again for a quarter of the batch at a time. The scales of 8-bit features never touch
-    those: they multiply queries and results, which are small.
+    the attention itself, are made again for a few images and layers at a time. The scales of 8-bit features never
+    touch those: they multiply queries and results, which are small.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, *stored: Tensor | None) -> Tensor:
         ctx.save_for_backward(query, *stored)
-        keys, values, keys_scale, values_scale = stored
-        assert keys is not None and values is not None
-        num_heads, num_prompts, head_dim = query.shape
-        output = query.new_empty(len(keys), num_prompts, num_heads, head_dim)
-        cast = _Cast(keys, query.dtype)
-        for part in batch_parts(len(keys)):
-            attention = _attention(query, cast(keys[part]), keys_scale, part).to(query.dtype)
-            attended = attention @ cast(values[part])  # (b, A, P, E)
-            output[part] = _scaled(attended, values_scale, part).transpose(1, 2)  # (b, P, A, E)
+        num_layers, num_heads, num_prompts, head_dim = query.shape
+        features = _Features(query, Stored(*stored))  # type: ignore[arg-type]
+        output = query.new_empty(len(features.stored.keys), num_layers, num_prompts, num_heads, head_dim)
+        for part in features.parts():
+            attended = features.attention(part).to(query.dtype) @ features.values(part)  # (b, l, A, P, E)
+            output[part] = _scaled(attended, features.stored.values_scale, part).transpose(2, 3)
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        query, keys, values, keys_scale, values_scale = ctx.saved_tensors
+        query, *stored = ctx.saved_tensors
+        features = _Features(query, Stored(*stored))
         grad_query = torch.zeros_like(query, dtype=torch.float32)
-        cast = _Cast(keys, query.dtype)
-        for part in batch_parts(len(keys)):
-            grad_output = _scaled(grad[part].transpose(1, 2), values_scale, part)  # (b, A, P, E)
-            grad_attention = (grad_output @ cast(values[part]).mT).float()  # (b, A, P, M)
-            cast_keys = cast(keys[part])
-            attention = _attention(query, cast_keys, keys_scale, part)
-            grad_scores = torch._softmax_backward_data(grad_attention, attention, -1, torch.float32).to(query.dtype)
-            grad_query += _scaled(grad_scores @ cast_keys, keys_scale, part).sum(0, dtype=torch.float32)
+        for part in features.parts():
+            grad_query[part[1]] += features.grad_query(part, grad[part].transpose(2, 3))
         return grad_query.to(query.dtype), None, None, None, None
 
 
-class _Cast:
-    """Casts parts of a layer's features, one after another into the same memory: small, and warm in a CPU's cache."""
-
-    def __init__(self, features: Tensor, dtype: torch.dtype) -> None:
-        first = next(batch_parts(len(features)))
-        self.buffer = None if features.dtype == dtype else torch.empty_like(features[first], dtype=dtype)
-
-    def __call__(self, features: Tensor) -> Tensor:
-        return features if self.buffer is None else self.buffer[: len(features)].copy_(features)
+# Images and layers: what is worked on at a time.
+Part = tuple[slice, slice]
 
 
-def _scaled(tensor: Tensor, scale: Tensor | None, part: slice) -> Tensor:
+class _Features:
+    """The prompts' queries and the features they attend to, in parts cast one after another into the same memory."""
+
+    def __init__(self, query: Tensor, stored: Stored) -> None:
+        self.query, self.stored = query, stored
+        first = stored.keys[next(self.parts())]
+        self.memory = None if first.dtype == query.dtype else torch.empty_like(first, dtype=query.dtype)
+
+    def parts(self) -> Iterator[Part]:
+        """Parts with about a quarter of what one layer holds of the whole batch: small, and warm in a CPU's cache."""
+        batch, num_layers = self.stored.keys.shape[:2]
+        for images in chunks(batch, max(1, batch // (2 * num_layers))):
+            for layers in chunks(num_layers, -(-num_layers // 2)):
+                yield images, layers
+
+    def values(self, part: Part) -> Tensor:
+        """Values `(b, l, A, M, E)` in the queries' type."""
+        return self._cast(self.stored.values[part])
+
+    def attention(self, part: Part) -> Tensor:
+        """The prompts' attention `(b, l, A, P, M)`, in fp32."""
+        return self._attention(part, self._cast(self.stored.keys[part]))
+
+    def grad_query(self, part: Part, grad: Tensor) -> Tensor:
+        """Gradient of the queries `(l, A, P, E)`, in fp32, from the output's `(b, l, A, P, E)`."""
+        grad_attention = (_scaled(grad, self.stored.values_scale, part) @ self.values(part).mT).float()
+        keys = self._cast(self.stored.keys[part])
+        attention = self._attention(part, keys)
+        grad_scores = torch._softmax_backward_data(grad_attention, attention, -1, torch.float32).to(keys.dtype)
+        return _scaled(grad_scores @ keys, self.stored.keys_scale, part).sum(0, dtype=torch.float32)
+
+    def _attention(self, part: Part, keys: Tensor) -> Tensor:
+        query = _scaled(self.query[part[1]], self.stored.keys_scale, part)
+        return (query @ keys.mT).softmax(dim=-1, dtype=torch.float32)
+
+    def _cast(self, features: Tensor) -> Tensor:
+        if self.memory is None:
+            return features
+        return self.memory[: features.shape[0], : features.shape[1]].copy_(features)
+
+
+def _scaled(tensor: Tensor, scale: Tensor | None, part: Part) -> Tensor:
     return tensor if scale is None else tensor * scale[part].to(tensor.dtype)
-
-
-def _attention(query: Tensor, keys: Tensor, scale: Tensor | None, part: slice) -> Tensor:
-    """The prompts' attention on a part of the batch, `(b, A, P, M)` in fp32."""
-    return (_scaled(query, scale, part) @ keys.mT).softmax(dim=-1, dtype=torch.float32)

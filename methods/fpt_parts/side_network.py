@@ -1,106 +1,20 @@
-"""The side network: a small ViT whose blocks are joined by prompts, with little kept for the backward pass.
+"""The side network: a small ViT whose blocks are joined by prompts.
 
 A block computes what a timm Block would, on the image's tokens and the prompts, but for what nobody reads: outputs at
-prompts are dropped after every block, and of the last block's only the class token's are used. For the backward pass it
-keeps no output of a LayerNorm or GELU and no attention map; all are cheaply computed again.
+prompts are dropped after every block, and of the last block's only the class token's are used.
 """
 
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from methods.contract import batch_parts, init_head
-
-aten = torch.ops.aten
-
-
-class _NormLinear(torch.autograd.Function):
-    """Linear(LayerNorm(x)) over the last dimension; keeps x and its statistics, and normalises again."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, weight: Tensor, bias: Tensor) -> Tensor:
-        normed, mean, rstd = torch.native_layer_norm(x.float(), x.shape[-1:], scale, shift, eps)
-        ctx.save_for_backward(x, mean, rstd, scale, shift, weight)
-        ctx.eps = eps
-        return F.linear(normed, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        x, mean, rstd, scale, shift, weight = ctx.saved_tensors
-        normed = torch.native_layer_norm(x.float(), x.shape[-1:], scale, shift, ctx.eps)[0]
-        grad_weight, grad_bias = _linear_gradients(grad, normed)
-        del normed
-        grad_normed = (grad @ weight.to(grad.dtype)).float()
-        grad_x, grad_scale, grad_shift = aten.native_layer_norm_backward(
-            grad_normed, x.float(), x.shape[-1:], mean, rstd, scale, shift, [True, True, True]
-        )
-        return grad_x.to(x.dtype), grad_scale, grad_shift, None, grad_weight, grad_bias
-
-
-class _GeluLinear(torch.autograd.Function):
-    """Linear(GELU(x)) over the last dimension; keeps x, and applies GELU again."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return F.linear(F.gelu(x), weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        x, weight = ctx.saved_tensors
-        grad_weight, grad_bias = _linear_gradients(grad, F.gelu(x))
-        grad_x = aten.gelu_backward(grad @ weight.to(grad.dtype), x)
-        return grad_x, grad_weight, grad_bias
-
-
-def _linear_gradients(grad: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of a linear layer's weight and bias, in fp32."""
-    grad = grad.flatten(0, -2)
-    grad_weight = grad.T @ inputs.flatten(0, -2).to(grad.dtype)
-    return grad_weight.float(), grad.sum(0, dtype=torch.float32)
-
-
-class _EagerAttention(torch.autograd.Function):
-    """Softmax attention from separate kernels on `(B, A, ., E)`, scaled queries; keeps no attention map.
-
-    Maps are made, and for the backward pass made again, for a quarter of the batch at a time.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        ctx.save_for_backward(query, key, value)
-        output = torch.empty_like(query)
-        for part in batch_parts(len(query)):
-            output[part] = _attention_map(query[part], key[part]).to(value.dtype) @ value[part]
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        query, key, value = ctx.saved_tensors
-        grad_query, grad_key, grad_value = (torch.empty_like(tensor) for tensor in (query, key, value))
-        for part in batch_parts(len(query)):
-            attention = _attention_map(query[part], key[part])  # (b, A, n, n + P)
-            grad_value[part] = attention.to(grad.dtype).mT @ grad[part]
-            grad_attention = (grad[part] @ value[part].mT).float()
-            grad_scores = torch._softmax_backward_data(grad_attention, attention, -1, torch.float32).to(query.dtype)
-            del attention, grad_attention
-            grad_query[part] = grad_scores @ key[part]
-            grad_key[part] = grad_scores.mT @ query[part]
-        return grad_query, grad_key, grad_value
-
-
-def _attention_map(query: Tensor, key: Tensor) -> Tensor:
-    return (query @ key.mT).softmax(dim=-1, dtype=torch.float32)
-
-
-def norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
-    """``linear(norm(x))``, with little kept for the backward pass."""
-    return _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)
+from methods.contract import init_head
+from methods.fpt_parts.fusion import Stored
+from methods.fpt_parts.lean_layers import gelu_linear, linear, norm_linear, self_attention
 
 
 class SideBlock(nn.Module):
@@ -126,18 +40,13 @@ class SideBlock(nn.Module):
         """
         attn = self.attn
         qkv = norm_linear(torch.cat([x, prompts], dim=1), self.norm1, attn.qkv)  # (B, n + P, 3 S)
-        qkv = qkv.unflatten(-1, (3, attn.num_heads, attn.head_dim))  # (B, n + P, 3, A, E)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, A, n + P, E)
         if self.num_outputs is not None:
             x = x[:, : self.num_outputs]
-        query = query[:, :, : x.shape[1]]
-        if attn.fused_attn:
-            attended = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
-        else:
-            attended = _EagerAttention.apply(query * attn.scale, key, value)
-        x = x + attn.proj(attended.transpose(1, 2).flatten(2))  # (B, n, S)
+        qkv = qkv.unflatten(-1, (3, attn.num_heads, attn.head_dim))  # (B, n + P, 3, A, E)
+        attended = self_attention(qkv, x.shape[1], attn.scale, attn.fused_attn)  # (B, n, S)
+        x = x + linear(attended, attn.proj)
         hidden = norm_linear(x, self.norm2, self.mlp.fc1)  # (B, n, 4 S)
-        return x + _GeluLinear.apply(hidden, self.mlp.fc2.weight, self.mlp.fc2.bias)
+        return x + gelu_linear(hidden, self.mlp.fc2)
 
 
 class SidePromptModel(nn.Module):
@@ -145,7 +54,7 @@ class SidePromptModel(nn.Module):
 
     Args:
         side_network: The side ViT, with its new head and as many blocks as chosen layers.
-        fusion: Module `(layer, stored) -> (B, P, S)`.
+        fusion: Module `stored -> (B, L, P, S)`, the prompts of all blocks.
     """
 
     def __init__(self, side_network: VisionTransformer, fusion: nn.Module) -> None:
@@ -165,7 +74,7 @@ class SidePromptModel(nn.Module):
         return self.side_network.head
 
     def set_grad_checkpointing(self, enable: bool) -> None:
-        """Computes each side block's activations again in the backward pass."""
+        """Computes the activations of fusion and of each side block again in the backward pass."""
         self.grad_checkpointing = enable
 
     def forward(
@@ -185,19 +94,16 @@ class SidePromptModel(nn.Module):
             - Output: logits `(B, C)`
         """
         side = self.side_network
+        prompts = self._run(self.fusion, Stored(keys, values, keys_scale, values_scale))
         x = side._pos_embed(side.patch_embed(image_low))  # (B, n, S)
-        for layer in range(len(side.blocks)):
-            stored = [
-                None if tensor is None else tensor[:, layer] for tensor in (keys, values, keys_scale, values_scale)
-            ]
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(self._step, layer, x, *stored, use_reentrant=False)
-            else:
-                x = self._step(layer, x, *stored)
+        for block, joining in zip(side.blocks, prompts.unbind(1), strict=True):
+            x = self._run(block, x, joining)
         return side.head(side.norm(x)[:, 0])
 
-    def _step(self, layer: int, x: Tensor, *stored: Tensor | None) -> Tensor:
-        return self.side_network.blocks[layer](x, self.fusion(layer, stored))
+    def _run(self, module: nn.Module, *inputs: Any) -> Tensor:
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(module, *inputs, use_reentrant=False)
+        return module(*inputs)
 
 
 def init_side(module: nn.Module) -> None:

@@ -1,0 +1,200 @@
+"""Layers of the side network that keep little for the backward pass, and are fast on a CPU too.
+
+No output of a LayerNorm or GELU and no attention map is kept; all are cheaply computed again.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.contract import chunks, on_cpu
+
+# Attention scores a CPU holds at once, 4 MiB in fp32: few enough for its cache.
+MAX_SCORES = 2**20
+
+aten = torch.ops.aten
+
+
+def linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """``layer(x)``."""
+    return _Linear.apply(x, layer.weight, layer.bias)
+
+
+def norm_linear(x: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> Tensor:
+    """``layer(norm(x))``; keeps x and its statistics, and normalises again."""
+    return _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, layer.weight, layer.bias)
+
+
+def gelu_linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """``layer(gelu(x))``; keeps x, and applies GELU again."""
+    return _GeluLinear.apply(x, layer.weight, layer.bias)
+
+
+def self_attention(qkv: Tensor, num_queries: int, scale: float, fused: bool) -> Tensor:
+    """Multi-head self-attention, of which only the first queries' output is computed.
+
+    On a CPU, where PyTorch's fused kernel is slow for heads as narrow as a side network's, it is never taken.
+
+    Args:
+        qkv: Queries, keys and values of each head.
+        num_queries: Number n of tokens, from the first on, whose output is computed.
+        scale: What scores are multiplied by.
+        fused: Whether to take PyTorch's fused kernel.
+
+    Shape:
+        - qkv: `(B, N, 3, A, E)`
+        - Output: `(B, n, A E)`
+    """
+    if not fused or on_cpu(qkv):
+        attended: Tensor = _EagerAttention.apply(qkv, num_queries, scale)
+        return attended
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, A, N, E)
+    attended = F.scaled_dot_product_attention(query[:, :, :num_queries], key, value, scale=scale)  # (B, A, n, E)
+    return attended.transpose(1, 2).flatten(2)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        return _product(grad, weight.to(grad.dtype).T).to(x.dtype), *_parameter_gradients(grad, x)
+
+
+class _NormLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, weight: Tensor, bias: Tensor) -> Tensor:
+        normed, mean, rstd = torch.native_layer_norm(x.float(), x.shape[-1:], scale, shift, eps)
+        ctx.save_for_backward(x, mean, rstd, scale, shift, weight)
+        ctx.eps = eps
+        return _product(normed, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, mean, rstd, scale, shift, weight = ctx.saved_tensors
+        normed = torch.native_layer_norm(x.float(), x.shape[-1:], scale, shift, ctx.eps)[0]
+        grad_weight, grad_bias = _parameter_gradients(grad, normed)
+        del normed
+        grad_normed = _product(grad, weight.to(grad.dtype).T).float()
+        grad_x, grad_scale, grad_shift = aten.native_layer_norm_backward(
+            grad_normed, x.float(), x.shape[-1:], mean, rstd, scale, shift, [True, True, True]
+        )
+        return grad_x.to(x.dtype), grad_scale, grad_shift, None, grad_weight, grad_bias
+
+
+class _GeluLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(F.gelu(x), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        grad_weight, grad_bias = _parameter_gradients(grad, F.gelu(x))
+        grad_x = aten.gelu_backward(_product(grad, weight.to(grad.dtype).T), x)
+        return grad_x, grad_weight, grad_bias
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`; on a CPU by oneDNN, which uses AVX-512 where MKL, PyTorch's choice in fp32, does not (on AMD)."""
+    in_fp32 = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if in_fp32 and on_cpu(x) and torch.backends.mkldnn.is_available():
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return product
+    return F.linear(x, weight, bias)
+
+
+def _parameter_gradients(grad: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of a linear layer's weight and bias, in fp32, from its output's and its inputs."""
+    grad = grad.flatten(0, -2)
+    inputs = inputs.flatten(0, -2).to(grad.dtype)
+    if on_cpu(grad) and grad.shape[1] > inputs.shape[1]:  # oneDNN wants the narrower one first
+        grad_weight = _product(inputs.T, grad.T).T
+    else:
+        grad_weight = _product(grad.T, inputs.T)
+    return grad_weight.float(), grad.sum(0, dtype=torch.float32)
+
+
+class _EagerAttention(torch.autograd.Function):
+    """Softmax attention from separate kernels; keeps no attention map but each query's log-sum-exp, to base 2.
+
+    Maps are made, and for the backward pass made again, for a part of the batch at a time, one part after another in
+    the same memory. Queries, keys and values are turned so that tokens run along the last dimension: products with
+    heads of width 8 are three times as fast so on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, num_queries: int, scale: float) -> Tensor:
+        batch, _, _, num_heads, head_dim = qkv.shape
+        output = qkv.new_empty(batch, num_queries, num_heads, head_dim)
+        logsumexp = qkv.new_empty(batch, num_heads, num_queries, 1, dtype=torch.float32)
+        images, scores = _part_of_batch(qkv, num_queries)
+        for part in chunks(batch, images):
+            query, key, value = _turned(qkv[part])
+            maps = _scores(query[..., :num_queries], key, scale, scores)
+            highest = maps.amax(dim=-1, keepdim=True)
+            maps.sub_(highest).exp2_()
+            total = maps.sum(dim=-1, keepdim=True)  # (b A, n, 1)
+            attended = value @ maps.to(value.dtype).mT / total.mT  # (b A, E, n)
+            output[part] = attended.unflatten(0, (-1, num_heads)).permute(0, 3, 1, 2)
+            logsumexp[part] = total.log2_().add_(highest).unflatten(0, (-1, num_heads))
+        ctx.save_for_backward(qkv, logsumexp)
+        ctx.scale = scale
+        return output.flatten(2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        qkv, logsumexp = ctx.saved_tensors
+        batch, _, _, num_heads, head_dim = qkv.shape
+        num_queries = logsumexp.shape[2]
+        grad = grad.unflatten(-1, (num_heads, head_dim)).permute(0, 2, 3, 1)  # (B, A, E, n)
+        grad_qkv = torch.empty_like(qkv)
+        grad_qkv[:, num_queries:, 0] = 0
+        images, scores = _part_of_batch(qkv, num_queries)
+        grads, grads32 = torch.empty_like(scores), torch.empty_like(scores, dtype=torch.float32)
+        for part in chunks(batch, images):
+            query, key, value = _turned(qkv[part])
+            query = query[..., :num_queries]
+            grad_output = grad[part].flatten(0, 1)  # (b A, E, n)
+            maps = _scores(query, key, ctx.scale, scores).sub_(logsumexp[part].flatten(0, 1)).exp2_()
+            grad_value = grad_output @ maps.to(grad.dtype)  # (b A, E, N)
+            grad_maps = torch.bmm(grad_output.mT, value, out=grads[: len(value)]).float()
+            grad_scores = aten._softmax_backward_data.out(
+                grad_maps, maps, -1, torch.float32, grad_input=grads32[: len(value)]
+            ).to(query.dtype)
+            grad_query = key @ grad_scores.mT  # (b A, E, n)
+            grad_key = query @ grad_scores  # (b A, E, N)
+            for index, gradient in enumerate((grad_query, grad_key, grad_value)):
+                gradient = gradient.unflatten(0, (-1, num_heads)).permute(0, 3, 1, 2)  # (b, ., A, E)
+                factor = ctx.scale if index < 2 else 1
+                torch.mul(gradient, factor, out=grad_qkv[part, : gradient.shape[1], index])
+        return grad_qkv, None, None
+
+
+def _part_of_batch(qkv: Tensor, num_queries: int) -> tuple[int, Tensor]:
+    """How many images to work on at a time, and the memory for their scores.
+
+    A quarter of the batch; on a CPU, as many as its cache holds the scores of.
+    """
+    batch, tokens, _, heads, _ = qkv.shape
+    images = max(1, MAX_SCORES // (heads * num_queries * tokens)) if on_cpu(qkv) else -(-batch // 4)
+    return images, qkv.new_empty(min(batch, images) * heads, num_queries, tokens)
+
+
+def _turned(qkv: Tensor) -> Tensor:
+    """Queries, keys and values `(3, b A, E, N)`, copied from `(b, N, 3, A, E)`."""
+    return qkv.permute(2, 0, 3, 4, 1).flatten(1, 2)
+
+
+def _scores(query: Tensor, key: Tensor, scale: float, memory: Tensor) -> Tensor:
+    """What softmax is taken of, to base 2, in fp32: of queries `(b A, E, n)` on keys `(b A, E, N)`, `(b A, n, N)`."""
+    memory = memory[: len(key)]
+    return torch.baddbmm(memory, query.mT, key, beta=0, alpha=scale * math.log2(math.e), out=memory).float()
