@@ -34,13 +34,14 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_hear_ctrl_c,
+        preexec_fn=_hear_signals,
     )
 
 
-def _hear_ctrl_c() -> None:
-    """Whoever runs the tests may have Ctrl-C ignored, as a shell does for what is in its background."""
+def _hear_signals() -> None:
+    """Whoever runs the tests may have these ignored: a shell Ctrl-C for what is in its background, nohup SIGHUP."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def finish(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -220,7 +220,8 @@ def main() -> int:
         "extraction": extraction_table,
     }
     for name in args.parts:
-        table = pd.DataFrame(tables[name](device, args.rounds)).to_markdown(index=False)
+        frame = pd.DataFrame(tables[name](device, args.rounds), dtype=object)
+        table = frame.to_markdown(index=False, missingval="–")
         print(f"## {name}\n\n{tables[name].__doc__}\n\n{table}\n", flush=True)
     return 0
 
