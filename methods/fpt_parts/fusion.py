@@ -58,8 +58,7 @@ class _PromptAttention(torch.autograd.Function):
         features = _Features(query, Stored(*stored))  # type: ignore[arg-type]
         output = query.new_empty(len(features.stored.keys), num_layers, num_prompts, num_heads, head_dim)
         for part in features.parts():
-            attended = features.attention(part).to(query.dtype) @ features.values(part)  # (b, l, A, P, E)
-            output[part] = _scaled(attended, features.stored.values_scale, part).transpose(2, 3)
+            output[part] = features.attended(part).transpose(2, 3)
         return output
 
     @staticmethod
@@ -67,8 +66,8 @@ class _PromptAttention(torch.autograd.Function):
         query, *stored = ctx.saved_tensors
         features = _Features(query, Stored(*stored))
         grad_query = torch.zeros_like(query, dtype=torch.float32)
-        for part in features.parts():
-            grad_query[part[1]] += features.grad_query(part, grad[part].transpose(2, 3))
+        for images, layers in features.parts():
+            grad_query[layers] += features.grad_query((images, layers), grad[images, layers].transpose(2, 3))
         return grad_query.to(query.dtype), None, None, None, None
 
 
@@ -77,7 +76,10 @@ Part = tuple[slice, slice]
 
 
 class _Features:
-    """The prompts' queries and the features they attend to, in parts cast one after another into the same memory."""
+    """The prompts' queries and the features they attend to, in parts cast one after another into the same memory.
+
+    A part's work is a method of its own, so that nothing of it lives on while the next one is done.
+    """
 
     def __init__(self, query: Tensor, stored: Stored) -> None:
         self.query, self.stored = query, stored
@@ -91,23 +93,23 @@ class _Features:
             for layers in chunks(num_layers, -(-num_layers // 2)):
                 yield images, layers
 
-    def values(self, part: Part) -> Tensor:
-        """Values `(b, l, A, M, E)` in the queries' type."""
-        return self._cast(self.stored.values[part])
-
-    def attention(self, part: Part) -> Tensor:
-        """The prompts' attention `(b, l, A, P, M)`, in fp32."""
-        return self._attention(part, self._cast(self.stored.keys[part]))
+    def attended(self, part: Part) -> Tensor:
+        """What the prompts read of a part, `(b, l, A, P, E)`."""
+        attention = self._attention(part, self._cast(self.stored.keys[part])).to(self.query.dtype)
+        return _scaled(attention @ self._cast(self.stored.values[part]), self.stored.values_scale, part)
 
     def grad_query(self, part: Part, grad: Tensor) -> Tensor:
         """Gradient of the queries `(l, A, P, E)`, in fp32, from the output's `(b, l, A, P, E)`."""
-        grad_attention = (_scaled(grad, self.stored.values_scale, part) @ self.values(part).mT).float()
+        grad_attention = (
+            _scaled(grad, self.stored.values_scale, part) @ self._cast(self.stored.values[part]).mT
+        ).float()
         keys = self._cast(self.stored.keys[part])
         attention = self._attention(part, keys)
         grad_scores = torch._softmax_backward_data(grad_attention, attention, -1, torch.float32).to(keys.dtype)
         return _scaled(grad_scores @ keys, self.stored.keys_scale, part).sum(0, dtype=torch.float32)
 
     def _attention(self, part: Part, keys: Tensor) -> Tensor:
+        """The prompts' attention `(b, l, A, P, M)`, in fp32."""
         query = _scaled(self.query[part[1]], self.stored.keys_scale, part)
         return (query @ keys.mT).softmax(dim=-1, dtype=torch.float32)
 
