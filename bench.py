@@ -10,7 +10,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.contract import Command
 from benchmarks.commands.run import parse
-from benchmarks.stop import Stop, stop_on_signals
+from benchmarks.suite.signals import Stop, stop_on_signals
 
 
 class Parser(argparse.ArgumentParser):

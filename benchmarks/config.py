@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # with these come torch and timm, seconds that reading records does not need
-    from benchmarks.backbone import Attention
-    from benchmarks.step import Precision
+    from benchmarks.model.backbone import Attention
+    from benchmarks.training.step import Precision
 
 LATER = ("lr_grid", "trial", "stop_hopeless")
 

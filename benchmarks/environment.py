@@ -11,7 +11,12 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-CODE = ("methods/**/*.py", "benchmarks/*.py")  # more than a run needs, so that none of it can be forgotten
+# The rooms that decide a number: what trains, measures or predicts.
+ROOMS = ("training", "model", "data", "features", "memory", "images")
+CODE = (
+    *("methods/**/*.py", "benchmarks/config.py", "benchmarks/suite/run.py"),
+    *(f"benchmarks/{room}/**/*.py" for room in ROOMS),
+)
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

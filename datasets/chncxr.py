@@ -3,8 +3,8 @@
 Whether a patient has two images is not published. Copies that mix in the Montgomery set (MCUCXR_...) are filtered.
 """
 
-from benchmarks.prepare.files import RawFiles
-from benchmarks.prepare.tables import NotFoundError
+from benchmarks.raw.files import RawFiles
+from benchmarks.raw.tables import NotFoundError
 from datasets.info import DatasetInfo, Found, RawSample
 
 CLASSES = ("normal", "tuberculosis")

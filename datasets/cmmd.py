@@ -9,10 +9,10 @@ from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from benchmarks.decode import num_workers
-from benchmarks.dicom import read_tags
-from benchmarks.prepare.files import RawFile, RawFiles
-from benchmarks.prepare.tables import NotFoundError, one_table, read_table
+from benchmarks.images.decode import num_workers
+from benchmarks.images.dicom import read_tags
+from benchmarks.raw.files import RawFile, RawFiles
+from benchmarks.raw.tables import NotFoundError, one_table, read_table
 from datasets.info import DatasetInfo, Found, RawSample
 
 CLASSES = ("Benign", "Malignant")

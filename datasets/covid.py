@@ -10,8 +10,8 @@ import re
 from collections import Counter, defaultdict
 from pathlib import PurePosixPath
 
-from benchmarks.prepare.files import RawFile, RawFiles
-from benchmarks.prepare.tables import NotFoundError
+from benchmarks.raw.files import RawFile, RawFiles
+from benchmarks.raw.tables import NotFoundError
 from datasets.info import DatasetInfo, Found, RawSample
 
 CLASSES = ("covid", "normal", "virus")

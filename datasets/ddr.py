@@ -7,9 +7,9 @@ promised to keep patients apart.
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from benchmarks.prepare.files import RawFile, RawFiles
-from benchmarks.prepare.match import image_id, match
-from benchmarks.prepare.tables import NotFoundError, find_tables
+from benchmarks.raw.files import RawFile, RawFiles
+from benchmarks.raw.match import image_id, match
+from benchmarks.raw.tables import NotFoundError, find_tables
 from datasets.info import DatasetInfo, Found, RawSample
 
 HOME = "DR_grading"  # the other tasks of the archive have files of the same names

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.prepare.files import RawFile, RawFiles
+from benchmarks.raw.files import RawFile, RawFiles
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ Neither lesions nor patients are published.
 
 import re
 
-from benchmarks.prepare.files import RawFile, RawFiles
-from benchmarks.prepare.match import image_id, match
-from benchmarks.prepare.tables import NotFoundError, candidates, read_rows
+from benchmarks.raw.files import RawFile, RawFiles
+from benchmarks.raw.match import image_id, match
+from benchmarks.raw.tables import NotFoundError, candidates, read_rows
 from datasets.info import DatasetInfo, Found, RawSample
 
 LABELS = {"benign": "benign", "malignant": "malignant"}

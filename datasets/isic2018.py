@@ -7,9 +7,9 @@ Training images and labels may also come from HAM10000 (Harvard Dataverse), whos
 import re
 from collections.abc import Iterator
 
-from benchmarks.prepare.files import RawFile, RawFiles
-from benchmarks.prepare.match import image_id, match
-from benchmarks.prepare.tables import NotFoundError, find_tables, read_table
+from benchmarks.raw.files import RawFile, RawFiles
+from benchmarks.raw.match import image_id, match
+from benchmarks.raw.tables import NotFoundError, find_tables, read_table
 from datasets.info import DatasetInfo, Found, RawSample
 
 CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")

@@ -4,9 +4,9 @@ Two eyes of one patient make an exam, and only `messidor-2.csv` says which two: 
 are those of other patients. Four images are ungradable and left out; their fellow eyes stay.
 """
 
-from benchmarks.prepare.files import RawFiles
-from benchmarks.prepare.match import image_id, match
-from benchmarks.prepare.tables import NotFoundError, Row, find_tables, one_table, read_table
+from benchmarks.raw.files import RawFiles
+from benchmarks.raw.match import image_id, match
+from benchmarks.raw.tables import NotFoundError, Row, find_tables, one_table, read_table
 from datasets.info import DatasetInfo, Found, RawSample
 
 IMAGE = r"\d{8}_\d{5}_\d{4}_PP|IM\d{6}"

@@ -6,9 +6,9 @@ Folder numbers are shared by cases of different classes; letter and number in th
 
 import re
 
-from benchmarks.prepare.files import RawFile, RawFiles
-from benchmarks.prepare.match import image_id, match
-from benchmarks.prepare.tables import NotFoundError, candidates, read_table
+from benchmarks.raw.files import RawFile, RawFiles
+from benchmarks.raw.match import image_id, match
+from benchmarks.raw.tables import NotFoundError, candidates, read_table
 from datasets.info import DatasetInfo, Found, RawSample
 
 CLASSES = ("Normal", "Benign", "Cancer")

@@ -19,7 +19,7 @@ import psutil
 from bench_process import TINY, finish, start
 from tiny_images import make_images
 
-from benchmarks.records import load_records
+from benchmarks.records.record import load_records
 
 SUITE = ("--methods", "full", "fpt", "--lr", "1e-4", "1e-3", "--seeds", "0", "1", "--epochs", "15", *TINY)
 NUM_RECORDS = {"results/trials": 4, "results": 4}

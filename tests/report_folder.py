@@ -8,8 +8,8 @@ import pandas as pd
 from fixed_records import MIB, fallback_records, fixed_records
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.phases import MemoryPoint
-from benchmarks.records import Record, write_predictions, write_record
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.records.record import Record, write_predictions, write_record
 
 HOSTILE_CLASS = "<script>alert(1)</script>"
 HOSTILE_DATASET = "<img src=x onerror=alert(2)><b>eyes</b>{{data}}"

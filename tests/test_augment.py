@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from benchmarks.augment import Augmentation, Preprocessing, apply_augmentation, draw_augmentation
+from benchmarks.data.augment import Augmentation, Preprocessing, apply_augmentation, draw_augmentation
 
 
 def images(count: int, side: int, seed: int = 0) -> Tensor:

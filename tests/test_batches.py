@@ -9,9 +9,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.augment import Preprocessing
-from benchmarks.batches import Split, iterate, sequential_order, training_order
-from benchmarks.features import FeatureRows
+from benchmarks.data.augment import Preprocessing
+from benchmarks.data.batches import Split, iterate, sequential_order, training_order
+from benchmarks.features.cache import FeatureRows
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from benchmarks import breakdown_plot, figures
-from benchmarks.breakdown_plot import KINDS, plot_breakdown
+from benchmarks.report import breakdown_plot, style
+from benchmarks.report.breakdown_plot import KINDS, plot_breakdown
 
 MIB = 2**20
 PARTS = {"parameters": 100, "activations: attention scores": 700, "activations: gate": 150, "workspace": 50}
@@ -35,7 +35,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
 
     def finish(figure: Figure, *args: Any, **kwargs: Any) -> list[Path]:
         made.append(figure)
-        return figures.finish(figure, *args, **kwargs)
+        return style.finish(figure, *args, **kwargs)
 
     monkeypatch.setattr(breakdown_plot, "finish", finish)
     yield made

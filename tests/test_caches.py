@@ -8,8 +8,8 @@ import pytest
 from bench_process import TINY, finish, records
 from tiny_images import make_images
 
-from benchmarks.caches import remove_caches, stored_caches
-from benchmarks.locks import held_lock
+from benchmarks.features.inventory import remove_caches, stored_caches
+from benchmarks.storage.locks import held_lock
 
 OPTIONS = [*TINY, "--set", "fpt_plus.side_resolution=32", "fpt.side_resolution=32"]
 

@@ -15,9 +15,9 @@ from PIL import Image
 from tiny_images import COUNTS, make_images
 
 import bench
-from benchmarks import manifest
-from benchmarks.decode import inspect_image
-from benchmarks.manifest import Entry
+from benchmarks.data import manifest
+from benchmarks.data.manifest import Entry
+from benchmarks.images.decode import inspect_image
 from datasets import DATASETS
 
 

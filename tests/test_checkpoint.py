@@ -10,12 +10,12 @@ import torch
 from bench_process import TINY
 from tiny_images import make_images
 
-from benchmarks import checkpoint
-from benchmarks.checkpoint import Checkpoints
-from benchmarks.plan import PlannedRun, make_plan
-from benchmarks.run import Run
-from benchmarks.suite import Work
-from benchmarks.train import Clock
+from benchmarks.suite.plan import PlannedRun, make_plan
+from benchmarks.suite.run import Run
+from benchmarks.suite.suite import Work
+from benchmarks.training import checkpoint
+from benchmarks.training.checkpoint import Checkpoints
+from benchmarks.training.loop import Clock
 from methods import METHODS
 
 EPOCHS = 3
@@ -159,8 +159,8 @@ def test_a_disk_that_cannot_hold_one_stops_no_run(tmp_path: Path, monkeypatch: p
 def test_those_of_a_run_that_has_its_record_are_removed(tmp_path: Path, images: Path) -> None:
     from fixed_records import make_record
 
-    from benchmarks.records import write_record
-    from benchmarks.suite import _clear_up
+    from benchmarks.records.record import write_record
+    from benchmarks.suite.suite import _clear_up
 
     record = make_record("lora")
     write_record(tmp_path, record)
@@ -172,6 +172,6 @@ def test_those_of_a_run_that_has_its_record_are_removed(tmp_path: Path, images: 
 
 
 def make_plan_of_nothing() -> Any:
-    from benchmarks.plan import Plan
+    from benchmarks.suite.plan import Plan
 
     return Plan([], [])

@@ -19,9 +19,9 @@ import bench
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.dry_run import ranges
 from benchmarks.commands.run import parse, suite_options
-from benchmarks.plan import make_plan
-from benchmarks.records import write_record
-from benchmarks.stop import Stop
+from benchmarks.records.record import write_record
+from benchmarks.suite.plan import make_plan
+from benchmarks.suite.signals import Stop
 from datasets import DATASETS
 from methods import METHODS
 
@@ -263,6 +263,6 @@ def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str], monkeypatch: p
     def interrupt(*_: object) -> None:
         raise Stop(signal.SIGINT)
 
-    monkeypatch.setattr("benchmarks.model.count_parameters", interrupt)
+    monkeypatch.setattr("benchmarks.model.build.count_parameters", interrupt)
     said = Said("params", capsys)
     assert (said.status, said.out, said.err) == (130, "", "stopped\n")

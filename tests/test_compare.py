@@ -12,10 +12,10 @@ from fixed_records import MIB, make_record, store_with_predictions
 from scipy import stats
 
 from bench import main
-from benchmarks.compare_results import Side, compare_results, in_words, readable
-from benchmarks.evidence import compare, load_evidence
-from benchmarks.records import Record, load_records, runs_frame, write_record
-from benchmarks.statistics import holm
+from benchmarks.analysis.auc_resamples import compare, load_evidence
+from benchmarks.analysis.statistics import holm
+from benchmarks.records.record import Record, load_records, runs_frame, write_record
+from benchmarks.report.compare import Side, compare_results, in_words, readable
 
 
 def side(results: Path) -> Side:

@@ -14,10 +14,10 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from raw_trees import picture, pixels, write_dicom
 
-from benchmarks.decode import decode, pixel_digest
-from benchmarks.dicom import render
+from benchmarks.images.decode import decode, pixel_digest
+from benchmarks.images.dicom import render
 from benchmarks.prepare.convert import Converted, convert
-from benchmarks.prepare.files import RawFile
+from benchmarks.raw.files import RawFile
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.data import Dataset, Sample, open_dataset
+from benchmarks.data.dataset import Dataset, Sample, open_dataset
 from datasets import DATASETS
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.data import open_dataset
-from benchmarks.decode import read_image
+from benchmarks.data.dataset import open_dataset
+from benchmarks.images.decode import read_image
 from datasets import DATASETS, demo
 from datasets.fundus import SIDE, draw_fundus
 

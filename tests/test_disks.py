@@ -17,9 +17,9 @@ import torch
 from bench_process import TINY, Ended, finish, watch
 from tiny_images import make_images
 
-from benchmarks.data import open_dataset
-from benchmarks.features import FeatureRequest, open_feature_cache
-from benchmarks.locks import Lock
+from benchmarks.data.dataset import open_dataset
+from benchmarks.features.cache import FeatureRequest, open_feature_cache
+from benchmarks.storage.locks import Lock
 
 
 @pytest.fixture(scope="module")

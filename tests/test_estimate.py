@@ -9,14 +9,14 @@ import pytest
 from tiny_images import COUNTS, make_images
 
 from benchmarks.config import Places, RunConfig
-from benchmarks.data import open_dataset
-from benchmarks.estimate import ALIKE, estimate_cells, expected_seconds, runs_by_kind
-from benchmarks.phases import MemoryPoint
-from benchmarks.plan import Cell, PlannedRun
-from benchmarks.predict import predict_memory
-from benchmarks.predictions import predict_points
-from benchmarks.records import runs_frame
-from benchmarks.weights import Weights
+from benchmarks.data.dataset import open_dataset
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.predict import predict_memory
+from benchmarks.memory.prediction_cache import predict_points
+from benchmarks.model.weights import Weights
+from benchmarks.records.record import runs_frame
+from benchmarks.suite.estimate import ALIKE, estimate_cells, expected_seconds, runs_by_kind
+from benchmarks.suite.plan import Cell, PlannedRun
 
 
 def planned(folder: Path, method: str, resolution: int = 64, seed: int = 0) -> PlannedRun:

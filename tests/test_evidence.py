@@ -12,17 +12,17 @@ from sklearn.metrics import roc_auc_score
 from tiny_images import make_images
 
 from bench import main
-from benchmarks import evidence as evidence_module
-from benchmarks.baselines import add_baselines
-from benchmarks.data import open_dataset
-from benchmarks.evidence import Evidence, average, compare, interval, load_evidence, read_evidence
-from benchmarks.manifest import Entry, write_manifest
-from benchmarks.records import load_records, runs_frame
-from benchmarks.run import _predictions
-from benchmarks.significance import Ranking, add_significance, ranking
-from benchmarks.statistics import auc_of_each_resample, bootstrap_p, delong_p, holm, placements
-from benchmarks.summary import summary
-from benchmarks.tables import console_table
+from benchmarks.analysis import auc_resamples as evidence_module
+from benchmarks.analysis.auc_resamples import Evidence, average, compare, interval, load_evidence, read_evidence
+from benchmarks.analysis.significance import Ranking, add_significance, ranking
+from benchmarks.analysis.statistics import auc_of_each_resample, bootstrap_p, delong_p, holm, placements
+from benchmarks.analysis.summary import summary
+from benchmarks.data.dataset import open_dataset
+from benchmarks.data.manifest import Entry, write_manifest
+from benchmarks.records.record import load_records, runs_frame
+from benchmarks.report.baselines import add_baselines
+from benchmarks.report.tables import console_table
+from benchmarks.suite.run import _predictions
 
 
 def load(results: Path) -> dict[str, Evidence]:

@@ -19,9 +19,9 @@ from bench_process import TINY, Ended, start, watch
 from fixed_records import make_record
 from tiny_images import make_images
 
-from benchmarks.plan import Plan
-from benchmarks.records import write_record
-from benchmarks.suite import Work, announce
+from benchmarks.records.record import write_record
+from benchmarks.suite.plan import Plan
+from benchmarks.suite.suite import Work, announce
 
 GIB = 2**30
 

@@ -19,8 +19,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.feature_files import DESCRIPTION, MARKS, STATE
-from benchmarks.features import FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
+from benchmarks.features.cache import FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
+from benchmarks.features.cache_files import DESCRIPTION, MARKS, STATE
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY: dict[str, Any] = {"backbone": "vit", "normalization": ((0.5, 0.5), (0.2, 0.2)), "resolution": 512}
@@ -273,7 +273,7 @@ PROCESS = """
     import sys, time
     sys.path[:0] = [{root!r}, {tests!r}]
     from pathlib import Path
-    from benchmarks.features import open_feature_cache
+    from benchmarks.features.cache import open_feature_cache
     from test_features import request, rows
 
     def compute(batches):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fit import BATCHES, GIB, RESOLUTIONS, largest_fitting, limits, needed_bytes, parse_memory
-from benchmarks.phases import MemoryPoint
-from benchmarks.predict import CONTEXT_BYTES, predict_memory
+from benchmarks.memory.card_fit import BATCHES, GIB, RESOLUTIONS, largest_fitting, limits, needed_bytes, parse_memory
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.predict import CONTEXT_BYTES, predict_memory
 
 POINT = MemoryPoint("vpt", 224, 16, "vit_tiny_patch16_224", precision="bf16", attention="sdpa")
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.backbone import Attention, create_backbone, set_attention
-from benchmarks.model import build_parts, feature_shapes, make_config
-from benchmarks.phases import MemoryPoint
-from benchmarks.predict import predict_memory
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.predict import predict_memory
+from benchmarks.model.backbone import Attention, create_backbone, set_attention
+from benchmarks.model.build import build_parts, feature_shapes, make_config
 from benchmarks.speed.naive_fpt import NaiveExtractor, NaiveModel
-from benchmarks.step import extraction_step
+from benchmarks.training.step import extraction_step
 from methods.fpt_parts import extraction, lean_layers
 from methods.fpt_parts.extraction import KeyValueExtractor, attend_fused, attend_in_chunks, parse_layers
 
@@ -273,7 +273,7 @@ def test_training_takes_a_fraction_of_the_published_memory(
     monkeypatch: pytest.MonkeyPatch, method: str, attention: Attention, checkpointing: bool
 ) -> None:
     """Counted as the authors' models were (../shared/facts/fpt.md): every storage, but no workspace of cuBLAS."""
-    monkeypatch.setattr("benchmarks.trace.library_workspaces", lambda func: [])
+    monkeypatch.setattr("benchmarks.memory.trace.library_workspaces", lambda func: [])
     point = MemoryPoint(method, 512, attention=attention, grad_checkpointing=checkpointing)
     peak = predict_memory(point).phases["train"].allocated / 2**20
     assert peak <= GOALS[method][checkpointing]

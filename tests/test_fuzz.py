@@ -26,25 +26,25 @@ from report_folder import write_measured
 from tiny_images import COUNTS, make_images
 
 import bench
-from benchmarks.check import survey
+from benchmarks.analysis.auc_resamples import load_evidence
+from benchmarks.check.problems import findings
+from benchmarks.check.survey import survey
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.run import parse, suite_options
-from benchmarks.data import open_dataset
-from benchmarks.decode import decode, inspect_image, is_image
-from benchmarks.dicom import read_tags
-from benchmarks.evidence import load_evidence
-from benchmarks.findings import findings
-from benchmarks.manifest import COLUMNS, Entry, count, write_manifest
-from benchmarks.measure import read_measured
-from benchmarks.memory_table import measured_rows, points_frame
-from benchmarks.paper_layout import write_paper_tables
+from benchmarks.data.dataset import open_dataset
+from benchmarks.data.manifest import COLUMNS, Entry, count, write_manifest
+from benchmarks.images.decode import decode, inspect_image, is_image
+from benchmarks.images.dicom import read_tags
+from benchmarks.memory.measure import read_measured
+from benchmarks.memory.table import measured_rows, points_frame
 from benchmarks.prepare.build import prepare
-from benchmarks.prepare.files import scan
-from benchmarks.prepare.raw import find_samples
+from benchmarks.prepare.find import find_samples
 from benchmarks.prepare.request import Request
-from benchmarks.records import load_records, runs_frame
-from benchmarks.report_data import class_results, collect
-from benchmarks.tables import console_table, write_tables
+from benchmarks.raw.files import scan
+from benchmarks.records.record import load_records, runs_frame
+from benchmarks.report.page_data import class_results, collect
+from benchmarks.report.paper_layout import write_paper_tables
+from benchmarks.report.tables import console_table, write_tables
 from datasets import DATASETS
 
 PARSER = bench.make_parser(COMMANDS["run"])

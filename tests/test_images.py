@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import decode as decode_module
-from benchmarks import images as images_module
-from benchmarks.data import Dataset, open_dataset
-from benchmarks.decode import (
+from benchmarks.data import image_store as images_module
+from benchmarks.data.dataset import Dataset, open_dataset
+from benchmarks.data.image_store import open_image_stores
+from benchmarks.images import decode as decode_module
+from benchmarks.images.decode import (
     Pixels,
     decoding_side,
     in_order,
@@ -24,8 +25,7 @@ from benchmarks.decode import (
     read_thumbnail,
     read_views,
 )
-from benchmarks.images import open_image_stores
-from benchmarks.locks import held_lock
+from benchmarks.storage.locks import held_lock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -106,9 +106,9 @@ def test_a_store_cut_short_is_built_again(dataset: Dataset, tmp_path: Path) -> N
 CHILD = """
 import os, sys, time
 from pathlib import Path
-from benchmarks import images
-from benchmarks.data import open_dataset
-from benchmarks.decode import read_views
+from benchmarks.data import image_store as images
+from benchmarks.data.dataset import open_dataset
+from benchmarks.images.decode import read_views
 root, cache, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 decoded = []
 def slow(*arguments):

@@ -11,7 +11,7 @@ from bench_process import TINY, finish, records, start
 from fault_injection import scores
 from tiny_images import make_images
 
-from benchmarks.launch import _alone
+from benchmarks.suite.local import _alone
 
 METHODS_RUN = ("full", "linear")
 COMMAND = ("--methods", *METHODS_RUN, *TINY, "--jobs", "2")

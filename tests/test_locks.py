@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks import locks
-from benchmarks.locks import LEASE_SECONDS, Lock, held_lock
+from benchmarks.storage import locks
+from benchmarks.storage.locks import LEASE_SECONDS, Lock, held_lock
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLD = """
 import sys
 from pathlib import Path
-from benchmarks import locks
+from benchmarks.storage import locks
 locks.LEASE_SECONDS = float(sys.argv[2])
 lock = locks.Lock(Path(sys.argv[1]))
 assert lock.try_acquire()
@@ -33,7 +33,7 @@ print("released", flush=True)
 TAKE_TURNS = """
 import os, sys
 from pathlib import Path
-from benchmarks.locks import Lock
+from benchmarks.storage.locks import Lock
 path, witness = Path(sys.argv[1]), Path(sys.argv[2])
 turns = 0
 while turns < 50:

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from bench import main, make_parser
-from benchmarks import measure
 from benchmarks.commands import COMMANDS
 from benchmarks.commands import memory as command
 from benchmarks.environment import ROOT
-from benchmarks.memory import PhaseMemory, check_idle, host_peak_bytes
-from benchmarks.memory_table import COLUMNS, compare_frame, measured_rows, points_frame
-from benchmarks.phases import MemoryPoint, build_point
-from benchmarks.predict import PhasePeak, Prediction
+from benchmarks.memory import measure
+from benchmarks.memory.point import MemoryPoint, build_point
+from benchmarks.memory.predict import PhasePeak, Prediction
+from benchmarks.memory.table import COLUMNS, compare_frame, measured_rows, points_frame
+from benchmarks.training.peak_memory import PhaseMemory, check_idle, host_peak_bytes
 
 CUDA = torch.device("cuda:0")
 TINY = MemoryPoint("vpt", 32, 2, "vit_tiny_patch16_224")

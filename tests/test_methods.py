@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.model import Parts, build_parts, count_parameters, make_config
-from benchmarks.step import evaluation_step, extraction_step, make_optimization, training_step
+from benchmarks.model.build import Parts, build_parts, count_parameters, make_config
+from benchmarks.training.step import evaluation_step, extraction_step, make_optimization, training_step
 from methods import METHODS
 
 BACKBONE = "vit_tiny_patch16_224"

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from benchmarks.metrics import classification_metrics
+from benchmarks.training.metrics import classification_metrics
 
 
 def naive_auc(positive: np.ndarray, scores: np.ndarray) -> float:

@@ -16,9 +16,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from benchmarks.plots import pareto_front
-from benchmarks.records import load_records, write_record
-from benchmarks.report import write_report
+from benchmarks.records.record import load_records, write_record
+from benchmarks.report.html_page import write_report
+from benchmarks.report.plots import pareto_front
 
 GIB = 2**30
 

@@ -10,14 +10,14 @@ from fixed_records import MIB, fallback_records, fixed_records, make_record
 from test_tables import line
 
 from bench import main, make_parser
+from benchmarks.analysis.summary import performance_memory_efficiency, performance_parameter_efficiency, summary
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.run import parse, suite_options
-from benchmarks.missing import commands
-from benchmarks.model import make_config
-from benchmarks.paper_layout import write_paper_tables
-from benchmarks.paper_table import beside_published, paper_tables, published_figures
-from benchmarks.records import Record, load_records, runs_frame, write_record
-from benchmarks.summary import performance_memory_efficiency, performance_parameter_efficiency, summary
+from benchmarks.model.build import make_config
+from benchmarks.records.record import Record, load_records, runs_frame, write_record
+from benchmarks.report.missing_runs import commands
+from benchmarks.report.paper_layout import write_paper_tables
+from benchmarks.report.paper_table import beside_published, paper_tables, published_figures
 from methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,8 +9,8 @@ from tiny_images import make_images
 import bench
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.run import parse, suite_options
-from benchmarks.devices import resolve_device, resolve_devices
-from benchmarks.plan import Plan, make_plan
+from benchmarks.suite.devices import resolve_device, resolve_devices
+from benchmarks.suite.plan import Plan, make_plan
 from datasets import DATASETS
 from methods import METHODS
 

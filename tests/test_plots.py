@@ -12,25 +12,25 @@ from fixed_records import METHOD_FACTS, MIB, fallback_records, fixed_records, ma
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks import figures, memory_plot
-from benchmarks.figures import styles
-from benchmarks.memory_plot import plot_memory_curves
-from benchmarks.plots import pareto_front, write_plots
-from benchmarks.records import runs_frame
+from benchmarks.records.record import runs_frame
+from benchmarks.report import memory_plot, style
+from benchmarks.report.memory_plot import plot_memory_curves
+from benchmarks.report.plots import pareto_front, write_plots
+from benchmarks.report.style import styles
 from methods import METHODS
 
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """A list that will hold each figure that is written."""
     seen: list[Figure] = []
-    write = figures._write
+    write = style._write
 
     def keep(figure: Figure, path: Path) -> Path:
         if path.suffix == ".png":
             seen.append(figure)
         return write(figure, path)
 
-    monkeypatch.setattr(figures, "_write", keep)
+    monkeypatch.setattr(style, "_write", keep)
     return seen
 
 
@@ -59,7 +59,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
             for i, records in enumerate((fixed_records(), fallback_records(), one_side))
             for path in write_plots(folder / str(i), runs_frame(records))
         ]
-    with matplotlib.rc_context(figures.RC):
+    with matplotlib.rc_context(style.RC):
         for figure in seen:
             figure.draw_without_rendering()  # the pdf was the last to place the text, at its own resolution
     return Suite(paths, seen)

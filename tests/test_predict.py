@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks import trace as trace_module
-from benchmarks.allocator import CachingAllocator
-from benchmarks.cuda_kernels import CudaSemantics, reduction_workspace
 from benchmarks.environment import ROOT
-from benchmarks.measure import read_measured
-from benchmarks.memory_table import breakdown_frame, readable
-from benchmarks.phases import MemoryPoint
-from benchmarks.predict import CONTEXT_BYTES, predict_memory, replay
-from benchmarks.trace import StorageTrace
+from benchmarks.memory import trace as trace_module
+from benchmarks.memory.allocator import CachingAllocator
+from benchmarks.memory.cuda_kernels import CudaSemantics, reduction_workspace
+from benchmarks.memory.measure import read_measured
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.predict import CONTEXT_BYTES, predict_memory, replay
+from benchmarks.memory.table import breakdown_frame, readable
+from benchmarks.memory.trace import StorageTrace
 
 MIB = 2**20
 LIBRARIES = 64  # MiB of cuBLAS: a handle in the main thread, another in the backward one (cuBLASLt adds 1 each)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import environment, predictions
-from benchmarks.phases import MemoryPoint
-from benchmarks.predict import Prediction, predict_memory
-from benchmarks.predictions import predict_point, predict_points
+from benchmarks import environment
+from benchmarks.memory import prediction_cache
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.predict import Prediction, predict_memory
+from benchmarks.memory.prediction_cache import predict_point, predict_points
 
 POINT = MemoryPoint("fpt", 64, 4, "vit_tiny_patch16_224", options=(("side_reduction", 4),))
 
@@ -24,7 +25,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[MemoryPoint]:
         points.append(point)
         return predict_memory(point)
 
-    monkeypatch.setattr(predictions, "predict_memory", predict)
+    monkeypatch.setattr(prediction_cache, "predict_memory", predict)
     return points
 
 
@@ -50,10 +51,10 @@ def test_other_code_or_packages_predict_anew(
     tmp_path: Path, made: list[MemoryPoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict_point(POINT, tmp_path)
-    monkeypatch.setattr(predictions, "CODE_DIGEST", "other")
+    monkeypatch.setattr(prediction_cache, "CODE_DIGEST", "other")
     predict_point(POINT, tmp_path)
     assert len(made) == 2
-    monkeypatch.setattr(predictions, "version", lambda name: "9.9")
+    monkeypatch.setattr(prediction_cache, "version", lambda name: "9.9")
     predict_point(POINT, tmp_path)
     assert len(made) == 3
 

@@ -16,10 +16,10 @@ from prepared_trees import about, contents, prepare, rows
 from raw_trees import BUILDERS, EXPECTED, zip_tree
 
 import bench
-from benchmarks.data import open_dataset
-from benchmarks.plan import SuiteOptions, make_plan
-from benchmarks.run import Run
-from benchmarks.train import Clock
+from benchmarks.data.dataset import open_dataset
+from benchmarks.suite.plan import SuiteOptions, make_plan
+from benchmarks.suite.run import Run
+from benchmarks.training.loop import Clock
 from datasets import DATASETS
 
 

@@ -17,7 +17,7 @@ from bench_process import BENCH, finish
 from prepared_trees import about, contents, prepare
 from raw_trees import EXPECTED, picture, save
 
-from benchmarks.data import open_dataset
+from benchmarks.data.dataset import open_dataset
 from datasets import DATASETS
 
 

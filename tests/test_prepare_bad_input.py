@@ -18,9 +18,9 @@ from prepared_trees import refused
 from raw_trees import picture, save
 
 import bench
-from benchmarks import decode
-from benchmarks.prepare import files
+from benchmarks.images import decode
 from benchmarks.prepare.stage import Stage
+from benchmarks.raw import files
 from datasets import DATASETS
 
 
@@ -55,7 +55,7 @@ def test_corrupt_images_are_named_and_the_others_are_kept(
 
 def test_a_bomb_of_an_image(refuse: Callable[..., None], raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw_trees.chncxr(raw)
-    monkeypatch.setattr("benchmarks.prepare.raw._check_complete", lambda info, found: None)
+    monkeypatch.setattr("benchmarks.prepare.find._check_complete", lambda info, found: None)
     monkeypatch.setattr(decode, "MAX_PIXELS", 2000)
     refuse("chncxr", "images must be readable, got 13 that are not", "decompression bomb")
 
@@ -125,7 +125,7 @@ def test_a_member_that_is_no_deflate_stream(
     start = 0 if where == "local header" else 30 + len(member)
     data[start : start + 4] = b"\xff" * 4
     (raw / "bad.zip").write_bytes(data)
-    monkeypatch.setattr("benchmarks.prepare.raw._check_complete", lambda info, found: None)
+    monkeypatch.setattr("benchmarks.prepare.find._check_complete", lambda info, found: None)
     refuse(name, f"got 'bad.zip!/{member}': ", "download it again")
 
 
@@ -154,7 +154,7 @@ def test_a_member_that_is_damaged(refuse: Callable[..., None], raw: Path, monkey
     picture(1).save(buffer, "PNG")
     path = zipped(raw, zipfile.ZipInfo("CHNCXR_0009_0.png"), buffer.getvalue())
     path.write_bytes(path.read_bytes().replace(b"IDAT", b"IDAX"))
-    monkeypatch.setattr("benchmarks.prepare.raw._check_complete", lambda info, found: None)
+    monkeypatch.setattr("benchmarks.prepare.find._check_complete", lambda info, found: None)
     refuse("chncxr", "1 that are not: bad.zip!/CHNCXR_0009_0.png (archive must be readable, got", "Bad CRC-32")
 
 

@@ -12,8 +12,8 @@ import pytest
 from bench import make_parser
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.run import parse
-from benchmarks.phases import MemoryPoint
-from benchmarks.predict import predict_memory
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.predict import predict_memory
 from methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from fixed_records import fixed_records, make_record
 
-from benchmarks.records import (
+from benchmarks.records.record import (
     COLUMNS,
     check_writable,
     load_frame,

@@ -12,11 +12,11 @@ from report_folder import CLASSES, HOSTILE_CLASS, NUM_IMAGES, add_details, make_
 from sklearn.metrics import precision_score, recall_score
 
 import bench
-from benchmarks import report_data
-from benchmarks.records import Record, load_records, write_record
-from benchmarks.report import PAGE, SCRIPTS, embed, write_report
-from benchmarks.report_data import class_results, collect
-from benchmarks.summary import summary
+from benchmarks.analysis.summary import summary
+from benchmarks.records.record import Record, load_records, write_record
+from benchmarks.report import page_data
+from benchmarks.report.html_page import PAGE, SCRIPTS, embed, write_report
+from benchmarks.report.page_data import class_results, collect
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_every_run_belongs_to_its_row(folder: Path, data: dict[str, Any]) -> Non
 
 
 def test_a_run_that_the_table_leaves_out_keeps_its_record(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_data, "summary", lambda frame: summary(frame[frame["method"] != "lora"]))
+    monkeypatch.setattr(page_data, "summary", lambda frame: summary(frame[frame["method"] != "lora"]))
     page = collect(folder, folder, load_records(folder)[0])
     left_out = {run["id"] for run in page["runs"] if run["row"] is None}
     assert left_out == {name for name in page["records"] if name.startswith("lora_")} != set()
@@ -144,7 +144,7 @@ def test_columns_of_the_summary_that_the_page_does_not_know_appear(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = {"p_value": 0.04125, "gap_bytes": 3 * MIB}
-    monkeypatch.setattr(report_data, "summary", lambda frame: summary(frame).assign(**more))
+    monkeypatch.setattr(page_data, "summary", lambda frame: summary(frame).assign(**more))
     page = collect(folder, folder, load_records(folder)[0])
     at = page["extra"].index("p value")
     assert page["extra"][at : at + 2] == ["p value", "gap (MiB)"]
@@ -168,13 +168,13 @@ def test_page_holds_everything_and_asks_for_nothing(folder: Path, tmp_path: Path
     assert "default-src 'none'" in own
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//|@import|url\(""", own)
     assert "patient-" not in text  # names of images may tell who is on them
-    data = page_data(text)
+    data = embedded_data(text)
     for name, record in data["records"].items():
         stored = path.parent / unquote(record["href"])
         assert stored.is_file() and json.loads(stored.read_text()).keys() == record["content"].keys(), name
 
 
-def page_data(text: str) -> dict[str, Any]:
+def embedded_data(text: str) -> dict[str, Any]:
     embedded = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
     assert embedded
     return dict(json.loads(embedded[1]))
@@ -184,7 +184,7 @@ def test_names_cannot_end_the_script_or_fill_a_place(folder: Path, tmp_path: Pat
     text = write_report(folder, tmp_path / "page.html", load_records(folder)[0])[0].read_text()
     assert HOSTILE_CLASS not in text
     assert "<img src=x" not in text
-    assert page_data(text)["groups"][1]["dataset"].endswith("{{data}}")
+    assert embedded_data(text)["groups"][1]["dataset"].endswith("{{data}}")
     assert embed({"a": "</script><!--"}) == r'{"a":"\u003c/script>\u003c!--"}'
     for name in SCRIPTS:
         assert "</script" not in (PAGE / name).read_text()
@@ -206,7 +206,7 @@ def test_command_writes_into_the_results_folder(tmp_path: Path, capsys: pytest.C
     one = stored_run(tmp_path)
     assert report(capsys, "--results", tmp_path) == (0, f"{tmp_path / 'report.html'}\n", "")
     assert report(capsys, "--results", tmp_path, "--output", tmp_path / "x.html")[1] == f"{tmp_path / 'x.html'}\n"
-    assert list(page_data((tmp_path / "x.html").read_text())["records"]) == [one["run_id"]]
+    assert list(embedded_data((tmp_path / "x.html").read_text())["records"]) == [one["run_id"]]
 
 
 def stored_run(results: Path, with_predictions: bool = True) -> Record:
@@ -226,7 +226,7 @@ def test_what_cannot_be_read_is_said_on_the_page_too(tmp_path: Path, capsys: pyt
     damaged, unread = err.splitlines()
     assert re.match(r"record must be readable, got .*broken\.json", damaged)
     assert re.match(r"predictions must be readable, got .*fpt_448_0_a\.predictions\.csv' \(\[Errno 2\]", unread)
-    assert page_data((tmp_path / "report.html").read_text())["problems"] == [damaged, unread]
+    assert embedded_data((tmp_path / "report.html").read_text())["problems"] == [damaged, unread]
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,10 +20,10 @@ from raw_trees import picture
 from tiny_images import make_images
 
 import bench
-from benchmarks.decode import MAX_PIXELS, decode, inspect_image, is_image, read_image, read_thumbnail
-from benchmarks.dicom import read_tags
-from benchmarks.prepare import tables
-from benchmarks.prepare.files import RawFile, scan
+from benchmarks.images.decode import MAX_PIXELS, decode, inspect_image, is_image, read_image, read_thumbnail
+from benchmarks.images.dicom import read_tags
+from benchmarks.raw import tables
+from benchmarks.raw.files import RawFile, scan
 
 ROOT = Path(__file__).resolve().parent.parent
 OUR_CODE = [

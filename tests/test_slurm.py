@@ -14,8 +14,8 @@ from fault_injection import scores
 from slurm_cluster import NUM_CPUS, missing, slurm_cluster
 from tiny_images import make_images
 
-from benchmarks.records import load_records
-from benchmarks.standing import list_runs
+from benchmarks.records.record import load_records
+from benchmarks.suite.run_status import list_runs
 
 WORDS = [word for word in TINY if word not in ("--device", "cpu")]
 PATIENCE = 240.0  # seconds

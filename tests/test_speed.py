@@ -9,13 +9,13 @@ import pytest
 from fixed_records import make_record
 from tiny_images import make_images
 
+from benchmarks.analysis.auc_resamples import load_evidence
 from benchmarks.config import Places, RunConfig
-from benchmarks.data import open_dataset
-from benchmarks.evidence import load_evidence
-from benchmarks.plan import PlannedRun
-from benchmarks.records import load_frame
+from benchmarks.data.dataset import open_dataset
+from benchmarks.model.weights import Weights
+from benchmarks.records.record import load_frame
 from benchmarks.speed import images, scale
-from benchmarks.weights import Weights
+from benchmarks.suite.plan import PlannedRun
 
 
 def test_the_image_benchmark_prints_a_line_for_each_thing(capsys: pytest.CaptureFixture[str]) -> None:

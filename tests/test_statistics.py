@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.statistics import (
+from benchmarks.analysis.statistics import (
     auc_of_each_resample,
     average_ranks,
     bootstrap_p,

@@ -13,8 +13,8 @@ from fault_injection import scores
 from fixed_records import make_record
 from tiny_images import COUNTS, make_images
 
-from benchmarks.records import STATES, write_record
-from benchmarks.states import DONE, POLICIES, StoredStates
+from benchmarks.records.record import STATES, write_record
+from benchmarks.records.stored import DONE, POLICIES, StoredStates
 from methods import METHODS
 
 METHODS_RUN = ("linear", "fpt", "full")
@@ -248,8 +248,8 @@ def test_what_could_not_be_done_again_is_not_done(
     from bench import make_parser
     from benchmarks.commands import COMMANDS
     from benchmarks.commands.run import suite_options
-    from benchmarks.plan import make_plan
-    from benchmarks.suite import Work, report
+    from benchmarks.suite.plan import make_plan
+    from benchmarks.suite.suite import Work, report
 
     flags = [word if word != "images" else str(folder / "images") for word in TINY]
     flags += ["--methods", "linear", "fpt", "--epochs", "2", "--cache", str(folder / ".cache")]

@@ -8,7 +8,7 @@ import pytest
 import bench
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.run import parse, suite_options
-from benchmarks.suite_file import SUITES, find_suite, suite_arguments
+from benchmarks.suite.suite_file import SUITES, find_suite, suite_arguments
 from datasets import DATASETS
 from methods import METHODS
 

@@ -9,8 +9,13 @@ import pandas as pd
 import pytest
 from fixed_records import fallback_records, fixed_records, make_record
 
-from benchmarks.records import STATES, Record, runs_frame
-from benchmarks.summary import block_ids, performance_memory_efficiency, performance_parameter_efficiency, summary
+from benchmarks.analysis.summary import (
+    block_ids,
+    performance_memory_efficiency,
+    performance_parameter_efficiency,
+    summary,
+)
+from benchmarks.records.record import STATES, Record, runs_frame
 
 SCORES = {
     "auc": ("test", "auc"),

@@ -8,8 +8,8 @@ import pytest
 from bench_process import TINY, finish, records
 from tiny_images import make_images
 
-from benchmarks import tracking
-from benchmarks.tracking import Tracking, check_tracker
+from benchmarks.suite import tracking
+from benchmarks.suite.tracking import Tracking, check_tracker
 
 
 def test_tensorboard_shows_what_the_record_holds(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from tiny_images import make_images
 import bench
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.run import parse, suite_options
-from benchmarks.plan import Plan, make_plan
-from benchmarks.train import is_hopeless
-from benchmarks.tuning import choose, rivals_of, tuned_runs
+from benchmarks.suite.plan import Plan, make_plan
+from benchmarks.suite.tuning import choose, rivals_of, tuned_runs
+from benchmarks.training.loop import is_hopeless
 from methods import METHODS
 
 GRID = ["--lr", "1e-5", "1e-2", "--seeds", "0", "1", "--epochs", "2"]

@@ -19,9 +19,16 @@ from onnx.reference import ReferenceEvaluator
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
-from benchmarks import weights as weights_module
-from benchmarks.onnx_dinov2 import dinov2_state_dict
-from benchmarks.weights import WHEEL_BACKBONE, WHEEL_ONNX, _download_wheel, file_sha256, load_weights, resolve_weights
+from benchmarks.model import weights as weights_module
+from benchmarks.model.onnx_dinov2 import dinov2_state_dict
+from benchmarks.model.weights import (
+    WHEEL_BACKBONE,
+    WHEEL_ONNX,
+    _download_wheel,
+    file_sha256,
+    load_weights,
+    resolve_weights,
+)
 
 ATTENTION = {"query": 0, "key": 1, "value": 2}
 

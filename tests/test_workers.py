@@ -14,9 +14,9 @@ from typing import Any, cast
 import pytest
 from bench_process import ROOT
 
-from benchmarks.progress import SuiteProgress
-from benchmarks.worker import _failure
-from benchmarks.workers import Job, Worker, follow
+from benchmarks.suite.processes import Job, Worker, follow
+from benchmarks.suite.progress import SuiteProgress
+from benchmarks.suite.worker import _failure
 
 SLEEPS = "sleep_soundly()"
 SPEAKS = """
@@ -33,7 +33,7 @@ def followed(tmp_path: Path, deed: str, hang_seconds: float) -> tuple[dict[str, 
     script = f"""
 import json, os, signal, sys, time
 from pathlib import Path
-from benchmarks.worker import _open_log
+from benchmarks.suite.worker import _open_log
 
 def sleep_soundly():
     time.sleep(600)

@@ -31,11 +31,11 @@ def run(args: argparse.Namespace) -> int:
     """Prints what there is and what is wrong with it; status 1 when there is a problem."""
     import pandas as pd
 
-    from benchmarks.check import survey, tables
-    from benchmarks.data import find_root
-    from benchmarks.findings import Finding, findings
-    from benchmarks.image_sheet import draw_sheet
-    from benchmarks.progress import CountProgress
+    from benchmarks.check.problems import Finding, findings
+    from benchmarks.check.sheet import draw_sheet
+    from benchmarks.check.survey import survey, tables
+    from benchmarks.data.dataset import find_root
+    from benchmarks.suite.progress import CountProgress
 
     info, root = find_root(args.dataset, args.data_root)
     with CountProgress("decoding images") as progress:

@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Removes caches and says which, and how much room that makes."""
-    from benchmarks.caches import remove_caches, stored_caches
-    from benchmarks.records import load_records
+    from benchmarks.features.inventory import remove_caches, stored_caches
+    from benchmarks.records.record import load_records
 
     root = args.cache / "features"
     records, problems = load_records(args.results)

@@ -11,15 +11,15 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.estimate import Estimate, Predict, estimate_cells
-from benchmarks.memory_table import MIB
-from benchmarks.phases import MemoryPoint
-from benchmarks.plan import Cell, Plan
-from benchmarks.predict import Prediction
-from benchmarks.predictions import predict_points, stored_predictions
-from benchmarks.records import load_frame
-from benchmarks.states import is_due, trial_results
-from benchmarks.tuning import tuned_runs
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.predict import Prediction
+from benchmarks.memory.prediction_cache import predict_points, stored_predictions
+from benchmarks.memory.table import MIB
+from benchmarks.records.record import load_frame
+from benchmarks.records.stored import is_due, trial_results
+from benchmarks.suite.estimate import Estimate, Predict, estimate_cells
+from benchmarks.suite.plan import Cell, Plan
+from benchmarks.suite.tuning import tuned_runs
 
 MOST_NEW = 100  # predictions that are made unasked: a minute at most
 

@@ -12,7 +12,7 @@ from benchmarks.commands.options import add_cache, add_format, add_methods, chec
 from benchmarks.commands.run import DEFAULT_BACKBONE, positive
 
 if TYPE_CHECKING:
-    from benchmarks.phases import MemoryPoint
+    from benchmarks.memory.point import MemoryPoint
 
 RESOLUTION = 512
 BATCH_SIZE = 16
@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
     """Prints a row for each method and set of factors."""
     import pandas as pd
 
-    from benchmarks.fit import MARGIN, RESOLUTIONS, parse_memory
-    from benchmarks.memory_table import MIB
-    from benchmarks.predict import CONTEXT_BYTES, map_points
+    from benchmarks.memory.card_fit import MARGIN, RESOLUTIONS, parse_memory
+    from benchmarks.memory.predict import CONTEXT_BYTES, map_points
+    from benchmarks.memory.table import MIB
 
     context = CONTEXT_BYTES["train"] / MIB
     note = f"predicted, not measured; with a margin of {MARGIN:.0%} and {context:,.0f} MiB of CUDA context"
@@ -76,7 +76,7 @@ def _collect(rows: Iterable[dict[str, Any]], total: int) -> list[dict[str, Any]]
 
 def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
     """A point for each method and set of factors."""
-    from benchmarks.phases import MemoryPoint
+    from benchmarks.memory.point import MemoryPoint
 
     factors = itertools.product(check_methods(args.methods), args.precision, args.attention, args.grad_checkpointing)
     return [
@@ -99,15 +99,15 @@ def _factors(point: "MemoryPoint") -> dict[str, Any]:
 
 
 def _limits_row(job: "tuple[MemoryPoint, int, Path]") -> dict[str, Any]:
-    from benchmarks.fit import limits
+    from benchmarks.memory.card_fit import limits
 
     found = limits(*job)
     return _factors(job[0]) | {"largest_resolution": found.resolution, "largest_batch": found.batch_size}
 
 
 def _cards_row(job: "tuple[MemoryPoint, Path]") -> dict[str, Any]:
-    from benchmarks.fit import CARDS_GB, GIB, needed_bytes
-    from benchmarks.predictions import predict_point
+    from benchmarks.memory.card_fit import CARDS_GB, GIB, needed_bytes
+    from benchmarks.memory.prediction_cache import predict_point
 
     point, cache = job
     needed = needed_bytes(predict_point(point, cache))

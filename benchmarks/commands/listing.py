@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
         rows = [{"backbone": name} for name in timm.list_models(module="vision_transformer")]
     elif args.what == "caches":
-        from benchmarks.caches import stored_caches
-        from benchmarks.records import load_records
+        from benchmarks.features.inventory import stored_caches
+        from benchmarks.records.record import load_records
 
         records, problems = load_records(args.results)
         rows = [
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             for cache in stored_caches(args.cache / "features", records)
         ]
     else:
-        from benchmarks.standing import list_runs
+        from benchmarks.suite.run_status import list_runs
 
         rows, problems = list_runs(args.results)
     for problem in problems:

@@ -12,7 +12,7 @@ from benchmarks.commands.options import add_cache, add_format, add_methods, add_
 from benchmarks.commands.run import DEFAULT_BACKBONE, method_options, positive
 
 if TYPE_CHECKING:
-    from benchmarks.phases import MemoryPoint
+    from benchmarks.memory.point import MemoryPoint
 
 DEFAULTS: dict[str, list[Any]] = {
     "res": [224, 384, 512, 768, 1024],
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
     """The points asked for; small images first."""
-    from benchmarks.phases import MemoryPoint
+    from benchmarks.memory.point import MemoryPoint
 
     methods = check_methods(args.methods)
     options = method_options(args.set, methods)
@@ -102,14 +102,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
-    from benchmarks.memory_table import points_frame, readable
+    from benchmarks.memory.table import points_frame, readable
 
     frame = points_frame(rows)
     print_frame(readable(frame) if args.format == "md" else frame, args.format)
     if args.plot:
-        from benchmarks.measure import read_measured
-        from benchmarks.memory_plot import plot_memory_curves
-        from benchmarks.memory_table import with_measured
+        from benchmarks.memory.measure import read_measured
+        from benchmarks.memory.table import with_measured
+        from benchmarks.report.memory_plot import plot_memory_curves
 
         for path in plot_memory_curves(with_measured(frame, read_measured(args.results)), args.plot):
             print(path, file=sys.stderr)
@@ -117,8 +117,8 @@ def _show(args: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
 
 
 def _predict(args: argparse.Namespace) -> list[dict[str, Any]]:
-    from benchmarks.memory_table import point_rows
-    from benchmarks.predictions import predict_points
+    from benchmarks.memory.prediction_cache import predict_points
+    from benchmarks.memory.table import point_rows
 
     print("predicted on fake tensors, not measured", file=sys.stderr)
     ok = {"state": "ok"}
@@ -127,13 +127,13 @@ def _predict(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _breakdown(args: argparse.Namespace) -> int:
-    from benchmarks.memory_table import breakdown_frame, readable
-    from benchmarks.predictions import predict_points
+    from benchmarks.memory.prediction_cache import predict_points
+    from benchmarks.memory.table import breakdown_frame, readable
 
     frame = breakdown_frame(predict_points(grid(args), args.cache))
     print_frame(readable(frame) if args.format == "md" else frame, args.format)
     if args.plot:
-        from benchmarks.breakdown_plot import plot_breakdown
+        from benchmarks.report.breakdown_plot import plot_breakdown
 
         for path in plot_breakdown(frame, args.plot):
             print(path, file=sys.stderr)
@@ -141,10 +141,10 @@ def _breakdown(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from benchmarks.measure import read_measured
-    from benchmarks.memory_table import COUNTERS, compare_frame, readable, short_name
-    from benchmarks.phases import MemoryPoint
-    from benchmarks.predictions import predict_points
+    from benchmarks.memory.measure import read_measured
+    from benchmarks.memory.point import MemoryPoint
+    from benchmarks.memory.prediction_cache import predict_points
+    from benchmarks.memory.table import COUNTERS, compare_frame, readable, short_name
 
     asked = {"resolution": args.res} | {name: getattr(args, name) for name in DEFAULTS if name != "res"}
     asked |= {"method": args.methods and check_methods(args.methods)}
@@ -169,9 +169,9 @@ def _compare(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
     import torch
 
-    from benchmarks.measure import gpu_folder, measure_points, record_path
-    from benchmarks.memory_table import measured_rows
-    from benchmarks.phases import MemoryPoint
+    from benchmarks.memory.measure import gpu_folder, measure_points, record_path
+    from benchmarks.memory.point import MemoryPoint
+    from benchmarks.memory.table import measured_rows
 
     device = torch.device(args.device)
     folder = gpu_folder(args.results, device)

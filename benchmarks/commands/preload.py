@@ -9,7 +9,7 @@ from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_format, print_frame
 
 if TYPE_CHECKING:
-    from benchmarks.plan import PlannedRun
+    from benchmarks.suite.plan import PlannedRun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +23,9 @@ def run(args: argparse.Namespace) -> int:
     import pandas as pd
 
     from benchmarks.environment import describe_code
-    from benchmarks.plan import make_plan
-    from benchmarks.progress import SuiteProgress
-    from benchmarks.workers import Job, Workers, follow
+    from benchmarks.suite.plan import make_plan
+    from benchmarks.suite.processes import Job, Workers, follow
+    from benchmarks.suite.progress import SuiteProgress
 
     if len(run_command.devices_of(args)) > 1 or args.launcher != "local":
         raise ValueError("preload must have one device, got several processes; leave --jobs and --launcher out")

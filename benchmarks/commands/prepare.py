@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Prepares one dataset; the summary goes to stdout."""
     from benchmarks.prepare.build import prepare
     from benchmarks.prepare.request import Request
-    from benchmarks.progress import CountProgress
+    from benchmarks.suite.progress import CountProgress
     from datasets import DATASETS
 
     known = [name for name, info in DATASETS.items() if info.find is not None]

@@ -26,8 +26,8 @@ def reproduce(args: argparse.Namespace) -> int:
         return shown
     status = run_command.run(argparse.Namespace(**{**vars(args), "predict_all": False}))
 
-    from benchmarks.paper_layout import write_paper_tables
-    from benchmarks.records import load_frame
+    from benchmarks.records.record import load_frame
+    from benchmarks.report.paper_layout import write_paper_tables
 
     frame, _ = load_frame(args.results)  # records that are damaged were named, and count in the status
     print(*write_paper_tables(args.results, frame, published=True), sep="\n", file=sys.stderr)

@@ -9,12 +9,12 @@ import yaml
 
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_cache, add_results, check_methods
-from benchmarks.stop import Stop
-from benchmarks.suite_file import find_suite, suite_arguments
+from benchmarks.suite.signals import Stop
+from benchmarks.suite.suite_file import find_suite, suite_arguments
 
 if TYPE_CHECKING:
-    from benchmarks.plan import SuiteOptions
-    from benchmarks.suite import Work
+    from benchmarks.suite.plan import SuiteOptions
+    from benchmarks.suite.suite import Work
 
 HANG_MINUTES = 60.0
 DEFAULT_BACKBONE = "vit_base_patch16_384"
@@ -195,7 +195,7 @@ def suite_options(args: argparse.Namespace) -> "SuiteOptions":
     """
     if not args.methods:
         raise ValueError("methods must be named, e.g. --methods fpt lora, or --methods all, got none")
-    from benchmarks.plan import SuiteOptions
+    from benchmarks.suite.plan import SuiteOptions
 
     methods = check_methods(args.methods)
     return SuiteOptions(
@@ -229,14 +229,14 @@ def devices_of(args: argparse.Namespace) -> list[str]:
         RuntimeError: A GPU is not there.
     """
     if args.launcher == "slurm":
-        from benchmarks.cluster import SlurmSettings
+        from benchmarks.suite.slurm import SlurmSettings
 
         if args.jobs is not None or args.device != ["auto"]:
             raise ValueError("jobs and device must be left to SLURM, got both a launcher and one of them; see --slurm")
         return [SlurmSettings.parse(args.slurm).device]
     if args.slurm:
         raise ValueError("slurm must be used with --launcher slurm, got it alone")
-    from benchmarks.devices import resolve_devices
+    from benchmarks.suite.devices import resolve_devices
 
     return resolve_devices(args.device, args.jobs)
 
@@ -252,18 +252,18 @@ def _rates(values: "list[float | str]") -> "tuple[float, ...] | Literal['grid']"
 
 def run(args: argparse.Namespace) -> int:
     """Runs the suite, then writes and shows its tables and plots."""
-    from benchmarks.records import check_writable
+    from benchmarks.records.record import check_writable
 
     if args.predict_all and not args.dry_run:
         raise ValueError("predict_all must be used with --dry-run, got it alone")
     check_writable(args.results)
     options = suite_options(args)
     if args.track is not None:
-        from benchmarks.tracking import check_tracker
+        from benchmarks.suite.tracking import check_tracker
 
         check_tracker(args.track)
 
-    from benchmarks.plan import make_plan
+    from benchmarks.suite.plan import make_plan
 
     plan = make_plan(options)
     if args.dry_run:
@@ -272,7 +272,7 @@ def run(args: argparse.Namespace) -> int:
         show_plan(plan, args.results, args.policy, args.predict_all)
         return 0
 
-    from benchmarks.suite import Work, announce, report
+    from benchmarks.suite.suite import Work, announce, report
 
     work = Work.make(plan, args.results, args.policy, args.hang_minutes, args.verbose, args.track)
     announce(work)
@@ -295,17 +295,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _do(work: "Work", devices: list[str]) -> None:
     if len(devices) == 1:
-        from benchmarks.suite import run_suite
+        from benchmarks.suite.suite import run_suite
 
         run_suite(work)
         return
-    from benchmarks.launch import run_in_processes
+    from benchmarks.suite.local import run_in_processes
 
     run_in_processes(work, devices)
 
 
 def _submit(work: "Work", settings: list[str]) -> int:
-    from benchmarks.cluster import SlurmSettings, submit_suite
+    from benchmarks.suite.slurm import SlurmSettings, submit_suite
 
     entries = submit_suite(work, SlurmSettings.parse(settings))
     for entry in entries:
@@ -322,10 +322,10 @@ def show_results(results: Path, run_ids: set[str]) -> int:
     """Writes tables and plots of all stored runs, and prints the table of some."""
     from rich.console import Console
 
-    from benchmarks.evidence import load_evidence
-    from benchmarks.plots import write_plots
-    from benchmarks.records import load_frame
-    from benchmarks.tables import console_table, write_tables
+    from benchmarks.analysis.auc_resamples import load_evidence
+    from benchmarks.records.record import load_frame
+    from benchmarks.report.plots import write_plots
+    from benchmarks.report.tables import console_table, write_tables
 
     frame, problems = load_frame(results)
     Console().print(console_table(frame[frame["run_id"].isin(run_ids)]))

@@ -48,12 +48,12 @@ def tables(args: argparse.Namespace) -> int:
         return _compare(args.compare, args.results, args.format or FORMATS[0])
     frame, num_damaged = _stored_runs(args.results)
     if args.layout == "paper":
-        from benchmarks.paper_layout import write_paper_tables
+        from benchmarks.report.paper_layout import write_paper_tables
 
         print(*write_paper_tables(args.results, frame, args.published), sep="\n")
         return 1 if num_damaged else 0
-    from benchmarks.evidence import load_evidence
-    from benchmarks.tables import write_tables
+    from benchmarks.analysis.auc_resamples import load_evidence
+    from benchmarks.report.tables import write_tables
 
     evidence, problems = load_evidence(args.results, frame)
     for problem in problems:
@@ -64,8 +64,8 @@ def tables(args: argparse.Namespace) -> int:
 
 def _compare(before: Path, after: Path, layout: str) -> int:
     """Prints what changed between two folders; what was resampled is kept in the second."""
-    from benchmarks.compare_results import NOTE, Side, compare_results, in_words, readable
-    from benchmarks.evidence import load_evidence
+    from benchmarks.analysis.auc_resamples import load_evidence
+    from benchmarks.report.compare import NOTE, Side, compare_results, in_words, readable
 
     sides, damaged = [], 0
     for results in (before, after):
@@ -84,7 +84,7 @@ def _compare(before: Path, after: Path, layout: str) -> int:
 def plots(args: argparse.Namespace) -> int:
     """Writes the plots and prints their paths."""
     frame, num_damaged = _stored_runs(args.results)
-    from benchmarks.plots import write_plots
+    from benchmarks.report.plots import write_plots
 
     print(*write_plots(args.results, frame), sep="\n")
     return 1 if num_damaged else 0
@@ -98,8 +98,8 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
 
 def report(args: argparse.Namespace) -> int:
     """Writes the page and prints its path."""
-    from benchmarks.records import load_records
-    from benchmarks.report import write_report
+    from benchmarks.records.record import load_records
+    from benchmarks.report.html_page import write_report
 
     records, problems = load_records(args.results)
     if not records and not problems and not any((args.results / "measured").glob("*/*.json")):
@@ -113,7 +113,7 @@ def report(args: argparse.Namespace) -> int:
 
 def _stored_runs(results: Path) -> "tuple[pd.DataFrame, int]":
     """All stored runs, and how many records cannot be read; a line on stderr names each of those."""
-    from benchmarks.records import load_frame
+    from benchmarks.records.record import load_frame
 
     frame, problems = load_frame(results)
     for problem in problems:

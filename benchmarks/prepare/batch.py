@@ -6,9 +6,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import NamedTuple
 
-from benchmarks.decode import num_workers
+from benchmarks.images.decode import num_workers
 from benchmarks.prepare.convert import Converted, convert
-from benchmarks.prepare.raw import ALLOW, first
+from benchmarks.prepare.find import ALLOW, first
 from benchmarks.prepare.stage import Stage
 from datasets.info import RawSample
 

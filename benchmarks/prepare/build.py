@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.manifest import (
+from benchmarks.data.manifest import (
     Entry,
     SplitOrigin,
     count,
@@ -17,11 +17,11 @@ from benchmarks.manifest import (
     write_manifest,
 )
 from benchmarks.prepare.batch import Batch, Progress, convert_all, refuse_unreadable
-from benchmarks.prepare.files import scan
-from benchmarks.prepare.raw import deviations, find_samples, first, observed_counts
+from benchmarks.prepare.find import deviations, find_samples, first, observed_counts
 from benchmarks.prepare.request import Request, UserSplit, read_split_file
 from benchmarks.prepare.splits import SPLITS, Assignment, Item, assign
 from benchmarks.prepare.stage import Stage
+from benchmarks.raw.files import scan
 from datasets.info import DatasetInfo, Found, RawSample
 
 RECIPE = 1  # raise it when converted images change

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from benchmarks.decode import decode, pixel_digest
-from benchmarks.prepare.files import RawFile
+from benchmarks.images.decode import decode, pixel_digest
+from benchmarks.raw.files import RawFile
 
 SUFFIX = {"JPEG": ".jpg", "PNG": ".png"}
 JPEG_QUALITY = 95

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.prepare.files import RawFile
-from benchmarks.prepare.match import image_id
 from benchmarks.prepare.splits import SPLITS
-from benchmarks.prepare.tables import Row, read_table
+from benchmarks.raw.files import RawFile
+from benchmarks.raw.match import image_id
+from benchmarks.raw.tables import Row, read_table
 from datasets.info import RawSample
 
 MAX_SIDE = 1536

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from benchmarks.prepare.convert import Converted
-from benchmarks.prepare.files import RawFile
+from benchmarks.raw.files import RawFile
 
 KEPT_JOURNAL = ".journal.jsonl"
 

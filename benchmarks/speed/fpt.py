@@ -23,15 +23,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from benchmarks import trace
-from benchmarks.augment import Preprocessing
-from benchmarks.batches import Split, iterate, training_order
-from benchmarks.features import FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
-from benchmarks.model import Parts, build_parts, feature_shapes, make_config
-from benchmarks.phases import MemoryPoint, build_point
-from benchmarks.predict import predict_memory
+from benchmarks.data.augment import Preprocessing
+from benchmarks.data.batches import Split, iterate, training_order
+from benchmarks.features.cache import FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
+from benchmarks.memory import trace
+from benchmarks.memory.point import MemoryPoint, build_point
+from benchmarks.memory.predict import predict_memory
+from benchmarks.model.build import Parts, build_parts, feature_shapes, make_config
 from benchmarks.speed.naive_fpt import NaiveExtractor, NaiveModel
-from benchmarks.step import extraction_step, make_optimization, training_step
+from benchmarks.training.step import extraction_step, make_optimization, training_step
 
 METHODS = ("fpt", "fpt_plus")
 BACKBONE = "vit_base_patch16_384"

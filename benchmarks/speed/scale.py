@@ -26,25 +26,25 @@ import pandas as pd
 from PIL import Image
 
 from bench import make_parser
+from benchmarks.analysis.auc_resamples import load_evidence
+from benchmarks.analysis.significance import add_significance
+from benchmarks.analysis.statistics import macro_auc
+from benchmarks.analysis.summary import summary
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.run import parse, positive, suite_options
-from benchmarks.data import Dataset, open_dataset
-from benchmarks.evidence import load_evidence
-from benchmarks.phases import MemoryPoint, views_of
-from benchmarks.plan import Plan, PlannedRun, make_plan
-from benchmarks.predictions import predict_points
-from benchmarks.records import Record, load_frame, read_record, write_predictions, write_record
-from benchmarks.significance import add_significance
-from benchmarks.states import StoredStates
-from benchmarks.statistics import macro_auc
-from benchmarks.summary import summary
+from benchmarks.data.dataset import Dataset, open_dataset
+from benchmarks.memory.point import MemoryPoint, views_of
+from benchmarks.memory.prediction_cache import predict_points
+from benchmarks.records.record import Record, load_frame, read_record, write_predictions, write_record
+from benchmarks.records.stored import StoredStates
+from benchmarks.suite.plan import Plan, PlannedRun, make_plan
 from methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("healthy", "mild", "severe")
 COUNTS = {"train": (30, 20, 10), "val": (15, 10, 5), "test": (50, 30, 20)}  # images of each class
 SIDES = (32, 48, 64, 96)  # stand for 224 to 1024 px: what is timed here never looks at an image
-IMPORTS = "import benchmarks.evidence, benchmarks.tables"
+IMPORTS = "import benchmarks.analysis.auc_resamples, benchmarks.report.tables"
 MODEL = ["--weights", "none", "--backbone", "vit_tiny_patch16_224", "--device", "cpu"]
 KIB, MIB = 2**10, 2**20
 

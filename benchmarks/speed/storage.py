@@ -20,13 +20,13 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.batches import Split
 from benchmarks.config import Places, RunConfig
-from benchmarks.data import open_dataset
-from benchmarks.model import make_config
-from benchmarks.run import Run
-from benchmarks.train import Bench, Clock, evaluate, fit
-from benchmarks.weights import Weights, resolve_weights
+from benchmarks.data.batches import Split
+from benchmarks.data.dataset import open_dataset
+from benchmarks.model.build import make_config
+from benchmarks.model.weights import Weights, resolve_weights
+from benchmarks.suite.run import Run
+from benchmarks.training.loop import Bench, Clock, evaluate, fit
 
 STORAGES = ("float32", "float16", "int8")
 

@@ -1,0 +1,231 @@
+"""From runs to cells: one row for each protocol block, dataset, resolution and method, averaged over seeds only."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.records.record import PROTOCOL, STATES
+from methods import METHODS
+
+CELL = ("block", "dataset", "dataset_digest", "resolution", "method", "variant")
+PARAMETERS = ("trainable", "trainable_head", "trainable_total", "frozen")
+SPLIT = ("split_kind", "split_group_key", "split_digest")
+_BLOCK = CELL[:3]
+_NAMES = ("dataset_title", "method_title", "device_type")
+_SCORES = ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "val_auc")
+
+
+def performance_parameter_efficiency(score: float, trainable_fraction: float) -> float:
+    """PPE of the FPT papers: score * exp(-log10(r + 1)), with r the trainable share (0-1) of the parameters."""
+    return score * math.exp(-math.log10(trainable_fraction + 1))
+
+
+def performance_memory_efficiency(score: float, memory: float, memory_full: float) -> float:
+    """PME of the FPT papers: score * exp(-log10(m / m_full + 1)), with m_full the memory of full fine-tuning."""
+    return score * math.exp(-math.log10(memory / memory_full + 1))
+
+
+def block_ids(frame: pd.DataFrame) -> pd.Series:
+    """Of each run the six letters that name its protocol, the same on every machine."""
+    protocols = frame.groupby(list(PROTOCOL), dropna=False, sort=False).ngroup()
+    names = {number: _block_id(frame.loc[protocols.index[protocols == number][0]]) for number in protocols.unique()}
+    return protocols.map(names).astype("object")
+
+
+def _block_id(row: pd.Series) -> str:
+    values = [None if pd.isna(row[name]) else str(row[name]) for name in PROTOCOL]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:6]
+
+
+def method_rank(name: str) -> tuple[int, str]:
+    """Sort key: the order of the table of methods, then names that only stored records know."""
+    known = list(METHODS)
+    return (known.index(name) if name in METHODS else len(known), name)
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Summarise runs, one row a cell: a method (or variant of it) on a dataset at a resolution under one protocol.
+
+    Args:
+        frame: runs as `records.runs_frame` gives them.
+
+    Returns:
+        The columns `CELL` and those of the protocol, and:
+        split_kind, split_group_key, split_digest (of a dataset that bench.py prepare made);
+        label (title of the method, with whatever tells its variants apart), dataset_label, synthetic, fallback,
+        effective_resolution; state (ok when any seed is), message, phase, seeds_ok, seeds_asked (the distinct seeds
+        tried anywhere in the same block and dataset) and seeds_<state>;
+        trainable, trainable_head, trainable_total, frozen, percent;
+        {auc,accuracy,...}_mean and _sd (0-1; sample sd, missing for one seed);
+        {train,preload}_memory_bytes (peak allocated) and _source (measured where there is a measurement), and both
+        apart as {measured,predicted}_{train,preload}_bytes; host_peak_bytes;
+        train_process_bytes (what the driver reports for the process, of the source of train_memory_bytes);
+        tuned_lr, tuned_trials, tuned_at_edge: of a rate chosen on validation; missing where it was given;
+        seconds_train, preload_seconds, images_per_second_preload (means over seeds), cache_bytes;
+        majority_share (0-1, of the largest class in the test split), num_classes;
+        run_ids (of the runs that are ok) and seeds (tried), divided by spaces;
+        ppe, pme (0-1), pme_source: missing where full fine-tuning has no memory of the same source in that cell.
+        Sorted by dataset, block, resolution and the order of the methods.
+    """
+    if frame.empty:
+        return pd.DataFrame()
+    runs = frame.assign(block=block_ids(frame)).sort_values(["seed", "run_id"])  # sums of floats depend on their order
+    table = _cells(runs)
+    table.insert(2, "dataset_label", _dataset_labels(table))
+    table.insert(6, "label", "")
+    for _, block in table.groupby(list(_BLOCK), dropna=False):
+        titles = variant_labels(block)
+        table.loc[block.index, "label"] = [titles[variant] for variant in _zip(block, "method", "variant")]
+    table = pd.concat([table, _efficiencies(table)], axis=1)
+    names = ("dataset", "dataset_digest", "backbone", "block", "resolution", "method", "label")
+    keys = [
+        (*map(str, place), resolution, method_rank(method), label)
+        for *place, resolution, method, label in _zip(table, *names)
+    ]
+    return table.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
+
+
+def blocks(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The parts of a summary that may stand in one table or figure: one dataset under one protocol."""
+    if len(table):
+        for _, group in table.groupby(["dataset_label", "block"], sort=False, dropna=False):
+            yield group
+
+
+def _cells(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a cell: every run of one method variant on one dataset at one resolution, its seeds.
+
+    All cells at once: one by one, pandas takes milliseconds for each.
+    """
+    seeds_asked = runs.groupby(list(_BLOCK), dropna=False)["seed"].transform("nunique")
+    runs = runs.assign(cell=runs.groupby(list(CELL), dropna=False).ngroup(), seeds_asked=seeds_asked)
+    is_ok = runs["state"] == "ok"
+    tried, good, bad = (part.groupby("cell") for part in (runs, runs[is_ok], runs[~is_ok]))
+    first = tried.first()  # of each column, what is there
+    columns: dict[str, Any] = {name: first[name] for name in (*CELL, *PROTOCOL, *_NAMES, *SPLIT)}
+    # ok before oom before diverged before failed before interrupted
+    columns["state"] = runs["state"].map(STATES.index).groupby(runs["cell"]).min().map(STATES.__getitem__)
+    columns |= {name: bad[name].first() for name in ("message", "phase")}
+    columns |= {name: tried[name].any().astype(bool) for name in ("synthetic", "fallback")}
+    columns |= {name: first[name] for name in ("effective_resolution", "backbone_requested", "weights_note")}
+    columns |= {name: first[name] for name in (*PARAMETERS, "percent", "majority_share", "num_classes")}
+    columns |= {f"seeds_{state}": (runs["state"] == state).groupby(runs["cell"]).sum() for state in STATES}
+    columns["run_ids"] = good["run_id"].agg(" ".join)
+    columns["seeds"] = tried["seed"].agg(lambda seeds: " ".join(map(str, seeds.unique())))
+    for score in _SCORES:
+        columns |= {f"{score}_mean": good[score].mean(), f"{score}_sd": good[score].std(ddof=1)}
+    for phase in ("train", "preload"):
+        # Only a run that finished has seen its peak; a prediction holds whatever became of the run.
+        measured = good[f"measured_{phase}_peak_allocated_bytes"].max().reindex(first.index)
+        predicted = tried[f"predicted_{phase}_peak_allocated_bytes"].max()
+        columns |= {f"measured_{phase}_bytes": measured, f"predicted_{phase}_bytes": predicted}
+        columns[f"{phase}_memory_bytes"] = measured.fillna(predicted)
+        columns[f"{phase}_memory_source"] = _sources(measured, predicted)
+    is_measured = columns["train_memory_source"] == "measured"
+    measured = good["measured_train_peak_process_bytes"].max().reindex(first.index)
+    predicted = tried["predicted_train_peak_process_bytes"].max()
+    columns["train_process_bytes"] = measured.where(is_measured, predicted)
+    columns |= {name: first[name] for name in ("tuned_lr", "tuned_trials")}
+    columns["tuned_at_edge"] = tried["tuned_at_edge"].any().astype(bool)
+    columns |= {name: good[name].mean() for name in ("seconds_train", "preload_seconds", "images_per_second_preload")}
+    columns |= {name: good[name].max() for name in ("host_peak_bytes", "cache_bytes")}
+    table = pd.DataFrame(columns | {"seeds_asked": first["seeds_asked"]}, index=first.index)
+    return table.fillna({"run_ids": ""})
+
+
+def _sources(measured: pd.Series, predicted: pd.Series) -> pd.Series:
+    known = predicted.notna().map({True: "predicted", False: None}).astype("object")
+    return known.mask(measured.notna(), "measured")
+
+
+def _efficiencies(table: pd.DataFrame) -> pd.DataFrame:
+    """PPE and PME of cells; a ratio of memories is taken between two measurements or two predictions, never across."""
+    full: dict[tuple[Any, ...], int] = {}  # the highest memory of full fine-tuning at each place, by source
+    rows: list[dict[str, Any]] = []
+    places = [tuple(map(str, place)) for place in _zip(table, *_BLOCK, "resolution")]
+    memories = {source: table[f"{source}_train_bytes"].fillna(0).to_list() for source in ("measured", "predicted")}
+    for i in (i for i, method in enumerate(table["method"]) if method == "full"):
+        for source, values in memories.items():
+            full[source, *places[i]] = max(values[i], full.get((source, *places[i]), 0))
+    for i, (auc, percent) in enumerate(_zip(table, "auc_mean", "percent")):
+        row: dict[str, Any] = {"ppe": None, "pme": None, "pme_source": None}
+        rows.append(row)
+        if pd.isna(auc):
+            continue
+        if not pd.isna(percent):
+            row["ppe"] = performance_parameter_efficiency(auc, percent / 100)
+        for source, values in memories.items():
+            reference = full.get((source, *places[i]), 0)
+            if values[i] and reference:
+                row |= {"pme": performance_memory_efficiency(auc, values[i], reference), "pme_source": source}
+                break
+    gained = pd.DataFrame(rows, index=table.index, dtype="object")
+    return gained.astype({"ppe": "float64", "pme": "float64"})
+
+
+def _zip(table: pd.DataFrame, *names: str) -> Iterator[tuple[Any, ...]]:
+    """Some columns row by row."""
+    return zip(*(table[name] for name in names), strict=True)
+
+
+def across_datasets(table: pd.DataFrame) -> pd.Series:
+    """Labels under which the rows of one protocol, all its datasets, are one method or another.
+
+    A method that has one setting in each dataset and resolution is one, even where its learning rate was chosen for
+    each; a method with several somewhere is told apart by settings everywhere.
+    """
+    labels = variant_labels(table)
+    several = table.groupby(["method", "dataset_label", "resolution"], dropna=False)["variant"].nunique()
+    apart = set(several[several > 1].index.get_level_values("method"))
+    plain = variant_labels(table.drop_duplicates("method"))
+    titles = {method: label for (method, _), label in plain.items()}
+    return pd.Series(
+        [
+            labels[method, variant] if method in apart else titles[method]
+            for method, variant in zip(table["method"], table["variant"], strict=True)
+        ],
+        index=table.index,
+    )
+
+
+def variant_labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """A label for each (method, variant): the title, and in brackets the settings in which its variants differ."""
+    labels = {}
+    for method in sorted(set(runs["method"])):
+        group = runs[runs["method"] == method]
+        known = METHODS[method].title if method in METHODS else None
+        title = known or _first(group["method_title"]) or method
+        settings = {variant: json.loads(variant) for variant in group["variant"].unique()}
+        keys = sorted({key for setting in settings.values() for key in setting})
+        differing = [key for key in keys if len({json.dumps(s.get(key)) for s in settings.values()}) > 1]
+        for variant, setting in settings.items():
+            details = ", ".join(f"{key} {_shown(setting.get(key))}" for key in differing)
+            labels[method, variant] = f"{title} ({details})" if details else str(title)
+    return labels
+
+
+def _dataset_labels(table: pd.DataFrame) -> list[str]:
+    """The title of each row's dataset; two sets of images under one name are told apart by their digest."""
+    digests = table.groupby("dataset")["dataset_digest"].nunique()
+    labels = []
+    for name, title, digest in zip(table["dataset"], table["dataset_title"], table["dataset_digest"], strict=True):
+        several = digests[name] > 1
+        labels.append(f"{title or name} [{digest!s:.6}]" if several else str(title or name))
+    return labels
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list | tuple):
+        return "-".join(map(_shown, value))
+    return "default" if value is None else str(value)
+
+
+def _first(values: pd.Series) -> Any:
+    present = values.dropna()
+    return present.iloc[0] if len(present) else None

@@ -1,0 +1,171 @@
+"""What is wrong with a prepared folder: one function a kind of fault, each of which finds all there are.
+
+What would spoil a run is a problem; what may be as it should, but is worth a look, is a note.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from benchmarks.check.survey import Survey, by_pixels, class_key, expected_counts
+from benchmarks.data.dataset import SPLITS, list_folders
+
+IMBALANCE = 10  # images of the largest class for one of the smallest, from which on a note is made
+_DEEP = ("I", "F")  # PIL's modes of more than 8 bits a pixel begin with these
+_GREY = ("1", "L")
+
+
+class Finding(NamedTuple):
+    """One fault.
+
+    Attributes:
+        level: `problem`, or `note` for what may be as it should.
+        check: What was looked for.
+        where: A path, class or split.
+        detail: What is the matter there, and what to do.
+    """
+
+    level: str
+    check: str
+    where: str
+    detail: str
+
+
+def findings(found: Survey) -> list[Finding]:
+    """All faults, problems first, then in the order of the checks."""
+    checks = (_splits, _folder_names, _classes, _files, _same_pixels, _groups, _counts, _manifest, _depths, _balance)
+    everything = [finding for check in checks for finding in check(found)]
+    return sorted(everything, key=lambda finding: finding.level != "problem")
+
+
+def _splits(found: Survey) -> Iterator[Finding]:
+    for split in SPLITS:
+        if split not in found.folders:
+            there = ", ".join(list_folders(found.root))
+            yield Finding("problem", "split", split, f"there is no folder {split}, only {there}")
+    for path in found.strays:
+        yield Finding("problem", "split", path, "is in no class folder and will not be used; move it into one")
+
+
+def _folder_names(found: Survey) -> Iterator[Finding]:
+    """Folders of one class that are named differently, which would count as several classes."""
+    variants: dict[str, dict[str, list[str]]] = {}
+    for split, names in found.folders.items():
+        for name in names:
+            variants.setdefault(class_key(name), {}).setdefault(name, []).append(split)
+    for names_of_class in variants.values():
+        places = ", ".join(f"{name!r} ({', '.join(splits)})" for name, splits in names_of_class.items())
+        if len(names_of_class) > 1:
+            detail = f"folders differ only by case or spaces: {places}; give them one name"
+        elif next(iter(names_of_class)) != next(iter(names_of_class)).strip():
+            detail = f"folder name begins or ends with a space: {places}; rename it"
+        else:
+            continue
+        yield Finding("problem", "class", next(iter(names_of_class)), detail)
+
+
+def _classes(found: Survey) -> Iterator[Finding]:
+    """Classes that are missing, empty, unknown or too few."""
+    known = {class_key(name) for name in found.info.classes} if found.info else set()
+    images = Counter((file.label, file.split) for file in found.images)
+    files = Counter((file.label, file.split) for file in found.files)
+    if len(found.classes) < 2:
+        yield Finding("problem", "class", "all", f"there must be at least 2 classes, got {len(found.classes)}")
+    for name in found.classes:
+        key = class_key(name)
+        if known and key not in known and found.info:
+            detail = f"is no class of {found.info.name}, which are {', '.join(found.info.classes)}"
+            yield Finding("problem", "class", name, detail)
+        for split, folders in found.folders.items():
+            if key not in map(class_key, folders):
+                yield Finding(
+                    "problem", "class", f"{split}/{name}", "there is no such folder, the class is missing there"
+                )
+            elif not images[key, split]:
+                what = "no readable image" if files[key, split] else "no image"
+                yield Finding("problem", "class", f"{split}/{name}", f"holds {what}")
+
+
+def _files(found: Survey) -> Iterator[Finding]:
+    for file in found.files:
+        if file.facts is None:
+            yield Finding("problem", "file", file.path, f"{file.error}; replace or remove it")
+
+
+def _same_pixels(found: Survey) -> Iterator[Finding]:
+    for files in by_pixels(found.images):
+        others = ", ".join(file.path for file in files[1:])
+        splits = [split for split in SPLITS if any(file.split == split for file in files)]
+        labels = sorted({file.label for file in files})
+        if len(splits) > 1:
+            detail = f"is in {' and '.join(splits)}, the same image as {others}; keep it in one split"
+            yield Finding("problem", "leak", files[0].path, detail)
+        if len(labels) > 1:
+            detail = f"is labelled {' and '.join(labels)}, the same image as {others}; decide on one"
+            yield Finding("problem", "label", files[0].path, detail)
+        if len(splits) == len(labels) == 1:
+            yield Finding("note", "duplicate", files[0].path, f"is the same image as {others}")
+
+
+def _groups(found: Survey) -> Iterator[Finding]:
+    """Patients, exams or lesions in more than one split."""
+    members: dict[str, dict[str, str]] = {}
+    for file in found.files:
+        row = found.manifest.get(file.path)
+        if row is not None and row.group:
+            members.setdefault(row.group, {}).setdefault(file.split, file.path)
+    for group, first in members.items():
+        if len(first) > 1:
+            detail = f"this group is in {' and '.join(first)}: {', '.join(first.values())}; keep it in one split"
+            yield Finding("problem", "leak", group, detail)
+
+
+def _counts(found: Survey) -> Iterator[Finding]:
+    images = Counter(file.label for file in found.images)
+    for key, expected in expected_counts(found).items():
+        if images[key] != expected:
+            name = next((name for name in found.classes if class_key(name) == key), key)
+            yield Finding("problem", "count", name, f"must have {expected} images, got {images[key]}")
+
+
+def _manifest(found: Survey) -> Iterator[Finding]:
+    """Files that came, went, moved or changed since the dataset was prepared, and what was missing then."""
+    if found.about is None:
+        return
+    if not found.about["complete"]:
+        detail = f"was prepared from an incomplete download ({'; '.join(found.about['notes'])}); see its manifest.json"
+        yield Finding("problem", "manifest", "all", detail)
+    there = {file.path: file for file in found.files}
+    for path in sorted(found.manifest.keys() - there):
+        yield Finding("problem", "manifest", path, "is in manifest.csv, but not there; prepare the dataset again")
+    for path, file in sorted(there.items()):
+        entry = found.manifest.get(path)
+        if entry is None:
+            yield Finding("problem", "manifest", path, "is not in manifest.csv, so its group is unknown; remove it")
+        elif file.facts is not None and entry.pixels and file.facts.pixels != entry.pixels:
+            yield Finding("problem", "manifest", path, "is not the image that was prepared; prepare the dataset again")
+
+
+def _depths(found: Survey) -> Iterator[Finding]:
+    """Files of different depth or channels; where these go with the class, a model learns the file format."""
+    modes = Counter(file.facts.mode for file in found.images if file.facts)
+    deep = {mode for mode in modes if mode.startswith(_DEEP)}
+    grey = {mode for mode in modes if mode.startswith(_GREY)} - deep
+    colour = modes.keys() - deep - grey
+    counts = ", ".join(f"{count} {mode}" for mode, count in modes.most_common())
+    if deep and deep != modes.keys():
+        detail = f"8-bit files and deeper ones are mixed ({counts}); save all with the same depth"
+        yield Finding("problem", "depth", "all", detail)
+    if grey and colour:
+        detail = (
+            f"grey and colour files are mixed ({counts}); see in the table of pixels whether that goes with the class"
+        )
+        yield Finding("note", "depth", "all", detail)
+
+
+def _balance(found: Survey) -> Iterator[Finding]:
+    counts = Counter(file.label for file in found.images if file.split == "train")
+    if counts and max(counts.values()) >= IMBALANCE * min(counts.values()):
+        (large, most), *_, (small, least) = counts.most_common()
+        detail = f"{most} images of {large} for {least} of {small}; look at balanced accuracy and per-class AUC"
+        yield Finding("note", "balance", "train", detail)

@@ -1,0 +1,91 @@
+"""Batches of a split: views and features by name, read ahead by a thread, prepared on the device."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.data.augment import Preprocessing
+from benchmarks.features.cache import FeatureRows
+from benchmarks.images.decode import num_workers
+
+READ_AHEAD = 2  # batches
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The stored arrays of one split; row i of each belongs to sample i.
+
+    Attributes:
+        labels: Class indices `(n,)`.
+        views: uint8 images `(n, 3, side, side)` by input name.
+        features: Precomputed features; None where there are none.
+        fixed_views: Names of the views that are never augmented, since features of theirs may be precomputed.
+    """
+
+    labels: NDArray[np.int64]
+    views: Arrays
+    features: FeatureRows | None = None
+    fixed_views: frozenset[str] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def training_order(num_samples: int, batch_size: int, generator: torch.Generator) -> list[NDArray[np.int64]]:
+    """Sample indices of an epoch's batches, shuffled; an incomplete last batch is dropped."""
+    order = torch.randperm(num_samples, generator=generator).numpy()
+    return [order[start : start + batch_size] for start in range(0, num_samples - batch_size + 1, batch_size)]
+
+
+def sequential_order(num_samples: int, batch_size: int) -> list[NDArray[np.int64]]:
+    """Sample indices of all batches in order; the last may be smaller."""
+    return [np.arange(start, min(start + batch_size, num_samples)) for start in range(0, num_samples, batch_size)]
+
+
+def iterate(
+    split: Split, order: Sequence[NDArray[np.int64]], preprocessing: Preprocessing, device: torch.device, augment: bool
+) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """Yields each batch's inputs by name and its labels, on the device; the next ones are read meanwhile.
+
+    When the next batch is asked for, this one is no longer held here: a caller who has let go of it too has one batch
+    on the device at a time.
+
+    Args:
+        split: What to read.
+        order: Sample indices of each batch.
+        preprocessing: Augments and normalises the views.
+        device: Where batches go.
+        augment: Whether views are augmented, but for the fixed ones.
+    """
+    pin = device.type == "cuda"
+    with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(num_workers()) as pool:
+        pending = deque(reader.submit(_read, split, indices, pin, pool) for indices in order[:READ_AHEAD])
+        for position in range(len(order)):
+            views, features, labels = pending.popleft().result()
+            if position + READ_AHEAD < len(order):
+                pending.append(reader.submit(_read, split, order[position + READ_AHEAD], pin, pool))
+            inputs = {
+                name: preprocessing(view.to(device, non_blocking=True), augment and name not in split.fixed_views)
+                for name, view in views.items()
+            }
+            inputs |= {name: feature.to(device, non_blocking=True) for name, feature in features.items()}
+            yield inputs, labels.to(device, non_blocking=True)
+            del inputs, views, features
+
+
+def _read(
+    split: Split, indices: NDArray[np.int64], pin: bool, pool: ThreadPoolExecutor
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    views = {name: torch.from_numpy(np.asarray(array[indices])) for name, array in split.views.items()}
+    if pin:
+        views = {name: view.pin_memory() for name, view in views.items()}
+    features = split.features.read(indices, pin, pool) if split.features is not None else {}
+    return views, features, torch.from_numpy(split.labels[indices])

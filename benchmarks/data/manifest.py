@@ -1,0 +1,213 @@
+"""The manifest of a prepared folder: `manifest.csv` lists its images, `manifest.json` says where they come from.
+
+Columns of `manifest.csv`: `path` relative to the folder; `split`; `class`; `group` (images of one group lie in one
+split); `source` relative to the raw folder, `archive.zip!/member` inside an archive; `pixels`, the SHA-256 of what is
+seen (`benchmarks.images.decode.pixel_digest`).
+"""
+
+import csv
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SCHEMA = 1
+COLUMNS = ("path", "split", "class", "group", "source", "pixels")
+KINDS = ("official", "ours", "user")
+
+
+class Entry(NamedTuple):
+    """One image of a prepared folder; the fields are the columns, `label` is `class`."""
+
+    path: str
+    split: str
+    label: str
+    group: str
+    source: str
+    pixels: str
+
+
+@dataclass(frozen=True)
+class SplitOrigin:
+    """Who made the splits.
+
+    Attributes:
+        kind: `official`, `ours` or `user`; `ours` too where only some are.
+        parts: The kind of each split.
+        group_key: What a group is: exam, lesion, patient, case, image.
+        seed: Of our splits; None where none is ours.
+        digest: Hex SHA-256 over path, split, class and group of every image.
+    """
+
+    kind: str
+    parts: Mapping[str, str]
+    group_key: str
+    seed: int | None
+    digest: str
+
+    def as_json(self) -> dict[str, Any]:
+        """For records and for `manifest.json`."""
+        return {
+            "kind": self.kind,
+            "parts": dict(self.parts),
+            "group_key": self.group_key,
+            "seed": self.seed,
+            "digest": self.digest,
+        }
+
+
+def split_digest(entries: Iterable[Entry]) -> str:
+    """Hex SHA-256 over path, split, class and group of every image, in the order of the paths."""
+    digest = hashlib.sha256()
+    for entry in sorted(entries):
+        text = "\0".join((entry.path, entry.split, entry.label, entry.group))
+        digest.update(text.encode(errors="surrogateescape") + b"\n")
+    return digest.hexdigest()
+
+
+def count(entries: Iterable[Entry]) -> dict[str, dict[str, int]]:
+    """Images per split and class."""
+    counted = Counter((entry.split, entry.label) for entry in entries)
+    table: dict[str, dict[str, int]] = {}
+    for (split, label), number in sorted(counted.items()):
+        table.setdefault(split, {})[label] = number
+    return table
+
+
+def spanning_groups(entries: Iterable[Entry]) -> list[str]:
+    """Groups that lie in more than one split, sorted."""
+    splits: dict[str, set[str]] = {}
+    for entry in entries:
+        splits.setdefault(entry.group, set()).add(entry.split)
+    return sorted(group for group, names in splits.items() if len(names) > 1)
+
+
+def write_manifest(root: Path, entries: list[Entry], about: dict[str, Any]) -> None:
+    """Writes both files, synced to disk; `manifest.json` last. Names of raw files that are no text keep their bytes."""
+    lines = [COLUMNS, *sorted(entries)]
+    with (root / "manifest.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)
+        _sync(file)
+    with (root / "manifest.json").open("w", encoding="utf-8", errors="surrogateescape") as file:
+        json.dump({"schema": SCHEMA} | about, file, indent=2, ensure_ascii=False)
+        _sync(file)
+
+
+def has_manifest(root: Path) -> bool:
+    """Whether a folder was made by bench.py prepare."""
+    return (root / "manifest.json").is_file() and (root / "manifest.csv").is_file()
+
+
+def read_entries(root: Path) -> list[Entry]:
+    """The images of a prepared folder, sorted by path.
+
+    Raises:
+        ValueError: The table is damaged.
+    """
+    path = root / "manifest.csv"
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = list(csv.reader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"manifest must be readable, got {str(path)!r}: {error}; {_REMEDY}") from error
+    if not rows or tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+        raise ValueError(f"manifest must have the columns {','.join(COLUMNS)}, got {str(path)!r}; {_REMEDY}")
+    if len({row[0] for row in rows}) < len(rows):
+        raise ValueError(f"manifest must list each image once, got {str(path)!r}; {_REMEDY}")
+    return sorted(Entry(*row) for row in rows[1:])
+
+
+def read_about(root: Path) -> dict[str, Any]:
+    """What `manifest.json` says.
+
+    Raises:
+        ValueError: It is damaged, or of another version of this program.
+    """
+    path = root / "manifest.json"
+    try:
+        about: Any = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"manifest must be readable, got {str(path)!r}: {error}; {_REMEDY}") from error
+    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+        found = about.get("schema") if isinstance(about, dict) else about
+        raise ValueError(f"manifest must be of schema {SCHEMA}, got {found!r:.50} in {str(path)!r}; {_REMEDY}")
+    damaged = [name for name, rule in _RULES.items() if not rule(about.get(name))]
+    if damaged:
+        raise ValueError(f"manifest must be undamaged, got a wrong {damaged[0]} in {str(path)!r}; {_REMEDY}")
+    return about
+
+
+def _is_split(value: Any) -> bool:
+    """Whether a value is what `SplitOrigin.as_json` gives."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("parts"), dict)
+        and all(kind in KINDS for kind in (value.get("kind"), *value["parts"].values()))
+        and all(isinstance(value.get(name), str) for name in ("group_key", "digest"))
+        and isinstance(value.get("seed", ""), int | None)
+    )
+
+
+def _is_counts(value: Any) -> bool:
+    """Whether a value is what `count` gives."""
+    return isinstance(value, dict) and all(
+        isinstance(numbers, dict) and all(isinstance(number, int) for number in numbers.values())
+        for numbers in value.values()
+    )
+
+
+def _is_excluded(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, dict) and all(isinstance(item.get(name), str) for name in ("id", "reason")) for item in value
+    )
+
+
+def _is_notes(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(note, str) for note in value)
+
+
+# What is read of it again, and what it must be.
+_RULES: dict[str, Callable[[Any], bool]] = {
+    "complete": lambda value: isinstance(value, bool),
+    "settings": lambda value: isinstance(value, dict),
+    "split": _is_split,
+    "counts": _is_counts,
+    "notes": _is_notes,
+    "excluded": _is_excluded,
+}
+
+
+def read_origin(root: Path, paths: Iterable[str]) -> SplitOrigin | None:
+    """Who made the splits of a prepared folder; None for a folder without a manifest.
+
+    Args:
+        root: The folder.
+        paths: Its images as they lie there, relative to it.
+
+    Raises:
+        ValueError: The manifest is damaged, or lists other images than the folder holds.
+    """
+    if not has_manifest(root):
+        return None
+    about, entries = read_about(root), read_entries(root)
+    there, listed = set(paths), {entry.path for entry in entries}
+    if there != listed:
+        different = sorted(there ^ listed)
+        raise ValueError(
+            f"manifest of {str(root)!r} must list the images there, got {len(there - listed)} more and "
+            f"{len(listed - there)} fewer: {', '.join(different[:5])}; put them back, or prepare the dataset again"
+        )
+    split = about["split"]
+    return SplitOrigin(split["kind"], split["parts"], split["group_key"], split["seed"], split_digest(entries))
+
+
+_REMEDY = "prepare the dataset again with --overwrite"
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,228 @@
+"""Measured memory and speed of points on a GPU: a fresh process for each, one at a time, one record each.
+
+`python -m benchmarks.memory.measure` is the process of one point. It imports and builds on the host ahead of time,
+while the point before is still measured, and touches the GPU only when it is told to start.
+"""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.environment import ROOT, describe_code, describe_environment
+from benchmarks.memory.point import MemoryPoint, build_point, point_resolution, run_phases
+from benchmarks.model.build import Parts
+from benchmarks.records.record import COUNTERS, parse_json, write_atomic
+from benchmarks.training.peak_memory import NvmlDriver, PhaseMemory, check_idle, host_peak_bytes
+from benchmarks.training.step import forbid_tf32
+
+SCHEMA = 1
+BURN_IN = 3  # steps before the clock starts; those of the memory loop come on top
+TIMED_SECONDS = 1.0  # a step is repeated for about this long
+TIMED_STEPS = (3, 50)  # at least, at most
+TIMEOUT = 300  # seconds for one point
+AHEAD = 5  # processes that import while another measures
+
+Record = dict[str, Any]
+
+
+def gpu_folder(results: Path, device: torch.device) -> Path:
+    """Where the records of this GPU lie."""
+    return results / "measured" / re.sub(r"[^a-z0-9]+", "-", NvmlDriver(device).name().lower()).strip("-")
+
+
+def record_path(folder: Path, point: MemoryPoint) -> Path:
+    """Where a point's record lies."""
+    return folder / f"{point.name}.json"
+
+
+def measure_points(
+    points: Sequence[MemoryPoint], folder: Path, device: torch.device, allow_busy: bool = False
+) -> Iterator[Record]:
+    """Measures points one after another; yields each record once it is stored.
+
+    Args:
+        points: What to measure.
+        folder: Where records go.
+        device: A GPU.
+        allow_busy: Whether other processes may hold memory on it.
+
+    Raises:
+        RuntimeError: Another process holds memory on the GPU.
+    """
+    if not allow_busy:
+        check_idle(NvmlDriver(device))
+    waiting, started = list(points), deque[tuple[MemoryPoint, subprocess.Popen[str]]]()
+    try:
+        while waiting or started:
+            while waiting and len(started) <= min(AHEAD, (os.cpu_count() or 1) // 2):
+                started.append((waiting[0], _start(waiting.pop(0), folder, device)))
+            point, process = started.popleft()
+            yield _finish(point, process, folder)
+    finally:
+        for _, process in started:
+            process.kill()
+            process.communicate()
+
+
+def _start(point: MemoryPoint, folder: Path, device: torch.device) -> subprocess.Popen[str]:
+    job = json.dumps({"point": point.as_dict(), "path": str(record_path(folder, point)), "device": str(device)})
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.memory.measure", job],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _finish(point: MemoryPoint, process: subprocess.Popen[str], folder: Path) -> Record:
+    """Lets a process measure, and reads the record it wrote; a process that wrote none leaves a failed one."""
+    path = record_path(folder, point)
+    path.unlink(missing_ok=True)
+    try:
+        _, errors = process.communicate("go\n", timeout=TIMEOUT)
+        message = (errors.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        message = f"took longer than {TIMEOUT} s"
+    if not path.exists():
+        status = {"state": "failed", "message": message, "phase": None}
+        write_record(path, {"schema": SCHEMA, "point": point.as_dict(), "status": status})
+    return dict(json.loads(path.read_text()))
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Stores a record of a measured point."""
+    write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def read_measured(results: Path) -> list[Record]:
+    """All measured records under `results`, sorted by GPU and point.
+
+    Raises:
+        ValueError: A file is no such record.
+    """
+    records = []
+    for path in sorted((results / "measured").glob("*/*.json")):
+        try:
+            record = parse_json(path.read_bytes())
+            _check(record)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"record must be a measured point, got {str(path)!r} ({error}): delete it") from error
+        records.append(record)
+    return records
+
+
+def _check(record: Any) -> None:
+    """Raises an error of some type where a record is not as it was written."""
+    if record["schema"] != SCHEMA:
+        raise ValueError(f"schema must be {SCHEMA}, got {record['schema']!r}")
+    point, example = MemoryPoint.from_dict(record["point"]), MemoryPoint("full", 224)
+    pairs: list[tuple[Any, Any]] = [(value, type(getattr(example, name))) for name, value in vars(point).items()]
+    pairs += [(record["status"]["state"], str), (record["status"].get("phase"), str | None)]
+    pairs += [(record.get("environment", {}).get("device"), str | None)]  # what failed at once has none
+    phases = (record.get("memory") or {"phases": {}})["phases"]
+    pairs += [((peaks or {}).get(counter), int | None) for peaks in phases.values() for counter in COUNTERS]
+    wrong = [value for value, kind in pairs if not isinstance(value, kind)]
+    if wrong:
+        raise ValueError(f"a value is of another type: {wrong[0]!r}")
+
+
+def measure(point: MemoryPoint, device: torch.device, make: Callable[[], Parts]) -> Record:
+    """Measures a point in this process, which must not have used the device before.
+
+    Out of memory is a result: the record then holds the phases before it. So is any other error of a step.
+
+    Args:
+        point: What to measure.
+        device: Where.
+        make: Returns the point's parts on the host, and keeps no reference to them; they move as those of a run.
+    """
+    forbid_tf32()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    memory = PhaseMemory(device)
+    seconds: dict[str, float] = {}
+    status: Record = {"state": "ok", "message": None, "phase": None}
+
+    def build() -> Parts:
+        parts = make()
+        for part in (parts.model, parts.extractor):
+            if part is not None:
+                part.to(device)
+        return parts
+
+    def after(phase: str, step: Callable[[], object]) -> None:
+        seconds[phase] = time_step(step, device)
+
+    try:
+        run_phases(point, build, device, memory.phase, after)
+    except Exception as error:  # whatever stops a point is its result; the next point runs
+        state = "oom" if isinstance(error, torch.OutOfMemoryError) else "failed"
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        status = {"state": state, "message": message, "phase": memory.current}
+    return {
+        "schema": SCHEMA,
+        "point": point.as_dict(),
+        "effective_resolution": point_resolution(point),
+        "status": status,
+        "memory": memory.record(),
+        "host_peak_bytes": host_peak_bytes(),
+        "seconds_per_step": seconds,
+        "images_per_second": {phase: point.batch_size / value for phase, value in seconds.items()},
+        "started": started,
+        "code": describe_code(),
+        "environment": describe_environment(device) | allocator_settings(),
+    }
+
+
+def allocator_settings() -> Record:
+    """Settings from outside that change what the allocator and the libraries take."""
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE")
+    return {"allocator": {name: os.environ.get(name) for name in names}}
+
+
+def time_step(step: Callable[[], object], device: torch.device) -> float:
+    """Median seconds of a step after a burn-in, each waited for; long steps are repeated less often."""
+    first = _seconds(step, device)
+    for _ in range(BURN_IN - 1 if first < TIMED_SECONDS else 0):
+        step()
+    repeats = min(max(int(TIMED_SECONDS / first), TIMED_STEPS[0]), TIMED_STEPS[1])
+    return statistics.median(_seconds(step, device) for _ in range(repeats))
+
+
+def _seconds(step: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def main() -> int:
+    """The process of one point: the job is its argument, a line on stdin starts it."""
+    job = json.loads(sys.argv[1])
+    point = MemoryPoint.from_dict(job["point"])
+    parts = [build_point(point)]
+    if not sys.stdin.readline():
+        return 1
+    write_record(Path(job["path"]), measure(point, torch.device(job["device"]), parts.pop))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

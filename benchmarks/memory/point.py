@@ -1,0 +1,179 @@
+"""One point of the memory grid and its phases: what is measured on a GPU and predicted without one alike."""
+
+import gc
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.model.backbone import Attention, effective_resolution, patch_size
+from benchmarks.model.build import Parts, build_parts, make_config
+from benchmarks.training.step import Precision, evaluation_step, extraction_step, make_optimization, training_step
+from methods import METHODS
+from methods.contract import Views
+
+Watch = Callable[[str], AbstractContextManager[None]]
+After = Callable[[str, Callable[[], object]], None]
+
+
+@dataclass(frozen=True)
+class MemoryPoint:
+    """One setting whose memory is asked for.
+
+    Attributes:
+        method: Name in the table of methods.
+        resolution: Image side asked for (px).
+        batch_size: Images a step.
+        backbone: A timm ViT.
+        num_classes: Number of classes C.
+        precision: Of the forward pass.
+        attention: Attention backend.
+        grad_checkpointing: Whether blocks recompute their activations in the backward pass.
+        preload: Whether a method with an extractor trains on preloaded features, the backbone off the GPU.
+        options: Departures from the method's defaults, as (name, value).
+    """
+
+    method: str
+    resolution: int
+    batch_size: int = 16
+    backbone: str = "vit_base_patch16_384"
+    num_classes: int = 5
+    precision: Precision = "fp32"
+    attention: Attention = "eager"
+    grad_checkpointing: bool = False
+    preload: bool = True
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Readable and unique; good for a file's name."""
+        parts = [self.method, self.backbone, f"{self.resolution}px", f"b{self.batch_size}", self.precision]
+        parts += [self.attention, f"c{self.num_classes}"]
+        parts += ["ckpt"] * self.grad_checkpointing + ["live"] * (not self.preload)
+        return "_".join(parts + [f"{name}={value}" for name, value in self.options])
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "MemoryPoint":
+        """The point from its `asdict`, also after a round trip through JSON."""
+        return cls(**{**values, "options": tuple((name, value) for name, value in values["options"])})
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for a record."""
+        return asdict(self)
+
+
+def point_resolution(point: MemoryPoint) -> int:
+    """The point's resolution as the backbone runs it: the nearest multiple of the patch size."""
+    return effective_resolution(point.resolution, patch_size(point.backbone))
+
+
+def build_point(point: MemoryPoint) -> Parts:
+    """The method's parts on random weights, on the default device."""
+    config = make_config(point.method, dict(point.options))
+    return build_parts(
+        point.method,
+        config,
+        point.backbone,
+        point.num_classes,
+        point_resolution(point),
+        point.attention,
+        point.grad_checkpointing,
+    )
+
+
+def views_of(point: MemoryPoint) -> Views:
+    """The images that a sample of the point carries: names and sides (px)."""
+    return METHODS[point.method].views(make_config(point.method, dict(point.options)), point_resolution(point))
+
+
+def synthetic_images(point: MemoryPoint, device: torch.device, extracted: bool = False) -> dict[str, Tensor]:
+    """A batch of random images, one `(B, 3, H, W)` for each view of the method.
+
+    Args:
+        point: Says which views, and their size.
+        device: Where they go.
+        extracted: Whether features stand in for the extractor's view `image`.
+    """
+    return {
+        name: torch.randn(point.batch_size, 3, side, side, device=device)
+        for name, side in views_of(point).items()
+        if not (extracted and name == "image")
+    }
+
+
+def run_phases(
+    point: MemoryPoint,
+    build: Callable[[], Parts],
+    device: torch.device,
+    watch: Watch,
+    after: After,
+    steps: int = 3,
+    on_host: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """Runs setup, preload, training and evaluation of a point on synthetic batches.
+
+    Args:
+        point: What to run.
+        build: Makes the parts on `device`.
+        device: Where it runs.
+        watch: `watch(phase)` is entered around each phase.
+        after: `after(phase, step)` is called behind each phase but setup, outside its watch; `step` repeats its step.
+        steps: Training steps; from the second on there is optimiser state.
+        on_host: Entered where features are copied to the host's memory.
+    """
+    with watch("setup"):
+        parts = build()
+        model, extractor = parts.model, parts.extractor
+        optimization = make_optimization(model, 1e-4, 0.01, point.precision, device.type)
+    del parts
+    features: dict[str, Tensor] = {}
+    if extractor is not None and point.preload:
+        features = _preload(point, extractor, device, watch, after, on_host)
+        extractor = None  # the backbone leaves the device
+        gc.collect()
+
+    def inputs_of_step() -> dict[str, Tensor]:
+        if extractor is None:
+            return inputs
+        others = {name: tensor for name, tensor in inputs.items() if name != "image"}
+        return others | extraction_step(extractor, inputs["image"], point.precision, device.type)
+
+    def train() -> None:
+        training_step(model, inputs_of_step(), labels, optimization)
+
+    def evaluate() -> None:
+        evaluation_step(model, inputs_of_step(), point.precision, device.type)
+
+    inputs: dict[str, Tensor] = {}
+    with watch("train"):
+        inputs = synthetic_images(point, device, extracted=bool(features))
+        inputs |= {name: tensor.to(device, copy=True) for name, tensor in features.items()}
+        labels = torch.zeros(point.batch_size, dtype=torch.long, device=device)
+        for _ in range(steps):
+            train()
+    after("train", train)
+    model.eval()
+    with watch("eval"):
+        evaluate()
+    after("eval", evaluate)
+
+
+def _preload(
+    point: MemoryPoint,
+    extractor: nn.Module,
+    device: torch.device,
+    watch: Watch,
+    after: After,
+    on_host: Callable[[], AbstractContextManager[None]],
+) -> dict[str, Tensor]:
+    """Extracts one batch's features, and returns them on the host."""
+    with watch("preload"):
+        image = synthetic_images(point, device)["image"]
+        features = extraction_step(extractor, image, point.precision, device.type)
+    with on_host():
+        features = {name: tensor.to("cpu", copy=True) for name, tensor in features.items()}
+    after("preload", lambda: extraction_step(extractor, image, point.precision, device.type))
+    return features

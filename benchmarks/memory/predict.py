@@ -1,0 +1,187 @@
+"""Predicted memory of a point: the method's own steps on fake tensors, every storage followed. No GPU, no weights."""
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmarks.memory.allocator import Block, CachingAllocator
+from benchmarks.memory.cuda_kernels import CudaSemantics
+from benchmarks.memory.point import MemoryPoint, build_point, run_phases, views_of
+from benchmarks.memory.trace import StorageTrace
+from benchmarks.model.build import Parts
+from methods.contract import imagined_gpu
+
+# CUDA context with the kernels and libraries loaded by each phase: as measured on an H100, driver 580, CUDA 13.0.
+CONTEXT_BYTES = {"setup": 610 * 2**20, "preload": 686 * 2**20, "train": 758 * 2**20, "eval": 758 * 2**20}
+STEPS = 3  # of training, as many as are measured: state that the first one makes lies among what it then releases
+MANY = 12  # points from which a second process is worth its start
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class PhasePeak:
+    """Predicted peaks of a phase, in bytes.
+
+    Attributes:
+        allocated: As torch.cuda.max_memory_allocated counts.
+        reserved: Segments of the allocator.
+        process: What the driver would report: an estimate, `reserved` and a CUDA context.
+        breakdown: What is allocated at the peak, by purpose; sums to `allocated`.
+    """
+
+    allocated: int
+    reserved: int
+    process: int
+    breakdown: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted memory of a point, phase by phase; without an extractor to preload there is no phase `preload`.
+
+    Attributes:
+        point: What was predicted.
+        phases: The peaks of each phase.
+        feature_bytes: Preloaded features of a batch, on the host; 0 where there are none.
+    """
+
+    point: MemoryPoint
+    phases: dict[str, PhasePeak]
+    feature_bytes: int = 0
+
+    def as_record(self) -> dict[str, Any]:
+        """As records hold it."""
+        phases = {
+            name: {
+                "peak_allocated_bytes": peak.allocated,
+                "peak_reserved_bytes": peak.reserved,
+                "peak_process_bytes": peak.process,
+                "breakdown": peak.breakdown,
+            }
+            for name, peak in self.phases.items()
+        }
+        return {"source": "predicted", "phases": phases}
+
+
+def predict_memory(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts] = build_point) -> Prediction:
+    """Predicts the peak memory of each phase of a point on an NVIDIA GPU; about a second on a CPU.
+
+    Args:
+        point: The setting.
+        make_parts: Makes the parts on random weights; another than the method's own for comparisons.
+    """
+    trace = StorageTrace()
+    bounds: dict[str, tuple[int, int]] = {}
+    images = views_of(point)
+
+    with torch.device("meta"):
+        on_meta = [make_parts(point)]  # outside the fake mode, in which timm's initialisation would need values
+
+    def build() -> Parts:
+        parts = on_meta.pop()  # the last reference: an extractor that leaves the device is to be gone
+        for part in (parts.model, parts.extractor):
+            if part is not None:
+                part._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+                trace.watch_model(part, images)
+        return parts
+
+    @contextmanager
+    def watch(phase: str) -> Iterator[None]:
+        begin = len(trace.events)
+        yield
+        bounds[phase] = (begin, len(trace.events))
+
+    gc.freeze()  # collections on the way then pass over all that is older, torch and its modules, in no time
+    try:
+        with warnings.catch_warnings(), imagined_gpu(), FakeTensorMode(), trace, trace.watch_modules(), CudaSemantics():
+            warnings.simplefilter("ignore")
+            run_phases(point, build, torch.device("cpu"), watch, _no_timing, 1, trace.on_host)
+    finally:
+        gc.unfreeze()
+    return Prediction(point, replay(trace.events, trace.tags, bounds), trace.host_bytes)
+
+
+def map_points(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+    """Applies a function that predicts to each job, in order, in two processes where there are many jobs."""
+    if len(jobs) < MANY:
+        yield from map(function, jobs)
+        return
+    with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(function, jobs)
+
+
+def _no_timing(phase: str, step: Callable[[], object]) -> None:
+    """What `measure` does behind each phase, and a prediction does not."""
+
+
+def replay(
+    events: list[tuple[int, int]], tags: dict[int, str], bounds: dict[str, tuple[int, int]]
+) -> dict[str, PhasePeak]:
+    """Runs a trace through the CUDA allocator.
+
+    Args:
+        events: As `StorageTrace.events`.
+        tags: As `StorageTrace.tags`.
+        bounds: For each phase its first event, and the one behind its last.
+    """
+    allocator = CachingAllocator()
+    live: dict[int, Block] = {}
+    sizes: dict[int, int] = {}
+
+    def apply(storage: int, size: int) -> None:
+        if size < 0:
+            allocator.free(live.pop(storage))
+        else:
+            live[storage] = allocator.malloc(size)
+            sizes[storage] = live[storage].size
+
+    peaks: dict[str, PhasePeak] = {}
+    position = 0
+    for phase, (begin, end) in bounds.items():
+        for event in events[position:begin]:
+            apply(*event)
+        allocator.empty_cache()
+        run = events[begin:end]
+        if phase == "train":
+            run += _transient(run) * (STEPS - 1)
+        allocated, reserved, peak = allocator.allocated, allocator.reserved, 0
+        for count, event in enumerate(run, start=1):
+            apply(*event)
+            reserved = max(reserved, allocator.reserved)
+            if allocator.allocated > allocated:
+                allocated, peak = allocator.allocated, count
+        breakdown = _breakdown(events[:begin] + run[:peak], sizes, tags)
+        peaks[phase] = PhasePeak(allocated, reserved, reserved + CONTEXT_BYTES[phase], breakdown)
+        position = end
+    return peaks
+
+
+def _transient(events: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The events of a step that any later step repeats: of storages that are both made and released in it."""
+    made = {storage for storage, size in events if size >= 0}
+    both = {storage for storage, size in events if size < 0 and storage in made}
+    return [event for event in events if event[0] in both]
+
+
+def _breakdown(events: list[tuple[int, int]], sizes: dict[int, int], tags: dict[int, str]) -> dict[str, int]:
+    """Bytes by purpose of what is live after `events`, the largest first."""
+    live: set[int] = set()
+    for storage, size in events:
+        if size < 0:
+            live.remove(storage)
+        else:
+            live.add(storage)
+    totals: dict[str, int] = {}
+    for storage in live:
+        totals[tags[storage]] = totals.get(tags[storage], 0) + sizes[storage]
+    return dict(sorted(totals.items(), key=lambda item: -item[1]))

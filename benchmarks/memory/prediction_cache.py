@@ -1,0 +1,100 @@
+"""Predictions kept on disk: a point is predicted once, whichever command, suite or run asks for it.
+
+A file holds its whole key: the point with every option of its method, a digest of our code that a prediction runs,
+and the versions of torch, timm and peft. Where any of these differs, the point is predicted anew.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.config import RunConfig
+from benchmarks.environment import CODE_DIGEST
+from benchmarks.features.cache import digest
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.predict import PhasePeak, Prediction, map_points, predict_memory
+from benchmarks.model.build import make_config
+from benchmarks.records.record import parse_json, write_atomic
+
+SCHEMA = 1
+
+
+def predict_points(points: Iterable[MemoryPoint], cache: Path) -> Iterator[Prediction]:
+    """Predicts points in order; what was predicted before is read, the rest is stored as it is made.
+
+    Args:
+        points: What to predict; a point that comes twice is predicted once.
+        cache: Folder of caches; predictions lie in its `predictions`.
+    """
+    points = list(points)
+    known = stored_predictions(points, cache)
+    fresh = map_points(predict_memory, [point for point in dict.fromkeys(points) if point not in known])
+    for point in points:
+        if point not in known:
+            known[point] = next(fresh)
+            _write(known[point], _path(point, cache))
+        yield known[point]
+
+
+def stored_predictions(points: Iterable[MemoryPoint], cache: Path) -> dict[MemoryPoint, Prediction]:
+    """The predictions that were made before."""
+    found = {point: _read(point, _path(point, cache)) for point in dict.fromkeys(points)}
+    return {point: prediction for point, prediction in found.items() if prediction is not None}
+
+
+def predict_point(point: MemoryPoint, cache: Path) -> Prediction:
+    """Predicts one point, or reads its prediction; see `predict_points`."""
+    return next(predict_points([point], cache))
+
+
+def point_of_run(config: RunConfig, num_classes: int) -> MemoryPoint:
+    """The point whose memory a run takes."""
+    return MemoryPoint(
+        method=config.method,
+        options=tuple(sorted(config.options.items())),
+        backbone=config.backbone,
+        resolution=config.resolution,
+        batch_size=config.batch_size,
+        num_classes=num_classes,
+        precision=config.precision,
+        attention=config.attention,
+        grad_checkpointing=config.grad_checkpointing,
+        preload=config.preload,
+    )
+
+
+def _key(point: MemoryPoint) -> dict[str, Any]:
+    """All that a prediction depends on, as JSON gives it back."""
+    options = dataclasses.asdict(make_config(point.method, dict(point.options)))
+    key = {
+        "schema": SCHEMA,
+        "point": point.as_dict() | {"options": options},
+        "code": CODE_DIGEST,
+        "packages": {name: version(name) for name in ("torch", "timm", "peft")},
+    }
+    return dict(json.loads(json.dumps(key)))
+
+
+def _path(point: MemoryPoint, cache: Path) -> Path:
+    return cache / "predictions" / f"{point.method}-{point.resolution}-{digest(_key(point))}.json"
+
+
+def _read(point: MemoryPoint, path: Path) -> Prediction | None:
+    """The stored prediction; None where there is none, or a file that is damaged or of another key."""
+    try:
+        stored = parse_json(path.read_bytes())
+        phases = {name: PhasePeak(**peak) for name, peak in stored["phases"].items()}
+        prediction = Prediction(point, phases, stored["feature_bytes"])
+        return prediction if stored["key"] == _key(point) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _write(prediction: Prediction, path: Path) -> None:
+    phases = {name: dataclasses.asdict(peak) for name, peak in prediction.phases.items()}
+    stored = {"key": _key(prediction.point), "phases": phases, "feature_bytes": prediction.feature_bytes}
+    content = json.dumps(stored, indent=1)
+    write_atomic(path, (content + "\n").encode(), "cache")

@@ -1,0 +1,109 @@
+"""Memory of points as tables: one row a point and phase, measured beside predicted, and the breakdown of a peak."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.predict import Prediction
+
+POINT_COLUMNS = ("method", "backbone", "resolution", "batch_size", "precision", "attention", "grad_checkpointing")
+COUNTERS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_process_bytes")
+COLUMNS = (*POINT_COLUMNS, "phase", "source", "status", *COUNTERS)
+MIB = 2**20
+
+
+def point_rows(
+    point: MemoryPoint, memory: dict[str, Any] | None, status: dict[str, Any], source: str
+) -> list[dict[str, Any]]:
+    """A row for each phase; the phase that broke off has no bytes.
+
+    Args:
+        point: What was measured or predicted.
+        memory: Its section of a record: `phases`.
+        status: Its `state`, and the `phase` that an error broke off.
+        source: `measured` or `predicted`.
+    """
+    phases = dict(memory["phases"]) if memory else {}
+    if status["state"] != "ok":
+        phases[status["phase"]] = None
+    place = {column: getattr(point, column) for column in POINT_COLUMNS}
+    return [
+        place
+        | {"phase": phase, "source": source, "status": "ok" if peaks else status["state"]}
+        | {counter: (peaks or {}).get(counter) for counter in COUNTERS}
+        for phase, peaks in phases.items()
+    ]
+
+
+def measured_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a measured point's record."""
+    point = MemoryPoint.from_dict(record["point"])
+    return point_rows(point, record.get("memory"), record["status"], "measured")
+
+
+def points_frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a frame with `COLUMNS`; bytes are whole numbers, or missing."""
+    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    return frame.astype(dict.fromkeys(COUNTERS, "Int64"))
+
+
+def with_measured(frame: pd.DataFrame, records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """The frame, and the measured rows of its points."""
+    measured = points_frame(row for record in records for row in measured_rows(record))
+    points = frame[list(POINT_COLUMNS)].drop_duplicates()
+    own = measured.merge(points, on=list(POINT_COLUMNS))
+    return pd.concat([frame, own]).drop_duplicates(ignore_index=True)
+
+
+def compare_frame(records: Iterable[dict[str, Any]], predictions: Iterable[Prediction]) -> pd.DataFrame:
+    """Predicted beside measured peaks, a row for each measured point and phase.
+
+    For each counter (allocated, reserved, process) `<counter>_measured_bytes`, `<counter>_predicted_bytes` and
+    `<counter>_error_percent`: the prediction's error, missing where the GPU ran out of memory.
+
+    Args:
+        records: Of measured points.
+        predictions: Of the same points.
+    """
+    rows = []
+    for record, prediction in zip(records, predictions, strict=True):
+        phases = prediction.as_record()["phases"]
+        for row in measured_rows(record):
+            compared = {column: row[column] for column in (*POINT_COLUMNS, "phase", "status")}
+            for counter in COUNTERS:
+                measured, predicted = row[counter], phases[row["phase"]][counter]
+                name = short_name(counter)
+                compared[f"{name}_measured_bytes"] = measured
+                compared[f"{name}_predicted_bytes"] = predicted
+                compared[f"{name}_error_percent"] = None if not measured else round(100 * (predicted / measured - 1), 2)
+            rows.append(compared)
+    frame = pd.DataFrame(rows)
+    kinds = {f"{short_name(counter)}_measured_bytes": "Int64" for counter in COUNTERS}
+    return frame.astype(kinds | {f"{short_name(counter)}_error_percent": "float64" for counter in COUNTERS})
+
+
+def short_name(counter: str) -> str:
+    """`allocated` of `peak_allocated_bytes`."""
+    return counter.removeprefix("peak_").removesuffix("_bytes")
+
+
+def breakdown_frame(predictions: Iterable[Prediction]) -> pd.DataFrame:
+    """What fills each predicted peak: a row for each point, phase and purpose, the largest first."""
+    return pd.DataFrame(
+        {column: getattr(prediction.point, column) for column in POINT_COLUMNS}
+        | {"phase": phase, "purpose": purpose, "bytes": size}
+        for prediction in predictions
+        for phase, peak in prediction.phases.items()
+        for purpose, size in peak.breakdown.items()
+    )
+
+
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame for people: bytes as MiB."""
+    shown = frame.copy()
+    for column in [name for name in frame.columns if str(name).endswith("bytes")]:
+        mebibytes = [None if pd.isna(value) else f"{value / MIB:,.0f}" for value in frame[column]]
+        shown[column] = pd.Series(mebibytes, index=frame.index, dtype="object")
+    return shown.rename(columns=lambda name: str(name).replace("bytes", "mib"))

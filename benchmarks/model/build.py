@@ -1,0 +1,132 @@
+"""A method's parts on a backbone: the trainable model, its extractor, and their parameter counts."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.model.backbone import Attention, create_backbone, set_attention
+from methods import METHODS
+from methods.contract import imagined_gpu
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A built method.
+
+    Attributes:
+        model: Trainable part; takes its inputs by name, returns logits.
+        extractor: Frozen part that may run ahead of time, or None.
+    """
+
+    model: nn.Module
+    extractor: nn.Module | None
+
+
+def build_parts(
+    method: str,
+    config: Any,
+    backbone: str,
+    num_classes: int,
+    resolution: int | None = None,
+    attention: Attention = "sdpa",
+    grad_checkpointing: bool = False,
+    state_dict: Mapping[str, Tensor] | None = None,
+) -> Parts:
+    """Builds a method on a fresh backbone, on the CPU or the default device.
+
+    Args:
+        method: Name in the table of methods.
+        config: The method's Config.
+        backbone: timm ViT.
+        num_classes: Number of classes C.
+        resolution: Image side (px), a multiple of the patch size; None for the pretrained size.
+        attention: Attention backend of every attention layer.
+        grad_checkpointing: Whether blocks recompute their activations in the backward pass.
+        state_dict: Pretrained weights under timm's names; None for random ones.
+    """
+    vit = create_backbone(backbone, resolution, state_dict)
+    model = METHODS[method].build(vit, num_classes, config)
+    extractor = METHODS[method].extractor(vit, config)
+    for part in (model, extractor):
+        if part is not None:
+            set_attention(part, attention)
+    model.set_grad_checkpointing(grad_checkpointing)  # type: ignore[operator]
+    return Parts(model.train(), None if extractor is None else extractor.eval())
+
+
+def feature_shapes(
+    method: str, config: Any, backbone: str, resolution: int
+) -> tuple[dict[str, tuple[tuple[int, ...], str]], tuple[int, ...] | None]:
+    """What a method's extractor yields for an image, found on the meta device without weights.
+
+    Args:
+        method: A method with an extractor.
+        config: Its Config.
+        backbone: timm ViT.
+        resolution: Image side (px), a multiple of the patch size.
+
+    Returns:
+        Shape (without the batch's axis) and NumPy type of each feature by name, and the extractor's parts.
+    """
+    with torch.device("meta"), torch.no_grad(), imagined_gpu():
+        extractor: Any = build_parts(method, config, backbone, 2, resolution, "eager").extractor
+        features = extractor(image=torch.empty(1, 3, resolution, resolution))
+    shapes = {name: (tuple(feature.shape[1:]), str(feature.dtype)[6:]) for name, feature in features.items()}
+    return shapes, extractor.parts
+
+
+def count_parameters(method: str, config: Any, backbone: str, num_classes: int) -> dict[str, int | float]:
+    """Counts parameters at the backbone's pretrained image size, without weights.
+
+    A resized position embedding is the pretrained one resampled, so counts do not depend on the run's resolution.
+
+    Returns:
+        `trainable_total`; `trainable_head`, the new head's share of it; `trainable`, the rest; `frozen`, the backbone
+        as far as it stays in use, with its pretrained head where the method keeps it; `percent`, 100 trainable /
+        (trainable + frozen), which is how the FPT papers count.
+    """
+    with torch.device("meta"):
+        parts = build_parts(method, config, backbone, num_classes)
+    everything = nn.ModuleList(part for part in (parts.model, parts.extractor) if part is not None)
+    frozen = sum(p.numel() for p in everything.parameters() if not p.requires_grad)
+    total = sum(p.numel() for p in parts.model.parameters() if p.requires_grad)
+    head = sum(p.numel() for p in parts.model.head.parameters())  # type: ignore[union-attr, misc]
+    trainable = total - head
+    return {
+        "trainable_total": total,
+        "trainable_head": head,
+        "trainable": trainable,
+        "frozen": frozen,
+        "percent": 100 * trainable / (trainable + frozen),
+    }
+
+
+def make_config(method: str, overrides: Mapping[str, Any]) -> Any:
+    """The method's Config with some defaults replaced; equal settings give equal values, however they were written.
+
+    Raises:
+        ValueError: An override names no field of the Config, or is no value of its type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(METHODS[method].config)}
+    for name in overrides:
+        if name not in fields:
+            raise ValueError(f"option of {method} must be one of {', '.join(fields)}, got {name!r}")
+    settings = dataclasses.asdict(METHODS[method].config()) | dict(overrides)
+    return METHODS[method].config(
+        **{name: _convert(f"{name} of {method}", fields[name].type, value) for name, value in settings.items()}
+    )
+
+
+def _convert(name: str, kind: Any, value: Any) -> int | float | str:
+    rule = {int: "a whole number", float: "a number", str: "a text"}[kind]
+    try:
+        converted: int | float | str = kind(value)  # YAML reads 1e-3 as text
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be {rule}, got {value!r}") from None
+    if value is None or isinstance(value, bool) or (kind is int and converted != value):
+        raise ValueError(f"{name} must be {rule}, got {value!r}")
+    return converted

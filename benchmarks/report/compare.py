@@ -1,0 +1,224 @@
+"""Two folders of results, cell by cell: what moved between them, and whether chance explains it."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from benchmarks.analysis.auc_resamples import Evidence, average, compare
+from benchmarks.analysis.significance import LEVEL
+from benchmarks.analysis.statistics import holm, seeds_p
+from benchmarks.analysis.summary import summary
+from benchmarks.report.columns import shown_p
+from benchmarks.report.tables import escape_markdown
+
+SAME, UNCLEAR, MOVED, UNTESTED = "same", "not significant", "significant", "no test"
+NOTE = (
+    "p over images: whether the models that were trained differ; p over seeds: whether training anew would. "
+    "Both are Holm-corrected over all cells."
+)
+_PLACE = ("block", "dataset", "dataset_digest", "resolution", "method")
+_MIB = 2**20
+
+
+class Side(NamedTuple):
+    """One of the folders: its runs as `records.runs_frame` gives them, and the evidence of their predictions."""
+
+    frame: pd.DataFrame
+    evidence: dict[str, Evidence]
+
+
+def compare_results(before: Side, after: Side) -> pd.DataFrame:
+    """What changed in each cell: a method on a dataset at a resolution under one protocol, means over seeds.
+
+    Cells are matched within the same protocol and images. Where a method has one setting on either side, the two are
+    matched even if a setting differs, which is then named; several settings are matched where they are equal.
+
+    Returns:
+        One row a cell of either side: block, dataset, resolution, method, label, settings (what differs); state, seeds,
+        auc, memory_bytes and trainable, each as _before and _after; auc_change, with auc_low and auc_high (95 % paired
+        bootstrap), p_images and test (`DeLong` or `bootstrap`, where both predict the same images), p_seeds (t test,
+        paired where the seeds are the same), both also as _holm, corrected over all cells; memory_change, where both
+        are measured or both predicted; trainable_change; in (`both`, `before`, `after`); auc: `same`,
+        `not significant`, `significant` (by images, or by seeds without predictions, at 0.05 after Holm) or `no test`.
+    """
+    rows = [
+        _row(first, second, before, after) for first, second in _matched(summary(before.frame), summary(after.frame))
+    ]
+    for name in ("p_images", "p_seeds"):
+        known = [row for row in rows if row[name] is not None]
+        for row, corrected in zip(known, holm([row[name] for row in known]), strict=True):
+            row[f"{name}_holm"] = corrected
+    for row in rows:
+        row["auc"] = _verdict(row)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = pd.DataFrame(rows, columns=columns, dtype="object")
+    whole = [name for name in columns if name.startswith(("seeds_", "memory_bytes_", "trainable_"))]
+    fractions = ["auc_before", "auc_after", "auc_change", "auc_low", "auc_high"]
+    fractions += [f"p_{name}{suffix}" for name in ("images", "seeds") for suffix in ("", "_holm")]
+    return table.astype(dict.fromkeys(whole, "Int64") | dict.fromkeys(fractions, "float64"))
+
+
+def _matched(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[tuple[pd.Series | None, pd.Series | None]]:
+    sides = [_by_place(table) for table in (before, after)]
+    for place in dict.fromkeys([*sides[1], *sides[0]]):
+        first, second = (side.get(place, {}) for side in sides)
+        alike = [variant for variant in first if variant in second]
+        if not alike and len(first) == len(second) == 1:
+            yield next(iter(first.values())), next(iter(second.values()))
+            continue
+        for variant in dict.fromkeys([*second, *first]):
+            yield first.get(variant), second.get(variant)
+
+
+def _by_place(table: pd.DataFrame) -> dict[tuple[str, ...], dict[str, pd.Series]]:
+    places: dict[tuple[str, ...], dict[str, pd.Series]] = {}
+    for _, row in table.iterrows():
+        places.setdefault(tuple(str(row[name]) for name in _PLACE), {})[str(row["variant"])] = row
+    return places
+
+
+def _row(first: pd.Series | None, second: pd.Series | None, before: Side, after: Side) -> dict[str, Any]:
+    known = second if second is not None else first
+    assert known is not None
+    row: dict[str, Any] = {name: known[name] for name in ("block", "dataset", "resolution", "method", "label")}
+    row["in"] = "both" if first is not None and second is not None else "before" if second is None else "after"
+    row["settings"] = _settings(first, second)
+    for side, cell in (("before", first), ("after", second)):
+        row[f"state_{side}"] = None if cell is None else cell["state"]
+        row[f"seeds_{side}"] = None if cell is None else int(cell["seeds_ok"])
+        row[f"auc_{side}"] = None if cell is None else _number(cell["auc_mean"])
+    row |= dict.fromkeys(("auc_change", "auc_low", "auc_high", "p_images", "p_images_holm", "test"))
+    row |= dict.fromkeys(("p_seeds", "p_seeds_holm"))
+    if first is not None and second is not None and row["auc_before"] is not None and row["auc_after"] is not None:
+        row["auc_change"] = row["auc_after"] - row["auc_before"]
+        row |= _tests(first, second, before, after)
+    for name in ("memory_bytes", "trainable"):
+        values = [_costs(cell, name, first, second) for cell in (first, second)]
+        row |= {f"{name}_before": values[0], f"{name}_after": values[1]}
+        row[f"{name}_change"] = values[1] - values[0] if values[0] is not None and values[1] is not None else None
+    return row
+
+
+def _tests(first: pd.Series, second: pd.Series, before: Side, after: Side) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    comparison = compare(_evidence(second, after), _evidence(first, before))
+    if comparison is not None:
+        found |= {"auc_low": comparison.low, "auc_high": comparison.high}
+        found |= {"p_images": comparison.p, "test": comparison.test}
+    seeds = [
+        side.frame[side.frame["run_id"].isin(cell["run_ids"].split())].sort_values("seed")
+        for cell, side in ((first, before), (second, after))
+    ]
+    paired = seeds[0]["seed"].to_list() == seeds[1]["seed"].to_list()
+    found["p_seeds"] = seeds_p(seeds[0]["auc"].to_list(), seeds[1]["auc"].to_list(), paired)
+    return found
+
+
+def _evidence(cell: pd.Series, side: Side) -> Evidence | None:
+    return average([side.evidence.get(run_id) for run_id in cell["run_ids"].split()])
+
+
+def _costs(cell: pd.Series | None, name: str, first: pd.Series | None, second: pd.Series | None) -> int | None:
+    if cell is None:
+        return None
+    if name == "trainable":
+        return None if pd.isna(cell[name]) else int(cell[name])
+    # A measurement and a prediction are no change of memory: both sides show the same kind, where there is one.
+    both = [other for other in (first, second) if other is not None]
+    source = next((s for s in ("measured", "predicted") if not any(pd.isna(o[f"{s}_train_bytes"]) for o in both)), None)
+    return None if source is None else int(cell[f"{source}_train_bytes"])
+
+
+def _settings(first: pd.Series | None, second: pd.Series | None) -> str:
+    """The settings that differ, before and after."""
+    if first is None or second is None:
+        return ""
+    old, new = json.loads(first["variant"]), json.loads(second["variant"])
+    names = sorted({name for name in {**old, **new} if old.get(name) != new.get(name)} - {"options"})
+    return "; ".join(f"{name} {json.dumps(old.get(name))} → {json.dumps(new.get(name))}" for name in names)
+
+
+def _verdict(row: dict[str, Any]) -> str | None:
+    if row["auc_change"] is None:
+        return None
+    p = row["p_images_holm"] if row["p_images_holm"] is not None else row["p_seeds_holm"]
+    if row["auc_change"] == 0 and p in (None, 1.0) and not row["auc_low"] and not row["auc_high"]:
+        return SAME
+    return UNTESTED if p is None else MOVED if p < LEVEL else UNCLEAR
+
+
+def _number(value: Any) -> float | None:
+    return None if pd.isna(value) else float(value)
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """A comparison as text, percent and MiB, for a markdown table."""
+    rows = []
+    for row in table.to_dict("records"):
+        interval = "" if pd.isna(row["auc_low"]) else f" ({_signed(row['auc_low'])} to {_signed(row['auc_high'])})"
+        p_values = {
+            name: "" if pd.isna(row[name]) else shown_p(row[name]) for name in ("p_images_holm", "p_seeds_holm")
+        }
+        rows.append(
+            {
+                "dataset": escape_markdown(str(row["dataset"])),
+                "px": row["resolution"],
+                "method": escape_markdown(str(row["label"])),
+                "protocol": row["block"],
+                "in": row["in"],
+                "state": _pair(row["state_before"], row["state_after"]),
+                "seeds": _pair(row["seeds_before"], row["seeds_after"]),
+                "AUC": _pair(_percent(row["auc_before"]), _percent(row["auc_after"])),
+                "change (95 % CI)": "" if pd.isna(row["auc_change"]) else f"{_signed(row['auc_change'])}{interval}",
+                "p, images": f"{p_values['p_images_holm']} {_text(row['test'])}".strip(),
+                "p, seeds": p_values["p_seeds_holm"],
+                "verdict": _text(row["auc"]),
+                "memory MiB": _pair(_mebibytes(row["memory_bytes_before"]), _mebibytes(row["memory_bytes_after"])),
+                "trainable": _pair(_whole(row["trainable_before"]), _whole(row["trainable_after"])),
+                "settings": escape_markdown(row["settings"]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def in_words(table: pd.DataFrame) -> str:
+    """One line that says what moved."""
+    both = table[table["in"] == "both"]
+    verdicts = ", ".join(f"{number} {name}" for name, number in both["auc"].value_counts().items())
+    costs = [
+        f"{name} in {int((both[f'{column}_change'].fillna(0) != 0).sum())}"
+        for name, column in (("memory", "memory_bytes"), ("parameters", "trainable"))
+    ]
+    states = int((both["state_before"] != both["state_after"]).sum())
+    counts = table["in"].value_counts()
+    return (
+        f"{len(both)} cells in both (AUC: {verdicts or 'none'}; changed: {', '.join(costs)}, state in {states}), "
+        f"{counts.get('before', 0)} only before, {counts.get('after', 0)} only after"
+    )
+
+
+def _pair(before: Any, after: Any) -> str:
+    old, new = _text(before), _text(after)
+    return old if old == new else f"{old or '–'} → {new or '–'}"
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or pd.isna(value) else str(value)
+
+
+def _signed(value: float) -> str:
+    return f"{round(100 * value, 2) + 0.0:+.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None or pd.isna(value) else f"{100 * value:.2f}"
+
+
+def _mebibytes(value: float | None) -> str:
+    return "" if value is None or pd.isna(value) else f"{value / _MIB:,.1f}"
+
+
+def _whole(value: float | None) -> str:
+    return "" if value is None or pd.isna(value) else f"{int(value):,}"

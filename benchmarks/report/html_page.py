@@ -1,0 +1,60 @@
+"""The page: everything stored, in one HTML file that opens offline by double click and asks no network for anything."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.records.record import Record, write_atomic
+from benchmarks.report.page_data import collect
+
+PAGE = Path(__file__).parent / "page"
+SCRIPTS = ("core.js", "table.js", "figures.js", "memory.js", "runs.js", "page.js")  # in the order they need each other
+
+
+def write_report(
+    results: Path, output: Path, records: Sequence[Record], problems: Sequence[str] = ()
+) -> tuple[Path, list[str]]:
+    """Write the page.
+
+    Args:
+        results: the results root; its predictions and measured memory are shown too, and the page links to its files.
+        output: the HTML file to write.
+        records: the runs to show.
+        problems: a line for each record that could not be read; shown on the page.
+
+    Returns:
+        The file, and `problems` with those of the stored predictions.
+
+    Raises:
+        ValueError: `output` is a folder.
+        RuntimeError: it cannot be written.
+    """
+    if output.is_dir():
+        raise ValueError(f"output must be a file, got {str(output)!r}: name one like {str(output / 'report.html')!r}")
+    data = collect(results, output.absolute().parent, records, problems)
+    try:
+        return write_atomic(output, make_page(data).encode()), data["problems"]
+    except RuntimeError as error:
+        reason = getattr(error.__cause__, "strerror", error)
+        raise RuntimeError(f"output must be a file that can be written, got {str(output)!r} ({reason})") from error
+
+
+def make_page(data: dict[str, Any]) -> str:
+    """The HTML of a page: template, style, plotly, data and scripts in one text."""
+    from plotly.offline import get_plotlyjs
+
+    parts = {
+        "css": (PAGE / "page.css").read_text(),
+        "plotly": get_plotlyjs(),
+        "data": embed(data),
+        "scripts": "\n".join((PAGE / name).read_text() for name in SCRIPTS),
+    }
+    # In one pass, so that nothing in the data is taken for a place to fill.
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], (PAGE / "page.html").read_text())
+
+
+def embed(data: Any) -> str:
+    """Data as JSON that cannot end the script element it stands in, whatever names are in it."""
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", r"\u003c")

@@ -1,0 +1,132 @@
+"""What a comparison lacks, and the command lines that would run it."""
+
+import json
+import shlex
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from benchmarks.model.build import make_config
+from datasets import DATASETS
+from methods import METHODS
+from methods.contract import no_extractor
+
+
+class MissingCell(NamedTuple):
+    """A method without a result on a dataset at a resolution, or without some seed; `flags` set it up as elsewhere."""
+
+    method: str
+    dataset: str
+    resolution: int
+    flags: tuple[str, ...]
+
+
+def missing_cells(block: pd.DataFrame) -> list[MissingCell]:
+    """The gaps in methods x datasets x resolutions of one protocol.
+
+    Args:
+        block: rows of a summary, labelled across datasets. Out of memory and divergence are results; what failed or
+            was interrupted is missing, and so is a seed that other cells have.
+    """
+    places = block[["dataset_label", "dataset", "resolution"]].drop_duplicates()
+    cells = []
+    for label, group in block.groupby("label", sort=False):
+        method = str(group["method"].iloc[0])
+        if method not in METHODS:
+            continue  # a stored record may know a method that this version has not
+        flags = _method_flags(method, group)
+        for _, place in places.iterrows():
+            there = block[
+                (block["label"] == label)
+                & (block["dataset_label"] == place["dataset_label"])
+                & (block["resolution"] == place["resolution"])
+            ]
+            again = len(there) > 0 and there["seeds_failed"].sum() > 0
+            done = sum(int(there[f"seeds_{state}"].sum()) for state in ("ok", "oom", "diverged"))
+            if done < len(_seeds(block)):
+                retry = ("--retry-failed",) if again else ()
+                where = (str(place["dataset"]), int(place["resolution"]))
+                cells.append(MissingCell(method, *where, (*flags, *retry)))
+    return cells
+
+
+def commands(block: pd.DataFrame) -> list[str]:
+    """Command lines that fill the gaps of one protocol, as few as their settings allow; empty when it is complete."""
+    methods: dict[tuple[Any, ...], list[str]] = {}
+    for cell in missing_cells(block):
+        methods.setdefault((cell.flags, cell.dataset, cell.resolution), []).append(cell.method)
+    sides: dict[tuple[Any, ...], list[int]] = {}
+    for (flags, dataset, resolution), names in methods.items():
+        sides.setdefault((flags, tuple(dict.fromkeys(names)), dataset), []).append(resolution)
+    names_of_sets: dict[tuple[Any, ...], list[str]] = {}
+    for (flags, names, dataset), resolutions in sides.items():
+        names_of_sets.setdefault((flags, names, tuple(sorted(resolutions))), []).append(dataset)
+    protocol = _protocol_flags(block)
+    return [
+        _line(
+            ["--methods", *names, "--datasets", *map(_place, sets), "--res", *map(str, resolutions), *protocol, *flags]
+        )
+        for (flags, names, resolutions), sets in names_of_sets.items()
+    ]
+
+
+def _line(words: Iterable[str]) -> str:
+    return f"python bench.py {' '.join(map(shlex.quote, words))}"
+
+
+def _place(dataset: str) -> str:
+    return dataset if dataset in DATASETS else f"PATH/{dataset}"  # a user's folder: records do not know where it lay
+
+
+def _seeds(block: pd.DataFrame) -> list[str]:
+    return sorted({seed for seeds in block["seeds"] for seed in str(seeds).split()}, key=int)
+
+
+def _protocol_flags(block: pd.DataFrame) -> list[str]:
+    first = block.iloc[0]
+    flags = ["--seeds", *_seeds(block)]
+    for name in ("backbone", "epochs", "batch_size", "precision", "attention"):
+        if not pd.isna(first[name]):
+            flags += [f"--{name.replace('_', '-')}", str(first[name])]
+    if not pd.isna(first["weights_source"]):
+        flags += ["--weights", "FILE" if first["weights_source"] == "file" else str(first["weights_source"])]
+    if not pd.isna(first["grad_checkpointing"]) and first["grad_checkpointing"]:
+        flags.append("--grad-checkpointing")
+    return flags
+
+
+def _method_flags(method: str, rows: pd.DataFrame) -> tuple[str, ...]:
+    """The settings in which a method differs from its defaults, as far as all its runs share them."""
+    settings = [json.loads(variant) for variant in rows["variant"].unique()]
+    flags = _grid_flags(method, settings)
+    tuned = bool(flags)
+    changed: list[str] = []
+    for name, default in asdict(make_config(method, {})).items():
+        values = {json.dumps(setting.get(name)) for setting in settings}
+        value = settings[0].get(name)
+        if len(values) > 1 or value is None or json.dumps(value) == json.dumps(default):
+            continue
+        if name == "lr" and tuned:
+            continue
+        if name == "lr":
+            flags += ["--lr", f"{value:g}"]
+        else:
+            changed.append(f"{method}.{name}={value}")
+    if changed:
+        flags += ["--set", *changed]
+    has_features = METHODS[method].extractor is not no_extractor
+    if has_features and all(setting.get("preload") is False for setting in settings):
+        flags += ["--preload", "off"]
+    return tuple(flags)
+
+
+def _grid_flags(method: str, settings: list[dict[str, Any]]) -> list[str]:
+    """The grid from which the rate was chosen, where all runs share one."""
+    grids = {tuple(setting.get("lr_grid") or ()) for setting in settings}
+    grid = next(iter(grids))
+    if len(grids) > 1 or not grid:
+        return []
+    own = tuple(sorted(METHODS[method].config.lr_grid))  # type: ignore[attr-defined]
+    return ["--lr", *(["grid"] if grid == own else [f"{rate:g}" for rate in grid])]

@@ -1,0 +1,220 @@
+"""The comparison of the FPT papers from stored results: methods x datasets at each resolution, with their average."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from benchmarks.analysis.summary import (
+    across_datasets,
+    method_rank,
+    performance_memory_efficiency,
+    performance_parameter_efficiency,
+)
+from benchmarks.report.baselines import BASELINE
+from benchmarks.report.captions import BAD_STATES, INCIDENT
+from benchmarks.report.columns import COLUMNS, Cell, Column
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
+# As papers name backbones, and how timm begins the name of the same architecture.
+_TIMM = {"ViT-S/16": "vit_small_patch16", "ViT-B/16": "vit_base_patch16", "ViT-L/16": "vit_large_patch16"}
+_MIB = 2**20
+
+
+class PaperTable(NamedTuple):
+    """One protocol in the papers' layout.
+
+    block: the rows of the summary it is made of, all datasets of the protocol, labelled across them.
+    datasets: their labels, the columns.
+    rows: one a resolution and method; columns as `paper_tables` says.
+    averaged: by resolution, the datasets that its average runs over.
+    """
+
+    block: pd.DataFrame
+    datasets: list[str]
+    rows: pd.DataFrame
+    averaged: dict[int, list[str]]
+
+
+def paper_tables(table: pd.DataFrame) -> Iterator[PaperTable]:
+    """The papers' comparison for each protocol of a summary; protocols are never mixed.
+
+    Every method of a protocol has a row at each of its resolutions, run or not. Columns: block, resolution,
+    effective_resolution, method, label, state (`ok` with any AUC); percent; train_memory_bytes (the largest over
+    datasets), train_memory_source, train_process_bytes; `auc <dataset>`, `sd <dataset>`, `state <dataset>` (missing
+    where it was not run), `seeds <dataset>` (finished of asked); auc_mean (the average), ppe and pme of it, pme_source.
+
+    The average runs over the datasets in which every method that has a result at that resolution has one, so that all
+    averages of one resolution are over the same datasets.
+    """
+    for _, block in table[table["state"] != BASELINE].groupby("block", sort=False):
+        labelled = block.assign(label=across_datasets(block))
+        datasets = list(dict.fromkeys(map(str, labelled["dataset_label"])))
+        pairs = sorted(
+            {(str(method), str(label)) for method, label in labelled[["method", "label"]].to_numpy()},
+            key=lambda pair: (method_rank(pair[0]), pair[1]),
+        )
+        rows: list[dict[str, Any]] = []
+        averaged: dict[int, list[str]] = {}
+        for resolution, group in labelled.groupby("resolution"):
+            side = int(str(resolution))
+            averaged[side] = _complete(group, datasets)
+            page = [_row(group, method, label, datasets, averaged[side]) for method, label in pairs]
+            first = {"block": block["block"].iloc[0], "resolution": side}
+            first["effective_resolution"] = group["effective_resolution"].dropna().max()
+            rows += [first | row | _pme(row, page) for row in page]
+        yield PaperTable(labelled, datasets, pd.DataFrame(rows), averaged)
+
+
+def _complete(group: pd.DataFrame, datasets: list[str]) -> list[str]:
+    finished = group[group["auc_mean"].notna()]
+    asked = finished["label"].nunique()
+    return [
+        name for name in datasets if finished.loc[finished["dataset_label"] == name, "label"].nunique() == asked > 0
+    ]
+
+
+def _row(group: pd.DataFrame, method: str, label: str, datasets: list[str], averaged: list[str]) -> dict[str, Any]:
+    cells = group[group["label"] == label]
+    row: dict[str, Any] = {"method": method, "label": label, "phase": None}
+    row["percent"] = cells["percent"].dropna().max()
+    for source in ("measured", "predicted"):
+        row[f"{source}_train_bytes"] = cells[f"{source}_train_bytes"].dropna().max()
+    known = cells[cells["train_memory_source"].notna()]
+    # As in each cell: a measurement wherever there is one.
+    source = "measured" if (known["train_memory_source"] == "measured").any() else "predicted"
+    known = known[known["train_memory_source"] == source]
+    row["train_memory_bytes"] = known["train_memory_bytes"].max() if len(known) else None
+    row["train_process_bytes"] = known["train_process_bytes"].dropna().max() if len(known) else None
+    row["train_memory_source"] = source if len(known) else None
+    for name in datasets:
+        for _, cell in cells[cells["dataset_label"] == name].iterrows():
+            row |= {f"auc {name}": cell["auc_mean"], f"sd {name}": cell["auc_sd"], f"state {name}": cell["state"]}
+            row[f"seeds {name}"] = f"{cell['seeds_ok']} of {cell['seeds_asked']}"
+            row[f"failed {name}"] = sum(cell[f"seeds_{state}"] for state in BAD_STATES)
+        row = {f"{part} {name}": None for part in ("auc", "sd", "state", "seeds", "failed")} | row
+    states = [row[f"state {name}"] for name in datasets if row[f"state {name}"]]
+    row["state"] = "ok" if "ok" in states else states[0] if states else None
+    if "oom" in states:
+        row["phase"] = cells.loc[cells["state"] == "oom", "phase"].iloc[0]
+    scores = [row[f"auc {name}"] for name in averaged]
+    full = averaged and row["state"] == "ok" and not any(pd.isna(score) for score in scores)
+    row["auc_mean"] = sum(scores) / len(scores) if full else None
+    row["ppe"] = None
+    if full and not pd.isna(row["percent"]):
+        row["ppe"] = performance_parameter_efficiency(row["auc_mean"], row["percent"] / 100)
+    return row
+
+
+def _pme(row: dict[str, Any], page: list[dict[str, Any]]) -> dict[str, Any]:
+    """PME of an average, from two measurements or two predictions."""
+    full = [other for other in page if other["method"] == "full"]
+    if row["auc_mean"] is not None:
+        for source in ("measured", "predicted"):
+            memory = row[f"{source}_train_bytes"]
+            reference = [value for other in full if not pd.isna(value := other[f"{source}_train_bytes"])]
+            if reference and not pd.isna(memory):
+                score = performance_memory_efficiency(row["auc_mean"], memory, max(reference))
+                return {"pme": score, "pme_source": source}
+    return {"pme": None, "pme_source": None}
+
+
+def paper_columns(datasets: list[str]) -> list[Column]:
+    """The columns to show."""
+    method, percent, memory = COLUMNS[:3]
+    ppe, pme = (next(column for column in COLUMNS if column.header == name) for name in ("PPE", "PME"))
+    aucs = [Column(name, "", 1, _auc(name)) for name in datasets]
+    shown = [method, percent, memory, *aucs, Column("Average", "", 1, _average), ppe, pme]
+    # Here a dash would read as a result: what was not run is empty.
+    return [column._replace(cell=_empty_for_dash(column.cell)) for column in shown]
+
+
+def _auc(name: str) -> Callable[[pd.Series], Cell]:
+    def cell(row: pd.Series) -> Cell:
+        state = row[f"state {name}"]
+        if pd.isna(state):
+            return Cell("")
+        if state != "ok":
+            return Cell("OOM" if state == "oom" else state, INCIDENT)
+        spread = "" if pd.isna(row[f"sd {name}"]) else f" ± {100 * row[f'sd {name}']:.2f}"
+        done, asked = row[f"seeds {name}"].split(" of ")
+        seeds = "" if done == asked else f" ({done} of {asked})"
+        return Cell(f"{100 * row[f'auc {name}']:.2f}{spread}{seeds}", INCIDENT if row[f"failed {name}"] else "")
+
+    return cell
+
+
+def _average(row: pd.Series) -> Cell:
+    return Cell("" if pd.isna(row["auc_mean"]) else f"{100 * row['auc_mean']:.2f}")
+
+
+def _empty_for_dash(shown: Callable[[pd.Series], Cell]) -> Callable[[pd.Series], Cell]:
+    def cell(row: pd.Series) -> Cell:
+        found = shown(row)
+        return Cell("") if found.text == "–" else found
+
+    return cell
+
+
+def published_figures(folder: Path = PUBLISHED) -> pd.DataFrame:
+    """The cited figures.
+
+    Returns:
+        method, title, backbone, resolution, datasets, trainable_percent, memory_mb, auc_percent and source.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    paths = sorted(folder.glob("*.csv"))
+    if not paths:
+        raise FileNotFoundError(f"published figures must lie in {str(folder)!r}, got none: check out results/published")
+    return pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+
+
+def beside_published(paper: PaperTable | None, published: pd.DataFrame) -> pd.DataFrame:
+    """Cited figures and ours for the same method, resolution and backbone, with the difference: ours less published.
+
+    Args:
+        paper: ours; None pairs every cited figure with nothing.
+        published: as `published_figures` gives them.
+
+    Returns:
+        A row a cited figure: method, label, resolution, backbone, datasets (published), averaged (ours);
+        {trainable_percent,memory_mb,auc_percent}_published, _ours and _difference; source. Ours for memory is the
+        process's as the driver reports it, in MiB, as published; memory_source says whether measured or predicted.
+        Empty where none is of this backbone and a resolution of ours.
+    """
+    rows = []
+    for _, cited in published.iterrows():
+        ours = None
+        if paper is not None:
+            prefix = _TIMM.get(str(cited["backbone"]), str(cited["backbone"]))
+            if not str(paper.block["backbone"].iloc[0]).startswith(prefix):
+                continue
+            if cited["resolution"] not in paper.averaged:
+                continue
+            found = paper.rows[
+                (paper.rows["method"] == cited["method"]) & (paper.rows["resolution"] == cited["resolution"])
+            ]
+            ours = found.iloc[0] if len(found) else None
+        row = {name: cited[name] for name in ("method", "resolution", "backbone", "datasets", "source")}
+        row |= {"label": cited["title"], "memory_source": None, "averaged": ""}
+        values: dict[str, float | None] = dict.fromkeys(("trainable_percent", "memory_mb", "auc_percent"))
+        if ours is not None:
+            row |= {"label": ours["label"], "memory_source": ours["train_memory_source"]}
+            row["averaged"] = ", ".join(paper.averaged[int(cited["resolution"])] if paper is not None else [])
+            values["trainable_percent"] = _number(ours["percent"])
+            values["memory_mb"] = _number(ours["train_process_bytes"], 1 / _MIB)
+            values["auc_percent"] = _number(ours["auc_mean"], 100)
+        for name, value in values.items():
+            cited_value = _number(cited[name])
+            known = value is not None and cited_value is not None
+            row |= {f"{name}_published": cited_value, f"{name}_ours": value}
+            row[f"{name}_difference"] = value - cited_value if known else None  # type: ignore[operator]
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _number(value: Any, factor: float = 1) -> float | None:
+    return None if pd.isna(value) else float(value) * factor

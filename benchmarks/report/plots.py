@@ -1,0 +1,187 @@
+"""Figures of stored results: memory over resolution, AUC over memory with the Pareto front, AUC over resolution."""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from benchmarks.analysis.summary import blocks, summary
+from benchmarks.report.captions import figure_caption, spread, title
+from benchmarks.report.memory_plot import draw_memory
+from benchmarks.report.rank_plot import plot_ranks
+from benchmarks.report.style import (
+    COLUMN,
+    PAGE,
+    RC,
+    Style,
+    draw_points,
+    finish,
+    legend_handle,
+    memory_axis,
+    method_axis,
+    resolution_axis,
+    source_handles,
+    styles,
+)
+
+
+def write_plots(results: Path, frame: pd.DataFrame) -> list[Path]:
+    """Write the figures of every dataset and protocol to `results/plots`, each as png and pdf.
+
+    The names are `<figure>_<dataset>_<protocol>`, the protocol as the tables name it; the ranks of three
+    methods or more over all datasets and resolutions of a protocol are `ranks_<protocol>`. A figure for which there is
+    nothing to draw is named on stderr with the reason.
+
+    Args:
+        results: the results root.
+        frame: the runs to show, as `records.runs_frame` gives them.
+
+    Raises:
+        RuntimeError: the folder cannot be written.
+    """
+    paths: list[Path] = []
+    figures = {"memory": _memory, "auc-over-memory": _auc_over_memory, "auc-over-resolution": _auc_over_resolution}
+    table = summary(frame)
+    for block in blocks(table):
+        place = re.sub(r"[^A-Za-z0-9-]+", "-", f"{block['dataset_label'].iloc[0]}").strip("-").lower()
+        for name, draw in figures.items():
+            path = results / "plots" / f"{name}_{place}_{block['block'].iloc[0]}.png"
+            paths += _kept(draw(block, path), path)
+    for protocol_name, group in table.groupby("block", sort=False) if len(table) else ():
+        if group["label"].nunique() > 2 and len(group[["dataset_label", "resolution"]].drop_duplicates()) > 1:
+            path = results / "plots" / f"ranks_{protocol_name}.png"
+            paths += _kept(plot_ranks(group, path), path)
+    return paths
+
+
+def _kept(written: list[Path] | str, path: Path) -> list[Path]:
+    if isinstance(written, str):
+        print(f"no figure {path.stem}: {written}", file=sys.stderr)
+        return []
+    return written
+
+
+def _styles(block: pd.DataFrame) -> dict[str, Style]:
+    return styles(zip(block["method"], block["label"], strict=True))
+
+
+def _memory(block: pd.DataFrame, path: Path) -> list[Path] | str:
+    """Peak memory over resolution."""
+    points = pd.DataFrame(
+        {
+            **{name: row[name] for name in ("method", "label", "resolution", "attention")},
+            **{"phase": phase, "source": source, "status": row["state"]},
+            "peak_allocated_bytes": row[f"{source}_{phase}_bytes"],
+        }
+        for _, row in block.iterrows()
+        for phase in ("train", "preload")
+        for source in ("measured", "predicted")
+    )
+    if not points["peak_allocated_bytes"].notna().any():
+        return "no run has a GPU memory, measured or predicted"
+    all_predicted = not (points["source"] == "measured")[points["peak_allocated_bytes"].notna()].any()
+    what = "Peak allocated GPU memory, predicted, not measured." if all_predicted else "Peak allocated GPU memory."
+    return draw_memory([("", points)], path, title(block), figure_caption(block, what))
+
+
+def _auc_over_memory(block: pd.DataFrame, path: Path) -> list[Path] | str:
+    """AUC over training memory, one panel a resolution, with the front of the methods that no other beats in both."""
+    rows = block[block["auc_mean"].notna() & block["train_memory_bytes"].notna()]
+    if rows.empty:
+        return "no finished run has both an AUC and a GPU memory"
+    panels = [(f"{resolution} px", group) for resolution, group in rows.groupby("resolution")]
+    style = _styles(rows)
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
+    lines = -(-len(panels) // columns)
+    with matplotlib.rc_context(RC):
+        size = (COLUMN if columns == 1 else PAGE, 2.1 * lines)
+        figure, grid = plt.subplots(lines, columns, figsize=size, sharey=True, sharex=True, squeeze=False)
+        for axes, (name, group) in zip(grid.flat, panels, strict=False):
+            _draw_front(axes, group)
+            for _, row in group.iterrows():
+                look, measured = style[row["label"]], row["train_memory_source"] == "measured"
+                draw_points(
+                    axes, row["train_memory_bytes"], 100 * row["auc_mean"], look, yerr=_error(row), fill=measured
+                )
+            axes.set_title(name, loc="left")
+            axes.set_xlabel("Peak GPU memory in training (log)")
+            axes.tick_params(labelbottom=True)
+        memory_axis(grid[0, 0], "x", rows["train_memory_bytes"], num_ticks=5)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("Test AUC (%)")
+        for axes in grid.flat[len(panels) :]:
+            axes.remove()
+        predicted = (rows["train_memory_source"] == "predicted").all()
+        front = Line2D([], [], color="0.6", linewidth=0.9, label="Pareto front")
+        what = f"{spread(block)}; memory: peak allocated in the training phase{', predicted' if predicted else ''}."
+        handles = [legend_handle(label, look) for label, look in style.items()]
+        notes = [front, *source_handles(rows["train_memory_source"])]
+        paths = finish(figure, path, title(block), figure_caption(block, what), handles, notes)
+        plt.close(figure)
+    return paths
+
+
+def _auc_over_resolution(block: pd.DataFrame, path: Path) -> list[Path] | str:
+    """AUC over resolution, or method by method where there is one resolution only."""
+    rows = block[block["auc_mean"].notna()]
+    if rows.empty:
+        return "no finished run has an AUC"
+    style = _styles(rows)
+    single = rows["resolution"].nunique() == 1
+    with matplotlib.rc_context(RC):
+        figure, axes = plt.subplots(figsize=(COLUMN, 0.5 + 0.19 * len(style) if single else 2.4))
+        if single:
+            for _, row in rows.iterrows():
+                place = list(style).index(row["label"])
+                draw_points(axes, 100 * row["auc_mean"], place, style[row["label"]], xerr=_error(row))
+            method_axis(axes, list(style))
+            axes.margins(x=0.1)
+            axes.set_xlabel(f"Test AUC (%) at {rows['resolution'].iloc[0]} px")
+        else:
+            _draw_lines(axes, rows, style)
+            resolution_axis(axes, rows["resolution"])
+            axes.set_ylabel("Test AUC (%)")
+        handles = [] if single else [legend_handle(label, look, look.dashes) for label, look in style.items()]
+        paths = finish(figure, path, title(block), figure_caption(block, f"{spread(block)}."), handles)
+        plt.close(figure)
+    return paths
+
+
+def _draw_lines(axes: Axes, rows: pd.DataFrame, style: dict[str, Style]) -> None:
+    # With error bars, methods stand side by side, so that one bar does not hide another.
+    apart = 0.05 / len(style) if rows["auc_sd"].notna().any() else 0
+    for i, (label, look) in enumerate(style.items()):
+        line = rows[rows["label"] == label].sort_values("resolution")
+        x = line["resolution"] * (1 + apart * (i - (len(style) - 1) / 2))
+        error = 100 * line["auc_sd"] if line["auc_sd"].notna().any() else None
+        draw_points(axes, x, 100 * line["auc_mean"], look, yerr=error, dashes=look.dashes)
+
+
+def _error(row: pd.Series) -> float | None:
+    return None if pd.isna(row["auc_sd"]) else 100 * row["auc_sd"]
+
+
+def _draw_front(axes: Axes, rows: pd.DataFrame) -> None:
+    """The Pareto front: each step is a method with a higher AUC than every other that needs no more memory."""
+    # A front across measured and predicted memory would compare what cannot be compared.
+    source = "measured" if (rows["train_memory_source"] == "measured").any() else "predicted"
+    rivals = rows[rows["train_memory_source"] == source]
+    front = pareto_front(rivals["train_memory_bytes"].to_list(), rivals["auc_mean"].to_list())
+    x = [memory for memory, _ in front] + [rows["train_memory_bytes"].max() * 1.6]
+    y = [100 * auc for _, auc in front] + [100 * front[-1][1]]
+    axes.step(x, y, where="post", color="0.6", linewidth=0.9, zorder=1)
+
+
+def pareto_front(costs: Sequence[float], gains: Sequence[float]) -> list[tuple[float, float]]:
+    """The (cost, gain) pairs that no other pair matches at lower cost or at higher gain, by rising cost."""
+    front: list[tuple[float, float]] = []
+    for cost, gain in sorted(zip(costs, gains, strict=True), key=lambda pair: (pair[0], -pair[1])):
+        if not front or gain > front[-1][1]:
+            front.append((cost, gain))
+    return front

@@ -1,0 +1,190 @@
+"""How our figures look: sizes of a printed column, one style a method, a legend above and a caption below."""
+
+import io
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display is needed, or wanted
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from benchmarks.analysis.summary import method_rank
+from benchmarks.records.record import write_atomic
+from methods import METHODS
+
+COLUMN, PAGE = 3.5, 7.0  # inches: widths of a column and of a page in print
+FONT_SIZE = 7  # points, the smallest that journals accept
+RC: dict[Any, Any] = {
+    **{"font.size": FONT_SIZE, "axes.titlesize": FONT_SIZE, "axes.labelsize": FONT_SIZE, "legend.fontsize": FONT_SIZE},
+    **{"xtick.labelsize": FONT_SIZE, "ytick.labelsize": FONT_SIZE, "lines.linewidth": 1.1, "lines.markersize": 4.5},
+    **{"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "pdf.fonttype": 42},
+    **{"font.family": "DejaVu Sans", "axes.grid": True, "grid.color": "0.92", "grid.linewidth": 0.5},
+    **{"axes.axisbelow": True, "figure.dpi": 300, "mathtext.default": "regular"},
+}
+# Okabe-Ito, with a wine red for its yellow, which is lost on white paper.
+_COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#882255")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+
+
+class Style(NamedTuple):
+    """What tells a method from the others, in colour and without."""
+
+    colour: str
+    marker: str
+    dashes: Any
+
+
+def styles(labels: Iterable[tuple[str, str]]) -> dict[str, Style]:
+    """A style for each (method, label): that of its place in the table of methods; variants take the places after."""
+    ordered = sorted(set(labels), key=lambda pair: (method_rank(pair[0]), pair[1]))
+    taken: set[int] = set()
+    chosen = {}
+    for method, label in ordered:
+        place = method_rank(method)[0]
+        if place in taken or method not in METHODS:
+            place = max([len(METHODS) - 1, *taken]) + 1
+        taken.add(place)
+        chosen[label] = Style(
+            _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)], _DASHES[place % len(_DASHES)]
+        )
+    return chosen
+
+
+def draw_points(
+    axes: Axes,
+    x: Any,
+    y: Any,
+    look: Style,
+    *,
+    xerr: Any = None,
+    yerr: Any = None,
+    dashes: Any = "none",
+    fill: bool = True,
+) -> None:
+    """Points in the style of a method, with error bars and a line where asked for; hollow where `fill` is false."""
+    axes.errorbar(
+        x,
+        y,
+        xerr=xerr,
+        yerr=yerr,
+        color=look.colour,
+        marker=look.marker,
+        markerfacecolor=look.colour if fill else "white",
+        linestyle=dashes,
+        elinewidth=0.7,
+        capsize=1.5,
+        capthick=0.7,
+    )
+
+
+def legend_handle(label: str, look: Style, dashes: Any = "none") -> Line2D:
+    """The legend entry of a method."""
+    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=dashes, label=label)
+
+
+def source_handles(sources: pd.Series) -> list[Line2D]:
+    """Legend entries of filled and hollow markers, where a figure has hollow ones."""
+    return [
+        Line2D([], [], color="0.4", marker="o", linestyle="none", markerfacecolor=fill, label=source)
+        for source, fill in (("measured", "0.4"), ("predicted", "white"))
+        if (sources == source).any() and (sources == "predicted").any()
+    ]
+
+
+def finish(
+    figure: Figure, path: Path, title: str, caption: str, handles: Sequence[Line2D], notes: Sequence[Line2D] = ()
+) -> list[Path]:
+    """Place title and legends above the axes and the caption below, without overlap, and write png and pdf.
+
+    Args:
+        figure: a figure that holds its axes; its height is that of the axes, and grows by what is added here.
+        path: where to write; its suffix is replaced.
+        title: one line above all.
+        caption: what the figure shows under which protocol; wrapped.
+        handles: the legend of the methods.
+        notes: a second legend of what else is drawn.
+    """
+    width, axes_height = figure.get_size_inches()
+    line = FONT_SIZE * 1.25 / 72
+    wrapped = textwrap.wrap(caption, int(width * 72 / (FONT_SIZE * 0.55)))
+    columns = _columns(handles, width)
+    legend_rows = -(-len(handles) // columns)
+    note_columns = _columns(notes, width)
+    note_rows = -(-len(notes) // note_columns)
+    titles = textwrap.wrap(title, int(width * 72 / (FONT_SIZE * 0.62)))
+    above = (len(titles) + legend_rows + note_rows + 0.9) * line
+    below = (len(wrapped) + 0.6) * line
+    height = axes_height + above + below
+    figure.set_size_inches(width, height)
+    figure.set_layout_engine("constrained", rect=(0, below / height, 1, axes_height / height))
+    figure.text(0.01, 1 - 0.2 * line / height, "\n".join(titles), va="top", weight="bold", linespacing=1.25)
+    figure.text(0.01, 0.3 * line / height, "\n".join(wrapped), va="bottom", color="0.3", linespacing=1.25)
+    top = 1 - (len(titles) + 0.45) * line / height
+    shared: dict[str, Any] = {"frameon": False, "loc": "upper left", "borderpad": 0, "borderaxespad": 0}
+    shared |= {"handlelength": 2.2, "columnspacing": 1.2, "labelspacing": 0.2, "handletextpad": 0.5}
+    figure.legend(handles=handles, ncols=columns, bbox_to_anchor=(0.01, top), **shared)
+    if notes:
+        below_legend = top - legend_rows * line / height
+        figure.legend(handles=notes, ncols=note_columns, bbox_to_anchor=(0.01, below_legend), **shared)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, the same in both files
+    return [_write(figure, path.with_suffix(suffix)) for suffix in (".png", ".pdf")]
+
+
+def memory_axis(axes: Axes, name: str, values: pd.Series, num_ticks: int = 9) -> None:
+    """A log axis ("x" or "y") of bytes with ticks in MiB and GiB."""
+    axes.set(**{f"{name}scale": "log", f"{name}lim": (values.min() / 1.6, values.max() * 1.6)})
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(base=4, numticks=num_ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _bytes(value)))
+
+
+def method_axis(axes: Axes, labels: Sequence[str]) -> None:
+    """A y axis with a row for each method, the first on top."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+
+
+def resolution_axis(axes: Axes, values: Iterable[int]) -> None:
+    """A log x axis of image sides with a tick at each resolution that was run, as far as their labels fit."""
+    axes.set_xscale("log")
+    ticks: list[int] = []
+    for value in sorted(set(map(int, values))):
+        if not ticks or value / ticks[-1] > 1.15:
+            ticks.append(value)
+    axes.set_xticks(ticks, list(map(str, ticks)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.08)
+    axes.set_xlabel("Image side (px, log)")
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 2**30:.0f} GiB" if value >= 2**30 else f"{value / 2**20:.3g} MiB"
+
+
+def _columns(handles: Sequence[Line2D], width: float) -> int:
+    """How many legend entries fit side by side; the legend is filled column by column."""
+    widths = [0.4 + len(str(handle.get_label())) * FONT_SIZE * 0.58 / 72 for handle in handles]
+    for columns in range(len(widths), 1, -1):
+        rows = -(-len(widths) // columns)
+        if sum(max(widths[i : i + rows]) for i in range(0, len(widths), rows)) <= width:
+            return -(-len(widths) // rows)
+    return 1
+
+
+def _write(figure: Figure, path: Path) -> Path:
+    """Write a figure so that the same figure gives the same bytes."""
+    metadata = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "ModDate": None, "Producer": None}}
+    data = io.BytesIO()
+    figure.savefig(data, format=path.suffix[1:], metadata=metadata[path.suffix])
+    return write_atomic(path, data.getvalue())

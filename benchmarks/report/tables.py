@@ -1,0 +1,221 @@
+"""Tables of stored results: markdown, csv, LaTeX, and one for the terminal, all from the same cells."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+from tabulate import tabulate
+
+from benchmarks.analysis.auc_resamples import Evidence
+from benchmarks.analysis.significance import Ranking, add_significance, ranking
+from benchmarks.analysis.summary import blocks, summary
+from benchmarks.records.record import write_atomic
+from benchmarks.report.baselines import BASELINE, add_baselines
+from benchmarks.report.captions import (
+    definitions,
+    footnotes,
+    majority,
+    preloading,
+    protocol,
+    ranks,
+    spread,
+    title,
+)
+from benchmarks.report.columns import Cell, Column, columns_of, rows_by_resolution
+
+LATEX_PACKAGES = "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}.\n"
+NO_EVIDENCE: Mapping[str, Evidence] = MappingProxyType({})
+_RANKS_MD = ("{}", "**{}**", "<u>{}</u>")
+_RANKS_TEX = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
+_RANKS_CONSOLE = ("", "bold", "underline")
+_TEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
+    **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "−": "$-$", "·": r"$\cdot$", "…": r"\ldots{}", '"': "''"},
+    **{
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "†": r"$^{\dagger}$",
+        "‡": r"$^{\ddagger}$",
+        "§": r"$^{\S}$",
+        "¶": r"$^{\P}$",
+    },
+}
+
+
+def write_tables(results: Path, frame: pd.DataFrame, evidence: Mapping[str, Evidence] = NO_EVIDENCE) -> list[Path]:
+    """Write results.md, results.csv and results.tex to `results/tables`.
+
+    Args:
+        results: the results root.
+        frame: the runs to show, as `records.runs_frame` gives them.
+        evidence: their predictions, as `evidence.load_evidence` gives them; a run without has no interval.
+
+    Raises:
+        ValueError: there are no runs to show.
+        RuntimeError: the folder cannot be written.
+    """
+    table = summary(frame)
+    if table.empty:
+        raise ValueError(
+            f"results must hold at least one run, got none in {str(results / 'runs')!r}: run bench.py first"
+        )
+    table = add_baselines(add_significance(table, evidence))
+    texts = {
+        "results.md": _markdown(table),
+        "results.csv": table.to_csv(index=False, lineterminator="\n"),
+        "results.tex": _latex(table),
+    }
+    return [write_atomic(results / "tables" / name, text.encode()) for name, text in texts.items()]
+
+
+def console_table(frame: pd.DataFrame) -> Table:
+    """The same tables for a terminal, one under the other, made for 100 columns."""
+    stack = Table.grid()
+    for block in blocks(summary(frame)):
+        stack.add_row(_console_block(block))
+        stack.add_row("")
+    return stack
+
+
+def escape_markdown(text: str) -> str:
+    """Text, such as a folder's name, that must not act as markup inside a markdown table."""
+    plain = re.sub(r"([\\`*|\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", re.sub(r"\s+", " ", text))
+    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX prints as it stands."""
+    return "".join(_TEX.get(character, character) for character in re.sub(r"\s+", " ", text))
+
+
+def _header(header: str, better: int) -> str:
+    return header + {-1: " ↓", 0: "", 1: " ↑"}[better]
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    parts = ["# Results\n"]
+    for block in blocks(table):
+        parts += [
+            f"## {escape_markdown(title(block))}\n",
+            f"{escape_markdown(protocol(block))}. {spread(block)}. Protocol {block['block'].iloc[0]}.\n",
+            markdown_rows(block, columns_of(block)),
+            *(f"{escape_markdown(line)}\n" for line in footnotes(block)),
+        ]
+    parts += _ranks_md(table)
+    return "\n".join([*parts, "## How to read\n", f"{definitions(table)}\n"])
+
+
+def markdown_rows(block: pd.DataFrame, columns: Sequence[Column]) -> str:
+    """A block as a markdown table."""
+    headers = ["Resolution", *(_header(escape_markdown(column.header), column.better) for column in columns)]
+    rows: list[list[str]] = []
+    for resolution, group in rows_by_resolution(block, columns):
+        rows += [[resolution if i == 0 else "", *map(_cell_md, cells)] for i, cells in enumerate(group)]
+    align = ["left", "left", *["right"] * (len(columns) - 1)]
+    return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True) + "\n"
+
+
+def _ranks_md(table: pd.DataFrame) -> list[str]:
+    """A section for each protocol whose methods can be ranked over several datasets or resolutions."""
+    parts: list[str] = []
+    for name, group in table[table["state"] != BASELINE].groupby("block", sort=False):
+        found = ranking(group)
+        if isinstance(found, Ranking):
+            rows = [
+                [escape_markdown(label), f"{rank:.2f}"] for label, rank in zip(found.labels, found.ranks, strict=True)
+            ]
+            parts += [
+                f"## Average ranks by AUC, protocol {name}\n",
+                f"{escape_markdown(ranks(found))}\n",
+                tabulate(rows, ["Method", "Rank"], tablefmt="pipe", disable_numparse=True) + "\n",
+            ]
+    return parts
+
+
+def _cell_md(cell: Cell) -> str:
+    return _RANKS_MD[cell.rank].format(escape_markdown(cell.text)) + cell.mark
+
+
+def _latex(table: pd.DataFrame) -> str:
+    return LATEX_PACKAGES + "\n".join(map(_latex_block, blocks(table)))
+
+
+def _latex_block(block: pd.DataFrame) -> str:
+    caption = f"{title(block)}. {protocol(block)}. {spread(block)}. {definitions(block)}"
+    name = f"{block['dataset'].iloc[0]}-{block['block'].iloc[0]}"
+    return latex_table(block, columns_of(block), caption, name, footnotes(block))
+
+
+def latex_table(
+    block: pd.DataFrame, columns: Sequence[Column], caption: str, name: str, notes: Sequence[str] = ()
+) -> str:
+    """A block as a LaTeX table with a caption above, notes below, and the label `tab:<name>`."""
+    lines = [
+        r"\begin{table*}",
+        r"\centering",
+        rf"\caption{{{escape_latex(caption)}}}",
+        rf"\label{{tab:{re.sub('[^a-z0-9]+', '-', name.lower())}}}",
+        rf"\begin{{tabular}}{{ll{'r' * (len(columns) - 1)}}}",
+        r"\toprule",
+        _row_tex(["Resolution", *(escape_latex(_header(column.header, column.better)) for column in columns)]),
+    ]
+    for resolution, group in rows_by_resolution(block, columns):
+        lines.append(r"\midrule")
+        for i, cells in enumerate(group):
+            lines.append(_row_tex([escape_latex(resolution) if i == 0 else "", *map(_cell_tex, cells)]))
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if notes:
+        shown = r" \\ ".join(map(escape_latex, notes))
+        lines += [r"\par\smallskip", rf"\parbox{{\textwidth}}{{\footnotesize {shown}}}"]
+    return "\n".join([*lines, r"\end{table*}", ""])
+
+
+def _row_tex(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _cell_tex(cell: Cell) -> str:
+    return _RANKS_TEX[cell.rank].format(escape_latex(cell.text)) + escape_latex(cell.mark)
+
+
+def _console_block(block: pd.DataFrame) -> Table:
+    columns = [column for column in columns_of(block) if column.short]
+    view = Table(
+        title=Text(title(block), style="bold"),
+        caption=Text(
+            "\n".join([f"{protocol(block)}. {spread(block)}. {preloading(block)}{majority(block)}", *footnotes(block)])
+        ),
+        title_justify="left",
+        caption_justify="left",
+        caption_style="dim",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
+    view.add_column("Side\npx", no_wrap=True)
+    for column in columns:
+        left = column.better == 0 and column.header == "Method"
+        header = Text(_header(column.short, column.better))
+        view.add_column(
+            header,
+            justify="left" if left else "right",
+            no_wrap=not left,
+            min_width=8 if left else None,
+            overflow="fold",
+        )
+    for resolution, group in rows_by_resolution(block, columns):
+        for i, cells in enumerate(group):
+            side = resolution.replace(" px", "").replace("runs at ", "") if i == 0 else ""
+            view.add_row(side, *map(_cell_console, cells), end_section=i == len(group) - 1)
+    return view
+
+
+def _cell_console(cell: Cell) -> Text:
+    return Text(cell.text, style=_RANKS_CONSOLE[cell.rank]).append(cell.mark, style="not bold not underline")

@@ -1,0 +1,95 @@
+"""What the runs of a plan will take, ahead of them: GPU memory, disk and, from stored runs of the same kind, time."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from benchmarks.config import RunConfig
+from benchmarks.data.dataset import open_dataset
+from benchmarks.environment import device_name
+from benchmarks.memory.point import MemoryPoint, views_of
+from benchmarks.memory.predict import Prediction
+from benchmarks.memory.prediction_cache import point_of_run
+from benchmarks.suite.plan import Cell
+
+# Stored runs that agree in these tell how long a run takes; epochs and seeds may differ.
+ALIKE = ("method", "dataset", "resolution", "backbone", "batch_size", "precision", "attention", "grad_checkpointing")
+
+Predict = Callable[[Sequence[MemoryPoint]], Mapping[MemoryPoint, Prediction]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What each run of a cell will take; its trials take as much.
+
+    Attributes:
+        train_bytes: Predicted peak allocated memory of training; None without a prediction.
+        preload_bytes: That of preloading; None without such a phase too.
+        image_bytes: Resized images on disk, shared by all runs on the same dataset and resolution.
+        feature_bytes: Preloaded features on disk, shared by runs that differ in seed or budget only; None without a
+            prediction.
+        seconds: From stored runs; None where there are none.
+    """
+
+    train_bytes: int | None
+    preload_bytes: int | None
+    image_bytes: int
+    feature_bytes: int | None
+    seconds: float | None
+
+
+def estimate_cells(cells: Sequence[Cell], stored: pd.DataFrame, predict: Predict) -> tuple[list[Estimate], int]:
+    """An estimate for each cell, and the bytes on disk that all of them need together, what they share counted once.
+
+    Args:
+        cells: Of one plan.
+        stored: Stored runs, as `runs_frame` makes them.
+        predict: Gives the predictions of all points, or of some of them.
+    """
+    firsts = [cell.runs[0] for cell in cells]
+    places = {run.places.dataset: run.places for run in firsts}
+    datasets = {name: open_dataset(name, place.data_root, place.cache) for name, place in places.items()}
+    points = [point_of_run(run.config, len(datasets[run.places.dataset].classes)) for run in firsts]
+    predictions = predict(list(dict.fromkeys(points)))
+    alike = runs_by_kind(stored, device_name(torch.device(firsts[0].places.device)))
+    estimates: list[Estimate] = []
+    disk: dict[tuple[str, object], int] = {}
+    for run, point in zip(firsts, points, strict=True):
+        dataset = datasets[run.places.dataset]
+        count = sum(len(samples) for samples in dataset.splits.values())
+        images: dict[tuple[str, object], int] = {
+            (dataset.digest, side): count * 3 * side**2 for side in views_of(point).values()
+        }
+        disk |= images
+        train, preload, features = None, None, None
+        if point in predictions:
+            prediction = predictions[point]
+            train = prediction.phases["train"].allocated
+            preload = prediction.phases["preload"].allocated if "preload" in prediction.phases else None
+            features = math.ceil(count / point.batch_size * prediction.feature_bytes)
+            disk[dataset.digest, point] = features
+        seconds = expected_seconds(run.config, alike)
+        estimates.append(Estimate(train, preload, sum(images.values()), features, seconds))
+    return estimates, sum(disk.values())
+
+
+def runs_by_kind(stored: pd.DataFrame, device: str) -> dict[tuple[Any, ...], pd.DataFrame]:
+    """Finished runs on a device, together where they agree in `ALIKE`."""
+    finished = stored[(stored["state"] == "ok") & (stored["device"] == device)]
+    return dict(iter(finished.groupby(list(ALIKE))))
+
+
+def expected_seconds(config: RunConfig, alike: Mapping[tuple[Any, ...], pd.DataFrame]) -> float | None:
+    """The median of what finished runs of the same kind took, scaled to the run's epochs; None without any."""
+    runs = alike.get(tuple(getattr(config, name) for name in ALIKE))
+    if runs is None:
+        return None
+    by_epoch = runs["seconds_train"] + runs["seconds_validate"]
+    seconds = runs["seconds_total"] - by_epoch + by_epoch / runs["epochs"].astype("float64") * config.epochs
+    known = seconds.dropna().tolist()
+    return statistics.median(known) if known else None

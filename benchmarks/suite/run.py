@@ -1,0 +1,220 @@
+"""One run, start to end, as the sections of its record."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.config import Places, RunConfig
+from benchmarks.data.augment import Preprocessing
+from benchmarks.data.batches import Split
+from benchmarks.data.dataset import Dataset, open_dataset
+from benchmarks.data.image_store import open_image_stores
+from benchmarks.data.manifest import read_entries
+from benchmarks.model.backbone import effective_resolution, patch_size
+from benchmarks.model.build import Parts, build_parts, count_parameters, make_config
+from benchmarks.model.weights import Weights, load_weights
+from benchmarks.training.checkpoint import Checkpoints
+from benchmarks.training.loop import Bench, Clock, Emit, evaluate, fit
+from benchmarks.training.peak_memory import PhaseMemory, host_peak_bytes
+from benchmarks.training.preload import EXTRACTOR_VIEW, Preloading
+from benchmarks.training.step import forbid_tf32
+from methods import METHODS
+from methods.contract import Views
+
+SPLITS = ("train", "val", "test")
+
+
+class Run:
+    """A run in the making; `record` fills up as it goes, so that a failure leaves what was known by then.
+
+    Args:
+        config: The run's settings.
+        places: Where its files lie.
+        weights: Where its pretrained weights come from.
+        clock: Takes the seconds of each part.
+        emit: Receives progress events.
+        rivals: Of a trial that may be stopped: validation AUC by epoch of the trials before it.
+        checkpoints: Where it stores its state after each epoch, and goes on from.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        places: Places,
+        weights: Weights,
+        clock: Clock,
+        emit: Emit,
+        rivals: Sequence[Sequence[float]] = (),
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        self.config, self.places, self.weights = config, places, weights
+        self.rivals, self.checkpoints = rivals, checkpoints
+        self.clock, self.emit = clock, emit
+        self.device = torch.device(places.device)
+        self.memory = PhaseMemory(self.device)
+        self.method_config = make_config(config.method, config.method_settings())
+        self.run: dict[str, Any] = {}
+        self.measurements: dict[str, Any] = {}
+        self.predictions: pd.DataFrame | None = None
+
+    def execute(self) -> None:
+        """Does all of it. What goes wrong is raised; what was learnt stays in `run` and `measurements`."""
+        dataset, parts, splits, preprocessing = self.prepare()
+        if parts.extractor is not None:
+            parts.extractor.to(self.device)
+        bench = Bench(
+            self.config, parts.model, parts.extractor, preprocessing, dataset.classes, self.device, self.clock,
+            self.memory, self.emit,
+        )  # fmt: skip
+        if not self.config.trial:
+            self._predict_memory(len(dataset.classes))
+        self._train_and_test(bench, splits, dataset)
+
+    def prepare(self) -> tuple[Dataset, Parts, dict[str, Split], Preprocessing]:
+        """Opens images, builds the method and preloads features: all that comes before training.
+
+        Returns:
+            The dataset; the method's parts, without an extractor whose work is done; the splits, and what prepares
+            their batches.
+        """
+        config = self.config
+        torch.manual_seed(config.seed)
+        forbid_tf32()
+        with self.clock("images"):
+            dataset = open_dataset(self.places.dataset, self.places.data_root, self.places.cache)
+            self._check_digest(dataset)
+            views = self._views()
+            self._describe(dataset, views)
+            stores = self._open_stores(dataset, views)
+        preprocessing = Preprocessing(dataset.mean, dataset.std, self.device)
+        with self.clock("setup"), self.memory.phase("setup"):
+            parts = self._build(len(dataset.classes), views[EXTRACTOR_VIEW])
+        fixed = frozenset({EXTRACTOR_VIEW}) if parts.extractor is not None else frozenset()
+        splits = {
+            name: Split(np.array([sample.label for sample in dataset.splits[name]]), stores[name], fixed_views=fixed)
+            for name in SPLITS
+        }
+        if config.preload and parts.extractor is not None:
+            preloading = Preloading(config, self.method_config, dataset, preprocessing, self.device, self.emit)
+            with self.clock("preload"):
+                splits, measured = preloading.run(parts.extractor, splits, self.places.cache / "features", self.memory)
+            self.measurements |= measured
+            parts = Parts(parts.model, None)
+        return dataset, parts, splits, preprocessing
+
+    def _check_digest(self, dataset: Dataset) -> None:
+        if dataset.digest != self.config.dataset_digest:
+            raise RuntimeError(f"dataset {dataset.name} has changed since this suite started; start it again")
+
+    def _views(self) -> Views:
+        vit_patch = patch_size(self.config.backbone)
+        effective = effective_resolution(self.config.resolution, vit_patch)
+        return METHODS[self.config.method].views(self.method_config, effective)
+
+    def _describe(self, dataset: Dataset, views: Views) -> None:
+        config, method = self.config, METHODS[self.config.method]
+        self.run |= {
+            "input": {
+                "resolution": config.resolution,
+                "effective_resolution": views[EXTRACTOR_VIEW],
+                "views": views,
+            },
+            "method": {"name": method.name, "title": method.title, "config": asdict(self.method_config)},
+            "dataset": {
+                "name": dataset.name,
+                "title": dataset.title,
+                "synthetic": dataset.synthetic,
+                "digest": dataset.digest,
+                "classes": list(dataset.classes),
+                "counts": dataset.counts(),
+                "split": dataset.split_origin.as_json() if dataset.split_origin else None,
+                "metric": dataset.metric,
+                "normalization": {
+                    "mean": list(dataset.mean),
+                    "std": list(dataset.std),
+                    "source": dataset.normalization_source,
+                },
+            },
+        }
+        self.measurements["parameters"] = count_parameters(
+            config.method, self.method_config, config.backbone, len(dataset.classes)
+        )
+
+    def _open_stores(self, dataset: Dataset, views: Views) -> dict[str, dict[str, Any]]:
+        def progress(done: int, total: int) -> None:
+            self.emit("stage", stage="images", done=done, total=total)
+
+        def wait() -> None:
+            self.emit("note", text="another process resizes the same images: waiting for it")
+
+        sides = set(views.values())
+        stores = {
+            split: open_image_stores(dataset, split, sides, self.places.cache, progress, wait) for split in SPLITS
+        }
+        return {split: {name: stores[split][side] for name, side in views.items()} for split in SPLITS}
+
+    def _build(self, num_classes: int, resolution: int) -> Parts:
+        config = self.config
+        parts = build_parts(
+            config.method, self.method_config, config.backbone, num_classes, resolution, config.attention,
+            config.grad_checkpointing, load_weights(self.weights),
+        )  # fmt: skip
+        return Parts(parts.model.to(self.device), parts.extractor)
+
+    def _train_and_test(self, bench: Bench, splits: dict[str, Split], dataset: Dataset) -> None:
+        fitted = fit(bench, splits["train"], splits["val"], self.rivals, self.checkpoints)
+        assert fitted.probabilities is not None
+        selection = {"metric": "val auc", "best_epoch": fitted.best_epoch, "stopped_after": fitted.stopped_after}
+        self.run |= {"selection": selection, "resumed_after": fitted.resumed_after}
+        self.measurements |= {"history": fitted.history, "val": fitted.validation}
+        if self.config.trial:
+            return  # the test split is for the chosen rate alone
+        metrics, probabilities = evaluate(bench, splits["test"], "test")
+        self.measurements["test"] = metrics
+        frames = (("val", fitted.probabilities), ("test", probabilities))
+        self.predictions = pd.concat([_predictions(dataset, split, values) for split, values in frames])
+        seconds, num_epochs = self.clock.seconds, self.config.epochs
+        trained = len(splits["train"]) // self.config.batch_size * self.config.batch_size * num_epochs
+        evaluated = len(splits["val"]) * num_epochs + len(splits["test"])
+        self.measurements["images_per_second"] = {
+            "train": trained / seconds["train"],
+            "eval": evaluated / (seconds["validate"] + seconds["test"]),
+            "preload": self.measurements.get("preload", {}).get("images_per_second"),
+        }
+
+    def _predict_memory(self, num_classes: int) -> None:
+        """Adds what a GPU would need, where there is none to measure it on."""
+        if self.device.type == "cuda":
+            return
+        from benchmarks.memory.prediction_cache import point_of_run, predict_point
+
+        point = point_of_run(self.config, num_classes)
+        with self.clock("predict"):
+            self.measurements["predicted_memory"] = predict_point(point, self.places.cache).as_record()
+
+    def finish(self) -> None:
+        """Adds what is known however the run ended: memory so far and seconds."""
+        self.measurements["memory"] = self.memory.record()
+        self.measurements["host_peak_bytes"] = host_peak_bytes()
+
+
+def _predictions(dataset: Dataset, split: str, probabilities: Any) -> pd.DataFrame:
+    """One row an image: its label, its probabilities and, in a prepared folder, its group (patient, lesion, ...)."""
+    samples = dataset.splits[split]
+    frame = pd.DataFrame(
+        {
+            "split": split,
+            "path": [sample.path for sample in samples],
+            "label": [dataset.classes[sample.label] for sample in samples],
+        }
+    )
+    if dataset.split_origin is not None:
+        groups = {entry.path: entry.group for entry in read_entries(dataset.root)}
+        frame["group"] = [groups[sample.path] for sample in samples]
+    for index, name in enumerate(dataset.classes):
+        frame[f"prob_{name}"] = probabilities[:, index]
+    return frame

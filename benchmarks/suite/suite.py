@@ -1,0 +1,289 @@
+"""Runs a plan: one fresh process a run, its record stored before the next one starts.
+
+Any number of processes may work on one results folder, of one suite or of several, on one machine or on many: each
+claims a run before it does it, by a lock file that does not outlive it.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import describe_code
+from benchmarks.records.record import check_writable, not_writable, remove_partial, write_record
+from benchmarks.records.stored import DONE, StoredStates, trial_results
+from benchmarks.storage.locks import SAY_EVERY, Lock
+from benchmarks.suite.plan import Cell, Plan, PlannedRun
+from benchmarks.suite.processes import Job, Workers, follow
+from benchmarks.suite.progress import SuiteProgress
+from benchmarks.suite.tuning import rivals_of, tuned_runs
+from benchmarks.training.checkpoint import Checkpoints
+
+LOOK_EVERY = 2.0  # seconds between looks at the runs that another process does
+
+
+@dataclass(frozen=True)
+class Work:
+    """A plan to be done, and how; processes that share it may have it each.
+
+    Attributes:
+        plan: What to do.
+        results: The results folder.
+        runs, trials: What is stored already.
+        hang_seconds: A run without a sign of life for so long is ended.
+        verbose: Whether to show what runs write to their logs.
+        at_once: How many processes of this machine work on the plan at once.
+        track: The tracker that gets what runs measure.
+    """
+
+    plan: Plan
+    results: Path
+    runs: StoredStates
+    trials: StoredStates
+    hang_seconds: float
+    verbose: bool = False
+    at_once: int = 1
+    track: str | None = None
+
+    @staticmethod
+    def make(
+        plan: Plan,
+        results: Path,
+        policy: str,
+        hang_minutes: float,
+        verbose: bool = False,
+        track: str | None = None,
+    ) -> "Work":
+        """Notes what is stored at this moment."""
+        results = results.resolve()
+        runs, trials = StoredStates(results, policy), StoredStates(trial_results(results), policy)
+        return Work(plan, results, runs, trials, hang_minutes * 60, verbose, track=track)
+
+    def stored_of(self, run: PlannedRun) -> StoredStates:
+        """Where the record of a run or trial lies."""
+        return self.trials if run.config.trial else self.runs
+
+    def num_stored(self) -> int:
+        """Trials and runs that are not due; of cells whose trials are to come, nothing is known yet."""
+        known = [*self.plan.trials, *(run for cell in self.plan.cells for run in tuned_runs(cell, self.results) or ())]
+        return sum(not self.stored_of(run).is_due(run.config.run_id) for run in known)
+
+
+def run_suite(work: Work) -> None:
+    """Does what is due, cell by cell: first the trials, which choose the rate of the runs.
+
+    Raises:
+        KeyboardInterrupt: The user stopped it; finished records stay, the run under way is recorded as interrupted.
+        RuntimeError: Records can no longer be stored; those that were are whole.
+    """
+    for stored in (work.trials, work.runs):
+        _clear_up(stored)
+    suite = _Suite(work)
+    with suite.progress, suite.workers:
+        suite.work_through()
+
+
+def _clear_up(stored: StoredStates) -> None:
+    """Removes what was left by processes that were killed between storing a record and removing what it replaces."""
+    results = stored.folder.parent
+    for path in stored.folder.glob(".*.lease"):
+        lock = Lock(path)
+        if lock.try_acquire():  # its holder has died
+            lock.release()
+    for folder in (results / "checkpoints").glob("*"):
+        lock = Lock(stored.folder / f".{folder.name}.lease")
+        if stored.state(folder.name) in DONE and lock.try_acquire():
+            Checkpoints(results, folder.name, note=print).remove()
+            lock.release()
+
+
+def announce(work: Work) -> None:
+    """Says on stderr what there is to do."""
+    plan = work.plan
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
+    num_stored = work.num_stored()
+    trials = f"{len(plan.trials)} trials and " if plan.trials else ""
+    print(f"{trials}{len(plan.runs)} runs, {num_stored} of them stored already", file=sys.stderr)
+    for problem in (*work.trials.damaged.values(), *work.runs.damaged.values()):
+        print(f"note: {problem}; this command does so", file=sys.stderr)
+
+
+def report(work: Work) -> tuple[int, set[str]]:
+    """Says on stderr how all runs stand.
+
+    Returns:
+        The exit status: 0, or 1 if a run failed or is not done, now or in an earlier suite; out of memory and
+        divergence are results. And the ids of the runs, without the trials.
+    """
+    failed = 0
+    if work.plan.trials:
+        states = [_standing(work.trials, trial.config.run_id) for trial in work.plan.trials]
+        failed = _report("trials", states, trial_results(work.results))
+    runs = [run for cell in work.plan.cells for run in tuned_runs(cell, work.results) or cell.runs]
+    states = [_standing(work.runs, run.config.run_id) for run in runs]
+    return max(failed, _report("runs", states, work.results)), {run.config.run_id for run in runs}
+
+
+def _standing(stored: StoredStates, run_id: str) -> str:
+    """The state of a run; where it was to be done again and was not, what is stored from before does not count."""
+    state = stored.state(run_id)
+    return "not done" if state is None or (state in DONE and stored.is_due(run_id)) else state
+
+
+def _report(what: str, states: Sequence[str], results: Path) -> int:
+    counts = Counter(states)
+    text = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+    print(f"{what}: {text}; records in {_short(results / 'runs')}", file=sys.stderr)
+    if counts["failed"]:
+        print(f"failed {what} are tried again with --retry-failed", file=sys.stderr)
+    if counts["interrupted"] or counts["not done"]:
+        print(f"the same command goes on with {what} that were interrupted or are not done", file=sys.stderr)
+    return int(any(state not in DONE for state in counts))
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+class _Suite:
+    """A suite under way in this process."""
+
+    def __init__(self, work: Work) -> None:
+        self.work, self.code = work, describe_code()
+        self.total = len(work.plan.trials) + len(work.plan.runs)
+        self.left = self.total - work.num_stored()
+        self.progress = SuiteProgress(self.total, work.verbose, work.at_once)
+        self.workers = Workers()
+        self.waiting: dict[str, Lock] = {}  # by run, where another process has it
+        self.tried: set[str] = set()  # what ends badly here is for the next command
+        self.num_done = 0
+
+    def work_through(self) -> None:
+        """Does what no other process does, again and again until nothing is left."""
+        cells, said = self._numbered_cells(), 0.0
+        while cells:
+            before = self.num_done
+            cells = [(number, cell) for number, cell in cells if not self._do_cell(number, cell)]
+            if not cells or self.num_done > before:
+                continue
+            if time.monotonic() - said > SAY_EVERY * 6:
+                said = time.monotonic()
+                names = ", ".join(f"{run_id} ({lock.holder()})" for run_id, lock in list(self.waiting.items())[:3])
+                self.progress.note(f"waiting for {len(self.waiting)} that other processes do: {names}")
+            time.sleep(LOOK_EVERY)
+
+    def _numbered_cells(self) -> list[tuple[int, Cell]]:
+        """The cells, each with the place of its first run in the suite."""
+        cells, number = [], 1
+        for cell in self.work.plan.cells:
+            cells.append((number, cell))
+            number += len(cell.trials) + len(cell.runs)
+        return cells
+
+    def _do_cell(self, number: int, cell: Cell) -> bool:
+        """Does the trials of a cell that are due, then its runs; False where another process has one of them."""
+        results = self.work.results
+        done = []
+        for place, trial in enumerate(cell.trials, start=number):
+            rivals = rivals_of(trial, cell, results) if trial.config.stop_hopeless else []
+            done.append(self._do(place, trial, rivals))
+        if not all(done):
+            return False
+        runs = tuned_runs(cell, results)
+        if runs is None:
+            config = cell.runs[0].config
+            where = f"{config.method} on {config.dataset} at {config.resolution} px"
+            self.progress.note(f"no rate is chosen for {where}: a trial was interrupted or could not be stored")
+            return True
+        first = number + len(cell.trials)
+        done = [self._do(place, run) for place, run in enumerate(runs, start=first)]
+        return all(done)
+
+    def _do(self, number: int, run: PlannedRun, rivals: Sequence[Sequence[float]] = ()) -> bool:
+        """Does a run if it is due; False where another process has it."""
+        stored, run_id = self.work.stored_of(run), run.config.run_id
+        if run_id in self.tried or not stored.is_due(run_id):
+            self.left -= self.waiting.pop(run_id, None) is not None
+            return True
+        lock = self.waiting.setdefault(run_id, Lock(stored.folder / f".{run_id}.lease"))
+        if not self._claim(lock):
+            return False
+        try:
+            if not stored.is_due(run_id):  # another process has just done it
+                return self._do(number, run)
+            del self.waiting[run_id]
+            self.tried.add(run_id)
+            self._run(number, run, rivals, lock.lost)
+        except RuntimeError as error:
+            self.progress.note(f"{run_id} is not stored: {error}")
+            check_writable(self.work.results)
+        finally:
+            lock.release()
+        if lock.lost.is_set():
+            self.tried.discard(run_id)
+        return not lock.lost.is_set()
+
+    def _claim(self, lock: Lock) -> bool:
+        try:
+            return lock.try_acquire()
+        except OSError as error:
+            raise not_writable(lock.path.parent, error) from error
+
+    def _run(self, number: int, run: PlannedRun, rivals: Sequence[Sequence[float]], lost: threading.Event) -> None:
+        """Has a process do a run, and stores the record that it could not store."""
+        run_id, stored = run.config.run_id, self.work.stored_of(run)
+        results = stored.folder.parent
+        remove_partial(results, run_id)
+        log = results / "logs" / f"{run_id}.log"
+        work, afresh = self.work, stored.policy == "overwrite"
+        job = Job("run", run, results, log, self.code, work.hang_seconds, rivals, afresh, work.at_once, work.track)
+        self.num_done += 1
+        started = datetime.now(UTC)
+        try:
+            self.progress.start(number, run.title, log)
+            done = follow(self.workers.take(another=self.left > 1), job, self.progress, lost)
+        except BaseException as error:
+            _record_end(run, stored, self.code, started, "interrupted", f"stopped by {_stopped_by(error)}")
+            raise
+        if not done["stored"] and not lost.is_set():
+            _record_end(run, stored, self.code, started, done["state"], done["message"])
+            check_writable(self.work.results)  # where there is room for this alone, the next runs would be in vain
+        self.left = self.left - 1 if self.work.at_once == 1 else self.total - self.work.num_stored()
+        self.progress.finish(done, self.left)
+
+
+def _stopped_by(error: BaseException) -> str:
+    """In words; submitit exits where a cluster's time is over."""
+    return "the cluster, to be queued again" if isinstance(error, SystemExit) else str(error) or type(error).__name__
+
+
+def _record_end(
+    run: PlannedRun, stored: StoredStates, code: dict[str, Any], started: datetime, state: str, message: str
+) -> None:
+    """Stores a record for a process that could not; a finished record of the same run stays."""
+    run_id = run.config.run_id
+    if stored.state(run_id) in DONE:
+        return
+    record = {
+        "schema": 1,
+        "run_id": run_id,
+        "status": {"state": state, "message": message, "phase": None},
+        "run": {
+            "config": asdict(run.config),
+            "code": code,
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "tuning": run.tuning,
+            "weights": json.loads(json.dumps(asdict(run.weights), default=str)),
+        },
+        "measurements": {},
+        "environment": {"device_type": run.config.device_type},
+    }
+    write_record(stored.folder.parent, record)

@@ -1,0 +1,194 @@
+"""The process of one run: reads a job from stdin, writes progress to stdout, stores the record.
+
+`python -m benchmarks.suite.worker PID` is started by the suite, which has that PID, once a run, never forked. A job is
+one line of JSON: its task (`run`, or `preload` for what comes before training), the fields of `RunConfig`, `Places` and
+`Weights`, the results folder, the log and the state of the code. Events are lines of JSON. All that is printed goes to
+the log.
+"""
+
+import contextlib
+import ctypes
+import errno
+import faulthandler
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+TRACKED = ("loss", "lr", "val_auc", "images_per_second")  # of each epoch
+PARENT_DEATH_SIGNAL = 1  # Linux: prctl's PR_SET_PDEATHSIG
+
+
+def main() -> int:
+    """Runs the job on stdin; exit status 0 means that it came to an end of which it told."""
+    _die_with_parent()
+    for signum in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_IGN)  # SLURM sends them to every process; what they mean is the suite's affair
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints goes to the log
+    from benchmarks.suite.devices import resolve_device
+    from benchmarks.suite.progress import describe
+    from benchmarks.training.loop import Clock
+
+    line = sys.stdin.readline()
+    if not line:
+        return 1  # the suite has ended
+    job = json.loads(line)
+    clock = Clock(time.monotonic() - job["given"])  # what is left of importing once there is a job
+    _open_log(Path(job["log"]))
+
+    def emit(event: str, **fields: Any) -> None:
+        text = describe({"event": event} | fields)
+        if text is not None:
+            with contextlib.suppress(OSError):  # a full disk costs lines of the log, not the run
+                print(f"{datetime.now():%H:%M:%S} {text}", flush=True)
+        try:
+            print(json.dumps({"event": event} | fields), file=events, flush=True)
+        except BrokenPipeError:
+            sys.exit(1)  # the suite was killed: no record, so that the run is missing and goes on another time
+
+    try:
+        resolve_device(job["places"]["device"])  # a cluster's nodes are not the machine where the suite was planned
+    except RuntimeError as error:
+        emit("done", state="failed", message=f"{error} ({platform.node()})", stored=False)
+        return 0
+    emit("done", **_do(job, clock, emit))
+    return 0
+
+
+def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str, Any]:
+    """Does the job; returns what the suite is to know."""
+    from benchmarks.config import Places, RunConfig
+    from benchmarks.model.weights import Weights
+    from benchmarks.suite.run import Run
+    from benchmarks.suite.tracking import Tracking
+    from benchmarks.training.checkpoint import Checkpoints
+
+    def note(text: str) -> None:
+        emit("note", text=text)
+
+    def emit_and_track(event: str, **fields: Any) -> None:
+        emit(event, **fields)
+        if event == "epoch":
+            tracking.log({name: fields[name] for name in TRACKED}, fields["epoch"])
+
+    config = RunConfig(**job["config"] | {"lr_grid": tuple(job["config"]["lr_grid"])})
+    places = Places(**_paths(job["places"], "data_root", "cache"))
+    weights = Weights(**_paths(job["weights"], "path"))
+    results, whole = Path(job["results"]), job["task"] == "run"
+    tracking = Tracking(job["track"] if whole else None, results, config.run_id, job["config"], note)
+    checkpoints = Checkpoints(results, config.run_id, note)
+    if job["afresh"]:
+        checkpoints.remove()
+    run = Run(config, places, weights, clock, emit_and_track, job["rivals"], checkpoints)
+    record = _execute(run, run.execute if whole else run.prepare, job, clock)
+    tracking.finish(record)
+    measured, status = record["measurements"], record["status"]
+    if whole:
+        try:
+            _store(results, record, run)
+        except (RuntimeError, ValueError) as error:
+            return {"state": "failed", "message": str(error), "stored": False}
+        if status["state"] != "failed":
+            checkpoints.remove()  # a run that failed goes on from them when it is tried again
+    preload = measured.get("preload", {}) | {"cache_bytes": measured.get("cache_bytes")}
+    return {"state": status["state"], "message": status["message"], "stored": whole, "preload": preload}
+
+
+def _die_with_parent() -> None:
+    """Has the system end this process with the one that started it: a run without its suite would hold the GPU."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != int(sys.argv[1]):
+            sys.exit(1)  # it has died meanwhile
+
+
+def _open_log(path: Path) -> None:
+    """Appends to the log from here on; SIGUSR1 writes there what every thread is doing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
+    print(
+        f"--- {datetime.now().astimezone().isoformat(timespec='seconds')}, process {os.getpid()} on {platform.node()}"
+    )
+
+
+def _paths(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    return fields | {name: Path(fields[name]) for name in names if fields[name] is not None}
+
+
+def _execute(run: Any, work: Callable[[], object], job: dict[str, Any], clock: Any) -> dict[str, Any]:
+    """Runs to the end or to what stops it, and returns the record either way."""
+    from benchmarks.environment import describe_environment
+    from benchmarks.training.loop import Diverged
+
+    started = datetime.now(UTC)
+    status: dict[str, Any] = {"state": "ok", "message": None, "phase": None}
+    try:
+        work()
+    except Diverged as error:
+        status = {"state": "diverged", "message": str(error), "phase": run.memory.current}
+    except Exception as error:
+        status = _failure(error, run.memory.current)
+    with contextlib.suppress(RuntimeError):
+        run.finish()
+    known, total = sum(clock.seconds.values()), clock.total()
+    return {
+        "schema": 1,
+        "run_id": run.config.run_id,
+        "status": status,
+        "run": {
+            "config": asdict(run.config),
+            "code": job["code"],
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "weights": job["weights"],
+            "tuning": job["tuning"],
+            **run.run,
+        },
+        "measurements": run.measurements | {"seconds": clock.seconds | {"other": total - known, "total": total}},
+        "environment": describe_environment(run.device) | {"runs_at_once": job["at_once"]},
+    }
+
+
+# What torch raises as a plain RuntimeError where memory ends: its allocator on a CPU, cuBLAS and the driver on a GPU.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+
+
+def _failure(error: Exception, phase: str | None) -> dict[str, Any]:
+    import traceback
+
+    import torch
+
+    message = " ".join(str(error).split())
+    no_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if no_memory or _OUT_OF_MEMORY[0] in message:
+        return {"state": "oom", "message": f"host memory: {message[:300]}", "phase": phase}
+    if isinstance(error, torch.OutOfMemoryError) or any(part in message for part in _OUT_OF_MEMORY):
+        return {"state": "oom", "message": message[:300], "phase": phase}
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
+    return {"state": "failed", "message": message or type(error).__name__, "phase": phase}
+
+
+def _store(results: Path, record: dict[str, Any], run: Any) -> None:
+    from benchmarks.records.record import write_predictions, write_record
+
+    if run.predictions is not None:
+        write_predictions(results, record["run_id"], run.predictions)
+    write_record(results, record)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
