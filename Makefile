@@ -18,6 +18,7 @@ test: environment
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy .
+	.venv/bin/lint-imports --no-cache
 	$(PY) -m pytest --numprocesses 2 --dist loadfile
 
 # Reused as it is while it works and pyproject.toml is what it was installed from.

@@ -6,11 +6,10 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-if TYPE_CHECKING:  # with these come torch and timm, seconds that reading records does not need
-    from benchmarks.model.backbone import Attention
-    from benchmarks.training.step import Precision
+Precision = Literal["fp32", "bf16", "fp16"]
+Attention = Literal["eager", "sdpa"]
 
 LATER = ("lr_grid", "trial", "stop_hopeless")
 
@@ -56,8 +55,8 @@ class RunConfig:
     lr: float
     weight_decay: float
     options: dict[str, Any] = field(default_factory=dict)
-    precision: "Precision" = "fp32"
-    attention: "Attention" = "sdpa"
+    precision: Precision = "fp32"
+    attention: Attention = "sdpa"
     grad_checkpointing: bool = False
     preload: bool = False
     device_type: str = "cpu"

@@ -9,11 +9,11 @@ import torch
 from bench_process import TINY, finish, records
 from tiny_images import make_images
 
+from benchmarks.config import Attention
 from benchmarks.data.augment import Preprocessing
 from benchmarks.memory.measure import measure_points, record_path
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
-from benchmarks.model.backbone import Attention
 from benchmarks.model.build import build_parts, make_config
 from methods.fpt_parts.extraction import attend_fused, attend_in_chunks
 

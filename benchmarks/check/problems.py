@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from benchmarks.check.survey import Survey, by_pixels, class_key, expected_counts
-from benchmarks.data.dataset import SPLITS, list_folders
+from benchmarks.choices import SPLITS
+from benchmarks.data.dataset import list_folders
 
 IMBALANCE = 10  # images of the largest class for one of the smallest, from which on a note is made
 _DEEP = ("I", "F")  # PIL's modes of more than 8 bits a pixel begin with these

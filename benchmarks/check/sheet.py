@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.check.survey import File, Survey, class_key
-from benchmarks.data.dataset import SPLITS
+from benchmarks.choices import SPLITS
 from benchmarks.images.decode import read_thumbnail
 
 THUMBNAIL = 112  # pixels

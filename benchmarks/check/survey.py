@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from benchmarks.data.dataset import SPLITS, list_files, list_folders
+from benchmarks.choices import SPLITS
+from benchmarks.data.dataset import list_files, list_folders
 from benchmarks.data.manifest import Entry, has_manifest, read_about, read_entries
 from benchmarks.images.decode import ImageFacts, in_order, inspect_image, is_image
 from datasets.info import DatasetInfo

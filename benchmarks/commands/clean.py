@@ -3,8 +3,9 @@
 import argparse
 import sys
 
+from benchmarks.choices import one_of
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_cache, add_results, one_of
+from benchmarks.commands.options import add_cache, add_results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

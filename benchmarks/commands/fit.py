@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.choices import DEFAULT_BACKBONE
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_cache, add_format, add_methods, check_methods, print_frame
-from benchmarks.commands.run import DEFAULT_BACKBONE, positive
+from benchmarks.commands.run import positive
 
 if TYPE_CHECKING:
     from benchmarks.memory.point import MemoryPoint
@@ -106,7 +107,8 @@ def _limits_row(job: "tuple[MemoryPoint, int, Path]") -> dict[str, Any]:
 
 
 def _cards_row(job: "tuple[MemoryPoint, Path]") -> dict[str, Any]:
-    from benchmarks.memory.card_fit import CARDS_GB, GIB, needed_bytes
+    from benchmarks.choices import CARDS_GB
+    from benchmarks.memory.card_fit import GIB, needed_bytes
     from benchmarks.memory.prediction_cache import predict_point
 
     point, cache = job

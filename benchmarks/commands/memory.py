@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.choices import COUNTERS, DEFAULT_BACKBONE
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_cache, add_format, add_methods, add_results, check_methods, print_frame
-from benchmarks.commands.run import DEFAULT_BACKBONE, method_options, positive
+from benchmarks.commands.run import method_options, positive
 
 if TYPE_CHECKING:
     from benchmarks.memory.point import MemoryPoint
@@ -144,7 +145,7 @@ def _compare(args: argparse.Namespace) -> int:
     from benchmarks.memory.measure import read_measured
     from benchmarks.memory.point import MemoryPoint
     from benchmarks.memory.prediction_cache import predict_points
-    from benchmarks.memory.table import COUNTERS, compare_frame, readable, short_name
+    from benchmarks.memory.table import compare_frame, readable, short_name
 
     asked = {"resolution": args.res} | {name: getattr(args, name) for name in DEFAULTS if name != "res"}
     asked |= {"method": args.methods and check_methods(args.methods)}

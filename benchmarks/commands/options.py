@@ -1,29 +1,15 @@
 """Options that several commands share, each defined once."""
 
 import argparse
-import difflib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from benchmarks.choices import one_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = ("md", "csv", "json")
-
-
-def one_of(kind: str, known: Iterable[str], name: str) -> str:
-    """Checks a name against a table.
-
-    Raises:
-        ValueError: It is not in it; the message has the nearest name and all choices.
-    """
-    names = list(known)
-    if name in names:
-        return name
-    nearest = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    raise ValueError(f"{kind} must be one of {', '.join(names)}, got {name!r}{hint}")
 
 
 def check_methods(names: list[str]) -> list[str]:

@@ -2,9 +2,10 @@
 
 import argparse
 
+from benchmarks.choices import DEFAULT_BACKBONE
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_format, add_methods, check_methods, print_frame
-from benchmarks.commands.run import DEFAULT_BACKBONE, method_options, positive
+from benchmarks.commands.run import method_options, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.choices import one_of
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import one_of
 from benchmarks.commands.run import positive
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from benchmarks.choices import DEFAULT_BACKBONE
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_cache, add_results, check_methods
 from benchmarks.suite.signals import Stop
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from benchmarks.suite.suite import Work
 
 HANG_MINUTES = 60.0
-DEFAULT_BACKBONE = "vit_base_patch16_384"
 
 
 def positive(text: str) -> int:

@@ -17,16 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.choices import LITTER, SPLITS
 from benchmarks.data.manifest import SplitOrigin, read_origin
 from benchmarks.images.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
 from benchmarks.records.record import parse_json, write_atomic
 from datasets import DATASETS
 from datasets.info import DatasetInfo
 
-SPLITS = ("train", "val", "test")
-LITTER = frozenset(
-    {"thumbs.db", "desktop.ini", "__macosx", "attribution.txt", "license.txt", "readme.txt", "readme.md"}
-)
 SYNTHETIC_MARK = "NOT_CLINICAL_DATA.txt"
 NORMALIZATION_SIDE = 224
 

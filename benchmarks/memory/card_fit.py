@@ -11,7 +11,6 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import CONTEXT_BYTES, Prediction
 from benchmarks.memory.prediction_cache import predict_point
 
-CARDS_GB = (8, 12, 16, 24, 40, 80)
 MARGIN = 0.05  # of what is allocated: fragmentation, and the prediction's error
 RESOLUTIONS = (128, 224, 256, 320, 384, 448, 512, 576, 640, 768, 896, 1024, 1152, 1280, 1536)
 BATCHES = (*range(1, 32), *range(32, 128, 8), *range(128, 1025, 32))

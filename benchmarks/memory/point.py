@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.model.backbone import Attention, effective_resolution, patch_size
+from benchmarks.choices import DEFAULT_BACKBONE
+from benchmarks.config import Attention, Precision
+from benchmarks.model.backbone import effective_resolution, patch_size
 from benchmarks.model.build import Parts, build_parts, make_config
-from benchmarks.training.step import Precision, evaluation_step, extraction_step, make_optimization, training_step
+from benchmarks.training.step import evaluation_step, extraction_step, make_optimization, training_step
 from methods import METHODS
 from methods.contract import Views
 
@@ -39,7 +41,7 @@ class MemoryPoint:
     method: str
     resolution: int
     batch_size: int = 16
-    backbone: str = "vit_base_patch16_384"
+    backbone: str = DEFAULT_BACKBONE
     num_classes: int = 5
     precision: Precision = "fp32"
     attention: Attention = "eager"

@@ -5,11 +5,11 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.choices import COUNTERS
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction
 
 POINT_COLUMNS = ("method", "backbone", "resolution", "batch_size", "precision", "attention", "grad_checkpointing")
-COUNTERS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_process_bytes")
 COLUMNS = (*POINT_COLUMNS, "phase", "source", "status", *COUNTERS)
 MIB = 2**20
 

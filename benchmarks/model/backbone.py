@@ -3,14 +3,13 @@
 import difflib
 import functools
 from collections.abc import Mapping
-from typing import Literal
 
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-Attention = Literal["eager", "sdpa"]
+from benchmarks.config import Attention
 
 
 def check_backbone(name: str) -> None:

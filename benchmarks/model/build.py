@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.model.backbone import Attention, create_backbone, set_attention
+from benchmarks.config import Attention
+from benchmarks.model.backbone import create_backbone, set_attention
 from methods import METHODS
 from methods.contract import imagined_gpu
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.choices import SPLITS
 from benchmarks.data.manifest import (
     Entry,
     SplitOrigin,
@@ -19,7 +20,7 @@ from benchmarks.data.manifest import (
 from benchmarks.prepare.batch import Batch, Progress, convert_all, refuse_unreadable
 from benchmarks.prepare.find import deviations, find_samples, first, observed_counts
 from benchmarks.prepare.request import Request, UserSplit, read_split_file
-from benchmarks.prepare.splits import SPLITS, Assignment, Item, assign
+from benchmarks.prepare.splits import Assignment, Item, assign
 from benchmarks.prepare.stage import Stage
 from benchmarks.raw.files import scan
 from datasets.info import DatasetInfo, Found, RawSample

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.prepare.splits import SPLITS
+from benchmarks.choices import SPLITS
 from benchmarks.raw.files import RawFile
 from benchmarks.raw.match import image_id
 from benchmarks.raw.tables import Row, read_table

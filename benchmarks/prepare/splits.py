@@ -5,7 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-SPLITS = ("train", "val", "test")
+from benchmarks.choices import SPLITS
+
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 

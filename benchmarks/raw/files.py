@@ -17,9 +17,9 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from benchmarks.choices import LITTER
 from benchmarks.images.decode import SUFFIXES
 
-LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 MANIFEST_FILES = ("manifest.csv", "manifest.json")  # a folder with both is prepared, not raw
 _PACKED = re.compile(r"\.(zip|tar|tgz|tar\.gz|7z|rar)$", re.IGNORECASE)
 _PART = re.compile(r"(?P<archive>.+\.zip)\.(?P<number>\d{3})$", re.IGNORECASE)

@@ -14,15 +14,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from benchmarks.choices import COUNTERS, PHASES
 from benchmarks.config import LATER
 
 Record = dict[str, Any]
 
 SCHEMA = 1
 STATES = ("ok", "oom", "diverged", "failed", "interrupted")
-PHASES = ("setup", "preload", "train", "eval")
 PROBE_BYTES = 2**16  # what a record and its predictions take, some thousand images aside
-COUNTERS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_process_bytes")
 
 # What makes one table block: rows are only ever compared within one protocol.
 PROTOCOL = (

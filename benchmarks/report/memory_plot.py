@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from benchmarks.choices import CARDS_GB
 from benchmarks.report.style import (
     COLUMN,
     PAGE,
@@ -27,7 +28,6 @@ from benchmarks.report.style import (
 )
 from methods import METHODS
 
-CARDS_GB = (8, 16, 24, 40, 80)  # sold as GB, and hold about as many GiB
 _COLUMNS = ("method", "resolution", "attention", "phase", "source", "status", "peak_allocated_bytes")
 _PROTOCOL = ["backbone", "batch_size", "precision", "grad_checkpointing"]
 _LINES: dict[str, Any] = {"eager": (0, (4, 1.5)), "sdpa": "-"}

@@ -13,11 +13,12 @@ from sklearn.metrics import confusion_matrix
 from benchmarks.analysis.auc_resamples import load_evidence
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import CELL, block_ids, blocks, summary
+from benchmarks.choices import PHASES
 from benchmarks.memory.card_fit import MARGIN
 from benchmarks.memory.measure import read_measured
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import CONTEXT_BYTES
-from benchmarks.records.record import PHASES, PROTOCOL, Record, runs_frame
+from benchmarks.records.record import PROTOCOL, Record, runs_frame
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import definitions, footnotes, preloading, protocol, spread, title
 from benchmarks.report.columns import columns_of, rows_by_resolution

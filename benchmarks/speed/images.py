@@ -22,11 +22,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from benchmarks.choices import SPLITS
 from benchmarks.commands.options import add_format, print_frame
 from benchmarks.commands.run import positive
 from benchmarks.data.augment import FLIP, JITTER, RATIO, SCALE, Preprocessing
 from benchmarks.data.batches import Split, iterate, sequential_order
-from benchmarks.data.dataset import SPLITS, Dataset, open_dataset
+from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.image_store import open_image_stores
 from benchmarks.images.decode import Pixels, decoding_side, in_order, num_workers, read_views
 from datasets.fundus import draw_fundus

@@ -7,12 +7,11 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.config import Places, RunConfig
+from benchmarks.config import Attention, Places, Precision, RunConfig
 from benchmarks.data.dataset import Dataset, open_dataset
-from benchmarks.model.backbone import Attention, check_backbone, effective_resolution, patch_size
+from benchmarks.model.backbone import check_backbone, effective_resolution, patch_size
 from benchmarks.model.build import build_parts, make_config
 from benchmarks.model.weights import Weights, resolve_weights
-from benchmarks.training.step import Precision
 from datasets import DATASETS
 from methods import METHODS
 from methods.contract import no_extractor

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks.choices import SPLITS
 from benchmarks.config import Places, RunConfig
 from benchmarks.data.augment import Preprocessing
 from benchmarks.data.batches import Split
@@ -24,8 +25,6 @@ from benchmarks.training.preload import EXTRACTOR_VIEW, Preloading
 from benchmarks.training.step import forbid_tf32
 from methods import METHODS
 from methods.contract import Views
-
-SPLITS = ("train", "val", "test")
 
 
 class Run:

@@ -15,7 +15,7 @@ from typing import Any
 
 import submitit
 
-from benchmarks.commands.options import one_of
+from benchmarks.choices import one_of
 from benchmarks.records.record import write_atomic
 from benchmarks.suite.local import Agent, importable
 from benchmarks.suite.plan import Cell, Plan, PlannedRun

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.commands.options import one_of
+from benchmarks.choices import one_of
 
 SUITES = Path(__file__).parents[1] / "suites"
 

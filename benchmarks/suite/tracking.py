@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.commands.options import one_of
+from benchmarks.choices import one_of
 
 
 class Tracker(Protocol):

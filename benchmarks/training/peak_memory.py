@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import pynvml
 import torch
 
-PHASES = ("setup", "preload", "train", "eval")
+from benchmarks.choices import PHASES
+
 BUSY_BYTES = 256 * 2**20  # in use on a GPU whose processes NVML hides: above this it is taken to be busy
 
 

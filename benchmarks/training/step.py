@@ -1,13 +1,12 @@
 """One step of each kind: training, evaluation, extraction. Training, measuring and predicting all run these."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Precision = Literal["fp32", "bf16", "fp16"]
+from benchmarks.config import Precision
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_GRAD_NORM = 1.0  # as the FPT papers

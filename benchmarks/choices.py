@@ -1,0 +1,30 @@
+"""Names that more than one room uses, each defined once, and how a wrong one is refused."""
+
+import difflib
+from collections.abc import Iterable
+
+from benchmarks.errors import UserError
+
+SPLITS = ("train", "val", "test")
+PHASES = ("setup", "preload", "prepare", "train", "eval")  # of a run, in the order they happen
+COUNTERS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_process_bytes")  # of a phase's memory
+DEFAULT_BACKBONE = "vit_base_patch16_384"
+CARDS_GB = (8, 12, 16, 24, 40, 80)  # sold as GB, and hold about as many GiB
+# Files that come with images and are none; names in lower case.
+LITTER = frozenset(
+    {"thumbs.db", "desktop.ini", "__macosx", "attribution.txt", "license.txt", "readme.txt", "readme.md"}
+)
+
+
+def one_of(kind: str, known: Iterable[str], name: str) -> str:
+    """Checks a name against a table.
+
+    Raises:
+        UserError: It is not in it; the message has the nearest name and all choices.
+    """
+    names = list(known)
+    if name in names:
+        return name
+    nearest = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    raise UserError(f"{kind} must be one of {', '.join(names)}, got {name!r}{hint}")
