@@ -73,6 +73,10 @@ class RunConfig:
         dataset = re.sub(r"[^A-Za-z0-9_-]", "_", self.dataset)
         return f"{dataset}-{self.resolution}-{self.method}-s{self.seed}-{digest}"
 
+    def num_steps(self, num_train: int) -> int:
+        """Optimiser steps of the whole training, on `num_train` images."""
+        return self.epochs * (num_train // self.batch_size)
+
     def method_settings(self) -> dict[str, Any]:
         """All fields of the method's Config."""
         return {"lr": self.lr, "weight_decay": self.weight_decay, **self.options}

@@ -66,4 +66,19 @@ def build(backbone: VisionTransformer, num_classes: int, config: Config) -> Imag
     return ImageModel(backbone)
 
 
-METHOD = Method("adapter", "Adapter", "Houlsby et al., ICML 2019; Pfeiffer et al., EACL 2021", Config, build)
+def count(backbone: VisionTransformer, config: Config) -> int:
+    """L (D R + R + R D + D) with bottleneck R = floor(D / reduction)."""
+    embed_dim, bottleneck_dim = backbone.embed_dim, backbone.embed_dim // config.reduction
+    return len(backbone.blocks) * (2 * embed_dim * bottleneck_dim + bottleneck_dim + embed_dim)
+
+
+METHOD = Method(
+    "adapter",
+    "Adapter",
+    "Houlsby et al., ICML 2019; Pfeiffer et al., EACL 2021",
+    Config,
+    build,
+    count,
+    needs=frozenset({"blocks"}),
+    starts_as_pretrained=True,
+)

@@ -1,17 +1,31 @@
 """What a fine-tuning method is: the contract that every file of this folder fulfils (see the folder's docstring)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
+import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+IMAGE = "image"  # the view of the run's resolution; an extractor's, where there is one
+
+Views = dict[str, int]
+Batches = Iterable[tuple[dict[str, Tensor], Tensor]]
+ParameterGroups = list[dict[str, Any]]
+
+
+class OptionError(ValueError):
+    """An option has a value that the method cannot work with, on this backbone or on any; the message says why."""
 
 
 class MethodConfig(Protocol):
     """A method's frozen dataclass of defaults; every method has at least these.
+
+    Its further fields are the method's options: `bool`, `int`, `float`, `str`, `Literal[...]` for a fixed choice,
+    `tuple[T, ...]` of one of these, or `T | None`.
 
     Attributes:
         lr_grid: Learning rates to choose among with `--lr grid`, five for every method, around its default.
@@ -33,24 +47,63 @@ class Extractor(Protocol):
             with the same identity may share one feature cache.
         parts: What the first axis of every feature runs over behind the batch's, as the chosen blocks; None without
             such an axis. Features of more parts hold those of fewer.
+        augment_live: Whether its image is augmented in training where it runs in every step. Features computed ahead of
+            time are of the image as it is.
     """
 
     identity: Mapping[str, Any]
     parts: tuple[int, ...] | None
+    augment_live: bool
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]: ...
 
 
-Views = dict[str, int]
+@dataclass(frozen=True)
+class Recipe:
+    """How a method's model trains and is used, where the defaults will not do.
+
+    Attributes:
+        groups: `groups(model)`, the parameter groups of the optimiser, as torch.optim takes them; a group without `lr`
+            or `weight_decay` has the run's. None: all that trains, in one group.
+        optimizer: `optimizer(groups)`, where it is not AdamW. Its rates decay to 0 by a cosine in any case.
+        prepare: `prepare(model, batches)` before training, as for a start from data: `batches` gives inputs by name and
+            labels `(B,)` of the training split, shuffled and not augmented, as often as it is iterated. It may change
+            what trains. A run that goes on after it was stopped prepares anew.
+        extra_loss: `extra_loss(model, logits, labels)`, a scalar that is added to the cross-entropy.
+        after_step: `after_step(model, step)` behind the optimiser's step number `step` (from 0), gradients still there;
+            True says that other parameters train from now on: what `requires_grad` says then holds.
+        before_inference: `before_inference(model)` gets a copy of the trained model, and returns what is used: the copy
+            with its additions merged into the weights, or another module with the same inputs and outputs.
+    """
+
+    groups: Callable[[nn.Module], ParameterGroups] | None = None
+    optimizer: Callable[[ParameterGroups], torch.optim.Optimizer] | None = None
+    prepare: Callable[[nn.Module, Batches], None] | None = None
+    extra_loss: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None
+    after_step: Callable[[nn.Module, int], bool] | None = None
+    before_inference: Callable[[nn.Module], nn.Module] | None = None
+
+
+# What a method may ask of a backbone beside its parameters:
+#   tokens: a sequence of prefix tokens and patches, made by a patch embedding and a position embedding
+#   blocks: plain residual blocks, `x + ls1(attn(norm1(x)))` then `x + ls2(mlp(norm2(x)))`
+#   qkv: queries, keys and values of every block from one linear layer
+#   attention: plain softmax self-attention in every block, whose queries, keys and values can be asked for
+Need = Literal["tokens", "blocks", "qkv", "attention"]
 
 
 def full_resolution_view(config: Any, resolution: int) -> Views:
     """The default views: one image at the run's resolution (px)."""
-    return {"image": resolution}
+    return {IMAGE: resolution}
 
 
 def no_extractor(backbone: VisionTransformer, config: Any) -> None:
     """The default extractor: none, the whole model runs in every step."""
+
+
+def default_recipe(model: nn.Module, config: Any, num_steps: int) -> Recipe:
+    """The default recipe: AdamW on all that trains, cross-entropy."""
+    return Recipe()
 
 
 @dataclass(frozen=True)
@@ -64,11 +117,16 @@ class Method:
         config: Its frozen dataclass of defaults, with at least `lr`, `weight_decay` and `lr_grid`.
         build: `build(backbone, num_classes, config) -> nn.Module`, the trainable model. It may change and keep the
             backbone. Its `forward` takes its inputs by name and returns logits `(B, C)`; its head is its attribute
-            `head`, and every other parameter with `requires_grad` is the method's own.
+            `head`, and every other parameter with `requires_grad` is the method's own. Raises `OptionError`.
+        count: `count(backbone, config) -> int`, the closed formula of the parameters that train besides the head, from
+            the sizes of the backbone as it was before `build`.
         views: `views(config, resolution) -> {input name: side length}`, the resized images that a sample carries.
             With an extractor, the view `image` goes to the extractor, the others to the model.
         extractor: `extractor(backbone, config) -> nn.Module | None`, the frozen part (see `Extractor`). It may keep
-            the backbone, whose pretrained head is still attached.
+            the backbone, whose pretrained head is still attached. Raises `OptionError`.
+        recipe: `recipe(model, config, num_steps) -> Recipe`, how it trains; `num_steps` are the optimiser's, in all.
+        needs: What it asks of a backbone beside its parameters; on one that lacks any of it the method is refused.
+        starts_as_pretrained: Whether the model computes at its start what the backbone with the same head does.
     """
 
     name: str
@@ -76,8 +134,17 @@ class Method:
     paper: str
     config: type
     build: Callable[[VisionTransformer, int, Any], nn.Module]
+    count: Callable[[VisionTransformer, Any], int]
     views: Callable[[Any, int], Views] = full_resolution_view
     extractor: Callable[[VisionTransformer, Any], nn.Module | None] = no_extractor
+    recipe: Callable[[nn.Module, Any, int], Recipe] = default_recipe
+    needs: frozenset[Need] = frozenset()
+    starts_as_pretrained: bool = False
+
+    @property
+    def has_extractor(self) -> bool:
+        """Whether it has a frozen part that may run ahead of time."""
+        return self.extractor is not no_extractor
 
 
 def freeze(module: nn.Module) -> None:

@@ -23,11 +23,11 @@ from typing import Any, ClassVar
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from methods.contract import Method, Views
+from methods.contract import IMAGE, Method, Views
 from methods.fpt_parts.extraction import KeyValueExtractor, parse_layers
 from methods.fpt_parts.fusion import Stored, attend_to_features, init_prompts
 from methods.fpt_parts.lean_layers import linear
-from methods.fpt_parts.side_network import SidePromptModel, build_side_network, init_side
+from methods.fpt_parts.side_network import SidePromptModel, build_side_network, count_side_network, init_side
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,26 @@ def extractor(backbone: VisionTransformer, config: Any) -> KeyValueExtractor:
 
 def views(config: Any, resolution: int) -> Views:
     """The image for the frozen ViT and the one for the side network; `config` is FPT's or FPT+'s."""
-    return {"image": resolution, "image_low": config.side_resolution}
+    return {IMAGE: resolution, "image_low": config.side_resolution}
 
 
-METHOD = Method("fpt", "FPT", "Huang et al., MICCAI 2024, arXiv 2403.07576", Config, build, views, extractor)
+def count(backbone: VisionTransformer, config: Config) -> int:
+    """Fusion L P S + (S D + D) + (D S + S), and the side network."""
+    num_layers, embed_dim = len(parse_layers(config.layers, len(backbone.blocks))), backbone.embed_dim
+    side_dim = embed_dim // config.side_reduction
+    prompts = num_layers * config.num_prompt_tokens * side_dim
+    projections = (side_dim * embed_dim + embed_dim) + (embed_dim * side_dim + side_dim)
+    return prompts + projections + count_side_network(side_dim, num_layers, config)
+
+
+METHOD = Method(
+    "fpt",
+    "FPT",
+    "Huang et al., MICCAI 2024, arXiv 2403.07576",
+    Config,
+    build,
+    count,
+    views,
+    extractor,
+    needs=frozenset({"tokens", "blocks", "qkv", "attention"}),
+)

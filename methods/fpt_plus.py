@@ -21,7 +21,7 @@ from methods.fpt import extractor, views
 from methods.fpt_parts.extraction import parse_layers
 from methods.fpt_parts.fusion import Stored, attend_to_features, init_prompts
 from methods.fpt_parts.lean_layers import linear
-from methods.fpt_parts.side_network import SidePromptModel, build_side_network, init_side
+from methods.fpt_parts.side_network import SidePromptModel, build_side_network, count_side_network, init_side
 
 
 @dataclass(frozen=True)
@@ -79,4 +79,22 @@ def build(backbone: VisionTransformer, num_classes: int, config: Config) -> Side
     return SidePromptModel(side, fusion)
 
 
-METHOD = Method("fpt_plus", "FPT+", "Huang et al., IEEE TNNLS 2025, arXiv 2408.02426", Config, build, views, extractor)
+def count(backbone: VisionTransformer, config: Config) -> int:
+    """Fusion L P D + 2 D + (D S + S), and the side network."""
+    num_layers, embed_dim = len(parse_layers(config.layers, len(backbone.blocks))), backbone.embed_dim
+    side_dim = embed_dim // config.side_reduction
+    fusion = num_layers * config.num_prompt_tokens * embed_dim + 2 * embed_dim + (embed_dim * side_dim + side_dim)
+    return fusion + count_side_network(side_dim, num_layers, config)
+
+
+METHOD = Method(
+    "fpt_plus",
+    "FPT+",
+    "Huang et al., IEEE TNNLS 2025, arXiv 2408.02426",
+    Config,
+    build,
+    count,
+    views,
+    extractor,
+    needs=frozenset({"tokens", "blocks", "qkv", "attention"}),
+)

@@ -28,4 +28,17 @@ def build(backbone: VisionTransformer, num_classes: int, config: Config) -> Imag
     return ImageModel(backbone)
 
 
-METHOD = Method("full", "Full fine-tuning", "the reference all others are compared with", Config, build)
+def count(backbone: VisionTransformer, config: Config) -> int:
+    """All of the backbone but its pretrained head."""
+    return sum(p.numel() for p in backbone.parameters()) - sum(p.numel() for p in backbone.head.parameters())
+
+
+METHOD = Method(
+    "full",
+    "Full fine-tuning",
+    "the reference all others are compared with",
+    Config,
+    build,
+    count,
+    starts_as_pretrained=True,
+)

@@ -37,6 +37,7 @@ class PooledFeature(nn.Module):
         self.backbone = backbone
         self.identity: Mapping[str, Any] = {"feature": "pooled"}
         self.parts = None
+        self.augment_live = False
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Computes the pooled feature.
@@ -84,4 +85,9 @@ def extractor(backbone: VisionTransformer, config: Config) -> PooledFeature:
     return PooledFeature(backbone)
 
 
-METHOD = Method("linear", "Linear probe", "a classifier on frozen features", Config, build, extractor=extractor)
+def count(backbone: VisionTransformer, config: Config) -> int:
+    """Nothing besides the head."""
+    return 0
+
+
+METHOD = Method("linear", "Linear probe", "a classifier on frozen features", Config, build, count, extractor=extractor)

@@ -41,4 +41,19 @@ def build(backbone: VisionTransformer, num_classes: int, config: Config) -> Imag
     return ImageModel(backbone)
 
 
-METHOD = Method("lora", "LoRA", "Hu et al., LoRA, ICLR 2022, arXiv 2106.09685", Config, build)
+def count(backbone: VisionTransformer, config: Config) -> int:
+    """L (D r + r 3 D): one pair of matrices on each fused projection."""
+    embed_dim = backbone.embed_dim
+    return len(backbone.blocks) * config.rank * (embed_dim + 3 * embed_dim)
+
+
+METHOD = Method(
+    "lora",
+    "LoRA",
+    "Hu et al., LoRA, ICLR 2022, arXiv 2106.09685",
+    Config,
+    build,
+    count,
+    needs=frozenset({"qkv"}),
+    starts_as_pretrained=True,
+)

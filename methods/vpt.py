@@ -90,4 +90,17 @@ def build(backbone: VisionTransformer, num_classes: int, config: Config) -> Prom
     return PromptedViT(backbone, len(backbone.blocks), config.num_prompt_tokens, config.dropout)
 
 
-METHOD = Method("vpt", "VPT-Deep", "Jia et al., Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119", Config, build)
+def count(backbone: VisionTransformer, config: Config) -> int:
+    """L P D: the prompts of every block."""
+    return len(backbone.blocks) * config.num_prompt_tokens * backbone.embed_dim
+
+
+METHOD = Method(
+    "vpt",
+    "VPT-Deep",
+    "Jia et al., Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119",
+    Config,
+    build,
+    count,
+    needs=frozenset({"tokens"}),
+)

@@ -30,6 +30,17 @@ def build(backbone: VisionTransformer, num_classes: int, config: Config) -> Prom
     return PromptedViT(backbone, 1, config.num_prompt_tokens, config.dropout)
 
 
+def count(backbone: VisionTransformer, config: Config) -> int:
+    """P D: the prompts of the first block."""
+    return config.num_prompt_tokens * backbone.embed_dim
+
+
 METHOD = Method(
-    "vpt_shallow", "VPT-Shallow", "Jia et al., Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119", Config, build
+    "vpt_shallow",
+    "VPT-Shallow",
+    "Jia et al., Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119",
+    Config,
+    build,
+    count,
+    needs=frozenset({"tokens"}),
 )

@@ -15,7 +15,7 @@ from benchmarks.suite.run import Run
 from benchmarks.suite.suite import Work
 from benchmarks.training import checkpoint
 from benchmarks.training.checkpoint import Checkpoints
-from benchmarks.training.loop import Clock
+from benchmarks.training.clock import Clock
 from methods import METHODS
 
 EPOCHS = 3

@@ -12,7 +12,8 @@ from benchmarks.config import Attention
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
 from benchmarks.model.backbone import create_backbone, set_attention
-from benchmarks.model.build import build_parts, feature_shapes, make_config
+from benchmarks.model.build import build_parts, feature_shapes
+from benchmarks.model.method_config import make_config
 from benchmarks.speed.naive_fpt import NaiveExtractor, NaiveModel
 from benchmarks.training.step import extraction_step
 from methods.fpt_parts import extraction, lean_layers

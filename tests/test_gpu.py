@@ -14,7 +14,8 @@ from benchmarks.data.augment import Preprocessing
 from benchmarks.memory.measure import measure_points, record_path
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
-from benchmarks.model.build import build_parts, make_config
+from benchmarks.model.build import build_parts
+from benchmarks.model.method_config import make_config
 from methods.fpt_parts.extraction import attend_fused, attend_in_chunks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]

@@ -13,7 +13,7 @@ from bench import main, make_parser
 from benchmarks.analysis.summary import performance_memory_efficiency, performance_parameter_efficiency, summary
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.run import parse, suite_options
-from benchmarks.model.build import make_config
+from benchmarks.model.method_config import make_config
 from benchmarks.records.record import Record, load_records, runs_frame, write_record
 from benchmarks.report.missing_runs import commands
 from benchmarks.report.paper_layout import write_paper_tables

@@ -19,7 +19,7 @@ import bench
 from benchmarks.data.dataset import open_dataset
 from benchmarks.suite.plan import SuiteOptions, make_plan
 from benchmarks.suite.run import Run
-from benchmarks.training.loop import Clock
+from benchmarks.training.clock import Clock
 from datasets import DATASETS
 
 

@@ -23,7 +23,8 @@ def run(args: argparse.Namespace) -> int:
     """Prints a row a method: `percent` is trainable / (trainable + frozen), both without the new head."""
     import pandas as pd
 
-    from benchmarks.model.build import count_parameters, make_config
+    from benchmarks.model.build import count_parameters
+    from benchmarks.model.method_config import make_config
 
     methods = check_methods(args.methods)
     options = method_options(args.set, methods)

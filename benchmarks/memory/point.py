@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from benchmarks.choices import DEFAULT_BACKBONE
 from benchmarks.config import Attention, Precision
 from benchmarks.model.backbone import effective_resolution, patch_size
-from benchmarks.model.build import Parts, build_parts, make_config
+from benchmarks.model.build import Parts, build_parts
+from benchmarks.model.method_config import make_config
 from benchmarks.training.step import evaluation_step, extraction_step, make_optimization, training_step
 from methods import METHODS
-from methods.contract import Views
+from methods.contract import IMAGE, Views
 
 Watch = Callable[[str], AbstractContextManager[None]]
 After = Callable[[str, Callable[[], object]], None]
@@ -102,7 +103,7 @@ def synthetic_images(point: MemoryPoint, device: torch.device, extracted: bool =
     return {
         name: torch.randn(point.batch_size, 3, side, side, device=device)
         for name, side in views_of(point).items()
-        if not (extracted and name == "image")
+        if not (extracted and name == IMAGE)
     }
 
 
@@ -114,8 +115,9 @@ def run_phases(
     after: After,
     steps: int = 3,
     on_host: Callable[[], AbstractContextManager[None]] = nullcontext,
+    prepare: bool = True,
 ) -> None:
-    """Runs setup, preload, training and evaluation of a point on synthetic batches.
+    """Runs setup, preload, preparation, training and evaluation of a point on synthetic batches.
 
     Args:
         point: What to run.
@@ -125,11 +127,13 @@ def run_phases(
         after: `after(phase, step)` is called behind each phase but setup, outside its watch; `step` repeats its step.
         steps: Training steps; from the second on there is optimiser state.
         on_host: Entered where features are copied to the host's memory.
+        prepare: Whether a method that prepares its model does so, on one batch.
     """
     with watch("setup"):
         parts = build()
         model, extractor = parts.model, parts.extractor
-        optimization = make_optimization(model, 1e-4, 0.01, point.precision, device.type)
+        recipe = METHODS[point.method].recipe(model, make_config(point.method, dict(point.options)), steps)
+        optimization = make_optimization(model, 1e-4, 0.01, point.precision, device.type, recipe)
     del parts
     features: dict[str, Tensor] = {}
     if extractor is not None and point.preload:
@@ -140,8 +144,8 @@ def run_phases(
     def inputs_of_step() -> dict[str, Tensor]:
         if extractor is None:
             return inputs
-        others = {name: tensor for name, tensor in inputs.items() if name != "image"}
-        return others | extraction_step(extractor, inputs["image"], point.precision, device.type)
+        others = {name: tensor for name, tensor in inputs.items() if name != IMAGE}
+        return others | extraction_step(extractor, inputs[IMAGE], point.precision, device.type)
 
     def train() -> None:
         training_step(model, inputs_of_step(), labels, optimization)
@@ -150,10 +154,20 @@ def run_phases(
         evaluation_step(model, inputs_of_step(), point.precision, device.type)
 
     inputs: dict[str, Tensor] = {}
+
+    def make_batch() -> tuple[dict[str, Tensor], Tensor]:
+        batch = synthetic_images(point, device, extracted=bool(features))
+        batch |= {name: tensor.to(device, copy=True) for name, tensor in features.items()}
+        return batch, torch.zeros(point.batch_size, dtype=torch.long, device=device)
+
+    if prepare and recipe.prepare is not None:
+        with watch("prepare"):
+            inputs, labels = make_batch()
+            recipe.prepare(model, [(inputs_of_step(), labels)])
+            optimization.regroup(model)
+            inputs = {}
     with watch("train"):
-        inputs = synthetic_images(point, device, extracted=bool(features))
-        inputs |= {name: tensor.to(device, copy=True) for name, tensor in features.items()}
-        labels = torch.zeros(point.batch_size, dtype=torch.long, device=device)
+        inputs, labels = make_batch()
         for _ in range(steps):
             train()
     after("train", train)
@@ -173,7 +187,7 @@ def _preload(
 ) -> dict[str, Tensor]:
     """Extracts one batch's features, and returns them on the host."""
     with watch("preload"):
-        image = synthetic_images(point, device)["image"]
+        image = synthetic_images(point, device)[IMAGE]
         features = extraction_step(extractor, image, point.precision, device.type)
     with on_host():
         features = {name: tensor.to("cpu", copy=True) for name, tensor in features.items()}

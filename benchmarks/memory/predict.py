@@ -105,7 +105,7 @@ def predict_memory(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts
     try:
         with warnings.catch_warnings(), imagined_gpu(), FakeTensorMode(), trace, trace.watch_modules(), CudaSemantics():
             warnings.simplefilter("ignore")
-            run_phases(point, build, torch.device("cpu"), watch, _no_timing, 1, trace.on_host)
+            run_phases(point, build, torch.device("cpu"), watch, _no_timing, 1, trace.on_host, prepare=False)
     finally:
         gc.unfreeze()
     return Prediction(point, replay(trace.events, trace.tags, bounds), trace.host_bytes)

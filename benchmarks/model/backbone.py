@@ -6,10 +6,13 @@ from collections.abc import Mapping
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.layers import Attention as PlainAttention
+from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from benchmarks.config import Attention
+from benchmarks.errors import UserError
+from methods.contract import Method, Need
 
 
 def check_backbone(name: str) -> None:
@@ -23,6 +26,37 @@ def check_backbone(name: str) -> None:
     if architecture not in known:
         nearest = ", ".join(difflib.get_close_matches(architecture, known, n=3)) or "see bench.py list backbones"
         raise ValueError(f"backbone must be a timm ViT, got {name!r}; nearest: {nearest}")
+
+
+def check_needs(name: str, method: Method) -> None:
+    """Checks that a backbone has what a method asks of it; made on the meta device, without weights.
+
+    Raises:
+        UserError: It has not; the message says what it lacks.
+    """
+    lacking = [reason for need, reason in _lacks(name).items() if need in method.needs]
+    if lacking:
+        raise UserError(
+            f"backbone must suit {method.name}, got {name!r}, which has {' and '.join(lacking)}; choose another "
+            "--backbone or leave the method out"
+        )
+
+
+@functools.cache
+def _lacks(name: str) -> dict[Need, str]:
+    """What a backbone does not have of all that methods may need, and what it has instead."""
+    with torch.device("meta"):
+        blocks = create_backbone(name).blocks
+    lacks: dict[Need, str] = {}
+    attentions = [getattr(block, "attn", None) for block in blocks]
+    kind = "fused with the MLP" if attentions[0] is None else f"of another kind ({type(attentions[0]).__name__})"
+    if not all(type(block) is Block for block in blocks):
+        lacks["blocks"] = f"blocks of another kind ({type(blocks[0]).__name__})"
+    if not all(isinstance(getattr(attn, "qkv", None), nn.Linear) for attn in attentions):
+        lacks["qkv"] = "no joint projection of queries, keys and values"
+    if not all(isinstance(attn, PlainAttention) and getattr(attn, "gate", None) is None for attn in attentions):
+        lacks["attention"] = f"attention {kind}"
+    return lacks
 
 
 def native_resolution(name: str) -> int:

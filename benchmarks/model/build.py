@@ -1,6 +1,5 @@
 """A method's parts on a backbone: the trainable model, its extractor, and their parameter counts."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.config import Attention
-from benchmarks.model.backbone import create_backbone, set_attention
+from benchmarks.errors import UserError
+from benchmarks.model.backbone import check_needs, create_backbone, set_attention
 from methods import METHODS
-from methods.contract import imagined_gpu
+from methods.contract import OptionError, imagined_gpu
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,17 @@ def build_parts(
         attention: Attention backend of every attention layer.
         grad_checkpointing: Whether blocks recompute their activations in the backward pass.
         state_dict: Pretrained weights under timm's names; None for random ones.
+
+    Raises:
+        UserError: The backbone is unknown or lacks what the method needs, or an option does not suit it.
     """
+    check_needs(backbone, METHODS[method])
     vit = create_backbone(backbone, resolution, state_dict)
-    model = METHODS[method].build(vit, num_classes, config)
-    extractor = METHODS[method].extractor(vit, config)
+    try:
+        model = METHODS[method].build(vit, num_classes, config)
+        extractor = METHODS[method].extractor(vit, config)
+    except OptionError as error:
+        raise UserError(f"{error} (an option of {method})") from error
     for part in (model, extractor):
         if part is not None:
             set_attention(part, attention)
@@ -104,30 +111,3 @@ def count_parameters(method: str, config: Any, backbone: str, num_classes: int) 
         "frozen": frozen,
         "percent": 100 * trainable / (trainable + frozen),
     }
-
-
-def make_config(method: str, overrides: Mapping[str, Any]) -> Any:
-    """The method's Config with some defaults replaced; equal settings give equal values, however they were written.
-
-    Raises:
-        ValueError: An override names no field of the Config, or is no value of its type.
-    """
-    fields = {field.name: field for field in dataclasses.fields(METHODS[method].config)}
-    for name in overrides:
-        if name not in fields:
-            raise ValueError(f"option of {method} must be one of {', '.join(fields)}, got {name!r}")
-    settings = dataclasses.asdict(METHODS[method].config()) | dict(overrides)
-    return METHODS[method].config(
-        **{name: _convert(f"{name} of {method}", fields[name].type, value) for name, value in settings.items()}
-    )
-
-
-def _convert(name: str, kind: Any, value: Any) -> int | float | str:
-    rule = {int: "a whole number", float: "a number", str: "a text"}[kind]
-    try:
-        converted: int | float | str = kind(value)  # YAML reads 1e-3 as text
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be {rule}, got {value!r}") from None
-    if value is None or isinstance(value, bool) or (kind is int and converted != value):
-        raise ValueError(f"{name} must be {rule}, got {value!r}")
-    return converted

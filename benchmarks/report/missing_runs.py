@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from benchmarks.model.build import make_config
+from benchmarks.model.method_config import make_config
 from datasets import DATASETS
 from methods import METHODS
-from methods.contract import no_extractor
 
 
 class MissingCell(NamedTuple):
@@ -116,7 +115,7 @@ def _method_flags(method: str, rows: pd.DataFrame) -> tuple[str, ...]:
             changed.append(f"{method}.{name}={value}")
     if changed:
         flags += ["--set", *changed]
-    has_features = METHODS[method].extractor is not no_extractor
+    has_features = METHODS[method].has_extractor
     if has_features and all(setting.get("preload") is False for setting in settings):
         flags += ["--preload", "off"]
     return tuple(flags)

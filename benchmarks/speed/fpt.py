@@ -29,7 +29,8 @@ from benchmarks.features.cache import FeatureCache, FeatureRequest, FeatureRows,
 from benchmarks.memory import trace
 from benchmarks.memory.point import MemoryPoint, build_point
 from benchmarks.memory.predict import predict_memory
-from benchmarks.model.build import Parts, build_parts, feature_shapes, make_config
+from benchmarks.model.build import Parts, build_parts, feature_shapes
+from benchmarks.model.method_config import make_config
 from benchmarks.speed.naive_fpt import NaiveExtractor, NaiveModel
 from benchmarks.training.step import extraction_step, make_optimization, training_step
 

@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 from benchmarks.config import Places, RunConfig
 from benchmarks.data.batches import Split
 from benchmarks.data.dataset import open_dataset
-from benchmarks.model.build import make_config
+from benchmarks.model.method_config import make_config
 from benchmarks.model.weights import Weights, resolve_weights
 from benchmarks.suite.run import Run
-from benchmarks.training.loop import Bench, Clock, evaluate, fit
+from benchmarks.training.clock import Clock
+from benchmarks.training.loop import Bench, evaluate, train
+from methods.contract import Recipe
 
 STORAGES = ("float32", "float16", "int8")
 
@@ -58,10 +60,10 @@ def compare_storages(method: str, args: argparse.Namespace, cache: Path) -> Iter
             run = runs[storage]
             torch.manual_seed(seed)
             bench = Bench(
-                run.config, parts.model, None, preprocessing, dataset.classes, run.device, Clock(), run.memory,
-                _quiet,
+                run.config, parts.model, None, Recipe(), preprocessing, dataset.classes, run.device, Clock(),
+                run.memory, _quiet,
             )  # fmt: skip
-            fit(bench, splits["train"], splits["val"])
+            train(bench, splits["train"], splits["val"])
             own[storage].append(evaluate(bench, splits["test"], "test")[0]["auc"])
             sizes[storage] = run.measurements["preload"]["bytes_per_image"]
             if storage == "float32":

@@ -9,12 +9,12 @@ import torch
 
 from benchmarks.config import Attention, Places, Precision, RunConfig
 from benchmarks.data.dataset import Dataset, open_dataset
-from benchmarks.model.backbone import check_backbone, effective_resolution, patch_size
-from benchmarks.model.build import build_parts, make_config
+from benchmarks.model.backbone import check_backbone, check_needs, effective_resolution, patch_size
+from benchmarks.model.build import build_parts
+from benchmarks.model.method_config import make_config
 from benchmarks.model.weights import Weights, resolve_weights
 from datasets import DATASETS
 from methods import METHODS
-from methods.contract import no_extractor
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,8 @@ def make_plan(options: SuiteOptions) -> Plan:
     if weights.note:
         notes.append(weights.note)
     _check_resolutions(options.resolutions, weights.backbone, notes)
+    for method in options.methods:
+        check_needs(weights.backbone, METHODS[method])
     _check_method_options(options.method_options, weights.backbone)
     cells = [
         _plan_cell(options, method, source, dataset, resolution, weights)
@@ -226,7 +228,7 @@ def _plan_run(
         precision=options.precision or ("bf16" if device_type == "cuda" else "fp32"),
         attention=options.attention,
         grad_checkpointing=options.grad_checkpointing,
-        preload=METHODS[method].extractor is not no_extractor and options.preload != "off",
+        preload=METHODS[method].has_extractor and options.preload != "off",
         device_type=device_type,
     )
     return PlannedRun(config, Places(source, options.data_root, options.cache, options.device), weights)

@@ -1,5 +1,6 @@
 """One run, start to end, as the sections of its record."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,15 +17,17 @@ from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.image_store import open_image_stores
 from benchmarks.data.manifest import read_entries
 from benchmarks.model.backbone import effective_resolution, patch_size
-from benchmarks.model.build import Parts, build_parts, count_parameters, make_config
+from benchmarks.model.build import Parts, build_parts, count_parameters
+from benchmarks.model.method_config import make_config
 from benchmarks.model.weights import Weights, load_weights
 from benchmarks.training.checkpoint import Checkpoints
-from benchmarks.training.loop import Bench, Clock, Emit, evaluate, fit
+from benchmarks.training.clock import Clock
+from benchmarks.training.loop import Bench, Emit, evaluate, train
 from benchmarks.training.peak_memory import PhaseMemory, host_peak_bytes
-from benchmarks.training.preload import EXTRACTOR_VIEW, Preloading
+from benchmarks.training.preload import Preloading
 from benchmarks.training.step import forbid_tf32
 from methods import METHODS
-from methods.contract import Views
+from methods.contract import IMAGE, Views
 
 
 class Run:
@@ -65,8 +68,11 @@ class Run:
         dataset, parts, splits, preprocessing = self.prepare()
         if parts.extractor is not None:
             parts.extractor.to(self.device)
+        recipe = METHODS[self.config.method].recipe(
+            parts.model, self.method_config, self.config.num_steps(len(splits["train"]))
+        )
         bench = Bench(
-            self.config, parts.model, parts.extractor, preprocessing, dataset.classes, self.device, self.clock,
+            self.config, parts.model, parts.extractor, recipe, preprocessing, dataset.classes, self.device, self.clock,
             self.memory, self.emit,
         )  # fmt: skip
         if not self.config.trial:
@@ -91,8 +97,10 @@ class Run:
             stores = self._open_stores(dataset, views)
         preprocessing = Preprocessing(dataset.mean, dataset.std, self.device)
         with self.clock("setup"), self.memory.phase("setup"):
-            parts = self._build(len(dataset.classes), views[EXTRACTOR_VIEW])
-        fixed = frozenset({EXTRACTOR_VIEW}) if parts.extractor is not None else frozenset()
+            parts = self._build(len(dataset.classes), views[IMAGE])
+        extractor: Any = parts.extractor
+        plain = extractor is not None and (config.preload or not extractor.augment_live)
+        fixed = frozenset({IMAGE}) if plain else frozenset()
         splits = {
             name: Split(np.array([sample.label for sample in dataset.splits[name]]), stores[name], fixed_views=fixed)
             for name in SPLITS
@@ -119,7 +127,7 @@ class Run:
         self.run |= {
             "input": {
                 "resolution": config.resolution,
-                "effective_resolution": views[EXTRACTOR_VIEW],
+                "effective_resolution": views[IMAGE],
                 "views": views,
             },
             "method": {"name": method.name, "title": method.title, "config": asdict(self.method_config)},
@@ -165,22 +173,24 @@ class Run:
         return Parts(parts.model.to(self.device), parts.extractor)
 
     def _train_and_test(self, bench: Bench, splits: dict[str, Split], dataset: Dataset) -> None:
-        fitted = fit(bench, splits["train"], splits["val"], self.rivals, self.checkpoints)
-        assert fitted.probabilities is not None
-        selection = {"metric": "val auc", "best_epoch": fitted.best_epoch, "stopped_after": fitted.stopped_after}
-        self.run |= {"selection": selection, "resumed_after": fitted.resumed_after}
-        self.measurements |= {"history": fitted.history, "val": fitted.validation}
+        trained = train(bench, splits["train"], splits["val"], self.rivals, self.checkpoints)
+        assert trained.probabilities is not None
+        selection = {"metric": "val auc", "best_epoch": trained.best_epoch, "stopped_after": trained.stopped_after}
+        self.run |= {"selection": selection, "resumed_after": trained.resumed_after}
+        self.measurements |= {"history": trained.history, "val": trained.validation}
         if self.config.trial:
             return  # the test split is for the chosen rate alone
+        if bench.recipe.before_inference is not None:
+            bench.model = bench.recipe.before_inference(copy.deepcopy(bench.model))
         metrics, probabilities = evaluate(bench, splits["test"], "test")
         self.measurements["test"] = metrics
-        frames = (("val", fitted.probabilities), ("test", probabilities))
+        frames = (("val", trained.probabilities), ("test", probabilities))
         self.predictions = pd.concat([_predictions(dataset, split, values) for split, values in frames])
         seconds, num_epochs = self.clock.seconds, self.config.epochs
-        trained = len(splits["train"]) // self.config.batch_size * self.config.batch_size * num_epochs
+        num_trained = self.config.num_steps(len(splits["train"])) * self.config.batch_size
         evaluated = len(splits["val"]) * num_epochs + len(splits["test"])
         self.measurements["images_per_second"] = {
-            "train": trained / seconds["train"],
+            "train": num_trained / seconds["train"],
             "eval": evaluated / (seconds["validate"] + seconds["test"]),
             "preload": self.measurements.get("preload", {}).get("images_per_second"),
         }

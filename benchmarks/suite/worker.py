@@ -35,7 +35,7 @@ def main() -> int:
     os.dup2(2, 1)  # whatever a library prints goes to the log
     from benchmarks.suite.devices import resolve_device
     from benchmarks.suite.progress import describe
-    from benchmarks.training.loop import Clock
+    from benchmarks.training.clock import Clock
 
     line = sys.stdin.readline()
     if not line:

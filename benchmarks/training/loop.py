@@ -4,7 +4,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +16,11 @@ from benchmarks.config import RunConfig
 from benchmarks.data.augment import Preprocessing
 from benchmarks.data.batches import Split, iterate, sequential_order, training_order
 from benchmarks.training.checkpoint import Checkpoints
+from benchmarks.training.clock import Clock
 from benchmarks.training.metrics import classification_metrics
 from benchmarks.training.peak_memory import PhaseMemory
 from benchmarks.training.step import evaluation_step, extraction_step, make_optimization, training_step
+from methods.contract import IMAGE, Recipe
 
 Emit = Callable[..., None]
 
@@ -30,36 +31,6 @@ class Diverged(RuntimeError):
     """The loss is no longer finite."""
 
 
-class Clock:
-    """Seconds spent in each named part of a run, those before it was stopped and went on included.
-
-    Args:
-        imported: Seconds that importing took, before there was a clock.
-    """
-
-    def __init__(self, imported: float = 0.0) -> None:
-        self.seconds = {"import": imported}
-        self._started = time.perf_counter() - imported
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add({part: time.perf_counter() - started})
-
-    def total(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self._started
-
-    def add(self, seconds: Mapping[str, float], total: float = 0.0) -> None:
-        """Adds to some parts, and to the total what lies before the start of this process."""
-        self._started -= total
-        for part, value in seconds.items():
-            self.seconds[part] = self.seconds.get(part, 0.0) + value
-
-
 @dataclass
 class Bench:
     """What the loop works with.
@@ -68,6 +39,7 @@ class Bench:
         config: The run's settings.
         model: The trainable part, on the device.
         extractor: The frozen part, on the device, where it runs in every step; else None.
+        recipe: How the model trains.
         preprocessing: Augments and normalises views.
         classes: Names of the classes.
         device: Where all of it lies.
@@ -79,6 +51,7 @@ class Bench:
     config: RunConfig
     model: nn.Module
     extractor: nn.Module | None
+    recipe: Recipe
     preprocessing: Preprocessing
     classes: Sequence[str]
     device: torch.device
@@ -90,7 +63,7 @@ class Bench:
         """A batch's views as the model's inputs: a live extractor turns its image into features."""
         if self.extractor is None:
             return batch
-        image = batch.pop("image")
+        image = batch.pop(IMAGE)
         return batch | extraction_step(self.extractor, image, self.config.precision, self.device.type)
 
     def synchronize(self) -> None:
@@ -100,7 +73,7 @@ class Bench:
 
 
 @dataclass
-class Fit:
+class TrainingResult:
     """What training yields.
 
     Attributes:
@@ -129,32 +102,55 @@ class Training:
 
     Attributes:
         result: What it yields so far.
+        trained: Names of the parameters that train, or did at an earlier stage.
     """
 
     def __init__(self, bench: Bench, num_train: int) -> None:
         config = bench.config
-        self.bench, self.result = bench, Fit()
+        self.bench, self.result = bench, TrainingResult()
         self.optimization = make_optimization(
-            bench.model, config.lr, config.weight_decay, config.precision, bench.device.type
+            bench.model, config.lr, config.weight_decay, config.precision, bench.device.type, bench.recipe
         )
-        steps = config.epochs * (num_train // config.batch_size)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimization.optimizer, T_max=steps)
+        self.schedule = self.optimization.start_schedule(bench.config.num_steps(num_train))
         self.generator = torch.Generator().manual_seed(config.seed)
+        self.trained = trainable_names(bench.model)
         self.best: dict[str, Tensor] = {}
 
     def keep_best(self, epoch: int, metrics: dict[str, Any], probabilities: NDArray[np.float64]) -> None:
         """Keeps an epoch's weights where its validation AUC is better than any before."""
         if not self.best or metrics["auc"] > self.result.validation["auc"]:
-            self.best = {name: value.to("cpu", copy=True) for name, value in changing(self.bench.model).items()}
+            self.best = self._copied(self.changing())
             self.result.best_epoch, self.result.validation, self.result.probabilities = epoch, metrics, probabilities
+
+    def changing(self) -> dict[str, Tensor]:
+        """What training has changed in the model, by name: parameters that train or did, and stored buffers."""
+        model = self.bench.model
+        fixed = {name for name, _ in model.named_parameters()} - self.trained
+        return {name: value for name, value in model.state_dict().items() if name not in fixed}
+
+    def note_stage(self) -> None:
+        """Takes in what has begun to train; until now it is as it was in the best epoch."""
+        new = trainable_names(self.bench.model) - self.trained
+        if new:
+            self.trained |= new
+            if self.best:
+                self.best |= self._copied({name: value for name, value in self.changing().items() if name in new})
+
+    def _copied(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to("cpu", copy=True) for name, value in values.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers, texts, and lists and dicts of them."""
         result, device = self.result, self.bench.device
         assert result.probabilities is not None
         return {
-            "model": changing(self.bench.model),
+            "model": self.changing(),
             "best": self.best,
+            "stage": {
+                "step": self.optimization.step,
+                "trainable": sorted(trainable_names(self.bench.model)),
+                "trained": sorted(self.trained),
+            },
             "optimizer": self.optimization.optimizer.state_dict(),
             "scaler": self.optimization.scaler.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -169,6 +165,12 @@ class Training:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where `state` was taken."""
+        stage = state["stage"]
+        for name, parameter in self.bench.model.named_parameters():
+            parameter.requires_grad_(name in stage["trainable"])
+        self.trained = set(stage["trained"])
+        self.optimization.regroup(self.bench.model)
+        self.optimization.step = stage["step"]
         restore(self.bench.model, state["model"])
         self.best = state["best"]
         self.optimization.optimizer.load_state_dict(state["optimizer"])
@@ -178,51 +180,54 @@ class Training:
         torch.set_rng_state(state["cpu_generator"])
         if state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"], self.bench.device)
-        self.result = Fit(**state["result"] | {"probabilities": state["result"]["probabilities"].numpy()})
+        self.result = TrainingResult(**state["result"] | {"probabilities": state["result"]["probabilities"].numpy()})
         self.result.resumed_after.append(len(self.result.history))
         self.bench.clock.add(state["seconds"], state["total_seconds"])
         self.bench.memory.add(state["memory"])
 
 
-def changing(model: nn.Module) -> dict[str, Tensor]:
-    """What training changes in a model, by name: trainable parameters and stored buffers."""
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+def trainable_names(model: nn.Module) -> set[str]:
+    """Names of the parameters that train."""
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 @torch.no_grad()
 def restore(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Writes back what `changing` returned."""
-    for name, value in changing(model).items():
-        value.copy_(values[name])
+    """Writes values back into a model, by name."""
+    state = model.state_dict()
+    for name, value in values.items():
+        state[name].copy_(value)
 
 
-def fit(
+def train(
     bench: Bench,
-    train: Split,
-    val: Split,
+    train_split: Split,
+    val_split: Split,
     rivals: Sequence[Sequence[float]] = (),
     checkpoints: Checkpoints | None = None,
-) -> Fit:
+) -> TrainingResult:
     """Trains the model and leaves it with the weights of its best epoch.
 
     Args:
         bench: With the model to train.
-        train: What to train on.
-        val: What picks the epoch.
+        train_split: What to train on.
+        val_split: What picks the epoch.
         rivals: Of a trial that may be stopped: validation AUC by epoch of those before it; see `is_hopeless`.
         checkpoints: Where the state after each epoch goes, and from where the training goes on, if it was stopped.
 
     Raises:
         Diverged: The loss is not finite.
     """
-    training, epochs = Training(bench, len(train)), bench.config.epochs
+    if bench.recipe.prepare is not None:
+        with bench.clock("prepare"), bench.memory.phase("prepare"):
+            bench.recipe.prepare(bench.model, PreparationBatches(bench, train_split))
+    training, epochs = Training(bench, len(train_split)), bench.config.epochs
     if checkpoints is not None and (state := checkpoints.load()) is not None:
         training.load_state_dict(state)
         bench.emit("note", text=f"goes on after epoch {len(training.result.history)}")
     result = training.result
     for epoch in range(len(result.history) + 1, epochs + 1):
-        _train_and_validate(training, train, val, epoch)
+        _train_and_validate(training, train_split, val_split, epoch)
         if is_hopeless([entry["val_auc"] for entry in result.history], epochs, rivals):
             result.stopped_after = epoch
             break
@@ -243,6 +248,20 @@ def _train_and_validate(training: Training, train: Split, val: Split, epoch: int
     training.keep_best(epoch, metrics, probabilities)
     speed = len(order) * config.batch_size / seconds
     bench.emit("epoch", epochs=config.epochs, images_per_second=speed, **entry)
+
+
+@dataclass(frozen=True)
+class PreparationBatches:
+    """Inputs by name and labels of the training split, shuffled, not augmented; the same whenever it is iterated."""
+
+    bench: Bench
+    split: Split
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        bench, generator = self.bench, torch.Generator().manual_seed(self.bench.config.seed)
+        order = training_order(len(self.split), bench.config.batch_size, generator)
+        for views, labels in iterate(self.split, order, bench.preprocessing, bench.device, augment=False):
+            yield bench.inputs(views), labels
 
 
 def is_hopeless(val_aucs: Sequence[float], epochs: int, rivals: Sequence[Sequence[float]]) -> bool:
@@ -272,6 +291,8 @@ def _train_epoch(
         step = 0
         for views, labels in iterate(split, order, bench.preprocessing, bench.device, augment=True):
             total += training_step(bench.model, bench.inputs(views), labels, training.optimization)
+            if bench.recipe.after_step is not None:
+                training.note_stage()
             del views  # two batches of features would not be the method's memory
             training.schedule.step()
             step += 1  # noqa: SIM113 - enumerate would hold on to the batch

@@ -20,8 +20,7 @@ from benchmarks.model.build import feature_shapes
 from benchmarks.training.loop import Emit
 from benchmarks.training.peak_memory import PhaseMemory
 from benchmarks.training.step import extraction_step
-
-EXTRACTOR_VIEW = "image"
+from methods.contract import IMAGE
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Preloading:
         featured = {
             name: Split(
                 split.labels,
-                {view: store for view, store in split.views.items() if view != EXTRACTOR_VIEW},
+                {view: store for view, store in split.views.items() if view != IMAGE},
                 FeatureRows(cache, starts[name]),
                 split.fixed_views,
             )
@@ -85,7 +84,7 @@ class Preloading:
         return featured, _measurements(cache, sum(map(len, splits.values())))
 
     def _request(self, extractor: nn.Module, splits: Mapping[str, Split], starts: Mapping[str, int]) -> FeatureRequest:
-        config, view = self.config, splits["train"].views[EXTRACTOR_VIEW]
+        config, view = self.config, splits["train"].views[IMAGE]
         key = {
             "backbone": config.backbone,
             "weights": config.weights_sha256 or f"random, seed {config.seed}",
@@ -119,9 +118,9 @@ class Preloading:
         for name, split in splits.items():
             rows = range(starts[name], starts[name] + len(split))
             order = [np.arange(batch.start, batch.stop) - rows.start for batch in batches if batch.start in rows]
-            images = Split(split.labels, {EXTRACTOR_VIEW: split.views[EXTRACTOR_VIEW]})
+            images = Split(split.labels, {IMAGE: split.views[IMAGE]})
             for inputs, labels in iterate(images, order, self.preprocessing, self.device, augment=False):
-                yield extraction_step(extractor, inputs.pop(EXTRACTOR_VIEW), self.config.precision, self.device.type)
+                yield extraction_step(extractor, inputs.pop(IMAGE), self.config.precision, self.device.type)
                 done += len(labels)
                 self.emit("stage", stage="preload", done=done, total=total)
 

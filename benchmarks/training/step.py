@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.config import Precision
+from methods.contract import Recipe
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_GRAD_NORM = 1.0  # as the FPT papers
@@ -34,52 +35,101 @@ class Optimization:
     """All that a training step needs besides model and batch.
 
     Attributes:
-        optimizer: AdamW over the trainable parameters.
+        recipe: How the method trains.
+        optimizer: Over the trainable parameters.
         scaler: Scales the loss in fp16; passes everything through otherwise.
-        parameters: The trainable parameters.
         precision: Of the forward pass.
         device_type: `cpu` or `cuda`.
+        lr, weight_decay: Of parameter groups that have none of their own.
+        step: Number of steps done.
+        schedule: Of the learning rates, once `start_schedule` was called.
     """
 
+    recipe: Recipe
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    parameters: list[nn.Parameter]
     precision: Precision
     device_type: str
+    lr: float
+    weight_decay: float
+    step: int = 0
+    schedule: torch.optim.lr_scheduler.CosineAnnealingLR | None = None
+
+    def start_schedule(self, num_steps: int) -> torch.optim.lr_scheduler.CosineAnnealingLR:
+        """From here on rates decay to 0 by a cosine; call its `step` behind each step."""
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=num_steps)
+        return self.schedule
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def regroup(self, model: nn.Module) -> None:
+        """Goes on with what trains in `model` now: what stays keeps its state, what is new begins without."""
+        first, state = self.optimizer.param_groups[0], self.optimizer.state
+        groups = _make_optimizer(model, self.recipe, self.lr, self.weight_decay).param_groups
+        if self.schedule is not None:
+            self.schedule.base_lrs = [group["lr"] for group in groups]
+            for group in groups:
+                group["initial_lr"], group["lr"] = group["lr"], group["lr"] * first["lr"] / first["initial_lr"]
+        self.optimizer.param_groups[:] = groups  # in place, as the schedule holds the optimiser
+        for parameter in set(state) - set(self.parameters):
+            del state[parameter]
 
 
 def make_optimization(
-    model: nn.Module, lr: float, weight_decay: float, precision: Precision, device_type: str
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    precision: Precision,
+    device_type: str,
+    recipe: Recipe = Recipe(),  # noqa: B008 - frozen
 ) -> Optimization:
-    """AdamW (betas 0.9 and 0.999, fused: no temporary copies of the parameters) on whatever trains in `model`."""
-    parameters = trainable_parameters(model)
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999), fused=True)
+    """The optimiser of whatever trains in `model`, and the loss scaler; AdamW where the recipe names no other."""
+    optimizer = _make_optimizer(model, recipe, lr, weight_decay)
     scaler = torch.amp.GradScaler(device_type, enabled=precision == "fp16")
-    return Optimization(optimizer, scaler, parameters, precision, device_type)
+    return Optimization(recipe, optimizer, scaler, precision, device_type, lr, weight_decay)
+
+
+def _make_optimizer(model: nn.Module, recipe: Recipe, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """The recipe's, else AdamW (betas 0.9 and 0.999, fused: no temporary copies of the parameters)."""
+    groups = [{"params": trainable_parameters(model)}] if recipe.groups is None else recipe.groups(model)
+    groups = [{"lr": lr, "weight_decay": weight_decay} | group for group in groups]
+    if recipe.optimizer is not None:
+        return recipe.optimizer(groups)
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999), fused=True)
 
 
 def training_step(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, optimization: Optimization) -> Tensor:
-    """One optimiser step on a batch: cross-entropy, gradient norm clipped at 1.
+    """One optimiser step on a batch: cross-entropy and what the recipe adds to it, gradient norm clipped at 1.
 
     Args:
         model: In training mode.
         inputs: The model's inputs by name.
         labels: Class indices `(B,)`.
-        optimization: Optimiser, loss scaler and precision.
+        optimization: Optimiser, loss scaler, precision and recipe.
 
     Returns:
         The batch's mean loss, detached, a scalar on the model's device.
     """
+    recipe, optimizer, scaler = optimization.recipe, optimization.optimizer, optimization.scaler
     with autocast(optimization.device_type, optimization.precision):
         logits = model(**inputs)
         loss = F.cross_entropy(logits.float(), labels)
+        if recipe.extra_loss is not None:
+            loss = loss + recipe.extra_loss(model, logits, labels)
     del logits
-    optimization.scaler.scale(loss).backward()
-    optimization.scaler.unscale_(optimization.optimizer)
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
     nn.utils.clip_grad_norm_(optimization.parameters, MAX_GRAD_NORM)
-    optimization.scaler.step(optimization.optimizer)
-    optimization.scaler.update()
-    optimization.optimizer.zero_grad(set_to_none=True)
+    scaler.step(optimizer)
+    scaler.update()
+    changed = recipe.after_step is not None and recipe.after_step(model, optimization.step)
+    optimizer.zero_grad(set_to_none=True)
+    if changed:
+        optimization.regroup(model)
+    optimization.step += 1
     return loss.detach()
 
 

@@ -9,7 +9,7 @@ from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from methods.contract import chunks, freeze
+from methods.contract import OptionError, chunks, freeze
 
 # Attention scores held at once by eager extraction, 16 MiB in fp32: few enough for a CPU's cache.
 MAX_SCORES = 2**22
@@ -23,7 +23,7 @@ def parse_layers(spec: str, depth: int) -> tuple[int, ...]:
     """Reads a choice of blocks: `all`, `last-half`, a range `6-11`, a list `0,3,6,9`, or both mixed.
 
     Raises:
-        ValueError: A part is no number or range, or names a block the backbone lacks.
+        OptionError: A part is no number or range, or names a block the backbone lacks.
     """
     if spec == "all":
         return tuple(range(depth))
@@ -33,10 +33,10 @@ def parse_layers(spec: str, depth: int) -> tuple[int, ...]:
     for part in spec.split(","):
         first, dash, last = part.partition("-")
         if not first.strip().isdigit() or (dash and not last.strip().isdigit()):
-            raise ValueError(f"layers must be all, last-half or like 6-11 or 0,3,6,9, got {spec!r}")
+            raise OptionError(f"layers must be all, last-half or like 6-11 or 0,3,6,9, got {spec!r}")
         layers.update(range(int(first), int(last or first) + 1))
     if not layers or max(layers) >= depth:
-        raise ValueError(f"layers must lie within 0-{depth - 1}, the blocks of this backbone, got {spec!r}")
+        raise OptionError(f"layers must lie within 0-{depth - 1}, the blocks of this backbone, got {spec!r}")
     return tuple(sorted(layers))
 
 
@@ -128,24 +128,21 @@ class KeyValueExtractor(nn.Module):
         storage: Type of the features: `float16`, `float32`, or `int8` with a scale a channel.
 
     Raises:
-        ValueError: `keep_ratio` keeps no token or is above 1, `storage` is unknown, or the backbone's attention is not
-            timm's plain one.
+        OptionError: `keep_ratio` keeps no token or is above 1, or `storage` is unknown.
     """
 
     def __init__(self, backbone: VisionTransformer, layers: Sequence[int], keep_ratio: float, storage: str) -> None:
         super().__init__()
         if not 0 < keep_ratio <= 1:
-            raise ValueError(f"keep_ratio must be above 0 and at most 1, got {keep_ratio!r}")
+            raise OptionError(f"keep_ratio must be above 0 and at most 1, got {keep_ratio!r}")
         if storage not in DTYPES:
-            raise ValueError(f"feature_dtype must be one of {', '.join(DTYPES)}, got {storage!r}")
-        for block in backbone.blocks:
-            if not isinstance(block.attn, Attention) or getattr(block.attn, "gate", None) is not None:
-                raise ValueError("backbone must have plain self-attention for FPT, choose another --backbone")
+            raise OptionError(f"feature_dtype must be one of {', '.join(DTYPES)}, got {storage!r}")
         freeze(backbone)
         self.backbone = backbone
         self.parts = tuple(layers)
         self.keep_ratio = keep_ratio
         self.storage = storage
+        self.augment_live = False
         self.identity: Mapping[str, Any] = {
             "feature": "keys and values of the tokens that receive the most attention",
             "keep_ratio": keep_ratio,
@@ -164,7 +161,7 @@ class KeyValueExtractor(nn.Module):
         x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(image))))  # (B, N, D)
         num_kept = math.floor(self.keep_ratio * x.shape[1])
         if num_kept < 1:
-            raise ValueError(f"keep_ratio must keep a token of {x.shape[1]}, got {self.keep_ratio!r}")
+            raise OptionError(f"keep_ratio must keep a token of {x.shape[1]}, got {self.keep_ratio!r}")
         features: dict[str, Tensor] = {}
         for index, block in enumerate(vit.blocks[: self.parts[-1] + 1]):
             if index not in self.parts and block.attn.fused_attn:

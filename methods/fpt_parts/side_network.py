@@ -12,7 +12,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from methods.contract import init_head
+from methods.contract import OptionError, init_head
 from methods.fpt_parts.fusion import Stored
 from methods.fpt_parts.lean_layers import gelu_linear, linear, norm_linear, self_attention
 
@@ -121,12 +121,12 @@ def build_side_network(
     """Makes the side ViT for a backbone; `config` is FPT's or FPT+'s.
 
     Raises:
-        ValueError: The side width is not divisible by the backbone's number of heads.
+        OptionError: The side width is not divisible by the backbone's number of heads.
     """
     num_heads = backbone.blocks[0].attn.num_heads
     side_dim = backbone.embed_dim // config.side_reduction
     if side_dim % num_heads:
-        raise ValueError(f"side_reduction must leave a width divisible by {num_heads} heads, got {side_dim!r}")
+        raise OptionError(f"side_reduction must leave a width divisible by {num_heads} heads, got {side_dim!r}")
     side = VisionTransformer(
         img_size=config.side_resolution,
         patch_size=config.side_patch_size,
@@ -139,3 +139,11 @@ def build_side_network(
     init_side(side)
     init_head(side.head)
     return side
+
+
+def count_side_network(side_dim: int, num_layers: int, config: Any) -> int:
+    """Parameters of the side ViT without its head, S its width: patches, class token and positions, blocks, norm."""
+    num_tokens = (config.side_resolution // config.side_patch_size) ** 2 + 1
+    embedding = (3 * config.side_patch_size**2 * side_dim + side_dim) + side_dim + num_tokens * side_dim
+    block = 12 * side_dim**2 + 13 * side_dim
+    return embedding + num_layers * block + 2 * side_dim

@@ -1,0 +1,126 @@
+"""Options of methods: names, types, and what a method asks of a backbone."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import pytest
+import torch
+
+from benchmarks.errors import UserError
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.model.build import build_parts
+from benchmarks.model.method_config import make_config
+from methods import METHODS, linear
+
+
+def test_unknown_option_names_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"option of lora must be one of lr, .*rank.*, got 'ranks'"):
+        make_config("lora", {"ranks": 8})
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value", "rule"),
+    [
+        ("lora", "rank", 8.5, "a whole number"),
+        ("lora", "rank", "8", "a whole number"),
+        ("lora", "rank", True, "a whole number"),
+        ("lora", "rank", None, "a whole number"),
+        ("lora", "alpha", "much", "a number"),
+        ("fpt", "layers", None, "a text"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(method: str, option: str, value: object, rule: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} of {method} must be {rule}, got {value!r}"):
+        make_config(method, {option: value})
+
+
+def test_equal_settings_are_equal_however_they_are_written() -> None:
+    config = make_config("lora", {"alpha": 16, "dropout": "1e-1"})
+    assert (config.dropout, repr(config.alpha)) == (0.1, repr(make_config("lora", {}).alpha))
+    assert make_config("fpt", {"layers": 3}).layers == "3"
+
+
+@dataclass(frozen=True)
+class AnyConfig(linear.Config):
+    """Every kind of option."""
+
+    lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    bias: bool = True
+    rank: int | None = None
+    start: Literal["zeros", "data"] = "zeros"
+    layers: tuple[int, ...] = (0, 1)
+
+
+@pytest.fixture
+def make_any(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], Any]:
+    monkeypatch.setitem(METHODS, "any", dataclasses.replace(linear.METHOD, name="any", config=AnyConfig))
+    return lambda options: make_config("any", options)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "read"),
+    [
+        ("bias", False, False),
+        ("rank", 4, 4),
+        ("rank", None, None),
+        ("start", "data", "data"),
+        ("layers", [3, 5], (3, 5)),
+        ("layers", 7, (7,)),
+        ("layers", [], ()),
+    ],
+)
+def test_options_of_every_kind(make_any: Callable[[dict[str, Any]], Any], option: str, value: Any, read: Any) -> None:
+    config = make_any({option: value})
+    assert getattr(config, option) == read
+    assert make_any(dataclasses.asdict(config)) == config
+    point = MemoryPoint("any", 224, options=tuple(sorted(dataclasses.asdict(config).items())))
+    assert MemoryPoint.from_dict(point.as_dict()) == point and hash(point)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("bias", 1, "true or false"),
+        ("bias", "yes", "true or false"),
+        ("bias", None, "true or false"),
+        ("rank", 1.5, "a whole number, or null"),
+        ("rank", True, "a whole number, or null"),
+        ("start", "ones", "one of zeros, data"),
+        ("start", None, "one of zeros, data"),
+        ("layers", [1, "a"], "a list, each a whole number"),
+        ("layers", None, "a list, each a whole number"),
+    ],
+)
+def test_a_wrong_value_of_any_kind_is_refused(
+    make_any: Callable[[dict[str, Any]], Any], option: str, value: Any, rule: str
+) -> None:
+    with pytest.raises(UserError, match=f"{option} of any must be {rule}, got"):
+        make_any({option: value})
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "reason"),
+    [
+        ("fpt", "vit_base_patch16_rpn_224", r"blocks of another kind \(ResPostBlock\)"),
+        ("fpt_plus", "vit_dwee_patch16_reg1_gap_256", r"attention of another kind \(DiffAttention\)"),
+        ("adapter", "vit_base_patch16_xp_224", r"blocks of another kind \(ParallelScalingBlock\)"),
+        ("lora", "vit_base_patch16_xp_224", "no joint projection of queries, keys and values"),
+    ],
+)
+def test_a_backbone_that_lacks_what_a_method_needs_is_refused(method: str, backbone: str, reason: str) -> None:
+    with (
+        torch.device("meta"),
+        pytest.raises(UserError, match=f"backbone must suit {method}, got '{backbone}', .*{reason}"),
+    ):
+        build_parts(method, make_config(method, {}), backbone, 2)
+
+
+@pytest.mark.parametrize(
+    "backbone", ["vit_base_patch16_xp_224", "vit_base_patch16_rpn_224", "vit_base_patch16_18x2_224"]
+)
+@pytest.mark.parametrize("method", ["full", "linear", "vpt"])
+def test_what_a_method_does_not_need_is_not_asked_for(method: str, backbone: str) -> None:
+    with torch.device("meta"):
+        assert build_parts(method, make_config(method, {}), backbone, 2).model is not None
