@@ -21,10 +21,12 @@ from benchmarks.memory.point import MemoryPoint, run_phases
 from benchmarks.memory.predict import predict_memory
 from benchmarks.model.build import Parts
 from benchmarks.training import loop
+from benchmarks.training.bench import Bench
 from benchmarks.training.checkpoint import Checkpoints
 from benchmarks.training.clock import Clock
-from benchmarks.training.loop import Bench, TrainingResult, train
+from benchmarks.training.loop import train
 from benchmarks.training.peak_memory import PhaseMemory
+from benchmarks.training.state import TrainingResult
 from benchmarks.training.step import make_optimization, training_step
 from methods import METHODS
 from methods.contract import Batches, Method, ParameterGroups, Recipe, default_recipe, freeze, init_head

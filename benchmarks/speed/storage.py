@@ -26,8 +26,9 @@ from benchmarks.data.dataset import open_dataset
 from benchmarks.model.method_config import make_config
 from benchmarks.model.weights import Weights, resolve_weights
 from benchmarks.suite.run import Run
+from benchmarks.training.bench import Bench
 from benchmarks.training.clock import Clock
-from benchmarks.training.loop import Bench, evaluate, train
+from benchmarks.training.loop import evaluate, train
 from methods.contract import Recipe
 
 STORAGES = ("float32", "float16", "int8")

@@ -20,9 +20,10 @@ from benchmarks.model.backbone import effective_resolution, patch_size
 from benchmarks.model.build import Parts, build_parts, count_parameters
 from benchmarks.model.method_config import make_config
 from benchmarks.model.weights import Weights, load_weights
+from benchmarks.training.bench import Bench, Emit
 from benchmarks.training.checkpoint import Checkpoints
 from benchmarks.training.clock import Clock
-from benchmarks.training.loop import Bench, Emit, evaluate, train
+from benchmarks.training.loop import evaluate, train
 from benchmarks.training.peak_memory import PhaseMemory, host_peak_bytes
 from benchmarks.training.preload import Preloading
 from benchmarks.training.step import forbid_tf32

@@ -17,7 +17,7 @@ from benchmarks.data.dataset import Dataset
 from benchmarks.features.cache import FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
 from benchmarks.images.decode import PIXEL_FORMAT, decoding_side
 from benchmarks.model.build import feature_shapes
-from benchmarks.training.loop import Emit
+from benchmarks.training.bench import Emit
 from benchmarks.training.peak_memory import PhaseMemory
 from benchmarks.training.step import extraction_step
 from methods.contract import IMAGE
