@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.records.record import Record, write_predictions, write_record
+from benchmarks.records.record import write_predictions, write_record
+from benchmarks.records.schema import Record
 
 MIB = 2**20
 # method: title, trainable, percent, AUC at 448 px, train MiB at 448 px, preload MiB at 448 px

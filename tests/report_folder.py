@@ -9,7 +9,8 @@ from fixed_records import MIB, fallback_records, fixed_records
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.records.record import Record, write_predictions, write_record
+from benchmarks.records.record import write_predictions, write_record
+from benchmarks.records.schema import Record
 
 HOSTILE_CLASS = "<script>alert(1)</script>"
 HOSTILE_DATASET = "<img src=x onerror=alert(2)><b>eyes</b>{{data}}"

@@ -14,7 +14,9 @@ from scipy import stats
 from bench import main
 from benchmarks.analysis.auc_resamples import compare, load_evidence
 from benchmarks.analysis.statistics import holm
-from benchmarks.records.record import Record, load_records, runs_frame, write_record
+from benchmarks.records.frame import runs_frame
+from benchmarks.records.record import load_records, write_record
+from benchmarks.records.schema import Record
 from benchmarks.report.compare import Side, compare_results, in_words, readable
 
 

@@ -14,7 +14,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
 from benchmarks.memory.prediction_cache import predict_points
 from benchmarks.model.weights import Weights
-from benchmarks.records.record import runs_frame
+from benchmarks.records.frame import runs_frame
 from benchmarks.suite.estimate import ALIKE, estimate_cells, expected_seconds, runs_by_kind
 from benchmarks.suite.plan import Cell, PlannedRun
 

@@ -19,7 +19,8 @@ from benchmarks.analysis.statistics import auc_of_each_resample, bootstrap_p, de
 from benchmarks.analysis.summary import summary
 from benchmarks.data.dataset import open_dataset
 from benchmarks.data.manifest import Entry, write_manifest
-from benchmarks.records.record import load_records, runs_frame
+from benchmarks.records.frame import runs_frame
+from benchmarks.records.record import load_records
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.tables import console_table
 from benchmarks.suite.run import _predictions

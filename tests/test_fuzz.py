@@ -41,7 +41,8 @@ from benchmarks.prepare.build import prepare
 from benchmarks.prepare.find import find_samples
 from benchmarks.prepare.request import Request
 from benchmarks.raw.files import scan
-from benchmarks.records.record import load_records, runs_frame
+from benchmarks.records.frame import runs_frame
+from benchmarks.records.record import load_records
 from benchmarks.report.page_data import class_results, collect
 from benchmarks.report.paper_layout import write_paper_tables
 from benchmarks.report.tables import console_table, write_tables

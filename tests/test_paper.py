@@ -14,7 +14,9 @@ from benchmarks.analysis.summary import performance_memory_efficiency, performan
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.run import parse, suite_options
 from benchmarks.model.method_config import make_config
-from benchmarks.records.record import Record, load_records, runs_frame, write_record
+from benchmarks.records.frame import runs_frame
+from benchmarks.records.record import load_records, write_record
+from benchmarks.records.schema import Record
 from benchmarks.report.missing_runs import commands
 from benchmarks.report.paper_layout import write_paper_tables
 from benchmarks.report.paper_table import beside_published, paper_tables, published_figures

@@ -12,7 +12,7 @@ from fixed_records import METHOD_FACTS, MIB, fallback_records, fixed_records, ma
 from matplotlib.figure import Figure
 from PIL import Image
 
-from benchmarks.records.record import runs_frame
+from benchmarks.records.frame import runs_frame
 from benchmarks.report import memory_plot, style
 from benchmarks.report.memory_plot import plot_memory_curves
 from benchmarks.report.plots import pareto_front, write_plots

@@ -13,7 +13,8 @@ from sklearn.metrics import precision_score, recall_score
 
 import bench
 from benchmarks.analysis.summary import summary
-from benchmarks.records.record import Record, load_records, write_record
+from benchmarks.records.record import load_records, write_record
+from benchmarks.records.schema import Record
 from benchmarks.report import page_data
 from benchmarks.report.html_page import PAGE, SCRIPTS, embed, write_report
 from benchmarks.report.page_data import class_results, collect

@@ -13,7 +13,7 @@ from benchmarks.analysis.auc_resamples import load_evidence
 from benchmarks.config import Places, RunConfig
 from benchmarks.data.dataset import open_dataset
 from benchmarks.model.weights import Weights
-from benchmarks.records.record import load_frame
+from benchmarks.records.frame import load_frame
 from benchmarks.speed import images, scale
 from benchmarks.suite.plan import PlannedRun
 

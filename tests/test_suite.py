@@ -13,7 +13,8 @@ from fault_injection import scores
 from fixed_records import make_record
 from tiny_images import COUNTS, make_images
 
-from benchmarks.records.record import STATES, write_record
+from benchmarks.records.record import write_record
+from benchmarks.records.schema import STATES
 from benchmarks.records.stored import DONE, POLICIES, StoredStates
 from methods import METHODS
 

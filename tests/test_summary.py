@@ -15,7 +15,8 @@ from benchmarks.analysis.summary import (
     performance_parameter_efficiency,
     summary,
 )
-from benchmarks.records.record import STATES, Record, runs_frame
+from benchmarks.records.frame import runs_frame
+from benchmarks.records.schema import STATES, Record
 
 SCORES = {
     "auc": ("test", "auc"),

@@ -12,7 +12,8 @@ from fixed_records import MIB, fallback_records, fixed_records, make_record
 from rich.console import Console
 
 from benchmarks.analysis.summary import performance_memory_efficiency, performance_parameter_efficiency, summary
-from benchmarks.records.record import Record, runs_frame
+from benchmarks.records.frame import runs_frame
+from benchmarks.records.schema import Record
 from benchmarks.report.tables import console_table, escape_latex, escape_markdown, write_tables
 from methods import METHODS
 

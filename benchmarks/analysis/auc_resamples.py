@@ -29,7 +29,7 @@ from benchmarks.analysis.statistics import (
     percentile_interval,
     placements,
 )
-from benchmarks.records.record import write_atomic
+from benchmarks.storage.files import write_atomic
 
 _LAYOUT = 2  # of the kept files
 _TOLERANCE = 1e-6  # between a record's AUC and that of its predictions; they are written in full

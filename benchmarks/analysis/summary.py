@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.records.record import PROTOCOL, STATES
+from benchmarks.records.frame import PROTOCOL
+from benchmarks.records.schema import STATES
 from methods import METHODS
 
 CELL = ("block", "dataset", "dataset_digest", "resolution", "method", "variant")

@@ -15,7 +15,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction
 from benchmarks.memory.prediction_cache import predict_points, stored_predictions
 from benchmarks.memory.table import MIB
-from benchmarks.records.record import load_frame
+from benchmarks.records.frame import load_frame
 from benchmarks.records.stored import is_due, trial_results
 from benchmarks.suite.estimate import Estimate, Predict, estimate_cells
 from benchmarks.suite.plan import Cell, Plan

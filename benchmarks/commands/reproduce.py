@@ -26,7 +26,7 @@ def reproduce(args: argparse.Namespace) -> int:
         return shown
     status = run_command.run(argparse.Namespace(**{**vars(args), "predict_all": False}))
 
-    from benchmarks.records.record import load_frame
+    from benchmarks.records.frame import load_frame
     from benchmarks.report.paper_layout import write_paper_tables
 
     frame, _ = load_frame(args.results)  # records that are damaged were named, and count in the status

@@ -252,11 +252,11 @@ def _rates(values: "list[float | str]") -> "tuple[float, ...] | Literal['grid']"
 
 def run(args: argparse.Namespace) -> int:
     """Runs the suite, then writes and shows its tables and plots."""
-    from benchmarks.records.record import check_writable
+    from benchmarks.storage.files import check_writable
 
     if args.predict_all and not args.dry_run:
         raise ValueError("predict_all must be used with --dry-run, got it alone")
-    check_writable(args.results)
+    check_writable(args.results / "runs")
     options = suite_options(args)
     if args.track is not None:
         from benchmarks.suite.tracking import check_tracker
@@ -323,7 +323,7 @@ def show_results(results: Path, run_ids: set[str]) -> int:
     from rich.console import Console
 
     from benchmarks.analysis.auc_resamples import load_evidence
-    from benchmarks.records.record import load_frame
+    from benchmarks.records.frame import load_frame
     from benchmarks.report.plots import write_plots
     from benchmarks.report.tables import console_table, write_tables
 

@@ -113,7 +113,7 @@ def report(args: argparse.Namespace) -> int:
 
 def _stored_runs(results: Path) -> "tuple[pd.DataFrame, int]":
     """All stored runs, and how many records cannot be read; a line on stderr names each of those."""
-    from benchmarks.records.record import load_frame
+    from benchmarks.records.frame import load_frame
 
     frame, problems = load_frame(results)
     for problem in problems:

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.choices import LITTER, SPLITS
 from benchmarks.data.manifest import SplitOrigin, read_origin
 from benchmarks.images.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
-from benchmarks.records.record import parse_json, write_atomic
+from benchmarks.storage.files import parse_json, write_atomic
 from datasets import DATASETS
 from datasets.info import DatasetInfo
 

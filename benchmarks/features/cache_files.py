@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.records.record import parse_json, write_atomic
+from benchmarks.storage.files import parse_json, write_atomic
 
 DESCRIPTION, STATE, MARKS = "cache.json", "state.json", "rows.bin"
 SCHEMA = 2

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.features.cache_files import DESCRIPTION, CacheFiles
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.storage.locks import held_lock
 
 

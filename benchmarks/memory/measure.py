@@ -23,7 +23,7 @@ from benchmarks.choices import COUNTERS
 from benchmarks.environment import ROOT, describe_code, describe_environment
 from benchmarks.memory.point import MemoryPoint, build_point, point_resolution, run_phases
 from benchmarks.model.build import Parts
-from benchmarks.records.record import parse_json, write_atomic
+from benchmarks.storage.files import parse_json, write_atomic
 from benchmarks.training.peak_memory import NvmlDriver, PhaseMemory, check_idle, host_peak_bytes
 from benchmarks.training.step import forbid_tf32
 

@@ -17,7 +17,7 @@ from benchmarks.features.cache import digest
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import PhasePeak, Prediction, map_points, predict_memory
 from benchmarks.model.method_config import make_config
-from benchmarks.records.record import parse_json, write_atomic
+from benchmarks.storage.files import parse_json, write_atomic
 
 SCHEMA = 1
 

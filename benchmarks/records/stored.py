@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+from benchmarks.errors import UserError
 from benchmarks.records.record import read_record
 
 DONE = ("ok", "oom", "diverged")  # results; failed and interrupted runs are none
@@ -71,7 +72,7 @@ class StoredStates:
         self.damaged.pop(run_id, None)
         try:
             return str(read_record(path)["status"]["state"])
-        except (FileNotFoundError, ValueError) as error:
+        except UserError as error:
             self.damaged[run_id] = str(error)
             return None
 

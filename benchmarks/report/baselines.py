@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.records.record import PROTOCOL
+from benchmarks.records.frame import PROTOCOL
 
 BASELINE = "baseline"  # the state of these rows
 _PLACE = ["block", "dataset_label", "resolution"]

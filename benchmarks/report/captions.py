@@ -7,7 +7,7 @@ import pandas as pd
 
 from benchmarks.analysis.significance import Ranking
 from benchmarks.analysis.statistics import NUM_RESAMPLES
-from benchmarks.records.record import STATES
+from benchmarks.records.schema import STATES
 from benchmarks.report.baselines import BASELINE
 
 PREDICTED, FALLBACK, INCIDENT, EDGE = "†", "‡", "§", "¶"

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records.record import Record, write_atomic
+from benchmarks.records.schema import Record
 from benchmarks.report.page_data import collect
+from benchmarks.storage.files import write_atomic
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("core.js", "table.js", "figures.js", "memory.js", "runs.js", "page.js")  # in the order they need each other

@@ -18,7 +18,8 @@ from benchmarks.memory.card_fit import MARGIN
 from benchmarks.memory.measure import read_measured
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import CONTEXT_BYTES
-from benchmarks.records.record import PROTOCOL, Record, runs_frame
+from benchmarks.records.frame import PROTOCOL, runs_frame
+from benchmarks.records.schema import Record
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import definitions, footnotes, preloading, protocol, spread, title
 from benchmarks.report.columns import columns_of, rows_by_resolution

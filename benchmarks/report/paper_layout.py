@@ -7,12 +7,12 @@ import pandas as pd
 from tabulate import tabulate
 
 from benchmarks.analysis.summary import blocks, summary
-from benchmarks.records.record import write_atomic
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import INCIDENT, footnotes, protocol, spread, title
 from benchmarks.report.missing_runs import commands
 from benchmarks.report.paper_table import PaperTable, beside_published, paper_columns, paper_tables, published_figures
 from benchmarks.report.tables import LATEX_PACKAGES, escape_latex, escape_markdown, latex_table, markdown_rows
+from benchmarks.storage.files import write_atomic
 
 _HOW = (
     "Trainable: parameters that train, without the new head, in percent of all without it. Memory: peak allocated GPU "

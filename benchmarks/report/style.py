@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.analysis.summary import method_rank
-from benchmarks.records.record import write_atomic
+from benchmarks.storage.files import write_atomic
 from methods import METHODS
 
 COLUMN, PAGE = 3.5, 7.0  # inches: widths of a column and of a page in print

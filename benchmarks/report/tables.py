@@ -14,7 +14,6 @@ from tabulate import tabulate
 from benchmarks.analysis.auc_resamples import Evidence
 from benchmarks.analysis.significance import Ranking, add_significance, ranking
 from benchmarks.analysis.summary import blocks, summary
-from benchmarks.records.record import write_atomic
 from benchmarks.report.baselines import BASELINE, add_baselines
 from benchmarks.report.captions import (
     definitions,
@@ -27,6 +26,7 @@ from benchmarks.report.captions import (
     title,
 )
 from benchmarks.report.columns import Cell, Column, columns_of, rows_by_resolution
+from benchmarks.storage.files import write_atomic
 
 LATEX_PACKAGES = "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}.\n"
 NO_EVIDENCE: Mapping[str, Evidence] = MappingProxyType({})

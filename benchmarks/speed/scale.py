@@ -35,7 +35,9 @@ from benchmarks.commands.run import parse, positive, suite_options
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.memory.point import MemoryPoint, views_of
 from benchmarks.memory.prediction_cache import predict_points
-from benchmarks.records.record import Record, load_frame, read_record, write_predictions, write_record
+from benchmarks.records.frame import load_frame
+from benchmarks.records.record import read_record, write_predictions, write_record
+from benchmarks.records.schema import Record
 from benchmarks.records.stored import StoredStates
 from benchmarks.suite.plan import Plan, PlannedRun, make_plan
 from methods import METHODS

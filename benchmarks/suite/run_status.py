@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records.record import Record, each_record
+from benchmarks.records.record import each_record
+from benchmarks.records.schema import Record
 from benchmarks.records.stored import DONE, trial_results
 from benchmarks.storage.locks import Lock
 from benchmarks.suite.slurm_queue import QUEUED, RUNNING, JobEntry, queued_jobs

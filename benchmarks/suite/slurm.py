@@ -16,7 +16,7 @@ from typing import Any
 import submitit
 
 from benchmarks.choices import one_of
-from benchmarks.records.record import write_atomic
+from benchmarks.storage.files import write_atomic
 from benchmarks.suite.local import Agent, importable
 from benchmarks.suite.plan import Cell, Plan, PlannedRun
 from benchmarks.suite.slurm_queue import FOLDER, QUEUED, RUNNING, JobEntry, queued_jobs

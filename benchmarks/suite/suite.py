@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import describe_code
-from benchmarks.records.record import check_writable, not_writable, remove_partial, write_record
+from benchmarks.records.record import remove_partial, write_record
 from benchmarks.records.stored import DONE, StoredStates, trial_results
+from benchmarks.storage.files import check_writable, not_writable
 from benchmarks.storage.locks import SAY_EVERY, Lock
 from benchmarks.suite.plan import Cell, Plan, PlannedRun
 from benchmarks.suite.processes import Job, Workers, follow
@@ -223,7 +224,7 @@ class _Suite:
             self._run(number, run, rivals, lock.lost)
         except RuntimeError as error:
             self.progress.note(f"{run_id} is not stored: {error}")
-            check_writable(self.work.results)
+            check_writable(self.work.results / "runs")
         finally:
             lock.release()
         if lock.lost.is_set():
@@ -254,7 +255,9 @@ class _Suite:
             raise
         if not done["stored"] and not lost.is_set():
             _record_end(run, stored, self.code, started, done["state"], done["message"])
-            check_writable(self.work.results)  # where there is room for this alone, the next runs would be in vain
+            check_writable(
+                self.work.results / "runs"
+            )  # where there is room for this alone, the next runs would be in vain
         self.left = self.left - 1 if self.work.at_once == 1 else self.total - self.work.num_stored()
         self.progress.finish(done, self.left)
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records.record import Record, read_record
+from benchmarks.records.record import read_record
+from benchmarks.records.schema import Record
 from benchmarks.records.stored import trial_results
 from benchmarks.suite.plan import Cell, PlannedRun
 

@@ -1,0 +1,89 @@
+"""Stored runs as a frame: one row a run, one flat column for each value that tables and plots use."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.config import LATER
+from benchmarks.records.record import each_record
+from benchmarks.records.schema import COLUMNS, Record
+
+# What makes one table block: rows are only ever compared within one protocol.
+PROTOCOL = (
+    "backbone",
+    "weights_source",
+    "weights_sha256",
+    "device",
+    "precision",
+    "attention",
+    "batch_size",
+    "epochs",
+    "grad_checkpointing",
+)
+# Keys of run.config that say which cell or protocol a run belongs to; whatever else differs makes another variant.
+_PLACE = (
+    *("method", "dataset", "dataset_digest", "resolution", "seed", "device", "device_type"),
+    *("precision", "attention", "batch_size", "epochs", "grad_checkpointing"),
+)
+_DTYPES = {int: "Int64", float: "float64", bool: "boolean", str: "object"}
+
+
+def load_frame(results: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read every record under `results/runs` as a row, as `load_records` and `runs_frame` do one after the other."""
+    problems: list[str] = []
+    return runs_frame(each_record(results, problems)), problems
+
+
+def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a run, one flat column for each entry of `COLUMNS`, and `variant`.
+
+    Identity: run_id, state, message, phase, method, method_title, dataset, dataset_title, dataset_digest, synthetic,
+    split_kind (official, ours, user), split_group_key, split_digest, resolution (asked), effective_resolution (run),
+    seed. Protocol: backbone (used), backbone_requested, fallback,
+    weights_source, weights_sha256, weights_note, device, device_type, precision, attention, batch_size, epochs,
+    grad_checkpointing; then preload, lr, weight_decay,
+    tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, commit, dirty, started.
+    Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).
+    Scores (0-1, on the test split unless named val_): val_auc, auc, accuracy, balanced_accuracy, macro_f1, kappa, loss.
+    Memory in bytes: {measured,predicted}_{setup,preload,train,eval}_peak_{allocated,reserved,process}_bytes,
+    host_peak_bytes, cache_bytes. Time: seconds_{total,...}, images_per_second_{train,eval,preload};
+    preload_seconds is what computing the features took when it was done, seconds_preload what this run waited for.
+    The test split: majority_share (0-1, of its largest class), num_classes.
+    variant: JSON of every setting that is neither place, seed nor protocol; runs that differ in it are never averaged.
+    Missing values are missing (NA), whatever the reason.
+    """
+    rows = [
+        {name: _lookup(record, column.path) for name, column in COLUMNS.items()}
+        | {"variant": _variant(record)}
+        | _test_classes(record)
+        for record in records
+    ]
+    dtypes = {name: _DTYPES[column.kind] for name, column in COLUMNS.items()}
+    dtypes |= {"variant": "object", "majority_share": "float64", "num_classes": "Int64"}
+    return pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes)
+
+
+def _variant(record: Record) -> str:
+    config = {key: value for key, value in record["run"]["config"].items() if key not in _PLACE}
+    settings = (_lookup(record, ("run", "method", "config")) or {}) | config
+    # Of a tuned run the grid is the setting, and the rate that it led to is a result.
+    left_out = {name for name in LATER if not settings.get(name)} | ({"lr"} if settings.get("lr_grid") else set())
+    return json.dumps({key: value for key, value in settings.items() if key not in left_out}, sort_keys=True)
+
+
+def _test_classes(record: Record) -> dict[str, Any]:
+    counts = _lookup(record, ("run", "dataset", "counts", "test"))
+    if not counts or not sum(counts.values()):
+        return {"majority_share": None, "num_classes": None}
+    return {"majority_share": max(counts.values()) / sum(counts.values()), "num_classes": len(counts)}
+
+
+def _lookup(record: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        if not isinstance(record, dict):
+            return None
+        record = record.get(key)
+    return record

@@ -1,0 +1,326 @@
+"""What the record of a run must be: the types of its JSON file, and the names that tables give to its values.
+
+A value that a run did not come to, or that does not apply to it, is absent or null. What is not listed is kept as it
+is. Unless marked otherwise, each text, number and flag is a column of tables, named as here.
+"""
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    Required,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict, is_typeddict
+
+from benchmarks.choices import COUNTERS, PHASES
+
+Record = dict[str, Any]
+
+SCHEMA = 1
+State = Literal["ok", "oom", "diverged", "failed", "interrupted"]
+STATES: tuple[State, ...] = get_args(State)
+
+
+@dataclass(frozen=True)
+class Column:
+    """The name of a value's column in full; None where it is none."""
+
+    name: str | None
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the names of an object's columns begin with, behind the prefixes of the objects around it."""
+
+    text: str
+
+
+def _fits(value: Any) -> Any:
+    """A whole number may stand where one with a point is asked for, but only one that a table can hold."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise PydanticCustomError("too_large", "Value should be a number of at most 64 bits")
+    return value
+
+
+_ONE = 1 + 1e-9  # scores are means, which round
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]  # of things, or of bytes
+Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Float = Annotated[float, BeforeValidator(_fits), Field(allow_inf_nan=False)]
+Amount = Annotated[Float, Field(ge=0)]
+Score = Annotated[Float, Field(ge=0, le=_ONE)]
+
+
+class Status(TypedDict, total=False):
+    """How the run ended, why, and in which phase."""
+
+    state: Required[State]
+    message: str | None
+    phase: str | None
+
+
+class Config(TypedDict, total=False):
+    """The fields of `benchmarks.config.RunConfig` that tables show."""
+
+    method: Required[str]
+    dataset: Required[str]
+    dataset_digest: str | None
+    resolution: Required[Positive]
+    seed: Required[Int64]
+    precision: str | None
+    attention: str | None
+    batch_size: Required[Positive]
+    epochs: Required[Positive]
+    grad_checkpointing: bool | None
+    preload: bool | None
+    lr: Required[Amount]
+    lr_grid: list[Amount] | None
+    weight_decay: Amount | None
+
+
+class Method(TypedDict, total=False):
+    """The method, and all fields of its Config."""
+
+    title: Annotated[str | None, Column("method_title")]
+    config: dict[str, Any] | None
+
+
+class Split(TypedDict):
+    """Who made the splits: see `benchmarks.data.manifest.SplitOrigin`."""
+
+    kind: str
+    group_key: str
+    digest: str
+
+
+class Counts(TypedDict, total=False):
+    """Images by split and class."""
+
+    test: dict[str, Count] | None
+
+
+class DatasetPart(TypedDict, total=False):
+    """The dataset."""
+
+    title: Annotated[str | None, Column("dataset_title")]
+    synthetic: bool | None
+    split: Annotated[Split | None, Prefix("split_")]
+    counts: Counts | None
+
+
+class Input(TypedDict, total=False):
+    """The images' side as it ran (px)."""
+
+    effective_resolution: Positive | None
+
+
+class Weights(TypedDict, total=False):
+    """The backbone in use, and what was asked for."""
+
+    backbone: str | None
+    backbone_requested: str | None
+    fallback: bool | None
+    source: Annotated[str | None, Column("weights_source")]
+    sha256: Annotated[str | None, Column("weights_sha256")]
+    note: Annotated[str | None, Column("weights_note")]
+
+
+class Code(TypedDict, total=False):
+    """The state of our code."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+class Tuning(TypedDict):
+    """How the learning rate was chosen, where it was."""
+
+    chosen: Annotated[Amount, Column("tuned_lr")]
+    num_trials: Annotated[Count, Column("tuned_trials")]
+    at_edge: Annotated[bool, Column("tuned_at_edge")]
+
+
+class Selection(TypedDict, total=False):
+    """The epoch whose weights were evaluated."""
+
+    best_epoch: Count | None
+
+
+class Run(TypedDict, total=False):
+    """What was run."""
+
+    config: Required[Config]
+    method: Method | None
+    dataset: DatasetPart | None
+    input: Input | None
+    weights: Weights | None
+    code: Code | None
+    started: str | None
+    tuning: Tuning | None
+    selection: Selection | None
+
+
+class Parameters(TypedDict, total=False):
+    """Numbers of parameters, and the trainable ones without the head as a percentage."""
+
+    trainable_total: Count | None
+    trainable_head: Count | None
+    trainable: Count | None
+    frozen: Count | None
+    percent: Annotated[Float, Field(ge=0, le=100 * _ONE)] | None
+
+
+class Validation(TypedDict, total=False):
+    """Scores on the validation split."""
+
+    auc: Score | None
+
+
+class Test(TypedDict, total=False):
+    """Scores on the test split."""
+
+    auc: Score | None
+    accuracy: Score | None
+    balanced_accuracy: Score | None
+    macro_f1: Score | None
+    kappa: Annotated[Float, Field(ge=-_ONE, le=_ONE)] | None
+    loss: Amount | None
+
+
+class Epoch(TypedDict, total=False):
+    """One line of the training's history."""
+
+    epoch: Required[Count]
+    val_auc: Amount | None
+    loss: Amount | None
+
+
+if TYPE_CHECKING:
+    Peaks = dict[str, int | None]
+    Phases = dict[str, Peaks | None]
+else:
+    Peaks = TypedDict("Peaks", dict.fromkeys(COUNTERS, Count | None), total=False)
+    Phases = TypedDict("Phases", {phase: Annotated[Peaks | None, Prefix(f"{phase}_")] for phase in PHASES}, total=False)
+
+
+class Memory(TypedDict, total=False):
+    """Peaks in bytes, by phase and counter."""
+
+    phases: Phases | None
+
+
+class Preload(TypedDict, total=False):
+    """The feature cache, and what it took when it was made."""
+
+    cache: Required[Annotated[str, Column(None)]]
+    seconds: Amount | None
+
+
+Seconds = TypedDict(
+    "Seconds",
+    {
+        "total": Amount | None,
+        "import": Amount | None,
+        "setup": Amount | None,
+        "images": Amount | None,
+        "preload": Amount | None,
+        "train": Amount | None,
+        "validate": Amount | None,
+        "test": Amount | None,
+        "predict": Amount | None,
+        "other": Annotated[Float, Field(ge=-1)] | None,  # a difference
+    },
+    total=False,
+)
+
+
+class ImagesPerSecond(TypedDict, total=False):
+    """Throughput."""
+
+    train: Amount | None
+    eval: Amount | None
+    preload: Amount | None
+
+
+class Measurements(TypedDict, total=False):
+    """What was measured."""
+
+    parameters: Parameters | None
+    val: Annotated[Validation | None, Prefix("val_")]
+    test: Test | None
+    history: list[Epoch] | None
+    memory: Annotated[Memory | None, Prefix("measured_")]
+    predicted_memory: Annotated[Memory | None, Prefix("predicted_")]
+    host_peak_bytes: Count | None
+    cache_bytes: Count | None
+    preload: Annotated[Preload | None, Prefix("preload_")]
+    seconds: Annotated[Seconds | None, Prefix("seconds_")]
+    images_per_second: Annotated[ImagesPerSecond | None, Prefix("images_per_second_")]
+
+
+class Environment(TypedDict, total=False):
+    """Where it ran."""
+
+    device: str | None
+    device_type: str | None
+    torch: str | None
+
+
+class RunRecord(TypedDict):
+    """The whole file."""
+
+    schema: Annotated[Literal[1], Column(None)]
+    run_id: str
+    status: Status
+    run: Run
+    measurements: Measurements
+    environment: Environment
+
+
+RECORD = TypeAdapter(RunRecord)
+
+
+class Place(NamedTuple):
+    """Where a column's value lies in a record, and its type there."""
+
+    path: tuple[str, ...]
+    kind: type
+
+
+def _columns(kind: Any, path: tuple[str, ...] = (), prefix: str = "") -> Iterator[tuple[str, Place]]:
+    """The columns of an object, those of objects inside with it."""
+    for key, hint in get_type_hints(kind, include_extras=True).items():
+        found, marks = _unwrapped(hint)
+        column = next((mark.name for mark in marks if isinstance(mark, Column)), prefix + key)
+        inner = "".join(mark.text for mark in marks if isinstance(mark, Prefix))
+        if is_typeddict(found):
+            yield from _columns(found, (*path, key), prefix + inner)
+        elif found in (str, int, float, bool) and column is not None:
+            yield column, Place((*path, key), found)
+
+
+def _unwrapped(hint: Any, marks: tuple[Any, ...] = ()) -> tuple[Any, tuple[Any, ...]]:
+    """The type within a type hint that is there or null, and what it is annotated with."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _unwrapped(inner[0], (*marks, *inner[1:]))
+    if origin is Required:
+        return _unwrapped(inner[0], marks)
+    if origin in (Union, types.UnionType):
+        return _unwrapped(next(kind for kind in inner if kind is not type(None)), marks)
+    return (type(inner[0]) if origin is Literal else hint), marks
+
+
+COLUMNS = dict(_columns(RunRecord))

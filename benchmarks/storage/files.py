@@ -1,0 +1,146 @@
+"""Files written whole or not at all, and JSON read back: what is no JSON, or not what it must be, is one line."""
+
+import contextlib
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json, to_json
+
+from benchmarks.errors import MachineError, UserError
+
+T = TypeVar("T")
+
+PROBE_BYTES = 2**16  # what a record and its predictions take, some thousand images aside
+# What pydantic says without the words "should be", or with Python's name of it.
+_RULES = {
+    "missing": "be given",
+    "dict_type": "be an object",
+    "extra_forbidden": "be a known name",
+    "unexpected_keyword_argument": "be a known name",
+}
+
+
+def check_writable(folder: Path, place: str = "results") -> None:
+    """Makes sure that files can be stored in a folder, which is made.
+
+    Raises:
+        MachineError: It is read-only, or full.
+    """
+    probe = folder / f".probe.{platform.node()}-{os.getpid()}.tmp"
+    write_atomic(probe, bytes(PROBE_BYTES), place)
+    probe.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes, place: str = "results", sync: bool = True) -> Path:
+    """Writes a file so that a reader, or the next start after a crash, sees all of it or nothing.
+
+    Args:
+        path: The file.
+        data: Its content.
+        place: The option that says where it lies, `results` or `cache`.
+        sync: Whether that holds for a crash of the machine too. It takes milliseconds, on a busy disk more: leave it
+            out for what is checked when it is read and can be made again.
+
+    Raises:
+        MachineError: The folder cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        partial.replace(path)
+        if sync:
+            _sync_folder(path.parent)  # the rename itself is durable only then
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise not_writable(path.parent, error, place) from error
+    return path
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def not_writable(folder: Path, error: OSError, place: str = "results") -> MachineError:
+    """The error of a folder that is read-only, full or gone."""
+    return MachineError(
+        f"{place} must be a folder that can be written, got {str(folder)!r} ({error.strerror}): "
+        f"free it or choose another with --{place}"
+    )
+
+
+def parse_json(data: bytes) -> Any:
+    """Content of a JSON file as this program writes them: every number finite, every string text.
+
+    Raises:
+        UserError: It is not.
+    """
+    try:
+        content = from_json(data)
+        text = to_json(content, inf_nan_mode="constants")
+        if b"NaN" in text or b"Infinity" in text:  # as numbers, which 1e999 is too, or in a text
+            json.dumps(content, allow_nan=False)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return content
+
+
+def check_content(model: TypeAdapter[Any], content: Any, name: str = "content") -> None:
+    """Checks content of a file that stays as it is: its values are of just the types that the model says.
+
+    Args:
+        model: Of dictionaries with known keys; what else they hold is not looked at.
+        content: As `parse_json` gives it.
+        name: What all of it is called in an error.
+
+    Raises:
+        UserError: The content does not follow the model; it names the first place.
+    """
+    try:
+        model.validate_python(content, strict=True)
+    except ValidationError as error:
+        raise _first_error(error, name) from error
+
+
+def parse_as(model: TypeAdapter[T], data: bytes, name: str = "content") -> T:
+    """Content of a JSON file as what the model makes of it, such as a dataclass.
+
+    Raises:
+        UserError: It is no JSON, as `parse_json` says, or does not follow the model.
+    """
+    parse_json(data)
+    try:
+        return model.validate_json(data, strict=True)
+    except ValidationError as error:
+        raise _first_error(error, name) from error
+
+
+def _first_error(error: ValidationError, name: str) -> UserError:
+    first = error.errors(include_url=False, include_context=False)[0]
+    found = "nothing" if first["type"] == "missing" else f"{first['input']!r:.200}"
+    return UserError(f"{_place(first, name)} must {_rule(first)}, got {found}")
+
+
+def _rule(error: ErrorDetails) -> str:
+    return _RULES.get(error["type"]) or error["msg"].partition(" should ")[2] or f"be right ({error['msg']})"
+
+
+def _place(error: ErrorDetails, name: str) -> str:
+    path = ""
+    for key in error["loc"]:
+        is_name = isinstance(key, str) and key.isidentifier()
+        path += f".{key}" if is_name else f"[{key!r}]"
+    return path.removeprefix(".") or name
