@@ -166,6 +166,10 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str) -> None:
             RuntimeError, match=r"feature cache .* is damaged .*; remove it with bench\.py clean caches"
         ):
             build(tmp_path, never)
+    if name in (DESCRIPTION, STATE):
+        path.write_text(json.dumps(json.loads(whole) | {"more": 1}))
+        with pytest.raises(RuntimeError, match=r"is damaged \(.*more must be a known name, got 1\)"):
+            build(tmp_path, never)
     if name != STATE:
         path.unlink()
         with pytest.raises(RuntimeError, match="is damaged"):

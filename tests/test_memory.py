@@ -164,9 +164,19 @@ def test_points_are_measured_in_processes_of_their_own(monkeypatch: pytest.Monke
 def test_a_damaged_measured_record_is_named(tmp_path: Path) -> None:
     path = tmp_path / "measured" / "gpu" / "x.json"
     path.parent.mkdir(parents=True)
-    path.write_text("{")
-    with pytest.raises(ValueError, match=r"record must be a measured point, got '.*x\.json'"):
-        measure.read_measured(tmp_path)
+    whole: dict[str, Any] = {"schema": 1, "point": MemoryPoint("full", 224).as_dict(), "status": {"state": "ok"}}
+    path.write_text(json.dumps(whole | {"more": 1}))
+    assert measure.read_measured(tmp_path)[0]["more"] == 1
+    for content, reason in (
+        ("{", "EOF while parsing"),
+        (json.dumps(whole | {"schema": 2}), "schema must be 1, got 2"),
+        (json.dumps(whole | {"point": {"method": "full", "resolution": True}}), "point.resolution must be a valid int"),
+        (json.dumps(whole | {"point": {**whole["point"], "more": 1}}), "point.more must be a known name, got 1"),
+        (json.dumps(whole | {"memory": {}}), "memory.phases must be given, got nothing"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=rf"record must be a measured point, got '.*x\.json' \({reason}"):
+            measure.read_measured(tmp_path)
 
 
 def test_a_point_survives_json_and_names_all_it_is() -> None:

@@ -69,7 +69,7 @@ def test_the_digest_follows_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert environment.code_digest() != before
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"phases": {}}', "other key"])
+@pytest.mark.parametrize("damage", ["{", "[]", '{"phases": {}}', "other key", "other type"])
 def test_a_file_that_is_not_the_points_is_made_anew(tmp_path: Path, made: list[MemoryPoint], damage: str) -> None:
     prediction = predict_point(POINT, tmp_path)
     (path,) = (tmp_path / "predictions").iterdir()
@@ -77,6 +77,9 @@ def test_a_file_that_is_not_the_points_is_made_anew(tmp_path: Path, made: list[M
     assert stored["key"]["packages"].keys() == {"torch", "timm", "peft"}
     if damage == "other key":
         stored["key"]["point"]["resolution"] = 4096
+        damage = json.dumps(stored)
+    if damage == "other type":
+        stored["phases"]["train"]["allocated"] = True
         damage = json.dumps(stored)
     path.write_text(damage)
     assert predict_point(POINT, tmp_path) == prediction

@@ -277,6 +277,11 @@ def test_a_manifest_that_lies_is_refused(prepared: Path, tmp_path: Path) -> None
     (root / "manifest.json").write_text('{"schema": 99}')
     with pytest.raises(ValueError, match=r"manifest must be of schema 1, got 99 in"):
         open_dataset("chncxr", tmp_path, tmp_path / "cache")
+    damaged = about(prepared / "data/chncxr")
+    damaged["split"]["kind"] = "mine"
+    (root / "manifest.json").write_text(json.dumps(damaged))
+    with pytest.raises(ValueError, match=r"\(split\.kind must be 'official', 'ours' or 'user', got 'mine'\); prepare"):
+        open_dataset("chncxr", tmp_path, tmp_path / "cache")
 
 
 def test_help_and_list_say_where_to_click(capsys: pytest.CaptureFixture[str]) -> None:

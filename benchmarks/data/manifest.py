@@ -10,14 +10,22 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from pydantic import InstanceOf, TypeAdapter
+from typing_extensions import TypedDict
+
+from benchmarks.errors import UserError
+from benchmarks.storage.files import check_content
 
 SCHEMA = 1
 COLUMNS = ("path", "split", "class", "group", "source", "pixels")
-KINDS = ("official", "ours", "user")
+Kind = Literal["official", "ours", "user"]
+# A text that may hold names of raw files which are no text (surrogates): pydantic's own would refuse these.
+Name = InstanceOf[str]
 
 
 class Entry(NamedTuple):
@@ -58,6 +66,37 @@ class SplitOrigin:
             "seed": self.seed,
             "digest": self.digest,
         }
+
+
+class Split(TypedDict):
+    """What `SplitOrigin.as_json` gives."""
+
+    kind: Kind
+    parts: dict[str, Kind]
+    group_key: Name
+    digest: Name
+    seed: int | None
+
+
+class Excluded(TypedDict):
+    """An image that was left out."""
+
+    id: Name
+    reason: Name
+
+
+class About(TypedDict):
+    """What is read of `manifest.json` again; it holds more."""
+
+    complete: bool
+    settings: dict[Name, Any]
+    split: Split
+    counts: dict[Name, dict[Name, int]]
+    notes: list[Name]
+    excluded: list[Excluded]
+
+
+_ABOUT = TypeAdapter(About)
 
 
 def split_digest(entries: Iterable[Entry]) -> str:
@@ -125,60 +164,21 @@ def read_about(root: Path) -> dict[str, Any]:
     """What `manifest.json` says.
 
     Raises:
-        ValueError: It is damaged, or of another version of this program.
+        UserError: It is damaged, or of another version of this program.
     """
     path = root / "manifest.json"
     try:
         about: Any = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"manifest must be readable, got {str(path)!r}: {error}; {_REMEDY}") from error
+        raise UserError(f"manifest must be readable, got {str(path)!r}: {error}; {_REMEDY}") from error
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
         found = about.get("schema") if isinstance(about, dict) else about
-        raise ValueError(f"manifest must be of schema {SCHEMA}, got {found!r:.50} in {str(path)!r}; {_REMEDY}")
-    damaged = [name for name, rule in _RULES.items() if not rule(about.get(name))]
-    if damaged:
-        raise ValueError(f"manifest must be undamaged, got a wrong {damaged[0]} in {str(path)!r}; {_REMEDY}")
+        raise UserError(f"manifest must be of schema {SCHEMA}, got {found!r:.50} in {str(path)!r}; {_REMEDY}")
+    try:
+        check_content(_ABOUT, about, "manifest")
+    except UserError as error:
+        raise UserError(f"manifest must be undamaged, got {str(path)!r} ({error}); {_REMEDY}") from error
     return about
-
-
-def _is_split(value: Any) -> bool:
-    """Whether a value is what `SplitOrigin.as_json` gives."""
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("parts"), dict)
-        and all(kind in KINDS for kind in (value.get("kind"), *value["parts"].values()))
-        and all(isinstance(value.get(name), str) for name in ("group_key", "digest"))
-        and isinstance(value.get("seed", ""), int | None)
-    )
-
-
-def _is_counts(value: Any) -> bool:
-    """Whether a value is what `count` gives."""
-    return isinstance(value, dict) and all(
-        isinstance(numbers, dict) and all(isinstance(number, int) for number in numbers.values())
-        for numbers in value.values()
-    )
-
-
-def _is_excluded(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(item, dict) and all(isinstance(item.get(name), str) for name in ("id", "reason")) for item in value
-    )
-
-
-def _is_notes(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(note, str) for note in value)
-
-
-# What is read of it again, and what it must be.
-_RULES: dict[str, Callable[[Any], bool]] = {
-    "complete": lambda value: isinstance(value, bool),
-    "settings": lambda value: isinstance(value, dict),
-    "split": _is_split,
-    "counts": _is_counts,
-    "notes": _is_notes,
-    "excluded": _is_excluded,
-}
 
 
 def read_origin(root: Path, paths: Iterable[str]) -> SplitOrigin | None:

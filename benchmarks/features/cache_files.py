@@ -12,15 +12,18 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter
 
-from benchmarks.storage.files import parse_json, write_atomic
+from benchmarks.errors import MachineError, UserError
+from benchmarks.storage.files import parse_as, write_atomic
 
 DESCRIPTION, STATE, MARKS = "cache.json", "state.json", "rows.bin"
-SCHEMA = 2
+Schema = Literal[2]
+SCHEMA: int = get_args(Schema)[0]
 DONE = 1 << 32  # set in the mark of a finished part; the lower 32 bits are its checksum
 
 Rows = Mapping[str, NDArray[Any]]
@@ -51,6 +54,14 @@ class Description:
         return whole if num_parts is None else whole // len(self.parts) * num_parts
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredDescription(Description):
+    """The file of a description."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    schema: Schema
+
+
 @dataclass
 class State:
     """How far a cache has come, and at what cost.
@@ -62,10 +73,14 @@ class State:
         batch_size: Images extracted at once.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
     complete: bool = False
     seconds: float = 0.0
     memory: dict[str, Any] | None = None
     batch_size: int | None = None
+
+
+_DESCRIPTION, _STATE = TypeAdapter(StoredDescription), TypeAdapter(State)
 
 
 class CacheFiles:
@@ -75,22 +90,17 @@ class CacheFiles:
         folder: Made by `create`.
 
     Raises:
-        RuntimeError: A file is missing, damaged or of the wrong size.
+        MachineError: A file is missing, damaged or of the wrong size.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            content = dict(parse_json((folder / DESCRIPTION).read_bytes()))
-            if content.pop("schema") != SCHEMA:
-                raise ValueError("made by another version")
-            if not isinstance(content["key"], dict):
-                raise ValueError("its key is no object")
-            features = {name: (tuple(shape), str(dtype)) for name, (shape, dtype) in content["features"].items()}
-            self.description = Description(**content | {"features": features})
-            self.arrays = {name: self._open(f"{name}.bin", dtype, shape) for name, (shape, dtype) in features.items()}
+            self.description: Description = parse_as(_DESCRIPTION, (folder / DESCRIPTION).read_bytes(), "description")
+            features = self.description.features.items()
+            self.arrays = {name: self._open(f"{name}.bin", dtype, shape) for name, (shape, dtype) in features}
             self.marks: NDArray[np.uint64] = self._open(MARKS, "uint64", (len(self.description.parts),))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        except (OSError, ValueError, TypeError, OverflowError) as error:  # of a shape or type that NumPy has not
             raise damaged(folder, str(error)) from error
 
     def _open(self, name: str, dtype: str, shape: Sequence[int]) -> Any:
@@ -105,7 +115,7 @@ class CacheFiles:
         """Makes the files of a cache, with all the room they will take.
 
         Raises:
-            RuntimeError: The disk cannot hold them.
+            MachineError: The disk cannot hold them.
         """
         num, marks = description.num_samples, 8 * len(description.parts)
         needed = num * (description.row_bytes() + marks)
@@ -131,10 +141,10 @@ class CacheFiles:
     def state(self) -> State:
         """How far the cache has come."""
         try:
-            return State(**parse_json((self.folder / STATE).read_bytes()))
+            return parse_as(_STATE, (self.folder / STATE).read_bytes(), "state")
         except FileNotFoundError:
             return State()
-        except (ValueError, TypeError) as error:
+        except UserError as error:
             raise damaged(self.folder, f"{STATE}: {error}") from error
 
     def write_state(self, state: State) -> None:
@@ -181,7 +191,7 @@ class CacheFiles:
             positions: Which parts these are, by their place in the cache.
 
         Raises:
-            RuntimeError: They are not what was written.
+            MachineError: They are not what was written.
         """
         for place, position in enumerate(positions):
             content = {name: values[None] for name, values in row.items()}
@@ -197,17 +207,17 @@ def checksum(rows: Rows, index: int, part: int) -> int:
     return value
 
 
-def damaged(folder: Path, reason: str) -> RuntimeError:
+def damaged(folder: Path, reason: str) -> MachineError:
     """The error of a cache that cannot be trusted."""
-    return RuntimeError(
+    return MachineError(
         f"feature cache {folder.name} in {folder.parent} is damaged ({reason}); remove it with "
         f"bench.py clean caches {folder.name}, and run again"
     )
 
 
-def no_room(folder: Path, needed: int, free: int) -> RuntimeError:
+def no_room(folder: Path, needed: int, free: int) -> MachineError:
     """The error of a disk that cannot hold a cache."""
-    return RuntimeError(
+    return MachineError(
         f"features need {needed / 2**30:.2f} GiB under {folder.parent}, where {free / 2**30:.2f} GiB are free; make "
         "room (bench.py clean caches), choose another --cache, store 8 bits (--set fpt.feature_dtype=int8) or use "
         "--preload off"

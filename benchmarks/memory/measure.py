@@ -13,21 +13,26 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, get_args
 
 import torch
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict
 
-from benchmarks.choices import COUNTERS
 from benchmarks.environment import ROOT, describe_code, describe_environment
+from benchmarks.errors import UserError
 from benchmarks.memory.point import MemoryPoint, build_point, point_resolution, run_phases
 from benchmarks.model.build import Parts
-from benchmarks.storage.files import parse_json, write_atomic
+from benchmarks.records.schema import Peaks
+from benchmarks.storage.files import parse_as, write_atomic
 from benchmarks.training.peak_memory import NvmlDriver, PhaseMemory, check_idle, host_peak_bytes
 from benchmarks.training.step import forbid_tf32
 
-SCHEMA = 1
+Schema = Literal[1]
+SCHEMA: int = get_args(Schema)[0]
 BURN_IN = 3  # steps before the clock starts; those of the memory loop come on top
 TIMED_SECONDS = 1.0  # a step is repeated for about this long
 TIMED_STEPS = (3, 50)  # at least, at most
@@ -35,6 +40,45 @@ TIMEOUT = 300  # seconds for one point
 AHEAD = 5  # processes that import while another measures
 
 Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Point(MemoryPoint):
+    """A point as a record holds it: with no setting that we do not know."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+class Status(TypedDict):
+    """How measuring ended, and in which phase."""
+
+    state: str
+    phase: NotRequired[str | None]
+
+
+class Memory(TypedDict):
+    """Peaks in bytes, by phase and counter."""
+
+    phases: dict[str, Peaks | None]
+
+
+class Environment(TypedDict, total=False):
+    """Where it was measured."""
+
+    device: str | None
+
+
+class MeasuredPoint(TypedDict):
+    """What is read of a record again; it holds more."""
+
+    schema: Schema
+    point: Point
+    status: Status
+    memory: NotRequired[Memory | None]
+    environment: NotRequired[Environment]  # what failed at once has none
+
+
+_MEASURED = TypeAdapter(MeasuredPoint)
 
 
 def gpu_folder(results: Path, device: torch.device) -> Path:
@@ -114,32 +158,17 @@ def read_measured(results: Path) -> list[Record]:
     """All measured records under `results`, sorted by GPU and point.
 
     Raises:
-        ValueError: A file is no such record.
+        UserError: A file is no such record.
     """
     records = []
     for path in sorted((results / "measured").glob("*/*.json")):
         try:
-            record = parse_json(path.read_bytes())
-            _check(record)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"record must be a measured point, got {str(path)!r} ({error}): delete it") from error
-        records.append(record)
+            data = path.read_bytes()
+            parse_as(_MEASURED, data, "record")
+        except UserError as error:
+            raise UserError(f"record must be a measured point, got {str(path)!r} ({error}): delete it") from error
+        records.append(json.loads(data))
     return records
-
-
-def _check(record: Any) -> None:
-    """Raises an error of some type where a record is not as it was written."""
-    if record["schema"] != SCHEMA:
-        raise ValueError(f"schema must be {SCHEMA}, got {record['schema']!r}")
-    point, example = MemoryPoint.from_dict(record["point"]), MemoryPoint("full", 224)
-    pairs: list[tuple[Any, Any]] = [(value, type(getattr(example, name))) for name, value in vars(point).items()]
-    pairs += [(record["status"]["state"], str), (record["status"].get("phase"), str | None)]
-    pairs += [(record.get("environment", {}).get("device"), str | None)]  # what failed at once has none
-    phases = (record.get("memory") or {"phases": {}})["phases"]
-    pairs += [((peaks or {}).get(counter), int | None) for peaks in phases.values() for counter in COUNTERS]
-    wrong = [value for value, kind in pairs if not isinstance(value, kind)]
-    if wrong:
-        raise ValueError(f"a value is of another type: {wrong[0]!r}")
 
 
 def measure(point: MemoryPoint, device: torch.device, make: Callable[[], Parts]) -> Record:

@@ -11,15 +11,31 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict
+
 from benchmarks.config import RunConfig
 from benchmarks.environment import CODE_DIGEST
+from benchmarks.errors import UserError
 from benchmarks.features.cache import digest
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import PhasePeak, Prediction, map_points, predict_memory
 from benchmarks.model.method_config import make_config
-from benchmarks.storage.files import parse_json, write_atomic
+from benchmarks.storage.files import parse_as, write_atomic
 
 SCHEMA = 1
+
+
+class StoredPrediction(TypedDict):
+    """The file of a prediction."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    key: dict[str, Any]
+    phases: dict[str, PhasePeak]
+    feature_bytes: int
+
+
+_STORED = TypeAdapter(StoredPrediction)
 
 
 def predict_points(points: Iterable[MemoryPoint], cache: Path) -> Iterator[Prediction]:
@@ -85,12 +101,10 @@ def _path(point: MemoryPoint, cache: Path) -> Path:
 def _read(point: MemoryPoint, path: Path) -> Prediction | None:
     """The stored prediction; None where there is none, or a file that is damaged or of another key."""
     try:
-        stored = parse_json(path.read_bytes())
-        phases = {name: PhasePeak(**peak) for name, peak in stored["phases"].items()}
-        prediction = Prediction(point, phases, stored["feature_bytes"])
-        return prediction if stored["key"] == _key(point) else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        stored = parse_as(_STORED, path.read_bytes())
+    except (FileNotFoundError, UserError):
         return None
+    return Prediction(point, stored["phases"], stored["feature_bytes"]) if stored["key"] == _key(point) else None
 
 
 def _write(prediction: Prediction, path: Path) -> None:

@@ -28,7 +28,8 @@ from benchmarks.choices import COUNTERS, PHASES
 
 Record = dict[str, Any]
 
-SCHEMA = 1
+Schema = Literal[1]
+SCHEMA: int = get_args(Schema)[0]
 State = Literal["ok", "oom", "diverged", "failed", "interrupted"]
 STATES: tuple[State, ...] = get_args(State)
 
@@ -281,7 +282,7 @@ class Environment(TypedDict, total=False):
 class RunRecord(TypedDict):
     """The whole file."""
 
-    schema: Annotated[Literal[1], Column(None)]
+    schema: Annotated[Schema, Column(None)]
     run_id: str
     status: Status
     run: Run
