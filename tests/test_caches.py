@@ -71,7 +71,7 @@ def test_clean_removes_what_was_asked_for(folder: Path) -> None:
     assert ended.returncode == 2 and "cache must be one of" in ended.stderr
     root = folder / ".cache" / "features"
     with held_lock(root / ".leases" / row["cache"].partition("-")[0], lambda: None):
-        removed, left = remove_caches(root, stored_caches(root, []))
+        removed, left = remove_caches(root, stored_caches(root, {}))
         assert (removed, [cache.folder.name for cache in left]) == ([], [row["cache"]])
     ended = finish(folder, "clean", "caches", row["cache"])
     assert ended.returncode == 0 and ended.stdout.split() == [row["cache"]]

@@ -288,7 +288,7 @@ def open_prepared(root: Path, name: str, data: bytes) -> None:
     with only_clean_errors():
         findings(survey(root, None))
     with only_clean_errors():
-        prepare(DATASETS["covid"], Request(root.parent / "none", root), lambda done, total: None)
+        prepare(DATASETS["covid"], Request(root.parent / "none", root), lambda done, total: None, DATASETS)
 
 
 @fuzz
@@ -371,7 +371,7 @@ def find(table: Path, data: bytes, suffix: str) -> None:
     with_suffix.write_bytes(data)
     try:
         with only_clean_errors():
-            find_samples(DATASETS[root.name], scan(root), allow_incomplete=True)
+            find_samples(DATASETS[root.name], scan(root), allow_incomplete=True, datasets=DATASETS)
     finally:
         with_suffix.unlink()
         table.write_bytes(whole)

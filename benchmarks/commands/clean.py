@@ -22,13 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Removes caches and says which, and how much room that makes."""
     from benchmarks.features.inventory import remove_caches, stored_caches
-    from benchmarks.records.record import load_records
+    from benchmarks.records.record import load_records, runs_by_cache
 
     root = args.cache / "features"
     records, problems = load_records(args.results)
     if problems and args.unused:
         raise ValueError(f"results must be readable to tell which caches are unused: {problems[0]}")
-    caches = stored_caches(root, records)
+    caches = stored_caches(root, runs_by_cache(records))
     for name in args.names:
         one_of("cache", [cache.folder.name for cache in caches], name)
     chosen = [

@@ -57,14 +57,14 @@ def run(args: argparse.Namespace) -> int:
         rows = [{"backbone": name} for name in timm.list_models(module="vision_transformer")]
     elif args.what == "caches":
         from benchmarks.features.inventory import stored_caches
-        from benchmarks.records.record import load_records
+        from benchmarks.records.record import load_records, runs_by_cache
 
         records, problems = load_records(args.results)
         rows = [
             {"cache": cache.folder.name, "state": cache.state, **cache.about}
             | {"mib": round(cache.num_bytes / 2**20, 1), "age_days": round(cache.age_days, 2)}
             | {"used_by": ", ".join(cache.used_by)}
-            for cache in stored_caches(args.cache / "features", records)
+            for cache in stored_caches(args.cache / "features", runs_by_cache(records))
         ]
     else:
         from benchmarks.suite.run_status import list_runs

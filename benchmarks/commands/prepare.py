@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     print(f"looking through {request.raw}", file=sys.stderr)
     with CountProgress(f"converting images of {info.name}") as progress:
-        outcome = prepare(info, request, progress)
+        outcome = prepare(info, request, progress, DATASETS)
     print("\n".join(_summary(info, outcome)))
     return 0
 

@@ -2,13 +2,12 @@
 
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.features.cache_files import DESCRIPTION, CacheFiles
-from benchmarks.records.schema import Record
 from benchmarks.storage.locks import held_lock
 
 
@@ -33,15 +32,15 @@ class StoredCache:
     used_by: list[str]
 
 
-def stored_caches(root: Path, records: Sequence[Record]) -> list[StoredCache]:
-    """Every feature cache under `root`, and which of some stored runs used it."""
-    users: dict[str, list[str]] = {}
-    for record in records:
-        preload = record["measurements"].get("preload")
-        if preload:
-            users.setdefault(preload["cache"], []).append(record["run_id"])
+def stored_caches(root: Path, users: Mapping[str, Sequence[str]]) -> list[StoredCache]:
+    """Every feature cache under `root`, and which runs used it.
+
+    Args:
+        root: Their folder.
+        users: Runs by name of the cache that they trained on.
+    """
     folders = [path for path in sorted(root.glob("[!.]*")) if path.is_dir()]
-    return [_describe(folder, users.get(folder.name, [])) for folder in folders]
+    return [_describe(folder, list(users.get(folder.name, ()))) for folder in folders]
 
 
 def _describe(folder: Path, used_by: list[str]) -> StoredCache:

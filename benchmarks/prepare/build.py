@@ -1,6 +1,7 @@
 """Makes a prepared dataset: finds, checks, converts, splits, writes, and reads back what it wrote."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,14 @@ class Outcome:
     num_new: int | None
 
 
-def prepare(info: DatasetInfo, request: Request, on_progress: Progress) -> Outcome:
+def prepare(info: DatasetInfo, request: Request, on_progress: Progress, datasets: Mapping[str, DatasetInfo]) -> Outcome:
     """Makes `request.target` from the raw download, or finds that it is made.
 
     Args:
         info: The dataset.
         request: What is asked for.
         on_progress: Called with (images done, images in all).
+        datasets: All there are, to say which one a wrong download looks like.
 
     Raises:
         ValueError: The download is not what it must be, or the target was made with other settings.
@@ -60,7 +62,7 @@ def prepare(info: DatasetInfo, request: Request, on_progress: Progress) -> Outco
     old = _read_target(request, request.settings(info.official))
     if old is not None and old["complete"]:
         return Outcome(request.target, old, None)
-    found = find_samples(info, scan(request.raw), request.allow_incomplete)
+    found = find_samples(info, scan(request.raw), request.allow_incomplete, datasets)
     samples = _choose_groups(info, found, request, user)
     left_out = dict(found.excluded)
     if user is not None:

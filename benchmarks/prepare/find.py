@@ -2,18 +2,25 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from benchmarks.raw.files import RawFiles
 from benchmarks.raw.tables import NotFoundError
-from datasets import DATASETS
 from datasets.info import DatasetInfo, Found, RawSample
 
 ALLOW = "--allow-incomplete"
 
 
-def find_samples(info: DatasetInfo, files: RawFiles, allow_incomplete: bool) -> Found:
+def find_samples(
+    info: DatasetInfo, files: RawFiles, allow_incomplete: bool, datasets: Mapping[str, DatasetInfo]
+) -> Found:
     """The labelled images of a raw download.
+
+    Args:
+        info: The dataset.
+        files: The download.
+        allow_incomplete: Whether to go on without what is missing or not as published.
+        datasets: All there are, to say which one the download looks like.
 
     Raises:
         ValueError: Nothing is found, another dataset is found, images or labels are missing, or the counts are not as
@@ -23,7 +30,7 @@ def find_samples(info: DatasetInfo, files: RawFiles, allow_incomplete: bool) -> 
     try:
         found = info.find(files)
     except NotFoundError as error:
-        raise ValueError(_not_found(info, files, str(error))) from error
+        raise ValueError(_not_found(info, files, str(error), datasets)) from error
     if not allow_incomplete:
         _check_complete(info, found)
     _check_names(info, found.samples)
@@ -50,7 +57,7 @@ def deviations(info: DatasetInfo, found: Found) -> list[str]:
     ]
 
 
-def _not_found(info: DatasetInfo, files: RawFiles, what: str) -> str:
+def _not_found(info: DatasetInfo, files: RawFiles, what: str, datasets: Mapping[str, DatasetInfo]) -> str:
     archives = f" and {len(files.archives)} zip archives" if files.archives else ""
     message = (
         f"raw folder of {info.name} must hold {what}: not found among {len(files.files):,} files below "
@@ -58,21 +65,21 @@ def _not_found(info: DatasetInfo, files: RawFiles, what: str) -> str:
     )
     advice = [
         files.hints(dict(info.parts)),
-        _lookalike(info, files),
+        _lookalike(info, files, datasets.values()),
         f"download from {info.url}: {'; '.join(info.download)}",
     ]
     return "; ".join([message, *filter(None, advice)])
 
 
-def _lookalike(info: DatasetInfo, files: RawFiles) -> str:
+def _lookalike(info: DatasetInfo, files: RawFiles, datasets: Iterable[DatasetInfo]) -> str:
     """Which other dataset the files look like."""
     hits = {
         other.name: sum(bool(re.search(other.signature, file.source, re.IGNORECASE)) for file in files.files)
-        for other in DATASETS.values()
+        for other in datasets
         if other.signature
     }
-    best = max(hits, key=lambda name: hits[name])
-    if not hits[best] or best == info.name:
+    best = max(hits, key=lambda name: hits[name], default=info.name)
+    if best == info.name or not hits[best]:
         return ""
     return f"it looks like {best}: bench.py prepare {best} --raw {files.root}"
 

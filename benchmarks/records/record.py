@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,16 @@ def each_record(results: Path, problems: list[str]) -> Iterator[Record]:
             yield read_record(path)
         except UserError as error:
             problems.append(str(error))
+
+
+def runs_by_cache(records: Iterable[Record]) -> dict[str, list[str]]:
+    """Ids of runs by the name of the feature cache that they trained on."""
+    users: dict[str, list[str]] = {}
+    for record in records:
+        preload = record["measurements"].get("preload")
+        if preload:
+            users.setdefault(preload["cache"], []).append(record["run_id"])
+    return users
 
 
 def _stored(results: Path, run_id: str, suffix: str) -> Path:
