@@ -3,6 +3,7 @@
 import copy
 import functools
 import io
+import os
 import shutil
 import stat
 import zipfile
@@ -216,5 +217,10 @@ def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path, raw: Path, caps
 
 def test_two_at_a_time_do_not_mix(refuse: Callable[..., None], raw: Path, tmp_path: Path) -> None:
     raw_trees.chncxr(raw)
-    with Stage(tmp_path / "data/chncxr", {}):
-        refuse("chncxr", "chncxr is being prepared by another process; wait for it", options=("--allow-incomplete",))
+    with Stage(tmp_path / "data/chncxr", {}) as stage:
+        holder = f"chncxr is being prepared by process {os.getpid()} on "
+        refuse("chncxr", holder, "; wait for it, or remove ", options=("--allow-incomplete",))
+        stage.lock.lost.set()
+        with pytest.raises(RuntimeError, match=holder):
+            stage.publish()
+    assert not stage.lock.path.exists()

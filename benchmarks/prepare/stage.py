@@ -1,11 +1,10 @@
 """The folder in which a dataset is made: images are converted once, whatever kills the program in between.
 
 `<data root>/.<name>.partial/` holds `converted/` (finished images), `journal.jsonl` (a line for each, written after its
-file), `tree/` (the dataset taking shape) and `lock`. A finished dataset keeps the journal as `.journal.jsonl`, so that
+file) and `tree/` (the dataset taking shape). A finished dataset keeps the journal as `.journal.jsonl`, so that
 preparing it anew with another split or with more images converts only what is new.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -14,8 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from benchmarks.errors import MachineError
 from benchmarks.prepare.convert import Converted
 from benchmarks.raw.files import RawFile
+from benchmarks.storage.files import not_writable
+from benchmarks.storage.locks import Lock
 
 KEPT_JOURNAL = ".journal.jsonl"
 
@@ -28,7 +30,7 @@ class Stage:
         recipe: What else decides the pixels of a converted image, such as the largest side.
 
     Raises:
-        RuntimeError: Another process is preparing this dataset.
+        MachineError: Another process is preparing this dataset, or the data root cannot be written.
     """
 
     def __init__(self, target: Path, recipe: dict[str, Any]) -> None:
@@ -38,15 +40,30 @@ class Stage:
         self.converted = self.folder / "converted"
         self.tree = self.folder / "tree"
         self.journal = self.folder / "journal.jsonl"
+        self.lock = Lock(target.parent / f".{target.name}.lease")  # beside the folder, which goes when it is done
 
     def __enter__(self) -> "Stage":
-        self.converted.mkdir(parents=True, exist_ok=True)
-        self.lock = (self.folder / "lock").open("w")
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self.lock.try_acquire():
+                raise self._in_use()
         except OSError as error:
-            self.lock.close()
-            raise RuntimeError(f"{self.target.name} is being prepared by another process; wait for it") from error
+            raise not_writable(self.lock.path.parent, error, "data-root") from error
+        try:
+            self._take_up()
+        except BaseException:
+            self.lock.release()
+            raise
+        return self
+
+    def _in_use(self) -> MachineError:
+        return MachineError(
+            f"{self.target.name} is being prepared by {self.lock.holder()}; wait for it, or remove "
+            f"{str(self.lock.path)!r} if that machine is gone"
+        )
+
+    def _take_up(self) -> None:
+        """Goes on from what a killed process has left, and from the finished dataset."""
+        self.converted.mkdir(parents=True, exist_ok=True)
         self._recover()
         self.done = self._read(self.journal, {path.name: path for path in self.converted.iterdir()})
         self._adopt()
@@ -54,13 +71,12 @@ class Stage:
         rewritten.write_text("".join(json.dumps(entry) + "\n" for entry in self.done.values()), encoding="utf-8")
         rewritten.replace(self.journal)
         self.lines = self.journal.open("a", encoding="utf-8")
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.lines.close()
-        self.lock.close()
+        self.lock.release()
 
     def finished(self, file: RawFile, stem: str) -> Converted | None:
         """The converted image, where there is one of this very source."""
@@ -83,7 +99,13 @@ class Stage:
             (self.converted / name).rename(place)
 
     def publish(self) -> None:
-        """Puts the tree in the place of the dataset; what was there goes only now."""
+        """Puts the tree in the place of the dataset; what was there goes only now.
+
+        Raises:
+            MachineError: Another process has taken over, as this one showed no sign of life.
+        """
+        if self.lock.lost.is_set():
+            raise self._in_use()
         self.lines.flush()
         shutil.copyfile(self.journal, self.tree / KEPT_JOURNAL)
         if self.target.exists():
