@@ -1,1 +1,1 @@
-"""The machinery: configuration, data, training, measuring, tables and plots."""
+"""The machinery in rooms: each imports only rooms below it, in the order that `pyproject.toml` states."""

@@ -1,4 +1,7 @@
-"""The commands of bench.py: here the one table of them."""
+"""The commands of bench.py, one file each, and here the one table of them.
+
+A command reads options, calls the rooms below and prints; no room below imports it.
+"""
 
 from benchmarks.commands import check, clean, fit, listing, memory, params, preload, prepare, reproduce, run, stored
 from benchmarks.commands.contract import Command

@@ -234,8 +234,8 @@ def part_rows(grid: Grid) -> Iterator[dict[str, Any]]:
         assert not any(stored.is_due(run.config.run_id) for run in values[0].runs)
 
     yield timed("resume: the plan (plan.make_plan)", grid.make_plan)
-    yield timed("resume: which runs are stored (states.StoredStates)", states)
-    yield timed("all records as a frame (records.load_frame)", lambda: load_frame(results)[0])
+    yield timed("resume: which runs are stored (stored.StoredStates)", states)
+    yield timed("all records as a frame (frame.load_frame)", lambda: load_frame(results)[0])
     frame = values[-1]
     yield timed("cells (summary.summary)", lambda: summary(frame))
     table = values[-1]
