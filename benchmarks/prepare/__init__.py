@@ -1,1 +1,1 @@
-"""From a raw download to a prepared folder: find, convert, split, write."""
+"""From a raw download to a prepared folder: find, convert, split, write. It knows no method."""

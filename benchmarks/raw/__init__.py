@@ -1,1 +1,1 @@
-"""."""
+"""What a file of `datasets/` needs to read a raw download: files, archives, tables. It knows no dataset."""

@@ -1,1 +1,4 @@
-"""Benchmarks of the suite itself: before and after, as ratios in one run; `python -m benchmarks.speed.<name>`."""
+"""Benchmarks of the suite itself: before and after, as ratios in one run; `python -m benchmarks.speed.<name>`.
+
+Nothing imports it.
+"""

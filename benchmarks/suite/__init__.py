@@ -1,1 +1,1 @@
-"""."""
+"""From options to finished runs: plan, processes, cluster, one run. It never knows tables and plots."""
