@@ -1,8 +1,9 @@
-"""The tables of docs/ that are made by counting: of the methods, and of the datasets."""
+"""What is made by counting or copied in the pages of docs/: tables of methods, datasets and rooms, and the example."""
 
 import ast
 import csv
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from benchmarks.environment import ROOT
 from benchmarks.model.build import count_parameters, feature_shapes, make_config
 from datasets import DATASETS
 from docs.architecture import is_room, read_layers
+from docs.examples import ssf
 from methods import METHODS
 
 RESOLUTION = 512
@@ -141,10 +143,18 @@ def rooms_table() -> str:
     return markdown("room | what lives there", "ll", rows)
 
 
+def example() -> str:
+    """The heart of the worked example."""
+    source = (ROOT / "docs/examples/ssf.py").read_text()
+    build = inspect.getsource(ssf.build).rstrip()
+    return f"```python\n{build}\n\n\n{source[source.index('METHOD = ') :].rstrip()}\n```"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "methods": methods_table,
     "defaults": defaults_table,
     "datasets": datasets_table,
     "normalisation": normalisation_table,
     "rooms": rooms_table,
+    "example": example,
 }
