@@ -1,5 +1,6 @@
 # make bench   set up .venv and run the demo suite: table and plots in results/
 # make test    set up .venv and run every check
+# make docs    rewrite the tables and the drawing in docs/ that are made by a script
 # make clean   remove what these made, but for results/
 # PYTHON=...   a Python 3.11 or newer to make .venv with (default: python3)
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 INSTALLED := .venv/installed-pyproject.toml
 
-.PHONY: bench test clean environment
+.PHONY: bench test docs clean environment
 
 bench: environment
 	$(PY) bench.py --suite demo
@@ -20,6 +21,9 @@ test: environment
 	$(PY) -m mypy .
 	.venv/bin/lint-imports --no-cache
 	$(PY) -m pytest --numprocesses 2 --dist loadfile
+
+docs: environment
+	$(PY) -m docs.make
 
 # Reused as it is while it works and pyproject.toml is what it was installed from.
 environment:

@@ -17,7 +17,7 @@ from methods.contract import ImageModel, Method, attach_head, freeze
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults of the adapter (../shared/facts/methods.md; D / 8 reproduces the published 2.03 %)."""
+    """Defaults of the adapter (docs/methods.md; D / 8 reproduces the published 2.03 %)."""
 
     lr_grid: ClassVar[tuple[float, ...]] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     lr: float = 1e-3

@@ -32,7 +32,7 @@ from methods.fpt_parts.side_network import SidePromptModel, build_side_network, 
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults of FPT (../shared/facts/fpt.md; lr is the first release's)."""
+    """Defaults of FPT, the paper's; lr is the first release's (docs/methods.md)."""
 
     lr_grid: ClassVar[tuple[float, ...]] = (2e-4, 6e-4, 2e-3, 6e-3, 2e-2)
     lr: float = 2e-3

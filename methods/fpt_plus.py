@@ -26,7 +26,7 @@ from methods.fpt_parts.side_network import SidePromptModel, build_side_network, 
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults of FPT+ (../shared/facts/fpt.md)."""
+    """Defaults of FPT+, the paper's (docs/methods.md)."""
 
     lr_grid: ClassVar[tuple[float, ...]] = (5e-5, 1.5e-4, 5e-4, 1.5e-3, 5e-3)
     lr: float = 5e-4

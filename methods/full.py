@@ -1,7 +1,6 @@
 """Full fine-tuning: every parameter of the pretrained ViT and a new linear head train.
 
-Defaults from the tuned studies in ../shared/facts/methods.md: AdamW, lr 1e-4, weight decay 0.05. Larger rates (1e-3,
-1e-2) make it look worse than a linear probe.
+Where the defaults are from: docs/methods.md. Larger rates (1e-3, 1e-2) make it look worse than a linear probe.
 """
 
 from dataclasses import dataclass

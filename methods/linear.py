@@ -16,7 +16,7 @@ from methods.contract import Method, freeze, init_head
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults of the linear probe (../shared/facts/methods.md)."""
+    """Defaults of the linear probe (docs/methods.md)."""
 
     lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     lr: float = 1e-2

@@ -15,7 +15,7 @@ from methods.contract import ImageModel, Method, attach_head, freeze
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults of LoRA (../shared/facts/methods.md; rank 16 reproduces the published 0.68 %)."""
+    """Defaults of LoRA (docs/methods.md; rank 16 reproduces the published 0.68 %)."""
 
     lr_grid: ClassVar[tuple[float, ...]] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     lr: float = 1e-3

@@ -19,7 +19,7 @@ from methods.contract import Method, attach_head, freeze
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults of VPT-Deep (../shared/facts/methods.md; 16 prompts reproduce the published 0.17 %)."""
+    """Defaults of VPT-Deep (docs/methods.md; 16 prompts reproduce the published 0.17 %)."""
 
     lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     lr: float = 1e-2

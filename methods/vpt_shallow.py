@@ -14,7 +14,7 @@ from methods.vpt import PromptedViT
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults of VPT-Shallow (../shared/facts/methods.md)."""
+    """Defaults of VPT-Shallow (docs/methods.md)."""
 
     lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     lr: float = 1e-2

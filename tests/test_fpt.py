@@ -1,4 +1,4 @@
-"""FPT and FPT+ against a naive transcription of ../shared/facts/fpt.md: loops over images, heads and layers."""
+"""FPT and FPT+ against a naive transcription of the papers: loops over images, heads and layers."""
 
 import math
 from collections.abc import Callable
@@ -274,7 +274,7 @@ GOALS = {
 def test_training_takes_a_fraction_of_the_published_memory(
     monkeypatch: pytest.MonkeyPatch, method: str, attention: Attention, checkpointing: bool
 ) -> None:
-    """Counted as the authors' models were (../shared/facts/fpt.md): every storage, but no workspace of cuBLAS."""
+    """Counted as the authors' models were (docs/methods.md): every storage, but no workspace of cuBLAS."""
     monkeypatch.setattr("benchmarks.memory.trace.library_workspaces", lambda func: [])
     point = MemoryPoint(method, 512, attention=attention, grad_checkpointing=checkpointing)
     peak = predict_memory(point).phases["train"].allocated / 2**20

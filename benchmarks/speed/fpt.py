@@ -3,7 +3,7 @@
     python -m benchmarks.speed.fpt [--device cuda] [--parts memory steps loading bytes extraction]
 
 Memory is predicted (fake tensors, every storage; without cuBLAS's workspace, so that it compares with the authors'
-figure in ../shared/facts/fpt.md). Times are medians of pairs: each round runs the baseline's step, then ours.
+figure, see docs/methods.md). Times are medians of pairs: each round runs the baseline's step, then ours.
 """
 
 import argparse

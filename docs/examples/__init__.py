@@ -1,0 +1,1 @@
+"""Files for --plugin: what a method from outside this repository looks like."""

@@ -1,0 +1,97 @@
+"""SSF, scaling and shifting features (Lian et al., NeurIPS 2022, arXiv 2210.08823): y = gamma x + beta in each channel.
+
+A scale and a shift follow the patch embedding, and in every block both norms, `qkv`, `proj`, `fc1` and `fc2`, and the
+final norm. They and the new head train: L * 22 D + 4 D parameters, 205,824 for a ViT-B. Scales start at N(1, 0.02),
+shifts at N(0, 0.02), so the model starts near the pretrained one, not at it.
+
+All of it can be folded into the layers before (`merge`), so that inference costs nothing. Training does: every site
+keeps its input for its scale's gradient, and that is more than full fine-tuning keeps.
+
+Defaults are the authors' for VTAB-1k, the nearest of theirs to small medical datasets. Departures: no drop path, no
+moving average of the weights; where the final norm stands behind the pooling (`fc_norm`), that is the site.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from methods.contract import ImageModel, Method, attach_head, freeze
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults of SSF."""
+
+    lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    lr: float = 1e-2
+    weight_decay: float = 5e-5
+    std: float = 0.02
+
+
+class ScaleShift(nn.Module):
+    """A scale and a shift a channel.
+
+    Args:
+        width: Number of channels.
+        std: Standard deviation of the start, around 1 and 0.
+    """
+
+    def __init__(self, width: int, std: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(1 + std * torch.randn(width))
+        self.beta = nn.Parameter(std * torch.randn(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scales and shifts.
+
+        Shape:
+            - x: `(B, N, width)`
+            - Output: `(B, N, width)`
+        """
+        return x * self.gamma + self.beta
+
+
+def sites(vit: VisionTransformer) -> Iterator[tuple[Any, str]]:
+    """The layers that scales and shifts follow, each as its parent and its name there."""
+    yield vit.patch_embed, "norm"
+    for block in vit.blocks:
+        yield from ((block, "norm1"), (block.attn, "qkv"), (block.attn, "proj"))
+        yield from ((block, "norm2"), (block.mlp, "fc1"), (block.mlp, "fc2"))
+    yield vit, "fc_norm" if isinstance(vit.norm, nn.Identity) else "norm"
+
+
+def build(backbone: VisionTransformer, num_classes: int, config: Config) -> ImageModel:
+    """Freezes the backbone, puts a scale and a shift behind its layers and attaches the head."""
+    freeze(backbone)
+    for parent, name in sites(backbone):
+        layer = getattr(parent, name)
+        width = layer.out_features if isinstance(layer, nn.Linear) else backbone.embed_dim
+        setattr(parent, name, nn.Sequential(layer, ScaleShift(width, config.std)))
+    attach_head(backbone, num_classes)
+    return ImageModel(backbone)
+
+
+def merge(model: ImageModel) -> ImageModel:
+    """A copy without scales and shifts that computes the same: they are folded into the layers before them."""
+    merged = copy.deepcopy(model)
+    for parent, name in sites(merged.backbone):
+        layer, scale_shift = getattr(parent, name)
+        # The patch embedding mostly has no norm: what comes before is its convolution.
+        _fold(parent.proj if isinstance(layer, nn.Identity) else layer, scale_shift)
+        setattr(parent, name, layer)
+    return merged
+
+
+@torch.no_grad()
+def _fold(layer: Any, by: ScaleShift) -> None:
+    bias = by.beta if layer.bias is None else layer.bias * by.gamma + by.beta
+    layer.weight *= by.gamma.view(-1, *[1] * (layer.weight.dim() - 1))
+    layer.bias = nn.Parameter(bias.clone())
+
+
+METHOD = Method("ssf", "SSF", "Lian et al., NeurIPS 2022, arXiv 2210.08823", Config, build)

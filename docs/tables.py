@@ -1,0 +1,160 @@
+"""What is made by counting or copied in the pages of docs/: tables of methods, datasets and rooms, and the example."""
+
+import ast
+import csv
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+
+from benchmarks.choices import DEFAULT_BACKBONE
+from benchmarks.environment import ROOT
+from benchmarks.model.build import count_parameters, feature_shapes, make_config
+from datasets import DATASETS
+from docs.architecture import is_room, read_layers
+from docs.examples import ssf
+from methods import METHODS
+
+RESOLUTION = 512
+NUM_ELEMENTS = (1 + (RESOLUTION // 16) ** 2) * 768  # N·D of the default backbone
+NUM_CLASSES = 5  # of the head that the published percentages of FPT and FPT+ include
+
+
+def markdown(header: str, align: str, rows: list[list[str]]) -> str:
+    """A table; `header` has its cells between bars, `align` a letter each, `l` or `r`."""
+    rules = ["--:" if side == "r" else "---" for side in align]
+    lines = [[cell.strip() for cell in header.split("|")], rules, *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def methods_table() -> str:
+    """What each method trains and keeps."""
+    with (ROOT / "results/published/fpt_readme.csv").open() as file:
+        published = {row["method"]: row["trainable_percent"] for row in csv.DictReader(file)}
+    rows = []
+    for name in METHODS:
+        counts = count_parameters(name, make_config(name, {}), DEFAULT_BACKBONE, NUM_CLASSES)
+        numbers = [f"{counts['trainable']:,}", f"{counts['percent']:.2f}", published.get(name, "–")]
+        rows.append([f"`{name}`", *numbers, kept(name), features(name)])
+    header = "method | trainable | % | published % | kept a block (N·D) | features an image"
+    return markdown(header, "lrrrrr", rows)
+
+
+def kept(name: str) -> str:
+    """Activations that a backbone block keeps for the backward pass, in units of N·D; 0 where it is frozen ahead.
+
+    What three blocks keep less what two do, so that what stands outside the blocks cancels.
+    """
+    if not runs_live(name):
+        return "0"
+    two, three = (_saved_elements(name, depth) for depth in (2, 3))
+    return f"{(three - two) / NUM_ELEMENTS:.1f}"
+
+
+def runs_live(name: str) -> bool:
+    """Whether the backbone runs in every step."""
+    with torch.device("meta"):
+        return METHODS[name].extractor(_vit(2), make_config(name, {})) is None
+
+
+def _vit(depth: int) -> Any:
+    return timm.create_model(DEFAULT_BACKBONE, depth=depth, img_size=RESOLUTION)
+
+
+def _saved_elements(name: str, depth: int) -> int:
+    """Elements of fp32 that the forward pass saves for one image, parameters aside, each storage once."""
+    saved: dict[int, Tensor] = {}  # holding them, so that no storage comes twice at one address
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.device("meta"):
+        model = METHODS[name].build(_vit(depth), NUM_CLASSES, make_config(name, {})).train()
+    with FakeTensorMode():  # on the meta device attention is never fused
+        model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            logits = model(image=torch.empty(1, 3, RESOLUTION, RESOLUTION))
+    assert logits.requires_grad
+    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    activations = [tensor.untyped_storage() for storage, tensor in saved.items() if storage not in parameters]
+    return sum(storage.nbytes() for storage in activations) // 4
+
+
+def features(name: str) -> str:
+    """Bytes of an image's frozen features, where a method can preload them."""
+    if runs_live(name):
+        return "–"
+    shapes, _ = feature_shapes(name, make_config(name, {}), DEFAULT_BACKBONE, RESOLUTION)
+    size = sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in shapes.values())
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
+
+
+def defaults_table() -> str:
+    """The defaults of each method."""
+    rows = []
+    for name, method in METHODS.items():
+        config = dataclasses.asdict(method.config())
+        lr, decay = (f"{config.pop(option):g}" for option in ("lr", "weight_decay"))
+        grid = ", ".join(f"{rate:g}" for rate in method.config.lr_grid)  # type: ignore[attr-defined]
+        options = ", ".join(f"{option} {value}" for option, value in config.items())
+        rows.append([f"`{name}`", lr, grid, decay, options or "–"])
+    return markdown("method | lr | `--lr grid` | weight decay | other options", "lllll", rows)
+
+
+def datasets_table() -> str:
+    """What is known of each dataset."""
+    rows = []
+    for info in (info for info in DATASETS.values() if info.find is not None):
+        counts = info.expected_counts
+        per_class = [name if counts is None else f"{name}: {counts[name]:,}" for name in info.classes]
+        total = info.expected.get("total") or sum(info.expected[split] for split in info.official)
+        splits = ", ".join(info.official) or "none"
+        rows.append([f"`{info.name}`", f"{total:,}", "; ".join(per_class), info.group_key, splits, info.licence])
+    return markdown("dataset | images | classes, in order | kept together | official splits | terms", "lrllll", rows)
+
+
+def normalisation_table() -> str:
+    """Mean and deviation per channel."""
+    rows = []
+    for info in (info for info in DATASETS.values() if info.find is not None):
+        shown = [", ".join(f"{x:g}" for x in dict.fromkeys(values)) for values in (info.mean, info.std)]
+        rows.append([f"`{info.name}`", *shown])
+    return markdown("dataset | mean | standard deviation", "lll", rows)
+
+
+def rooms_table() -> str:
+    """What lives in each room, as its docstring says, from the top."""
+    rows = []
+    for name in (name for layer in read_layers() for name in layer):
+        path = ROOT / name.replace(".", "/")
+        module = path / "__init__.py" if is_room(name) else path.with_suffix(".py")
+        said = ast.get_docstring(ast.parse(module.read_text())) or ""
+        link = f"[{name.removeprefix('benchmarks.')}{'/' if is_room(name) else '.py'}](../{module.relative_to(ROOT)})"
+        rows.append([link, " ".join(said.partition("\n\n")[0].split())])
+    return markdown("room | what lives there", "ll", rows)
+
+
+def example() -> str:
+    """The heart of the worked example."""
+    source = (ROOT / "docs/examples/ssf.py").read_text()
+    build = inspect.getsource(ssf.build).rstrip()
+    return f"```python\n{build}\n\n\n{source[source.index('METHOD = ') :].rstrip()}\n```"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "methods": methods_table,
+    "defaults": defaults_table,
+    "datasets": datasets_table,
+    "normalisation": normalisation_table,
+    "rooms": rooms_table,
+    "example": example,
+}
