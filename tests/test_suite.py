@@ -17,6 +17,8 @@ from benchmarks.records.record import STATES, write_record
 from benchmarks.records.stored import DONE, POLICIES, StoredStates
 from methods import METHODS
 
+pytestmark = pytest.mark.process
+
 METHODS_RUN = ("linear", "fpt", "full")
 
 
