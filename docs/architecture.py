@@ -52,7 +52,7 @@ def read_layers() -> list[list[str]]:
         ValueError: A package or module of `benchmarks/` is in none, or one is named that does not exist.
     """
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    (contract,) = settings["tool"]["importlinter"]["contracts"]
+    (contract,) = (c for c in settings["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
     layers = [[name.strip() for name in layer.split("|")] for layer in contract["layers"]]
     named = {name for layer in layers for name in layer}
     paths = [path for path in (ROOT / "benchmarks").iterdir() if path.suffix == ".py" or any(path.rglob("*.py"))]

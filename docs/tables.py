@@ -17,7 +17,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.choices import DEFAULT_BACKBONE
 from benchmarks.environment import ROOT
-from benchmarks.model.build import count_parameters, feature_shapes, make_config
+from benchmarks.model.build import count_parameters, feature_shapes
+from benchmarks.model.method_config import make_config
 from datasets import DATASETS
 from docs.architecture import is_room, read_layers
 from docs.examples import ssf

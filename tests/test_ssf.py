@@ -1,11 +1,14 @@
 """The worked example of docs/add_a_method.md: SSF against the plain ViT, its closed formula, and its merged weights."""
 
+import copy
+
 import pytest
 import timm
 import torch
 from torch import Tensor
 
-from benchmarks.model.build import build_parts, make_config
+from benchmarks.model.build import build_parts
+from benchmarks.model.method_config import make_config
 from benchmarks.training.step import make_optimization, training_step
 from docs.examples import ssf
 from methods import METHODS
@@ -46,9 +49,9 @@ def test_trainable_count_equals_the_closed_formula(name: str, depth: int) -> Non
     with torch.device("meta"):
         backbone = timm.create_model(name, depth=depth)
         model = ssf.METHOD.build(backbone, 3, ssf.Config())
-    width = backbone.embed_dim
+        width, count = backbone.embed_dim, ssf.count(timm.create_model(name, depth=depth), ssf.Config())
     own = [parameter for key, parameter in model.named_parameters() if parameter.requires_grad and ".head." not in key]
-    assert sum(parameter.numel() for parameter in own) == depth * 22 * width + 4 * width
+    assert sum(parameter.numel() for parameter in own) == count == depth * 22 * width + 4 * width
 
 
 @pytest.mark.parametrize("settings", [{}, {"qkv_bias": False}, {"pre_norm": True}, {"global_pool": "avg"}])
@@ -56,7 +59,7 @@ def test_merged_computes_the_same_with_none_of_its_layers(settings: dict[str, ob
     """Also where there is no bias to fold a shift into, and where the final norm stands behind the pooling."""
     model = make_model(**settings).double()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    merged, x = ssf.merge(model), image().double()
+    merged, x = ssf.merge(copy.deepcopy(model)), image().double()
     assert not any(isinstance(module, ssf.ScaleShift) for module in merged.modules())
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
     with torch.no_grad():

@@ -11,7 +11,6 @@ Defaults are the authors' for VTAB-1k, the nearest of theirs to small medical da
 moving average of the weights; where the final norm stands behind the pooling (`fc_norm`), that is the site.
 """
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -20,7 +19,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from methods.contract import ImageModel, Method, attach_head, freeze
+from methods.contract import ImageModel, Method, Recipe, attach_head, freeze
 
 
 @dataclass(frozen=True)
@@ -76,15 +75,15 @@ def build(backbone: VisionTransformer, num_classes: int, config: Config) -> Imag
     return ImageModel(backbone)
 
 
-def merge(model: ImageModel) -> ImageModel:
-    """A copy without scales and shifts that computes the same: they are folded into the layers before them."""
-    merged = copy.deepcopy(model)
-    for parent, name in sites(merged.backbone):
+def merge(model: nn.Module) -> nn.Module:
+    """Folds scales and shifts into the layers before them; the model computes the same without them."""
+    assert isinstance(model, ImageModel)
+    for parent, name in sites(model.backbone):
         layer, scale_shift = getattr(parent, name)
         # The patch embedding mostly has no norm: what comes before is its convolution.
         _fold(parent.proj if isinstance(layer, nn.Identity) else layer, scale_shift)
         setattr(parent, name, layer)
-    return merged
+    return model
 
 
 @torch.no_grad()
@@ -94,4 +93,24 @@ def _fold(layer: Any, by: ScaleShift) -> None:
     layer.bias = nn.Parameter(bias.clone())
 
 
-METHOD = Method("ssf", "SSF", "Lian et al., NeurIPS 2022, arXiv 2210.08823", Config, build)
+def count(backbone: VisionTransformer, config: Config) -> int:
+    """L (2 * 7 D + 2 H) + 4 D with H the MLP's width, so L * 22 D + 4 D where that is 4 D."""
+    embed_dim, hidden_dim = backbone.embed_dim, backbone.blocks[0].mlp.fc1.out_features
+    return len(backbone.blocks) * 2 * (7 * embed_dim + hidden_dim) + 4 * embed_dim
+
+
+def recipe(model: nn.Module, config: Config, num_steps: int) -> Recipe:
+    """Trains by the defaults; is used merged."""
+    return Recipe(before_inference=merge)
+
+
+METHOD = Method(
+    "ssf",
+    "SSF",
+    "Lian et al., NeurIPS 2022, arXiv 2210.08823",
+    Config,
+    build,
+    count,
+    recipe=recipe,
+    needs=frozenset({"blocks", "qkv"}),
+)
