@@ -4,14 +4,15 @@ import functools
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Attention = Literal["eager", "sdpa"]
 
-LATER = ("lr_grid", "trial", "stop_hopeless")
+_LATER = {"later": True}
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class RunConfig:
         batch_size: Images a step.
         lr: Peak learning rate of AdamW; decays to 0 by a cosine.
         weight_decay: Of AdamW.
-        options: The method's other settings, all of them.
+        options: The method's other settings, as `identity` leaves them.
         precision: `fp32`, `bf16` or `fp16` (autocast).
         attention: `eager` or `sdpa` (fused).
         grad_checkpointing: Whether blocks recompute their activations in the backward pass.
@@ -60,15 +61,14 @@ class RunConfig:
     grad_checkpointing: bool = False
     preload: bool = False
     device_type: str = "cpu"
-    lr_grid: tuple[float, ...] = ()
-    trial: bool = False
-    stop_hopeless: bool = False
+    lr_grid: tuple[float, ...] = field(default=(), metadata=_LATER)
+    trial: bool = field(default=False, metadata=_LATER)
+    stop_hopeless: bool = field(default=False, metadata=_LATER)
 
     @functools.cached_property
     def run_id(self) -> str:
         """Readable parts and a hash of everything: the name of the run's record."""
-        # Settings that came later count where they are used: what was stored before keeps its name.
-        settings = {name: value for name, value in asdict(self).items() if name not in LATER or value}
+        settings = identity(asdict(self), RunConfig)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
         dataset = re.sub(r"[^A-Za-z0-9_-]", "_", self.dataset)
         return f"{dataset}-{self.resolution}-{self.method}-s{self.seed}-{digest}"
@@ -78,8 +78,28 @@ class RunConfig:
         return self.epochs * (num_train // self.batch_size)
 
     def method_settings(self) -> dict[str, Any]:
-        """All fields of the method's Config."""
+        """Fields of the method's Config; what is not among them has its default."""
         return {"lr": self.lr, "weight_decay": self.weight_decay, **self.options}
+
+
+def identity(settings: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """The settings that tell a run from others.
+
+    A field that came after runs were stored carries the metadata `{"later": True}`. At its default it is left out, so
+    that what was stored before keeps its name: the default is to do what was done before the field came.
+
+    Args:
+        settings: Values by name.
+        kind: The dataclass whose fields they are, `RunConfig` or a method's Config.
+    """
+    defaults = _later_defaults(kind)
+    return {name: value for name, value in settings.items() if json.dumps(value) != defaults.get(name)}
+
+
+@functools.cache
+def _later_defaults(kind: type) -> dict[str, str]:
+    """The default of each field that came later, as JSON, in which a tuple equals the list that is stored of it."""
+    return {entry.name: json.dumps(entry.default) for entry in fields(kind) if entry.metadata.get("later")}
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
 """The identity of a run: readable, stable, and another one as soon as any setting differs."""
 
 import dataclasses
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.config import RunConfig
+from benchmarks.config import RunConfig, identity
 
+ROOT = Path(__file__).resolve().parent.parent
 CONFIG = RunConfig(
     method="lora",
     dataset="demo",
@@ -72,3 +75,27 @@ def test_any_folder_name_makes_a_file_name(name: str) -> None:
 
 def test_the_method_settings_are_the_options_with_the_budget() -> None:
     assert CONFIG.method_settings() == {"lr": 1e-3, "weight_decay": 1e-4, "rank": 16, "alpha": 16, "dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "results" / "demo" / "runs").glob("*.json")), ids=lambda path: path.stem
+)
+def test_a_stored_run_has_the_id_that_its_settings_give(path: Path) -> None:
+    config = json.loads(path.read_text())["run"]["config"]
+    assert RunConfig(**config).run_id == path.stem
+
+
+@dataclasses.dataclass(frozen=True)
+class NewRunConfig(RunConfig):
+    """Settings as a later version has them."""
+
+    layer_decay: float = dataclasses.field(default=1.0, metadata={"later": True})
+
+
+def test_a_setting_that_came_later_counts_where_it_is_used() -> None:
+    settings = dataclasses.asdict(CONFIG)
+    assert identity(settings | {"layer_decay": 1.0}, NewRunConfig) == identity(settings, RunConfig)
+    assert identity(settings | {"layer_decay": 0.7}, NewRunConfig)["layer_decay"] == 0.7
+    stored = json.loads(json.dumps(settings))
+    assert identity(stored, RunConfig) == json.loads(json.dumps(identity(settings, RunConfig)))
+    assert "lr_grid" not in identity(stored, RunConfig)

@@ -1,6 +1,8 @@
 """The plan: every default resolved, everything worth knowing noted, every mistake found before the first run."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -144,3 +146,15 @@ def test_no_method_at_all_is_a_mistake() -> None:
         ValueError, match=r"methods must be named, e\.g\. --methods fpt lora, or --methods all, got none"
     ):
         plan("--datasets images")
+
+
+def test_a_new_option_counts_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [run.config.run_id for run in plan(TINY).runs]
+    new: Any = ("rank_dropout", float, dataclasses.field(default=0.0, metadata={"later": True}))
+    config = dataclasses.make_dataclass("Config", [new], bases=(METHODS["lora"].config,), frozen=True)
+    monkeypatch.setitem(METHODS, "lora", dataclasses.replace(METHODS["lora"], config=config))
+    for setting in ("rank_dropout=0", "dropout=0"):
+        assert [run.config.run_id for run in plan(f"{TINY} --set lora.{setting}").runs] == before
+    lora, fpt = plan(f"{TINY} --set lora.rank_dropout=0.1").runs
+    assert lora.config.run_id != before[0] and fpt.config.run_id == before[1]
+    assert lora.config.method_settings()["rank_dropout"] == 0.1

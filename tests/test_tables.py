@@ -89,6 +89,15 @@ def test_variants_of_a_method_are_told_apart() -> None:
     ]
 
 
+def test_a_new_option_at_its_default_is_no_other_variant() -> None:
+    records = [make_record("lora", seed=seed, config={"options": {"rank": 16}}) for seed in (0, 1)]
+    records[0]["run"]["method"]["config"] = {"rank": 16, "rank_dropout": 0.0}  # which the other does not know yet
+    records.append(make_record("lora", config={"options": {"rank": 8}}, tag="8"))
+    table = summary(runs_frame(records))
+    assert table["label"].to_list() == ["LoRA (rank 16)", "LoRA (rank 8)"]
+    assert table["seeds_ok"].to_list() == [2, 1]
+
+
 def test_unknown_method_of_a_stored_record_is_shown_last() -> None:
     record = make_record("fpt", tag="x")
     record["run"]["config"]["method"], record["run"]["method"]["title"] = "fpt_next", "FPT next"

@@ -201,7 +201,7 @@ def variant_labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
         known = METHODS[method].title if method in METHODS else None
         title = known or _first(group["method_title"]) or method
         settings = {variant: json.loads(variant) for variant in group["variant"].unique()}
-        keys = sorted({key for setting in settings.values() for key in setting})
+        keys = sorted({key for setting in settings.values() for key in setting} - {"options"})  # which stand there too
         differing = [key for key in keys if len({json.dumps(s.get(key)) for s in settings.values()}) > 1]
         for variant, setting in settings.items():
             details = ", ".join(f"{key} {_shown(setting.get(key))}" for key in differing)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.config import LATER
+from benchmarks.config import RunConfig, identity
 from benchmarks.records.record import each_record
 from benchmarks.records.schema import COLUMNS, Record
 
@@ -67,11 +67,14 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def _variant(record: Record) -> str:
-    config = {key: value for key, value in record["run"]["config"].items() if key not in _PLACE}
-    settings = (_lookup(record, ("run", "method", "config")) or {}) | config
-    # Of a tuned run the grid is the setting, and the rate that it led to is a result.
-    left_out = {name for name in LATER if not settings.get(name)} | ({"lr"} if settings.get("lr_grid") else set())
-    return json.dumps({key: value for key, value in settings.items() if key not in left_out}, sort_keys=True)
+    config = identity(record["run"]["config"], RunConfig)
+    # What is not among the options is at its default, which tells no variant from another.
+    known = (config.get("options"), _lookup(record, ("run", "method", "config")))
+    settings: dict[str, Any] = next((options for options in known if isinstance(options, dict)), {})
+    settings = settings | {name: value for name, value in config.items() if name not in _PLACE}
+    if config.get("lr_grid"):
+        del settings["lr"]  # of a tuned run the grid is the setting, and the rate that it led to is a result
+    return json.dumps(settings, sort_keys=True)
 
 
 def _test_classes(record: Record) -> dict[str, Any]:

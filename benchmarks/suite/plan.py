@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.config import Attention, Places, Precision, RunConfig
+from benchmarks.config import Attention, Places, Precision, RunConfig, identity
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.model.backbone import check_backbone, check_needs, effective_resolution, patch_size
 from benchmarks.model.build import build_parts
@@ -224,7 +224,7 @@ def _plan_run(
         batch_size=options.batch_size or dataset.batch_size,
         lr=options.lr[0] if len(options.lr) == 1 else rate,  # type: ignore[arg-type]
         weight_decay=weight_decay,
-        options=settings,
+        options=identity(settings, METHODS[method].config),
         precision=options.precision or ("bf16" if device_type == "cuda" else "fp32"),
         attention=options.attention,
         grad_checkpointing=options.grad_checkpointing,
