@@ -237,6 +237,7 @@ Seconds = TypedDict(
         "setup": Amount | None,
         "images": Amount | None,
         "preload": Amount | None,
+        "prepare": Amount | None,
         "train": Amount | None,
         "validate": Amount | None,
         "test": Amount | None,
