@@ -9,7 +9,6 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.contract import Command
-from benchmarks.commands.run import parse
 from benchmarks.suite.signals import Stop, stop_on_signals
 
 
@@ -45,8 +44,7 @@ def main(arguments: list[str]) -> int:
         return 2
     command, rest = COMMANDS[name], arguments[1:] if named else arguments
     try:
-        parser = make_parser(command)
-        return command.run(parse(parser, rest))
+        return command.run(make_parser(command).parse_args(rest))
     except (ValueError, OSError, RuntimeError) as error:
         print(f"bench.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

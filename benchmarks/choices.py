@@ -23,8 +23,14 @@ def one_of(kind: str, known: Iterable[str], name: str) -> str:
         UserError: It is not in it; the message has the nearest name and all choices.
     """
     names = list(known)
-    if name in names:
-        return name
-    nearest = difflib.get_close_matches(name, names, n=1)
+    if name not in names:
+        raise UserError(not_one_of(kind, names, name))
+    return name
+
+
+def not_one_of(kind: str, known: Iterable[str], value: object) -> str:
+    """Says that a value is not in a table, with the nearest name and all choices."""
+    names = list(known)
+    nearest = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    raise UserError(f"{kind} must be one of {', '.join(names)}, got {name!r}{hint}")
+    return f"{kind} must be one of {', '.join(names)}, got {value!r}{hint}"

@@ -9,10 +9,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import bench
+from benchmarks.commands import COMMANDS
+from benchmarks.suite.options import SuiteOptions
+from benchmarks.suite.suite_file import read_options
+
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = ROOT / "bench.py"
 TINY = ["--datasets", "images", "--weights", "none", "--backbone", "vit_tiny_patch16_224", "--res", "32"]
 TINY += ["--batch-size", "4", "--device", "cpu"]
+
+
+def options_of(*arguments: str, command: str = "run") -> SuiteOptions:
+    """What a command line asks for."""
+    return read_options(vars(bench.make_parser(COMMANDS[command]).parse_args(arguments)))
 
 
 class Ended(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench_process import TINY
+from bench_process import TINY, options_of
 from tiny_images import make_images
 
 from benchmarks.suite.plan import PlannedRun, make_plan
@@ -34,13 +34,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planned(images: Path, method: str, *options: str) -> PlannedRun:
-    from bench import make_parser
-    from benchmarks.commands import COMMANDS
-    from benchmarks.commands.run import suite_options
-
     flags = [word if word != "images" else str(images / "images") for word in TINY]
     flags += ["--methods", method, "--epochs", str(EPOCHS), "--cache", str(images / "cache"), *options]
-    return make_plan(suite_options(make_parser(COMMANDS["run"]).parse_args(flags))).runs[0]
+    return make_plan(options_of(*flags)).runs[0]
 
 
 def execute(run: PlannedRun, checkpoints: Checkpoints | None, emit: Callable[..., None] = lambda *_, **__: None) -> Run:

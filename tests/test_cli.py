@@ -11,14 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench_process import BENCH, TINY
+from bench_process import BENCH, TINY, options_of
 from fixed_records import fixed_records, make_record
 from tiny_images import make_images
 
 import bench
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.dry_run import ranges
-from benchmarks.commands.run import parse, suite_options
 from benchmarks.records.record import write_record
 from benchmarks.suite.plan import make_plan
 from benchmarks.suite.signals import Stop
@@ -150,12 +149,17 @@ def test_tables_and_plots_print_the_paths_they_wrote(
     [
         ("trian", "command must be one of run, params, "),
         ("--method fpt", "unrecognized arguments: --method"),
-        ("--methods fpt --res big", "argument --res: invalid positive value: 'big'"),
-        ("--methods fpt --res 0", "argument --res: must be at least 1, got 0"),
-        ("--methods fpt --lr 0", "argument --lr: must be above 0, got 0"),
-        ("--methods fpt --lr nan", "argument --lr: must be above 0, got nan"),
-        ("--methods fpt --precision fp8", "argument --precision: invalid choice: 'fp8'"),
+        ("--methods fpt --res big", "res must be a whole number, got 'big'"),
+        ("--methods fpt --res 0", "res must be at least 1, got '0'"),
+        ("--methods fpt --lr 0", "lr must be above 0, got '0'"),
+        ("--methods fpt --lr nan", "lr must be above 0, got 'nan'"),
+        ("--methods fpt --precision fp8", "precision must be one of fp32, bf16, fp16, got 'fp8'"),
         ("--methods fpt --only-missing --overwrite", "not allowed with argument"),
+        (
+            "--methods fpt --res 0 --epochs x --preload of",
+            "res must be at least 1, got '0'; epochs must be a whole number",
+        ),
+        ("--methods fpt --preload of", "preload must be one of auto, on, off, got 'of'; did you mean off?"),
         ("", "methods must be named, e.g. --methods fpt lora"),
         ("--methods fpd", "did you mean fpt?"),
         ("params --methods fpd", "did you mean fpt?"),
@@ -245,7 +249,7 @@ def test_a_dry_run_predicts_many_settings_only_when_asked(
 def test_a_dry_run_counts_what_is_stored_and_due(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_images(folder / "images")
     command = shlex.join(["--methods", "linear", *TINY, "--dry-run", "--seeds", "5", "0", "1", "2"])
-    runs = make_plan(suite_options(parse(bench.make_parser(COMMANDS["run"]), shlex.split(command)))).runs
+    runs = make_plan(options_of(*shlex.split(command))).runs
     for run, state in zip(runs, ("ok", "failed", "oom", "interrupted"), strict=True):
         record = make_record("linear", state=state)
         record["run_id"] = run.config.run_id

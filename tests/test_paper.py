@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from bench_process import options_of
 from fixed_records import MIB, fallback_records, fixed_records, make_record
 from test_tables import line
 
-from bench import main, make_parser
+from bench import main
 from benchmarks.analysis.summary import performance_memory_efficiency, performance_parameter_efficiency, summary
-from benchmarks.commands import COMMANDS
-from benchmarks.commands.run import parse, suite_options
+from benchmarks.model.choose import method_options
 from benchmarks.model.method_config import make_config
 from benchmarks.records.frame import runs_frame
 from benchmarks.records.record import load_records, write_record
@@ -139,19 +139,18 @@ def test_published_figures_without_ours_name_the_suite(tmp_path: Path) -> None:
 def test_commands_describe_the_runs_that_are_missing(tmp_path: Path) -> None:
     """Each stored run of the demo is taken away in turn; the command must describe it again."""
     records, _ = load_records(ROOT / "results" / "demo")
-    parser = make_parser(COMMANDS["run"])
     for gone in records:
         rest = [record for record in records if record is not gone]
         (paper,) = paper_tables(summary(runs_frame(rest)))
         (command,) = commands(paper.block)
-        options = suite_options(parse(parser, shlex.split(command)[2:]))
+        options = options_of(*shlex.split(command)[2:])
         config = gone["run"]["config"]
         method = config["method"]
-        assert (options.methods, options.datasets) == ([method], [config["dataset"]])
-        assert (options.resolutions, options.seeds) == ([config["resolution"]], [config["seed"]])
+        assert (options.methods, options.datasets) == ((method,), (config["dataset"],))
+        assert (options.res, options.seeds) == ((config["resolution"],), (config["seed"],))
         for name in ("backbone", "weights", "epochs", "batch_size", "precision", "attention", "grad_checkpointing"):
             assert getattr(options, name) == config[name], name
-        settings = make_config(method, options.method_options.get(method, {}))
+        settings = make_config(method, method_options(options.set, [method]).get(method, {}))
         assert (options.lr or (settings.lr,)) == (config["lr"],)
         for name, value in config["options"].items():
             assert getattr(settings, name) == value
@@ -166,7 +165,7 @@ def test_commands_carry_settings_and_are_few(tmp_path: Path) -> None:
     assert "--methods fpt --datasets messidor2 'PATH/my images' --res 512 --seeds 0" in command
     assert "--set fpt.weight_decay=0.05 fpt.num_prompt_tokens=8 fpt.keep_ratio=0.5" in command
     assert "--lr 0.0005" in command and "--preload off" in command and "--grad-checkpointing" in command
-    parse(make_parser(COMMANDS["run"]), shlex.split(command)[2:])
+    options_of(*shlex.split(command)[2:])
 
 
 @pytest.mark.parametrize(("grid", "flag"), [((1e-4, 1e-3), "--lr 0.0001 0.001"), ("grid", "--lr grid")])

@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from bench_process import options_of
 from tiny_images import make_images
 
-import bench
-from benchmarks.commands import COMMANDS
-from benchmarks.commands.run import parse, suite_options
 from benchmarks.suite.devices import resolve_device, resolve_devices
 from benchmarks.suite.plan import Plan, make_plan
 from datasets import DATASETS
@@ -30,8 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def plan(arguments: str) -> Plan:
-    parser = bench.make_parser(COMMANDS["run"])
-    return make_plan(suite_options(parse(parser, arguments.split())))
+    return make_plan(options_of(*arguments.split()))
 
 
 def test_every_default_is_resolved() -> None:

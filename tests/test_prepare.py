@@ -17,7 +17,8 @@ from raw_trees import BUILDERS, EXPECTED, zip_tree
 
 import bench
 from benchmarks.data.dataset import open_dataset
-from benchmarks.suite.plan import SuiteOptions, make_plan
+from benchmarks.suite.options import SuiteOptions
+from benchmarks.suite.plan import make_plan
 from benchmarks.suite.run import Run
 from benchmarks.training.clock import Clock
 from datasets import DATASETS
@@ -172,8 +173,8 @@ def test_a_second_time_there_is_nothing_to_do(prepared: Path, capsys: pytest.Cap
 @pytest.mark.parametrize("name", BUILDERS)
 def test_each_prepared_dataset_trains(prepared: Path, tmp_path: Path, name: str) -> None:
     options = SuiteOptions(
-        ["linear"], [name], [32], [0], "vit_tiny_patch16_224", "none", 1, 4, (), "first", False, {}, None, "sdpa",
-        False, "off", "cpu", prepared / "data", tmp_path,
+        methods=("linear",), datasets=(name,), res=(32,), backbone="vit_tiny_patch16_224", weights="none", epochs=1,
+        batch_size=4, preload="off", device=("cpu",), data_root=prepared / "data", cache=tmp_path,
     )  # fmt: skip
     planned = make_plan(options).runs[0]
     run = Run(planned.config, planned.places, planned.weights, Clock(), lambda *_, **__: None)

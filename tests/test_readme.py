@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench_process import options_of
 
 from bench import make_parser
 from benchmarks.commands import COMMANDS
-from benchmarks.commands.run import parse
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
 from methods import METHODS
@@ -31,7 +31,7 @@ def test_commands_parse(line: str) -> None:
     words = shlex.split(line)
     name = "run" if words[0].startswith("-") else words.pop(0)
     parser = make_parser(COMMANDS[name])
-    args = parse(parser, words) if name == "run" else parser.parse_args(words)
+    args = options_of(*words) if name == "run" else parser.parse_args(words)
     for method in getattr(args, "methods", None) or []:
         assert method == "all" or method in METHODS
 

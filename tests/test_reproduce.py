@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import pytest
-from bench_process import finish
+from bench_process import finish, options_of
 from tiny_images import make_images
 
-from bench import main, make_parser
-from benchmarks.commands import COMMANDS
-from benchmarks.commands.run import parse
+from bench import main
 
 SUITE = """
 methods: [linear]
@@ -52,5 +50,5 @@ def test_it_runs_what_is_missing_and_writes_the_table(folder: Path) -> None:
 
 
 def test_options_win_over_the_suite_and_its_last_option_takes_no_more(folder: Path) -> None:
-    args = parse(make_parser(COMMANDS["reproduce"]), ["mine.yaml", "--epochs", "3"])
-    assert (args.suite, args.epochs, args.seeds, args.yes) == ("mine.yaml", 3, [0], False)
+    options = options_of("mine.yaml", "--epochs", "3", command="reproduce")
+    assert (options.epochs, options.seeds) == (3, (0,))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import psutil
 import pytest
-from bench_process import TINY, finish, records, start
+from bench_process import TINY, finish, options_of, records, start
 from fault_injection import scores
 from fixed_records import make_record
 from tiny_images import COUNTS, make_images
@@ -248,15 +248,12 @@ def test_what_was_done_again_since_is_not_due_again(tmp_path: Path) -> None:
 def test_what_could_not_be_done_again_is_not_done(
     folder: Path, suite: Suite, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bench import make_parser
-    from benchmarks.commands import COMMANDS
-    from benchmarks.commands.run import suite_options
     from benchmarks.suite.plan import make_plan
     from benchmarks.suite.suite import Work, report
 
     flags = [word if word != "images" else str(folder / "images") for word in TINY]
     flags += ["--methods", "linear", "fpt", "--epochs", "2", "--cache", str(folder / ".cache")]
-    plan = make_plan(suite_options(make_parser(COMMANDS["run"]).parse_args(flags)))
+    plan = make_plan(options_of(*flags))
     statuses = {}
     for policy in POLICIES:
         statuses[policy], _ = report(Work.make(plan, suite.folder / "results", policy, hang_minutes=1))

@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_process import TINY, finish, records
+from bench_process import TINY, finish, options_of, records
 from fixed_records import make_record
 from tiny_images import make_images
 
-import bench
-from benchmarks.commands import COMMANDS
-from benchmarks.commands.run import parse, suite_options
 from benchmarks.suite.plan import Plan, make_plan
 from benchmarks.suite.tuning import choose, rivals_of, tuned_runs
 from benchmarks.training.loop import is_hopeless
@@ -23,9 +20,7 @@ GRID = ["--lr", "1e-5", "1e-2", "--seeds", "0", "1", "--epochs", "2"]
 
 def plan(folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: str) -> Plan:
     monkeypatch.chdir(folder)
-    parser = bench.make_parser(COMMANDS["run"])
-    words = ["--methods", "linear", "lora", *TINY, *arguments.split()]
-    return make_plan(suite_options(parse(parser, words)))
+    return make_plan(options_of("--methods", "linear", "lora", *TINY, *arguments.split()))
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_cache, add_format
-from benchmarks.commands.run import positive
+from benchmarks.commands.options import add_cache, add_format, positive
 
 if TYPE_CHECKING:
     import pandas as pd

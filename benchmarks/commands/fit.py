@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.choices import DEFAULT_BACKBONE
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_cache, add_format, add_methods, check_methods, print_frame
-from benchmarks.commands.run import positive
+from benchmarks.commands.options import add_backbone, add_cache, add_format, add_methods, positive, print_frame
+from benchmarks.model.choose import check_methods
 
 if TYPE_CHECKING:
     from benchmarks.memory.point import MemoryPoint
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grad-checkpointing", nargs="+", choices=("off", "on"), default=["off", "on"], help="default: off on"
     )
-    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="B", help="any timm ViT (default: %(default)s)")
+    add_backbone(parser)
     add_cache(parser)
     add_format(parser)
 

@@ -7,10 +7,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.choices import COUNTERS, DEFAULT_BACKBONE
+from benchmarks.choices import COUNTERS
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_cache, add_format, add_methods, add_results, check_methods, print_frame
-from benchmarks.commands.run import method_options, positive
+from benchmarks.commands.options import (
+    add_backbone,
+    add_cache,
+    add_format,
+    add_methods,
+    add_num_classes,
+    add_results,
+    add_set,
+    positive,
+    print_frame,
+)
+from benchmarks.errors import UserError
+from benchmarks.model.choose import check_methods, method_options
 
 if TYPE_CHECKING:
     from benchmarks.memory.point import MemoryPoint
@@ -43,11 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preload", choices=("on", "off"), default="on", help="train on preloaded features where a method has any"
     )
-    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="B", help="any timm ViT (default: %(default)s)")
-    parser.add_argument("--num-classes", type=positive, default=5, metavar="C", help="of the new head (default: 5)")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="M.OPTION=X", help="a method's option, like lora.rank=8"
-    )
+    add_backbone(parser)
+    add_num_classes(parser)
+    add_set(parser)
     parser.add_argument("--device", default="cuda:0", metavar="D", help="to measure on (default: cuda:0)")
     parser.add_argument("--only-missing", action="store_true", help="do not measure again what has a record")
     parser.add_argument("--allow-busy", action="store_true", help="measure though other processes hold GPU memory")
@@ -156,7 +165,7 @@ def _compare(args: argparse.Namespace) -> int:
         and record["status"]["state"] != "failed"
     ]
     if not records:
-        raise ValueError(f"results must hold measured records to compare, got none in {args.results / 'measured'}")
+        raise UserError(f"results must hold measured records to compare, got none in {args.results / 'measured'}")
     points = [MemoryPoint.from_dict(record["point"]) for record in records]
     frame = compare_frame(records, predict_points(points, args.cache))
     print_frame(readable(frame) if args.format == "md" else frame, args.format)

@@ -2,20 +2,17 @@
 
 import argparse
 
-from benchmarks.choices import DEFAULT_BACKBONE
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_format, add_methods, check_methods, print_frame
-from benchmarks.commands.run import method_options, positive
+from benchmarks.commands.options import add_backbone, add_format, add_methods, add_num_classes, add_set, print_frame
+from benchmarks.model.choose import check_methods, method_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     add_methods(parser)
-    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="B", help="any timm ViT (default: %(default)s)")
-    parser.add_argument("--num-classes", type=positive, default=5, metavar="C", help="of the new head (default: 5)")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="M.OPTION=X", help="a method's option, like lora.rank=8"
-    )
+    add_backbone(parser)
+    add_num_classes(parser)
+    add_set(parser)
     add_format(parser)
 
 

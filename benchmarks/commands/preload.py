@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.commands import run as run_command
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_format, print_frame
+from benchmarks.errors import UserError
 
 if TYPE_CHECKING:
     from benchmarks.suite.plan import PlannedRun
@@ -23,28 +24,31 @@ def run(args: argparse.Namespace) -> int:
     import pandas as pd
 
     from benchmarks.environment import describe_code
+    from benchmarks.suite.devices import devices_of
     from benchmarks.suite.plan import make_plan
     from benchmarks.suite.processes import Job, Workers, follow
     from benchmarks.suite.progress import SuiteProgress
+    from benchmarks.suite.suite_file import read_options
 
-    if len(run_command.devices_of(args)) > 1 or args.launcher != "local":
-        raise ValueError("preload must have one device, got several processes; leave --jobs and --launcher out")
-    plan = make_plan(run_command.suite_options(args))
+    options = read_options(vars(args))
+    if options.launcher != "local" or len(devices_of(options)) > 1:
+        raise UserError("preload must have one device, got several processes; leave --jobs and --launcher out")
+    plan = make_plan(options)
     runs = distinct([planned for planned in plan.runs if planned.config.preload])
     if not runs:
-        raise ValueError("methods must include one whose features can be preloaded (linear, fpt, fpt_plus), got none")
-    if args.dry_run:
+        raise UserError("methods must include one whose features can be preloaded (linear, fpt, fpt_plus), got none")
+    if options.dry_run:
         print_frame(pd.DataFrame([_place(planned) for planned in runs]), args.format)
         return 0
     code, rows = describe_code(), []
-    with SuiteProgress(len(runs), args.verbose) as progress, Workers() as workers:
+    with SuiteProgress(len(runs), options.verbose) as progress, Workers() as workers:
         for note in plan.notes:
             progress.note(f"note: {note}")
         for number, planned in enumerate(runs, start=1):
             config = planned.config
-            log = args.results / "logs" / f"preload-{config.run_id}.log"
+            log = options.results / "logs" / f"preload-{config.run_id}.log"
             progress.start(number, f"{config.method} {config.dataset} {config.resolution} px", log)
-            job = Job("preload", planned, args.results, log, code, args.hang_minutes * 60)
+            job = Job("preload", planned, options.results, log, code, options.hang_minutes * 60)
             done = follow(workers.take(another=number < len(runs)), job, progress)
             progress.finish(done, len(runs) - number)
             rows.append(_row(planned, done))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.choices import one_of
 from benchmarks.commands.contract import Command
-from benchmarks.commands.run import positive
+from benchmarks.commands.options import positive
 
 if TYPE_CHECKING:
     from benchmarks.prepare.build import Outcome

@@ -31,7 +31,7 @@ from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.statistics import macro_auc
 from benchmarks.analysis.summary import summary
 from benchmarks.commands import COMMANDS
-from benchmarks.commands.run import parse, positive, suite_options
+from benchmarks.commands.options import positive
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.memory.point import MemoryPoint, views_of
 from benchmarks.memory.prediction_cache import predict_points
@@ -40,6 +40,7 @@ from benchmarks.records.record import read_record, write_predictions, write_reco
 from benchmarks.records.schema import Record
 from benchmarks.records.stored import StoredStates
 from benchmarks.suite.plan import Plan, PlannedRun, make_plan
+from benchmarks.suite.suite_file import read_options
 from methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +101,7 @@ class Grid:
 
     def make_plan(self) -> Plan:
         """The suite of all runs."""
-        return make_plan(suite_options(parse(make_parser(COMMANDS["run"]), self.all)))
+        return make_plan(read_options(vars(make_parser(COMMANDS["run"]).parse_args(self.all))))
 
     def store(self) -> None:
         """Really does the first run of each method, and stores records like theirs for all others."""

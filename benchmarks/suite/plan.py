@@ -1,59 +1,25 @@
 """From a command's options to the list of runs: every default is resolved here, before the first run starts."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from benchmarks.config import Attention, Places, Precision, RunConfig, identity
+from benchmarks.config import Places, RunConfig, identity
 from benchmarks.data.dataset import Dataset, open_dataset
+from benchmarks.errors import UserError
 from benchmarks.model.backbone import check_backbone, check_needs, effective_resolution, patch_size
 from benchmarks.model.build import build_parts
+from benchmarks.model.choose import check_methods, method_options
 from benchmarks.model.method_config import make_config
 from benchmarks.model.weights import Weights, resolve_weights
+from benchmarks.suite.devices import devices_of
+from benchmarks.suite.options import SuiteOptions
 from datasets import DATASETS
 from methods import METHODS
-
-
-@dataclass(frozen=True)
-class SuiteOptions:
-    """What a user asked for; None leaves the choice to the plan.
-
-    Attributes:
-        methods, datasets, resolutions, seeds: The grid. Datasets are names or folders.
-        backbone, weights: The pretrained ViT.
-        epochs, batch_size: Budget; default to the dataset's.
-        lr: Learning rates: none for each method's default, one for all, several to choose among on validation, or
-            `grid` for each method's own.
-        trial_seeds: `first` or `all`: the seeds that choose among rates.
-        stop_hopeless: Whether trials may end at half their epochs.
-        method_options: Changed fields of methods' Configs, by method.
-        precision, attention, grad_checkpointing, preload: Factors; precision defaults to bf16 on a GPU, fp32 else.
-        device: `cpu` or `cuda:<n>`.
-        data_root, cache: Folders.
-    """
-
-    methods: list[str]
-    datasets: list[str] | None
-    resolutions: list[int]
-    seeds: list[int]
-    backbone: str
-    weights: str
-    epochs: int | None
-    batch_size: int | None
-    lr: tuple[float, ...] | Literal["grid"]
-    trial_seeds: str
-    stop_hopeless: bool
-    method_options: dict[str, dict[str, Any]]
-    precision: Precision | None
-    attention: Attention
-    grad_checkpointing: bool
-    preload: str
-    device: str
-    data_root: Path
-    cache: Path
 
 
 @dataclass(frozen=True)
@@ -110,37 +76,43 @@ class Plan:
 
 
 def make_plan(options: SuiteOptions) -> Plan:
-    """Resolves datasets, weights and defaults, and checks what can be checked before a run.
+    """Resolves devices, datasets, weights and defaults, and checks what can be checked before a run.
 
     Raises:
-        ValueError: Something asked for does not exist or does not fit; the message says what to do.
-        FileNotFoundError: A dataset is not prepared.
-        RuntimeError: Weights cannot be had.
+        UserError: Something asked for does not exist, does not fit or cannot be had; the message says what to do.
     """
     notes: list[str] = []
+    methods = check_methods(options.methods)
+    changed = method_options(options.set, methods)
+    data_root, cache, device = options.data_root.resolve(), options.cache.resolve(), devices_of(options)[0]
     check_backbone(options.backbone)
-    sources = options.datasets or _default_datasets(options.data_root, notes)
-    sources = [
-        str(Path(source).resolve()) if source not in DATASETS and Path(source).is_dir() else source
-        for source in sources
-    ]
-    datasets = {source: open_dataset(source, options.data_root, options.cache) for source in sources}
+    datasets = {
+        source: open_dataset(source, data_root, cache)
+        for source in map(_as_folder, options.datasets or _default_datasets(data_root, notes))
+    }
     for dataset in datasets.values():
         _check_batch_size(dataset, options.batch_size or dataset.batch_size)
-    weights = resolve_weights(options.weights, options.backbone, options.cache)
+    weights = resolve_weights(options.weights, options.backbone, cache)
     if weights.note:
         notes.append(weights.note)
-    _check_resolutions(options.resolutions, weights.backbone, notes)
-    for method in options.methods:
+    _check_resolutions(options.res, weights.backbone, notes)
+    for method in methods:
         check_needs(weights.backbone, METHODS[method])
-    _check_method_options(options.method_options, weights.backbone)
+    _check_method_options(changed, weights.backbone)
+    settings = {method: make_config(method, changed.get(method, {})) for method in methods}
     cells = [
-        _plan_cell(options, method, source, dataset, resolution, weights)
+        _plan_cell(options, _plan_run(options, method, settings[method], dataset, resolution, weights, places))
         for source, dataset in datasets.items()
-        for resolution in options.resolutions
-        for method in sorted(options.methods, key=list(METHODS).index)  # what FPT extracts serves FPT+ as well
+        for places in [Places(source, data_root, cache, device)]
+        for resolution in options.res
+        for method in sorted(methods, key=list(METHODS).index)  # what FPT extracts serves FPT+ as well
     ]
     return Plan(cells, notes)
+
+
+def _as_folder(source: str) -> str:
+    """A folder's whole path, that runs may start from another folder; the name of a dataset stays."""
+    return str(Path(source).resolve()) if source not in DATASETS and Path(source).is_dir() else source
 
 
 def _default_datasets(data_root: Path, notes: list[str]) -> list[str]:
@@ -154,13 +126,13 @@ def _default_datasets(data_root: Path, notes: list[str]) -> list[str]:
 def _check_batch_size(dataset: Dataset, batch_size: int) -> None:
     smallest = len(dataset.splits["train"])
     if batch_size > smallest:
-        raise ValueError(
+        raise UserError(
             f"batch size must be at most the {smallest} training images of {dataset.name}, got {batch_size!r}; "
             "choose a smaller --batch-size"
         )
 
 
-def _check_resolutions(resolutions: list[int], backbone: str, notes: list[str]) -> None:
+def _check_resolutions(resolutions: Sequence[int], backbone: str, notes: list[str]) -> None:
     patch = patch_size(backbone)
     for resolution in resolutions:
         effective = effective_resolution(resolution, patch)
@@ -175,20 +147,12 @@ def _check_method_options(method_options: dict[str, dict[str, Any]], backbone: s
             build_parts(method, make_config(method, changed), backbone, num_classes=2)
 
 
-def _plan_cell(
-    options: SuiteOptions,
-    method: str,
-    source: str,
-    dataset: Dataset,
-    resolution: int,
-    weights: Weights,
-) -> Cell:
-    first = _plan_run(options, method, source, dataset, resolution, options.seeds[0], weights)
+def _plan_cell(options: SuiteOptions, first: PlannedRun) -> Cell:
     runs = [replace(first, config=replace(first.config, seed=seed)) for seed in options.seeds]
-    grid = METHODS[method].config.lr_grid if options.lr == "grid" else options.lr  # type: ignore[attr-defined]
+    own = METHODS[first.config.method].config.lr_grid  # type: ignore[attr-defined]
+    grid = tuple(sorted(own if options.lr == "grid" else options.lr))
     if len(grid) < 2:
         return Cell([], runs)
-    grid = tuple(sorted(grid))
     trials = [
         replace(run, config=replace(run.config, lr=rate, lr_grid=grid, trial=True, stop_hopeless=options.stop_hopeless))
         for run in (runs if options.trial_seeds == "all" else runs[:1])
@@ -201,28 +165,28 @@ def _plan_cell(
 def _plan_run(
     options: SuiteOptions,
     method: str,
-    source: str,
+    method_config: Any,
     dataset: Dataset,
     resolution: int,
-    seed: int,
     weights: Weights,
+    places: Places,
 ) -> PlannedRun:
-    changed = options.method_options.get(method, {})
-    settings = dataclasses.asdict(make_config(method, changed))
+    """The run of the first seed."""
+    settings = dataclasses.asdict(method_config)
     rate, weight_decay = settings.pop("lr"), settings.pop("weight_decay")
-    device_type = options.device.partition(":")[0]
+    device_type = places.device.partition(":")[0]
     config = RunConfig(
         method=method,
         dataset=dataset.name,
         dataset_digest=dataset.digest,
         resolution=resolution,
-        seed=seed,
+        seed=options.seeds[0],
         backbone=weights.backbone,
         weights=weights.source,
         weights_sha256=weights.sha256,
         epochs=options.epochs or dataset.epochs,
         batch_size=options.batch_size or dataset.batch_size,
-        lr=options.lr[0] if len(options.lr) == 1 else rate,  # type: ignore[arg-type]
+        lr=options.lr[0] if options.lr != "grid" and len(options.lr) == 1 else rate,
         weight_decay=weight_decay,
         options=identity(settings, METHODS[method].config),
         precision=options.precision or ("bf16" if device_type == "cuda" else "fp32"),
@@ -231,4 +195,4 @@ def _plan_run(
         preload=METHODS[method].has_extractor and options.preload != "off",
         device_type=device_type,
     )
-    return PlannedRun(config, Places(source, options.data_root, options.cache, options.device), weights)
+    return PlannedRun(config, places, weights)

@@ -1,76 +1,98 @@
-"""Suite files: the options of a command, in YAML."""
+"""Suite files: the options of a suite, in YAML."""
 
-import argparse
-import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from benchmarks.choices import one_of
+from benchmarks.errors import MissingError, UserError
+from benchmarks.suite.options import POLICIES, SuiteOptions, check_together, validate
 
 SUITES = Path(__file__).parents[1] / "suites"
+LARGEST = 2**63  # numbers that no option needs, and that Python writes as text in no time
 
 
 def find_suite(name: str) -> Path:
     """The file of a suite: a path, or the name of one in benchmarks/suites.
 
     Raises:
-        ValueError: There is neither.
+        UserError: There is neither.
     """
     path = Path(name)
     if path.is_file():
         return path
     known = sorted(file.stem for file in SUITES.glob("*.yaml"))
     if path.suffix in (".yaml", ".yml"):
-        raise ValueError(f"suite must be a file or one of {', '.join(known)}, got {name!r}; there is no such file")
+        raise MissingError(f"suite must be a file or one of {', '.join(known)}, got {name!r}; there is no such file")
     return SUITES / f"{one_of('suite', known, name)}.yaml"
 
 
-def suite_arguments(path: Path, parser: argparse.ArgumentParser) -> list[str]:
-    """A suite file as command-line arguments, to be parsed before the user's own, which then win.
+def read_options(typed: Mapping[str, Any]) -> SuiteOptions:
+    """The options of a suite: those of its file, if `typed` names one as `suite`, and those typed, which win.
 
     Args:
-        path: YAML with the long option names of `parser` as keys (underscores for dashes); a list for an option that
-            takes several values, true or false for a switch.
-        parser: The command's parser.
+        typed: What stands on the command line, and nothing else; what is no option of a suite is passed over.
 
     Raises:
-        ValueError: The file is no YAML mapping, or a key is no option.
+        UserError: An option breaks a rule, alone or beside the others.
     """
-    data = path.read_bytes()
+    own = {name: value for name, value in typed.items() if name in SuiteOptions.model_fields}
+    stated = {} if typed.get("suite") is None else read_suite_file(find_suite(typed["suite"]))
+    if any(name in own for name in POLICIES):
+        stated = {name: value for name, value in stated.items() if name not in POLICIES}
+    options = validate(stated | own)
+    check_together(options)
+    return options
+
+
+def read_suite_file(path: Path) -> dict[str, Any]:
+    """The options that a suite file states, each of them valid.
+
+    Args:
+        path: YAML with the names of `SuiteOptions` as keys; a list for an option that takes several values, true or
+            false for a switch.
+
+    Raises:
+        UserError: The file is no YAML mapping, a key is no option, or a value breaks its rule.
+    """
     try:
-        content = yaml.safe_load(data)
+        content = yaml.load(path.read_bytes(), _Loader)
+    except UserError as error:
+        raise UserError(f"{error} in {str(path)!r}") from None
+    except OSError:
+        raise
     except Exception as error:  # beside its own errors, PyYAML lets through what a wrong tag or deep nesting leads to
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"suite file must be YAML, got {str(path)!r}: {reason}") from error
+        raise UserError(f"suite file must be YAML, got {str(path)!r}: {reason}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"suite file must hold options, one a line like 'epochs: 20', got {str(path)!r}")
-    flags = {option[2:].replace("-", "_"): option for option in parser._option_string_actions if option[:2] == "--"}
-    for key in ("suite", "help"):
-        flags.pop(key, None)
-    arguments: list[str] = []
-    for key, value in content.items():
-        option = flags[one_of(f"key in {path}", flags, key if isinstance(key, str) else repr(key))]
-        arguments += _as_arguments(option, value, parser._option_string_actions[option], path)
-    return arguments
+        raise UserError(f"suite file must hold options, one a line like 'epochs: 20', got {str(path)!r}")
+    for key in content:
+        one_of(f"key in {path}", SuiteOptions.model_fields, key if isinstance(key, str) else repr(key))
+    empty = [key for key, value in content.items() if value is None]
+    if empty:
+        raise UserError(f"{empty[0]} in {path} must be a value or a list of values, got None")
+    validate(content, f" in {path}")
+    return content
 
 
-def _as_arguments(option: str, value: Any, action: argparse.Action, path: Path) -> list[str]:
-    if action.nargs == 0:
-        if not isinstance(value, bool):
-            raise ValueError(f"{option[2:]} in {path} must be true or false, got {reprlib.repr(value)}")
-        return [option] if value else []
-    if option == "--slurm" and isinstance(value, dict):
-        value = [f"{key}={item}" for key, item in value.items()]
-    values = value if isinstance(value, list) else [value]
-    if action.choices is not None and "on" in action.choices:  # YAML reads a bare on or off as true or false
-        values = [{True: "on", False: "off"}[item] if isinstance(item, bool) else item for item in values]
-    if not values or any(not isinstance(item, str | int | float) or isinstance(item, bool) for item in values):
-        raise ValueError(f"{option[2:]} in {path} must be a value or a list of values, got {reprlib.repr(value)}")
-    if len(values) > 1 and action.nargs is None:
-        raise ValueError(f"{option[2:]} in {path} must be one value, got {reprlib.repr(value)}")
-    for item in values:
-        if isinstance(item, str) and item.startswith("-"):  # it would be taken for another option
-            raise ValueError(f"{option[2:]} in {path} must not begin with a dash, got {item!r}")
-    return [option, *map(str, values)]
+class _Loader(yaml.SafeLoader):
+    """Refuses what YAML forbids and PyYAML takes: a key given twice, of which the last would win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                raise UserError(f"key must be given once, got {key!r} twice")
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """A whole number."""
+        number = int(super().construct_yaml_int(node))
+        if abs(number) >= LARGEST:
+            raise ValueError("a number is too large")
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)

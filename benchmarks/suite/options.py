@@ -1,0 +1,325 @@
+"""The options of a suite: one model for the command line and for suite files, with what `-h` says of each."""
+
+import reprlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticKnownError
+
+from benchmarks.choices import DEFAULT_BACKBONE, not_one_of
+from benchmarks.config import Attention, Precision
+from benchmarks.errors import UserError
+
+POLICIES = ("only_missing", "retry_failed", "overwrite")  # options that exclude each other
+
+
+@dataclass(frozen=True)
+class Option:
+    """How the command line shows a field.
+
+    Attributes:
+        help: What `-h` says; with the default, where the type does not say it.
+        group: Its heading there; None for that of the command itself.
+        metavar: Stands for a value; None where the type names the values, or there is none to give.
+        several: Whether it takes more than one value.
+    """
+
+    help: str
+    group: str | None = None
+    metavar: str | None = None
+    several: bool = False
+
+
+def _as_list(value: Any) -> Any:
+    """One value stands for a list of one; an empty list for nothing, which is a mistake."""
+    values = value if isinstance(value, list | tuple) else [value]
+    if not values or any(isinstance(item, dict | list | None) for item in values):
+        raise PydanticKnownError("list_type")
+    return values
+
+
+def _no_bool(value: Any) -> Any:
+    """YAML's true is no number, though Python takes it for 1."""
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticKnownError("int_type")
+    return value
+
+
+def _as_text(value: Any) -> Any:
+    """A folder may be called 2024, which YAML reads as a number."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _on_off(value: Any) -> Any:
+    """YAML reads a bare on or off as true or false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def _rates(value: Any) -> Any:
+    """The word `grid`, or rates."""
+    values = _as_list(value)
+    if len(values) > 1 and "grid" in values:
+        raise ValueError("lr must be rates or the word grid alone, got both; leave one out")
+    return "grid" if list(values) == ["grid"] else values
+
+
+def _distinct(values: Any) -> Any:
+    return tuple(dict.fromkeys(values)) if isinstance(values, tuple) else values
+
+
+def _as_mapping(value: Any) -> Any:
+    """`KEY=VALUE` of the command line, as the mapping that a suite file has."""
+    if isinstance(value, Mapping):
+        return value
+    pairs = [str(item).partition("=") for item in _as_list(value)]
+    for key, _, text in pairs:
+        if not text:
+            raise ValueError(f"slurm must be like partition=gpu, got {key!r}")
+    return {key: text for key, _, text in pairs}
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Positive = Annotated[Whole, Field(ge=1)]
+Rate = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+Switch = Annotated[bool, Field(strict=True)]
+Folder = Annotated[Path, BeforeValidator(_as_text)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_distinct)]
+Rates = Annotated[tuple[Rate, ...] | Literal["grid"], BeforeValidator(_rates), AfterValidator(_distinct)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class SlurmSettings(_Model):
+    """What to ask of SLURM for each run: the section `slurm` of a suite file, or `--slurm KEY=VALUE ...`.
+
+    Attributes:
+        minutes: Time limit; a run that needs more is queued again and goes on.
+        gpus: 0, 1 or a kind of GPU, like `a100`.
+        cpus: CPU cores.
+        memory: Of the host, like `32GB`; None for the partition's default.
+        partition, constraint, account, qos: As sbatch takes them; None for the cluster's default.
+        at_once: At most so many jobs of an array run at once; None for no limit.
+        resubmissions: A run is queued again after its time limit so many times.
+        signal_seconds: So long before the limit a job is told.
+    """
+
+    minutes: Positive = Field(description="the time limit of a run, like --slurm minutes=240")
+    gpus: str = "1"
+    cpus: Positive = 8
+    memory: str | None = None
+    partition: str | None = None
+    constraint: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    at_once: Positive | None = None
+    resubmissions: Positive = 100
+    signal_seconds: Positive = 120
+
+    @property
+    def device(self) -> str:
+        """Where runs run."""
+        return "cpu" if self.gpus == "0" else "cuda:0"
+
+
+class SuiteOptions(_Model):
+    """What a user asked for, in a suite file or on the command line; None leaves the choice to the plan."""
+
+    methods: Annotated[Texts, Option("all, or names (bench.py list methods)", "grid", "M", several=True)] = ()
+    datasets: Annotated[
+        Texts,
+        Option(
+            "names, or folders with train/val/test (default: all prepared ones, else demo)", "grid", "D", several=True
+        ),
+    ] = ()
+    res: Annotated[
+        tuple[Positive, ...],
+        BeforeValidator(_as_list),
+        AfterValidator(_distinct),
+        Option("image sides (default: 512)", "grid", "PX", several=True),
+    ] = (512,)
+    seeds: Annotated[
+        tuple[Whole, ...],
+        BeforeValidator(_as_list),
+        AfterValidator(_distinct),
+        Option("default: 0", "grid", "N", several=True),
+    ] = (0,)
+    backbone: Annotated[str, Option(f"any timm ViT (default: {DEFAULT_BACKBONE})", "backbone", "B")] = DEFAULT_BACKBONE
+    weights: Annotated[str, Option("auto, hub, wheel, none or a file (default: auto)", "backbone", "W")] = "auto"
+    epochs: Annotated[Positive | None, Option("default: the dataset's, mostly 20", "budget", "N")] = None
+    batch_size: Annotated[Positive | None, Option("default: the dataset's, mostly 16", "budget", "N")] = None
+    lr: Annotated[
+        Rates,
+        Option(
+            "one rate for all methods; several, or `grid` for each method's own five: the best on validation is "
+            "chosen for each method, dataset and resolution (default: each method's own rate)",
+            "budget",
+            "X",
+            several=True,
+        ),
+    ] = ()
+    trial_seeds: Annotated[
+        Literal["first", "all"], Option("seeds that choose among rates (default: first)", "budget")
+    ] = "first"
+    stop_hopeless: Annotated[
+        Switch, Option("end a trial at half its epochs where it is below the median of those before it", "budget")
+    ] = False
+    set: Annotated[Texts, Option("a method's option, like lora.rank=8", "budget", "M.OPTION=X", several=True)] = ()
+    precision: Annotated[Precision | None, Option("default: bf16 on a GPU, fp32 on a CPU", "factors")] = None
+    attention: Annotated[Attention, Option("default: sdpa (fused)", "factors")] = "sdpa"
+    grad_checkpointing: Annotated[Switch, Option("recompute activations in the backward pass", "factors")] = False
+    preload: Annotated[
+        Literal["auto", "on", "off"],
+        BeforeValidator(_on_off),
+        Option("compute frozen features once, ahead of training (default: auto, where a method has any)", "factors"),
+    ] = "auto"
+    device: Annotated[
+        Texts,
+        Option(
+            "auto, cpu, cuda, cuda:<n>; runs are spread over several GPUs (default: auto)", "places", "D", several=True
+        ),
+    ] = ("auto",)
+    data_root: Annotated[Folder, Option("default: data", "places", "DIR")] = Path("data")
+    cache: Annotated[
+        Folder, Option("weights, resized images, features and predictions (default: .cache)", "places", "DIR")
+    ] = Path(".cache")
+    results: Annotated[Folder, Option("default: results", "places", "DIR")] = Path("results")
+    only_missing: Annotated[Switch, Option("skip runs with a record (default)")] = False
+    retry_failed: Annotated[Switch, Option("also do failed runs again")] = False
+    overwrite: Annotated[Switch, Option("do all runs again")] = False
+    jobs: Annotated[
+        Positive | None,
+        Option(
+            "processes to spread runs over, on a GPU each or all on the CPU (default: one a device)", "processes", "N"
+        ),
+    ] = None
+    launcher: Annotated[Literal["local", "slurm"], Option("where runs run (default: local)", "processes")] = "local"
+    slurm: Annotated[
+        SlurmSettings | None,
+        BeforeValidator(_as_mapping),
+        Option(
+            f"what a run asks of SLURM: {', '.join(SlurmSettings.model_fields)}",
+            "processes",
+            "KEY=VALUE",
+            several=True,
+        ),
+    ] = None
+    hang_minutes: Annotated[
+        Rate, Option("end a run that shows no sign of life for so long (default: 60)", "processes", "N")
+    ] = 60.0
+    track: Annotated[
+        str | None,
+        Option("also log to tensorboard, mlflow or wandb, where installed (default: none)", "processes", "T"),
+    ] = None
+    verbose: Annotated[Switch, Option("show all that runs write to their logs", "processes")] = False
+    dry_run: Annotated[Switch, Option("show what is stored and to do, what it takes, and stop")] = False
+    predict_all: Annotated[Switch, Option("with --dry-run: predict memory even for more than 100 new settings")] = False
+
+    @property
+    def policy(self) -> str:
+        """What of stored runs is done again, as `StoredStates` takes it."""
+        chosen = [name for name in POLICIES if getattr(self, name)]
+        return (chosen or POLICIES)[0].replace("_", "-")
+
+
+def option_of(name: str) -> Option:
+    """How the command line shows a field of `SuiteOptions`."""
+    (option,) = [found for found in SuiteOptions.model_fields[name].metadata if isinstance(found, Option)]
+    return option
+
+
+def choices_of(name: str) -> tuple[str, ...]:
+    """The values that a field of `SuiteOptions` may have; empty where its type names none."""
+    annotation = SuiteOptions.model_fields[name].annotation
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if get_origin(kind) is Literal]
+    return get_args(kinds[0]) if kinds else ()
+
+
+def validate(content: Mapping[str, Any], where: str = "") -> SuiteOptions:
+    """Checks options one by one.
+
+    Args:
+        content: Values by name of the field, of YAML's types or as typed.
+        where: Stands behind each name in messages.
+
+    Raises:
+        UserError: Values break a rule; one line says so of each.
+    """
+    try:
+        return SuiteOptions.model_validate(content)
+    except ValidationError as error:
+        raise UserError("; ".join(_faults(error, where))) from None
+
+
+def check_together(options: SuiteOptions) -> None:
+    """Checks what no option alone can break.
+
+    Raises:
+        UserError: Options do not fit together, or no method is named.
+    """
+    if not options.methods:
+        raise UserError("methods must be named, e.g. --methods fpt lora, or --methods all, got none")
+    chosen = [name for name in POLICIES if getattr(options, name)]
+    if len(chosen) > 1:
+        raise UserError(f"{chosen[0]} must be used without {chosen[1]}, got both")
+    if options.launcher == "slurm":
+        if options.jobs is not None or options.device != ("auto",):
+            raise UserError("jobs and device must be left to SLURM, got both a launcher and one of them; see --slurm")
+        if options.slurm is None:
+            about = SlurmSettings.model_fields["minutes"].description
+            raise UserError(f"slurm must have minutes, {about}; got none")
+    elif options.slurm is not None:
+        raise UserError("slurm must be used with --launcher slurm, got it alone")
+
+
+def _faults(error: ValidationError, where: str) -> Iterator[str]:
+    """A line for each field: a value that fits none of several types breaks the rule of the first."""
+    seen = set()
+    for found in error.errors(include_url=False):
+        field, *inside = map(str, found["loc"])
+        name = f"{inside[0]} of {field}" if field == "slurm" and inside else field
+        if name not in seen:
+            seen.add(name)
+            yield _fault(found, field, name + where)
+
+
+_RULES = {
+    "bool_type": "true or false",
+    "finite_number": "a finite number",
+    "float": "a number",
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge}",
+    "int": "a whole number",
+    "list_type": "a value or a list of values",
+    "path_type": "a path",
+    "string": "a text",
+}
+
+
+def _fault(found: ErrorDetails, field: str, name: str) -> str:
+    """The line; pydantic's kinds of error are `int_parsing`, `int_type`, `greater_than` and so on."""
+    kind, value, more = found["type"], found["input"], found.get("ctx", {})
+    if kind == "value_error":
+        return str(more["error"])
+    if kind == "literal_error":
+        return not_one_of(name, choices_of(field), value)
+    if kind in ("extra_forbidden", "missing"):
+        return _fault_of_key(kind, str(found["loc"][-1]))
+    rule = _RULES.get(kind) or _RULES[kind.partition("_")[0]]
+    return f"{name} must be {rule.format(**more)}, got {reprlib.repr(value)}"
+
+
+def _fault_of_key(kind: str, key: str) -> str:
+    if kind == "missing":
+        return f"slurm must have {key}, {SlurmSettings.model_fields[key].description}; got none"
+    return not_one_of("key of slurm", SlurmSettings.model_fields, key)
