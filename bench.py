@@ -4,11 +4,14 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.contract import Command
+from benchmarks.errors import mendable, one_line
+from benchmarks.suite.crash import report_crash
 from benchmarks.suite.signals import Stop, stop_on_signals
 
 
@@ -36,21 +39,28 @@ def make_parser(command: Command) -> Parser:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs a command; what a user can mend is one line on stderr and status 2, a signal 128 and its number."""
+    """Runs a command; what a user can mend is one line on stderr and status 2, a signal 128 and its number.
+
+    Whatever else goes wrong is a fault of ours: one line, status 70, and a file that holds the traceback.
+    """
     named = bool(arguments) and not arguments[0].startswith("-")
     name = arguments[0] if named else "run"
     if name not in COMMANDS:
         print(f"bench.py: command must be one of {', '.join(COMMANDS)}, got {name!r}", file=sys.stderr)
         return 2
     command, rest = COMMANDS[name], arguments[1:] if named else arguments
+    args = argparse.Namespace()
     try:
-        return command.run(make_parser(command).parse_args(rest))
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"bench.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        args = make_parser(command).parse_args(rest)
+        return command.run(args)
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
         return stop.status if isinstance(stop, Stop) else 130
+    except Exception as error:
+        if not mendable(error):
+            return report_crash(error, getattr(args, "results", Path("results")))
+        print(f"bench.py: {one_line(error)}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

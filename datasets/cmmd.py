@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from benchmarks.errors import UserError
 from benchmarks.images.decode import num_workers
 from benchmarks.images.dicom import read_tags
 from benchmarks.raw.files import RawFile, RawFiles
@@ -37,7 +38,7 @@ def find(files: RawFiles) -> Found:
     patients = {breast.patient for breast in labels}
     seen = {breast.patient for breast, _ in breasts.values()}
     if not patients & seen:
-        raise ValueError(
+        raise UserError(
             f"patients of {table.source!r} must be those of the images, got {', '.join(sorted(patients)[:5])} there, "
             f"but images of {', '.join(sorted(seen)[:5])}; one of the two is of another dataset"
         )
@@ -65,7 +66,7 @@ def _labels(table: RawFile) -> dict[Breast, str]:
     for row in read_table(table):
         breast, label = Breast(row["id1"].upper(), row["leftright"].upper()), row["classification"].capitalize()
         if label not in CLASSES or breast.side not in ("L", "R") or breast in labels:
-            raise ValueError(
+            raise UserError(
                 f"rows must be one patient and side with {' or '.join(CLASSES)}, got {breast.patient!r}, "
                 f"{breast.side!r}, {row['classification']!r} in {table.source!r}; use the original spreadsheet"
             )
@@ -93,7 +94,7 @@ def _read_header(file: RawFile) -> tuple[Breast, str, str]:
     patient = tags["PatientID"] or (in_path[1] if in_path else "")
     side = (tags["ImageLaterality"] or tags["Laterality"]).upper()
     if not patient or side not in ("L", "R"):
-        raise ValueError(
+        raise UserError(
             f"DICOM header must name patient and side (L or R), got {patient!r} and {side!r} in {file.source!r}; "
             "download it again"
         )

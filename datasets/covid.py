@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from pathlib import PurePosixPath
 
+from benchmarks.errors import UserError
 from benchmarks.raw.files import RawFile, RawFiles
 from benchmarks.raw.tables import NotFoundError
 from datasets.info import DatasetInfo, Found, RawSample
@@ -53,7 +54,7 @@ def _parent_of_classes(files: RawFiles) -> str:
         return min(exact, key=lambda parent: (len(parent), parent))
     if holders:
         parent, names = min(holders.items())
-        raise ValueError(
+        raise UserError(
             f"class folders must be exactly {', '.join(CLASSES)}, got {', '.join(sorted(names))} in {parent!r}; "
             "this is another upload: take the one named by bench.py prepare covid -h"
         )

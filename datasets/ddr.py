@@ -7,6 +7,7 @@ promised to keep patients apart.
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from benchmarks.errors import UserError
 from benchmarks.raw.files import RawFile, RawFiles
 from benchmarks.raw.match import image_id, match
 from benchmarks.raw.tables import NotFoundError, find_tables
@@ -22,7 +23,7 @@ def find(files: RawFiles) -> Found:
     lists = {file.name.lower().removesuffix(".txt"): file for file in files.files if _is_list(file)}
     absent = [f"{HOME}/{name}.txt" for name in SPLITS if name not in lists]
     if absent and find_tables(files, ("id_code",), ("diagnosis",)):
-        raise ValueError(
+        raise UserError(
             "DDR must be the original with train.txt, valid.txt and test.txt, got a table id_code,diagnosis: that "
             "mirror has lost the official split; see bench.py prepare ddr -h"
         )
@@ -67,7 +68,7 @@ def _read_grades(file: RawFile) -> Iterator[tuple[str, str]]:
         image = image_id(name.strip())
         if not name or grade not in ("0", "1", "2", "3", "4", "5") or image in seen:
             rule = "list each image once" if image in seen else "be '<image> <grade 0 to 5>'"
-            raise ValueError(f"line {number} of {file.source!r} must {rule}, got {line!r}; use the original list")
+            raise UserError(f"line {number} of {file.source!r} must {rule}, got {line!r}; use the original list")
         seen.add(image)
         yield image, grade
 

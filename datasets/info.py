@@ -74,7 +74,7 @@ class DatasetInfo:
             that `find` adds.
         signature: Regular expression that names of its raw files match, to tell which dataset a folder holds.
         find: Finds the labelled images in a raw download; None where there is nothing to prepare. Raises
-            `NotFoundError` with what it looked for, or ValueError.
+            `NotFoundError` with what it looked for, or UserError.
         generate: Writes the whole dataset into an empty folder; None where the user must prepare it.
     """
 

@@ -5,6 +5,7 @@ Neither lesions nor patients are published.
 
 import re
 
+from benchmarks.errors import UserError
 from benchmarks.raw.files import RawFile, RawFiles
 from benchmarks.raw.match import image_id, match
 from benchmarks.raw.tables import NotFoundError, candidates, read_rows
@@ -25,7 +26,7 @@ def find(files: RawFiles) -> Found:
         for name, value in rows:
             image = image_id(name)
             if image in labels:
-                raise ValueError(
+                raise UserError(
                     f"image {image} must be listed once, got it again in {table.source!r}; use the originals"
                 )
             labels[image] = (split, LABELS[value.lower()])
@@ -52,7 +53,7 @@ def _table(files: RawFiles, split: str) -> tuple[RawFile, list[list[str]]]:
             continue
         bad = next((row for row in rows if len(row) != 2 or row[1].lower() not in LABELS), None)
         if bad:
-            raise ValueError(
+            raise UserError(
                 f"rows of {file.source!r} must be an image and one of {', '.join(LABELS)}, got {','.join(bad)!r}; "
                 "use the original table"
             )

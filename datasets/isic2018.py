@@ -7,6 +7,7 @@ Training images and labels may also come from HAM10000 (Harvard Dataverse), whos
 import re
 from collections.abc import Iterator
 
+from benchmarks.errors import UserError
 from benchmarks.raw.files import RawFile, RawFiles
 from benchmarks.raw.match import image_id, match
 from benchmarks.raw.tables import NotFoundError, find_tables, read_table
@@ -54,7 +55,7 @@ def _labels(files: RawFiles) -> tuple[dict[str, tuple[str, str]], set[str]]:
         splits.add(split)
         for name, label in _read_labels(table):
             if labels.setdefault(name, (split, label)) != (split, label):
-                raise ValueError(
+                raise UserError(
                     f"image {name} must have one label and one split, got {labels[name]} and {(split, label)} in "
                     f"{table.source!r}; remove the wrong table"
                 )
@@ -66,7 +67,7 @@ def _split_of(table: RawFile) -> str:
         named = [split for split, pattern in SPLITS.items() if re.search(pattern, text, re.IGNORECASE)]
         if len(named) == 1:
             return named[0]
-    raise ValueError(
+    raise UserError(
         f"name of a ground truth must say Training, Validation or Test, got {table.source!r}; "
         "give it back its original name"
     )
@@ -77,12 +78,12 @@ def _read_labels(table: RawFile) -> Iterator[tuple[str, str]]:
         if "dx" in row:
             label = row["dx"].upper()
             if label not in CLASSES:
-                raise ValueError(f"dx must be one of {', '.join(CLASSES)}, got {row['dx']!r} in {table.source!r}")
+                raise UserError(f"dx must be one of {', '.join(CLASSES)}, got {row['dx']!r} in {table.source!r}")
             yield image_id(row["image_id"]), label
             continue
         hot = [name for name in CLASSES if row[name.lower()] in ("1", "1.0")]
         if len(hot) != 1:
-            raise ValueError(f"each row must mark one class, got {hot!r} for {row['image']!r} in {table.source!r}")
+            raise UserError(f"each row must mark one class, got {hot!r} for {row['image']!r} in {table.source!r}")
         yield image_id(row["image"]), hot[0]
 
 

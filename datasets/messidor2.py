@@ -4,6 +4,7 @@ Two eyes of one patient make an exam, and only `messidor-2.csv` says which two: 
 are those of other patients. Four images are ungradable and left out; their fellow eyes stay.
 """
 
+from benchmarks.errors import UserError
 from benchmarks.raw.files import RawFiles
 from benchmarks.raw.match import image_id, match
 from benchmarks.raw.tables import NotFoundError, Row, find_tables, one_table, read_table
@@ -60,7 +61,7 @@ def _grade(row: Row, table: str) -> str:
     except ValueError:
         grade = -1.0
     if grade not in (0, 1, 2, 3, 4):
-        raise ValueError(f"grade must be 0 to 4 or empty, got {text!r} in {table!r}; use the original table")
+        raise UserError(f"grade must be 0 to 4 or empty, got {text!r} in {table!r}; use the original table")
     return str(int(grade))
 
 
@@ -72,7 +73,7 @@ def _exams(files: RawFiles) -> dict[str, str]:
         names = [image_id(row[side]) for side in ("left", "right") if row[side]]
         for name in names:
             if name in exams:
-                raise ValueError(f"pairs must list each image once, got {name!r} twice in {tables[0].source!r}")
+                raise UserError(f"pairs must list each image once, got {name!r} twice in {tables[0].source!r}")
             exams[name] = f"exam-{names[0]}"
     return exams
 

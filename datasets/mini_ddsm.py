@@ -6,6 +6,7 @@ Folder numbers are shared by cases of different classes; letter and number in th
 
 import re
 
+from benchmarks.errors import UserError
 from benchmarks.raw.files import RawFile, RawFiles
 from benchmarks.raw.match import image_id, match
 from benchmarks.raw.tables import NotFoundError, candidates, read_table
@@ -34,7 +35,7 @@ def find(files: RawFiles) -> Found:
     matched = match(table, listed, images)
     for name, file in matched.images.items():
         if _class_folder(file) != listed[name]:
-            raise ValueError(f"status of {name} must be that of its folder, got {listed[name]!r} for {file.source!r}")
+            raise UserError(f"status of {name} must be that of its folder, got {listed[name]!r} for {file.source!r}")
     return Found(
         [sample for sample in samples if sample.stem.lower() in matched.images],
         counts,
@@ -47,7 +48,7 @@ def find(files: RawFiles) -> Found:
 def _class_folder(file: RawFile) -> str:
     names = [folder for folder in file.folders if folder in CLASSES]
     if not names:
-        raise ValueError(
+        raise UserError(
             f"images must lie in a folder {', '.join(CLASSES)}, got {file.source!r}; keep the tree as it is"
         )
     return names[-1]

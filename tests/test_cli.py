@@ -1,6 +1,7 @@
 """The command line: every command shows an example, data go to stdout alone, every mistake is one line and status 2."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from tiny_images import make_images
 import bench
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.dry_run import ranges
+from benchmarks.errors import MachineError, UserError
 from benchmarks.records.record import write_record
 from benchmarks.suite.plan import make_plan
 from benchmarks.suite.signals import Stop
@@ -272,3 +274,83 @@ def test_ctrl_c_is_status_130(capsys: pytest.CaptureFixture[str], monkeypatch: p
     monkeypatch.setattr("benchmarks.model.build.count_parameters", interrupt)
     said = Said("params", capsys)
     assert (said.status, said.out, said.err) == (130, "", "stopped\n")
+
+
+def break_params(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the command `params`, and `tables`, which knows a results folder, end with an error."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("benchmarks.model.build.count_parameters", fail)
+    monkeypatch.setattr("benchmarks.records.record.load_frame", fail)
+
+
+MENDABLE = [
+    UserError("a mistake\nof yours"),
+    MachineError("no GPU"),
+    PermissionError(errno.EACCES, "Permission denied", "/root/x"),
+    FileNotFoundError(errno.ENOENT, "No such file or directory", "gone.csv"),
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EROFS, "Read-only file system"),
+    ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+]
+OURS = [
+    ValueError("a bug\nof ours"),
+    KeyError("lr"),
+    RuntimeError(),
+    FileNotFoundError("no file at all"),
+    AssertionError(),
+]
+
+
+@pytest.mark.parametrize("error", MENDABLE, ids=repr)
+def test_what_a_user_can_mend_is_one_line(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_params(error, monkeypatch)
+    said = Said("params", capsys)
+    assert_one_line(said)
+    assert " ".join(str(error).split()) in said.err and list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("error", OURS, ids=repr)
+def test_a_fault_of_ours_leaves_its_traceback_in_a_file(
+    error: Exception, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench.py", "tables", "--results", "my results"])
+    break_params(error, monkeypatch)
+    said = Said("tables --results 'my results'", capsys)
+    assert (said.status, said.out, said.err.count("\n")) == (70, "", 1)
+    (path,) = (folder / "my results" / "logs").glob("crash-*.txt")
+    assert said.err.startswith(f"bench.py: something went wrong inside the suite, {type(error).__name__}")
+    assert said.err.endswith(f"; please report it with {path.relative_to(folder)}\n")
+    content = path.read_text()
+    assert "command: bench.py tables --results 'my results'" in content and "'commit': " in content
+    assert all(f"\n{name}: " in content for name in ("python", "torch", "timm", "peft"))
+    assert "Traceback (most recent call last)" in content and "in fail\n" in content
+
+
+def test_where_results_cannot_be_written_the_traceback_goes_elsewhere(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(folder / "temporary"))
+    break_params(ValueError("a bug"), monkeypatch)
+    (folder / "taken").write_text("a file, not a folder")
+    assert Said("tables --results taken", capsys).status == 70
+    assert len(list((folder / "temporary").glob("crash-*.txt"))) == 1
+    (folder / "temporary").rename(folder / "before")
+    (folder / "temporary").write_text("a file as well")
+    said = Said("tables --results taken", capsys)
+    assert said.status == 70 and said.err.endswith("ValueError: a bug; no file could be written that says more\n")
+
+
+def test_a_parser_that_breaks_is_a_fault_of_ours_too(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise TypeError("no parser")
+
+    monkeypatch.setattr("bench.make_parser", fail)
+    assert Said("params", capsys).status == 70
+    assert len(list((folder / "results" / "logs").glob("crash-*.txt"))) == 1

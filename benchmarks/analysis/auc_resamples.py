@@ -29,6 +29,7 @@ from benchmarks.analysis.statistics import (
     percentile_interval,
     placements,
 )
+from benchmarks.errors import MachineError, UserError
 from benchmarks.storage.files import write_atomic
 
 _LAYOUT = 2  # of the kept files
@@ -83,7 +84,7 @@ def load_evidence(
         these lines and exits non-zero.
 
     Raises:
-        RuntimeError: the folder cannot be written.
+        MachineError: the folder cannot be written.
     """
     evidence, problems = {}, []
     for run_id, auc in frame.loc[(frame["state"] == "ok") & frame["auc"].notna(), ["run_id", "auc"]].to_numpy():
@@ -91,9 +92,11 @@ def load_evidence(
         try:
             found = _kept(path.read_bytes(), (keep or results) / ".statistics")
             if abs(found.auc - auc) > _TOLERANCE:
-                raise ValueError(f"they give an AUC of {found.auc:.6f}, the record says {auc:.6f}")
+                raise UserError(f"they give an AUC of {found.auc:.6f}, the record says {auc:.6f}")
         except FileNotFoundError:
             continue
+        except MachineError:  # no fault of the file: the folder where resamples are kept cannot be written
+            raise
         except ValueError as error:
             reason = " ".join(str(error).split())
             problems.append(f"predictions must be those of their record, got {str(path)!r} ({reason}): run it again")
@@ -154,21 +157,21 @@ def read_evidence(data: bytes) -> Evidence:
             are drawn together, those without one alone.
 
     Raises:
-        ValueError: it is not such a file, or its test split lacks a class.
+        UserError: it is not such a file, or its test split lacks a class.
     """
     header, rows = _read_csv(data)
     absent = [name for name in ("split", "path", "label") if name not in header]
     if absent:
-        raise ValueError(f"columns must be split, path, label, prob_<class>, got none called {absent[0]}")
+        raise UserError(f"columns must be split, path, label, prob_<class>, got none called {absent[0]}")
     place = {name: header.index(name) for name in header}
     test = sorted((row for row in rows if row[place["split"]] == "test"), key=itemgetter(place["path"]))
     paths, names = ([row[place[column]] for row in test] for column in ("path", "label"))
     classes = [name.removeprefix("prob_") for name in header if name.startswith("prob_")]
     if sorted(classes) != sorted(set(names)) or len(classes) < 2:
-        raise ValueError("the labels of the test split must be the classes that have a prob_<class>, got others")
+        raise UserError("the labels of the test split must be the classes that have a prob_<class>, got others")
     scores = np.array([[float(row[place[f"prob_{name}"]]) for name in classes] for row in test])
     if not np.isfinite(scores).all():
-        raise ValueError("probabilities must be finite, got others")
+        raise UserError("probabilities must be finite, got others")
     labels = np.array([classes.index(name) for name in names], dtype=np.int64)
     groups = [row[place["group"]] if "group" in place else "" for row in test]
     number: dict[str | int, int] = {}
@@ -193,10 +196,10 @@ def _read_csv(data: bytes) -> tuple[list[str], list[list[str]]]:
     try:
         lines = [row for row in csv.reader(io.StringIO(data.decode(), newline="")) if row]
     except csv.Error as error:
-        raise ValueError(str(error)) from error
+        raise UserError(str(error)) from error
     header, rows = (lines[0], lines[1:]) if lines else ([], [])
     if any(len(row) != len(header) for row in rows):
-        raise ValueError("rows must have a value for each column, got others")
+        raise UserError("rows must have a value for each column, got others")
     return header, rows
 
 
@@ -223,7 +226,7 @@ def _pack(evidence: Evidence) -> bytes:
 def _unpack(data: bytes) -> Evidence:
     digest, content = data[:32], data[32:]
     if hashlib.sha256(content).digest() != digest:
-        raise ValueError("content must be what was written, got other bytes")
+        raise UserError("content must be what was written, got other bytes")
     kept = load(content)
     images, unit = (bytes(kept[name]).decode() for name in ("images", "unit"))
     num_units, auc = int(kept["num_units"][0]), float(kept["auc"][0])

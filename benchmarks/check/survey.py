@@ -16,6 +16,7 @@ import pandas as pd
 from benchmarks.choices import SPLITS
 from benchmarks.data.dataset import list_files, list_folders
 from benchmarks.data.manifest import Entry, has_manifest, read_about, read_entries
+from benchmarks.errors import UserError
 from benchmarks.images.decode import ImageFacts, in_order, inspect_image, is_image
 from datasets.info import DatasetInfo
 
@@ -95,12 +96,12 @@ def survey(root: Path, info: DatasetInfo | None, on_progress: Callable[[int, int
         on_progress: Called with (files done, files in all).
 
     Raises:
-        ValueError: There is none of the splits, or the manifest cannot be read.
+        UserError: There is none of the splits, or the manifest cannot be read.
     """
     folders = {split: list_folders(root / split) for split in SPLITS if (root / split).is_dir()}
     if not folders:
         found = ", ".join(list_folders(root)) or "no folder"
-        raise ValueError(
+        raise UserError(
             f"dataset folder must hold train, val and test, got {found} in {str(root)!r}; "
             f"the layout is {root}/{{train,val,test}}/<class>/<images>"
         )
@@ -135,7 +136,7 @@ def _inspect(root: Path, path: Path, split: str, folder: str) -> File:
             error = "is not an image"
         else:
             facts = inspect_image(path)
-    except (ValueError, OSError) as reason:
+    except (UserError, OSError) as reason:
         error = f"cannot be read ({reason.__cause__ or reason})"
     return File(path.relative_to(root).as_posix(), split, folder, facts, " ".join(error.split()))
 

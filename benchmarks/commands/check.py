@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_cache, add_format, positive
+from benchmarks.errors import MachineError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,13 +58,13 @@ def write_sheet(path: Path, png: bytes) -> None:
     """Writes the image sheet.
 
     Raises:
-        RuntimeError: It cannot be written there.
+        MachineError: It cannot be written there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png)
     except OSError as error:
-        raise RuntimeError(
+        raise MachineError(
             f"image sheet must go to a file that can be written, got {str(path)!r} ({error.strerror}); "
             "choose another with --sheet"
         ) from error

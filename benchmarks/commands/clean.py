@@ -6,6 +6,7 @@ import sys
 from benchmarks.choices import one_of
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_cache, add_results
+from benchmarks.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     root = args.cache / "features"
     records, problems = load_records(args.results)
     if problems and args.unused:
-        raise ValueError(f"results must be readable to tell which caches are unused: {problems[0]}")
+        raise UserError(f"results must be readable to tell which caches are unused: {problems[0]}")
     caches = stored_caches(root, runs_by_cache(records))
     for name in args.names:
         one_of("cache", [cache.folder.name for cache in caches], name)

@@ -183,6 +183,9 @@ def _measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
     from benchmarks.memory.point import MemoryPoint
     from benchmarks.memory.table import measured_rows
 
+    kind, _, index = args.device.partition(":")
+    if kind != "cuda" or not (index or "0").isdigit():
+        raise UserError(f"device must be a GPU to measure on, like cuda:0, got {args.device!r}; or use --predict")
     device = torch.device(args.device)
     folder = gpu_folder(args.results, device)
     points = grid(args)

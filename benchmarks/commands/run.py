@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_suite_options
-from benchmarks.errors import UserError
+from benchmarks.errors import UserError, mendable, one_line
 from benchmarks.suite.signals import Stop
 
 if TYPE_CHECKING:
@@ -69,8 +69,10 @@ def _do(work: "Work", devices: list[str], results: Path) -> int:
     except Stop as stop:
         print(f"stopped by {stop}; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return stop.status
-    except (UserError, OSError) as error:
-        print(f"bench.py: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:
+        if not mendable(error):
+            raise
+        print(f"bench.py: {one_line(error)}", file=sys.stderr)
     status, run_ids = report(work)
     return max(status, show_results(results, run_ids))
 

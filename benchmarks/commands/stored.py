@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import FORMATS, add_results, print_frame
+from benchmarks.errors import MissingError, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,12 +40,12 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
 def tables(args: argparse.Namespace) -> int:
     """Writes the tables and prints their paths."""
     if args.published and args.layout != "paper":
-        raise ValueError(f"published must be used with --layout paper, got --layout {args.layout or LAYOUTS[0]}")
+        raise UserError(f"published must be used with --layout paper, got --layout {args.layout or LAYOUTS[0]}")
     if args.format and not args.compare:
-        raise ValueError(f"format must be used with --compare DIR, got --format {args.format} alone")
+        raise UserError(f"format must be used with --compare DIR, got --format {args.format} alone")
     if args.compare:
         if args.layout:
-            raise ValueError(f"compare must be used without --layout, got --layout {args.layout}")
+            raise UserError(f"compare must be used without --layout, got --layout {args.layout}")
         return _compare(args.compare, args.results, args.format or FORMATS[0])
     frame, num_damaged = _stored_runs(args.results)
     if args.layout == "paper":
@@ -103,7 +104,7 @@ def report(args: argparse.Namespace) -> int:
 
     records, problems = load_records(args.results)
     if not records and not problems and not any((args.results / "measured").glob("*/*.json")):
-        raise FileNotFoundError(_NO_RECORDS.format(args.results / "runs"))
+        raise MissingError(_NO_RECORDS.format(args.results / "runs"))
     path, problems = write_report(args.results, args.output or args.results / "report.html", records, problems)
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -119,7 +120,7 @@ def _stored_runs(results: Path) -> "tuple[pd.DataFrame, int]":
     for problem in problems:
         print(problem, file=sys.stderr)
     if frame.empty:
-        raise FileNotFoundError(_NO_RECORDS.format(results / "runs"))
+        raise MissingError(_NO_RECORDS.format(results / "runs"))
     return frame, len(problems)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.choices import LITTER, SPLITS
 from benchmarks.data.manifest import SplitOrigin, read_origin
+from benchmarks.errors import MissingError, UserError
 from benchmarks.images.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
 from benchmarks.storage.files import parse_json, write_atomic
 from datasets import DATASETS
@@ -89,18 +90,16 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
         cache_root: Content hashes and computed normalisations are kept here.
 
     Raises:
-        ValueError: Unknown name, or a folder whose layout, classes or files are wrong.
-        FileNotFoundError: A dataset of the table that has not been prepared.
-        RuntimeError: The cache cannot be written.
+        UserError: Unknown name, or a folder whose layout, classes or files are wrong.
+        MissingError: A dataset of the table that has not been prepared.
+        MachineError: The cache cannot be written.
     """
     info, root = find_root(name_or_path, data_root)
     if info is None:
         return _open_folder(root, cache_root)
     classes = _classes(root)
     if set(classes) != set(info.classes):
-        raise ValueError(
-            f"classes of {info.name} must be {', '.join(info.classes)}, got {', '.join(classes)} in {root}"
-        )
+        raise UserError(f"classes of {info.name} must be {', '.join(info.classes)}, got {', '.join(classes)} in {root}")
     splits = _list_splits(root, info.classes)
     digest = _digest(root, splits, info.classes, cache_root)
     return Dataset(
@@ -113,8 +112,8 @@ def find_root(name_or_path: str, data_root: Path) -> tuple[DatasetInfo | None, P
     """The entry in the table, if it is one of those, and the folder of a dataset; the demo is generated at first use.
 
     Raises:
-        ValueError: Neither a name nor a folder.
-        FileNotFoundError: A dataset of the table that has not been prepared.
+        UserError: Neither a name nor a folder.
+        MissingError: A dataset of the table that has not been prepared.
     """
     info = DATASETS.get(name_or_path)
     if info is None:
@@ -123,7 +122,7 @@ def find_root(name_or_path: str, data_root: Path) -> tuple[DatasetInfo | None, P
     if info.generate is not None and not root.exists():
         _generate(info, root)
     if not root.is_dir():
-        raise FileNotFoundError(
+        raise MissingError(
             f"dataset {info.name} must be prepared in {str(root)!r}, got no such folder; download it from {info.url}, "
             f"then: python bench.py prepare {info.name} --raw DIR"
         )
@@ -136,7 +135,7 @@ def _find_folder(name_or_path: str, data_root: Path) -> Path:
             return folder
     near = difflib.get_close_matches(name_or_path, DATASETS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "there is no such folder"
-    raise ValueError(f"dataset must be one of {', '.join(DATASETS)} or a folder, got {name_or_path!r}; {hint}")
+    raise UserError(f"dataset must be one of {', '.join(DATASETS)} or a folder, got {name_or_path!r}; {hint}")
 
 
 def _open_folder(root: Path, cache_root: Path) -> Dataset:
@@ -198,7 +197,7 @@ def _classes(root: Path) -> tuple[str, ...]:
     missing = [split for split in SPLITS if not (root / split).is_dir()]
     if missing:
         found = ", ".join(list_folders(root)) or "no folder"
-        raise ValueError(
+        raise UserError(
             f"dataset folder must hold train, val and test, got {found} in {str(root)!r} "
             f"({', '.join(missing)} missing); the layout is {root}/{{train,val,test}}/<class>/<images>"
         )
@@ -207,12 +206,12 @@ def _classes(root: Path) -> tuple[str, ...]:
     for split, names in per_split.items():
         absent = [name for name in everything if name not in names]
         if absent:
-            raise ValueError(
+            raise UserError(
                 f"classes must be the same in every split, got no {', '.join(absent)} in {str(root / split)!r}; "
                 "add the class folder with images there, or remove it from the other splits"
             )
     if len(everything) < 2:
-        raise ValueError(
+        raise UserError(
             f"dataset must have at least 2 class folders in each split, got {everything!r} in {str(root)!r}"
         )
     return tuple(everything)
@@ -232,13 +231,13 @@ def _list_images(root: Path, folder: str) -> list[str]:
     paths = []
     for path in list_files(root / folder):
         if not is_image(path):
-            raise ValueError(f"class folder must hold only images, got {str(path)!r}; remove it or convert it to PNG")
+            raise UserError(f"class folder must hold only images, got {str(path)!r}; remove it or convert it to PNG")
         name = path.relative_to(root).as_posix()
         if not _is_text(name):
-            raise ValueError(f"name of an image must be UTF-8, got {str(path)!r}; rename it")
+            raise UserError(f"name of an image must be UTF-8, got {str(path)!r}; rename it")
         paths.append(name)
     if not paths:
-        raise ValueError(
+        raise UserError(
             f"class folder must hold images, got none in {str(root / folder)!r}; add some or remove the class"
         )
     return paths
@@ -297,7 +296,7 @@ def _normalization(
         mean = sums / count / 255
         std = np.sqrt(np.maximum(squares / count / 255**2 - mean**2, 0))
         if std.min() < 1 / 255:
-            raise ValueError(f"train images must not be of one colour only, got channel deviations {std.tolist()!r}")
+            raise UserError(f"train images must not be of one colour only, got channel deviations {std.tolist()!r}")
         stored = {"mean": [round(float(x), 6) for x in mean], "std": [round(float(x), 6) for x in std]}
         write_atomic(cache, json.dumps(stored).encode(), "cache")
     (red, green, blue), (red_std, green_std, blue_std) = stored["mean"], stored["std"]

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from benchmarks.data.dataset import Dataset
+from benchmarks.errors import MachineError
 from benchmarks.images.decode import PIXEL_FORMAT, Pixels, decoding_side, in_order, read_views
 from benchmarks.storage.locks import held_lock
 
@@ -42,8 +43,8 @@ def open_image_stores(
         on_wait: Called before waiting for another process that builds them.
 
     Raises:
-        ValueError: An image cannot be read; names its path.
-        RuntimeError: The disk has no room for the stores.
+        UserError: An image cannot be read; names its path.
+        MachineError: The disk has no room for the stores.
     """
     samples = dataset.splits[split]
     decoded_for = decoding_side(sides)
@@ -104,7 +105,7 @@ def _build(
             raise
         needed = sum(len(files) * 3 * side * side for side in sides)
         free = shutil.disk_usage(scratch.parent).free
-        raise RuntimeError(
+        raise MachineError(
             f"image store needs {needed / 2**30:.1f} GiB free in {str(scratch.parent)!r}, got {free / 2**30:.1f} GiB "
             f"({error.strerror}); free some space, choose another --cache or a smaller resolution"
         ) from error

@@ -145,18 +145,18 @@ def read_entries(root: Path) -> list[Entry]:
     """The images of a prepared folder, sorted by path.
 
     Raises:
-        ValueError: The table is damaged.
+        UserError: The table is damaged.
     """
     path = root / "manifest.csv"
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.reader(file))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"manifest must be readable, got {str(path)!r}: {error}; {_REMEDY}") from error
+        raise UserError(f"manifest must be readable, got {str(path)!r}: {error}; {_REMEDY}") from error
     if not rows or tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
-        raise ValueError(f"manifest must have the columns {','.join(COLUMNS)}, got {str(path)!r}; {_REMEDY}")
+        raise UserError(f"manifest must have the columns {','.join(COLUMNS)}, got {str(path)!r}; {_REMEDY}")
     if len({row[0] for row in rows}) < len(rows):
-        raise ValueError(f"manifest must list each image once, got {str(path)!r}; {_REMEDY}")
+        raise UserError(f"manifest must list each image once, got {str(path)!r}; {_REMEDY}")
     return sorted(Entry(*row) for row in rows[1:])
 
 
@@ -189,7 +189,7 @@ def read_origin(root: Path, paths: Iterable[str]) -> SplitOrigin | None:
         paths: Its images as they lie there, relative to it.
 
     Raises:
-        ValueError: The manifest is damaged, or lists other images than the folder holds.
+        UserError: The manifest is damaged, or lists other images than the folder holds.
     """
     if not has_manifest(root):
         return None
@@ -197,7 +197,7 @@ def read_origin(root: Path, paths: Iterable[str]) -> SplitOrigin | None:
     there, listed = set(paths), {entry.path for entry in entries}
     if there != listed:
         different = sorted(there ^ listed)
-        raise ValueError(
+        raise UserError(
             f"manifest of {str(root)!r} must list the images there, got {len(there - listed)} more and "
             f"{len(listed - there)} fewer: {', '.join(different[:5])}; put them back, or prepare the dataset again"
         )

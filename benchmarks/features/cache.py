@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.errors import MachineError
 from benchmarks.features.cache_files import DESCRIPTION, STATE, CacheFiles, Description, FeatureShapes, damaged
 from benchmarks.storage.locks import held_lock
 
@@ -85,7 +86,7 @@ class FeatureCache:
             pool: Threads that read.
 
         Raises:
-            RuntimeError: A row is damaged.
+            MachineError: A row is damaged.
         """
         batch = {
             name: _empty((len(indices), len(self._positions), *array.shape[2:]), array.dtype, pin)
@@ -140,7 +141,7 @@ def open_feature_cache(
         measured: The peak memory of computing so far, kept with the cache.
 
     Raises:
-        RuntimeError: The cache found is damaged or has another key, or the disk cannot hold it.
+        MachineError: The cache found is damaged or has another key, or the disk cannot hold it.
     """
     description = request.describe()
     base = digest(description.key)
@@ -208,7 +209,7 @@ def _complete(
         state.complete, state.memory = True, measured()
         files.write_state(state)
     except OSError as error:
-        raise RuntimeError(
+        raise MachineError(
             f"features cannot be stored under {folder.parent}: {error.strerror or error}; make room (bench.py clean "
             "caches) and run again, which goes on where this stopped"
         ) from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.errors import UserError
 from benchmarks.features.cache_files import DESCRIPTION, CacheFiles
 from benchmarks.storage.locks import held_lock
 
@@ -51,7 +52,7 @@ def _describe(folder: Path, used_by: list[str]) -> StoredCache:
     if (folder / DESCRIPTION).exists():
         try:
             state, about = _read(CacheFiles(folder))
-        except RuntimeError as error:
+        except UserError as error:
             state = str(error).partition(" is ")[2].partition(";")[0]
     num_bytes = sum(file.st_size for file in files)
     return StoredCache(folder, state, num_bytes, max(0.0, time.time() - changed) / 86400, about, used_by)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
+from benchmarks.errors import UserError
 from benchmarks.images.dicom import is_dicom, render
 
 Item = TypeVar("Item")
@@ -108,7 +109,7 @@ def read_views(path: Path, sides: Iterable[int], decoded_for: int) -> list[Pixel
         For each side an RGB array (3, side, side).
 
     Raises:
-        ValueError: The image cannot be read (damaged, truncated, or of a pixel type without a defined range).
+        UserError: The image cannot be read (damaged, truncated, or of a pixel type without a defined range).
     """
     with _decoded(path, round(DRAFT_MARGIN * decoded_for)) as (image, _):
         squares = [image.resize((side, side), Image.Resampling.BICUBIC) for side in sides]
@@ -124,7 +125,7 @@ def inspect_image(path: Path) -> ImageFacts:
     """Decodes all of an image.
 
     Raises:
-        ValueError: The image cannot be read.
+        UserError: The image cannot be read.
     """
     with _decoded(path) as (image, mode):
         return ImageFacts(image.width, image.height, mode, pixel_digest(image))
@@ -134,7 +135,7 @@ def read_thumbnail(path: Path, side: int) -> Image.Image:
     """One image in its own proportions, RGB, at most `side` pixels wide and high.
 
     Raises:
-        ValueError: The image cannot be read.
+        UserError: The image cannot be read.
     """
     with _decoded(path, 2 * side) as (image, _):
         image.thumbnail((side, side))
@@ -145,12 +146,12 @@ def _open(source: Path | IO[bytes]) -> ImageFile.ImageFile:
     """An image of a format that Pillow decodes by itself, not decoded yet.
 
     Raises:
-        ValueError: It has too many pixels.
+        UserError: It has too many pixels.
     """
     image = Image.open(source, formats=_FORMATS)
     if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise ValueError(
+        raise UserError(
             f"it must have at most {MAX_PIXELS:,} pixels, got {image.width} x {image.height}, a decompression bomb"
         )
     return image
@@ -167,7 +168,7 @@ def _decoded(path: Path, least: int | None = None) -> Iterator[tuple[Image.Image
             image.load()
             yield _to_rgb(ImageOps.exif_transpose(image)), mode
     except _DAMAGES as error:
-        raise ValueError(f"image must be readable, got {str(path)!r}: {error}; replace or remove the file") from error
+        raise UserError(f"image must be readable, got {str(path)!r}: {error}; replace or remove the file") from error
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -195,7 +196,7 @@ def decode(data: bytes, name: str) -> Decoded:
         name: For messages.
 
     Raises:
-        ValueError: It cannot be read (damaged, truncated, too large, or of a pixel type without a defined range).
+        UserError: It cannot be read (damaged, truncated, too large, or of a pixel type without a defined range).
     """
     try:
         if is_dicom(data):
@@ -213,7 +214,7 @@ def decode(data: bytes, name: str) -> Decoded:
             grey = upright.mode == "L" and not upright.has_transparency_data
             return Decoded(upright if grey else _to_rgb(upright), str(image.format), as_stored)
     except _DAMAGES as error:
-        raise ValueError(f"image must be readable, got {name!r}: {error}; replace or remove the file") from error
+        raise UserError(f"image must be readable, got {name!r}: {error}; replace or remove the file") from error
 
 
 def pixel_digest(image: Image.Image) -> str:
@@ -233,7 +234,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _grey_to_8_bits(image).convert("RGB")
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no defined range; save it with 8 or 16 bits")
+        raise UserError("floating-point pixels have no defined range; save it with 8 or 16 bits")
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
@@ -246,6 +247,6 @@ def _grey_to_8_bits(image: Image.Image) -> Image.Image:
     low, high = int(values.min()), int(values.max())
     depths = [depth for depth in _GREY_DEPTHS if high < 2**depth]
     if low < 0 or not depths:
-        raise ValueError(f"grey values must lie in 0..65535, got {low}..{high}")
+        raise UserError(f"grey values must lie in 0..65535, got {low}..{high}")
     limit = 2 ** depths[0] - 1
     return Image.fromarray(((values * 255 + limit // 2) // limit).astype(np.uint8))

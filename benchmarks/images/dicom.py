@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from benchmarks.errors import UserError
+
 Grey = npt.NDArray[np.float64]
 
 _VIEW_CODE = "ViewCode"
@@ -27,7 +29,7 @@ def read_tags(file: IO[bytes], name: str, keywords: Iterable[str]) -> dict[str, 
         keywords: Names of fields in DICOM's dictionary.
 
     Raises:
-        ValueError: Not DICOM, or damaged.
+        UserError: Not DICOM, or damaged.
     """
     try:
         header = _open(file, stop_before_pixels=True)
@@ -35,7 +37,7 @@ def read_tags(file: IO[bytes], name: str, keywords: Iterable[str]) -> dict[str, 
         codes = header.get("ViewCodeSequence")
         return tags | {_VIEW_CODE: str(codes[0].get("CodeValue") or "").strip() if codes else ""}
     except Exception as error:  # pydicom raises whatever damage leads it to
-        raise ValueError(f"DICOM must be readable, got {name!r}: {error}; download it again") from error
+        raise UserError(f"DICOM must be readable, got {name!r}: {error}; download it again") from error
 
 
 def render(data: bytes, max_pixels: int) -> Image.Image:
@@ -49,7 +51,7 @@ def render(data: bytes, max_pixels: int) -> Image.Image:
         max_pixels: More are refused before they are decoded.
 
     Raises:
-        ValueError: Damaged, of several frames, or in an encoding that cannot be read here.
+        UserError: Damaged, of several frames, or in an encoding that cannot be read here.
     """
     try:
         header = _open(io.BytesIO(data))
@@ -57,17 +59,17 @@ def render(data: bytes, max_pixels: int) -> Image.Image:
         if frames == 1 and num_pixels <= max_pixels:
             return _render(header)
     except Exception as error:  # pydicom and its decoders raise whatever damage leads them to
-        raise ValueError(f"DICOM cannot be read: {error}") from error
+        raise UserError(f"DICOM cannot be read: {error}") from error
     if frames != 1:
-        raise ValueError(f"DICOM must hold one frame, got {frames}")
-    raise ValueError(f"DICOM must have at most {max_pixels:,} pixels, got {num_pixels:,}: a decompression bomb")
+        raise UserError(f"DICOM must hold one frame, got {frames}")
+    raise UserError(f"DICOM must have at most {max_pixels:,} pixels, got {num_pixels:,}: a decompression bomb")
 
 
 def _open(file: IO[bytes], stop_before_pixels: bool = False) -> Any:
     """The header, and the pixels as they are stored.
 
     Raises:
-        ValueError: All of it is deflated; pydicom would inflate it to whatever size it takes.
+        UserError: All of it is deflated; pydicom would inflate it to whatever size it takes.
     """
     import pydicom
     from pydicom.filereader import _read_file_meta_info, read_preamble
@@ -76,7 +78,7 @@ def _open(file: IO[bytes], stop_before_pixels: bool = False) -> Any:
     binary = cast(BinaryIO, file)
     read_preamble(binary, force=False)
     if _read_file_meta_info(binary).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise ValueError("it is deflated, which may be a decompression bomb: save it uncompressed")
+        raise UserError("it is deflated, which may be a decompression bomb: save it uncompressed")
     file.seek(0)
     return pydicom.dcmread(file, stop_before_pixels=stop_before_pixels)
 

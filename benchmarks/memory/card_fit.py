@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.errors import UserError
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import CONTEXT_BYTES, Prediction
 from benchmarks.memory.prediction_cache import predict_point
@@ -29,11 +30,11 @@ def parse_memory(text: str) -> int:
     """Reads a card's memory, in bytes: `24GB`, `24GiB` and `24` all are 24 GiB, as cards sold as 24 GB hold.
 
     Raises:
-        ValueError: It is no amount of memory.
+        UserError: It is no amount of memory.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:gi?b)?", text.strip().lower())
     if not match or float(match[1]) <= 0:
-        raise ValueError(f"gpu-memory must be like 24GB, got {text!r}")
+        raise UserError(f"gpu-memory must be like 24GB, got {text!r}")
     return int(float(match[1]) * GIB)
 
 

@@ -19,13 +19,13 @@ def check_backbone(name: str) -> None:
     """Checks that timm knows `name` as a plain ViT.
 
     Raises:
-        ValueError: It does not; the message has the nearest names.
+        UserError: It does not; the message has the nearest names.
     """
     architecture = name.partition(".")[0]
     known = timm.list_models(module="vision_transformer")
     if architecture not in known:
         nearest = ", ".join(difflib.get_close_matches(architecture, known, n=3)) or "see bench.py list backbones"
-        raise ValueError(f"backbone must be a timm ViT, got {name!r}; nearest: {nearest}")
+        raise UserError(f"backbone must be a timm ViT, got {name!r}; nearest: {nearest}")
 
 
 def check_needs(name: str, method: Method) -> None:
@@ -75,10 +75,10 @@ def effective_resolution(resolution: int, patch: int) -> int:
     """The multiple of the patch size nearest to `resolution`, the larger of two equally near, in px.
 
     Raises:
-        ValueError: `resolution` is smaller than a patch.
+        UserError: `resolution` is smaller than a patch.
     """
     if resolution < patch:
-        raise ValueError(f"resolution must be at least one patch of {patch} px, got {resolution!r}")
+        raise UserError(f"resolution must be at least one patch of {patch} px, got {resolution!r}")
     return (2 * resolution + patch) // (2 * patch) * patch
 
 
@@ -94,13 +94,13 @@ def create_backbone(
             in it is passed over. None leaves random weights.
 
     Raises:
-        ValueError: timm has no such ViT, or the weights do not fit it.
+        UserError: timm has no such ViT, or the weights do not fit it.
     """
     check_backbone(name)
     size = {} if resolution is None else {"img_size": resolution}
     vit = timm.create_model(name, pretrained=False, **size)
     if not isinstance(vit, VisionTransformer):
-        raise ValueError(f"backbone must be a plain timm ViT, got {name!r} ({type(vit).__name__})")
+        raise UserError(f"backbone must be a plain timm ViT, got {name!r} ({type(vit).__name__})")
     if state_dict is not None:
         _load_trunk(vit, state_dict, name)
     return vit.eval()
@@ -112,12 +112,10 @@ def _load_trunk(vit: VisionTransformer, state_dict: Mapping[str, Tensor], name: 
     try:
         missing, unexpected = vit.load_state_dict(trunk, strict=False)
     except RuntimeError as error:
-        raise ValueError(
-            f"weights must be those of {name}, got others: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise UserError(f"weights must be those of {name}, got others: {' '.join(str(error).split())[:300]}") from error
     wrong = [key for key in missing if key[:5] != "head."] + unexpected
     if wrong:
-        raise ValueError(f"weights must be those of {name}, got others: {', '.join(wrong[:3])} missing or unexpected")
+        raise UserError(f"weights must be those of {name}, got others: {', '.join(wrong[:3])} missing or unexpected")
 
 
 def set_attention(model: nn.Module, attention: Attention) -> None:

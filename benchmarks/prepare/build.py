@@ -18,6 +18,7 @@ from benchmarks.data.manifest import (
     split_digest,
     write_manifest,
 )
+from benchmarks.errors import UserError
 from benchmarks.prepare.batch import Batch, Progress, convert_all, refuse_unreadable
 from benchmarks.prepare.find import deviations, find_samples, first, observed_counts
 from benchmarks.prepare.request import Request, UserSplit, read_split_file
@@ -55,8 +56,8 @@ def prepare(info: DatasetInfo, request: Request, on_progress: Progress, datasets
         datasets: All there are, to say which one a wrong download looks like.
 
     Raises:
-        ValueError: The download is not what it must be, or the target was made with other settings.
-        RuntimeError: The disk is full, or another process prepares this dataset.
+        UserError: The download is not what it must be, or the target was made with other settings.
+        MachineError: The disk is full, or another process prepares this dataset.
     """
     user = read_split_file(request.split_file) if request.split_file else None
     old = _read_target(request, request.settings(info.official))
@@ -94,7 +95,7 @@ def _read_target(request: Request, settings: dict[str, Any]) -> dict[str, Any] |
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
     if not has_manifest(target):
-        raise ValueError(
+        raise UserError(
             f"{str(target)!r} must be absent or made by bench.py prepare, got a folder without a manifest; "
             "move it away or choose another --data-root"
         )
@@ -107,7 +108,7 @@ def _read_target(request: Request, settings: dict[str, Any]) -> dict[str, Any] |
         if about["settings"].get(name) != value
     ]
     if different:
-        raise ValueError(
+        raise UserError(
             f"{str(target)!r} must have been prepared with the same settings, got {', '.join(different)}; give "
             "--overwrite to prepare it again (images that stay the same are not converted again)"
         )
@@ -125,13 +126,13 @@ def _choose_groups(info: DatasetInfo, found: Found, request: Request, user: User
     """The samples with their groups, or each its own where the user wants it so.
 
     Raises:
-        ValueError: Groups are needed and not known.
+        UserError: Groups are needed and not known.
     """
     if request.image_level:
         return [replace(sample, group=f"image-{sample.stem}") for sample in found.samples]
     needed = user is None and set(info.official) != set(SPLITS)
     if found.ungrouped and needed:
-        raise ValueError(
+        raise UserError(
             f"{info.name} must be split by {info.group_key}: {found.ungrouped}; or give --image-level, with which "
             f"images of one {info.group_key} may lie in train and in test"
         )
@@ -142,7 +143,7 @@ def _check_user_groups(samples: list[RawSample], user: UserSplit) -> None:
     entries = [Entry("", sample.split or "", "", sample.group, "", "") for sample in samples]
     spanning = spanning_groups(entries)
     if spanning:
-        raise ValueError(
+        raise UserError(
             f"groups must lie in one split each, got {len(spanning)} in several in {str(user.path)!r}: "
             f"{first(spanning)}; mend it, or give --image-level to let each image be its own group"
         )
@@ -181,7 +182,7 @@ def _check_classes(info: DatasetInfo, entries: list[Entry]) -> None:
     counts = count(entries)
     empty = [f"{split}/{name}" for split in SPLITS for name in info.classes if not counts.get(split, {}).get(name)]
     if empty:
-        raise ValueError(
+        raise UserError(
             f"each class must have images in each split, got none in {', '.join(empty)}; a class needs at least three "
             f"groups ({info.group_key}) for splits of ours"
         )

@@ -47,7 +47,7 @@ def convert(file: RawFile, stem: str, folder: Path, max_side: int | None, link: 
         link: Share plain files with the raw folder instead of copying them.
 
     Raises:
-        ValueError: The image cannot be read.
+        UserError: The image cannot be read.
         OSError: The prepared file cannot be written.
     """
     data = file.read()

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from benchmarks.errors import UserError
 from benchmarks.raw.files import RawFiles
 from benchmarks.raw.tables import NotFoundError
 from datasets.info import DatasetInfo, Found, RawSample
@@ -23,14 +24,14 @@ def find_samples(
         datasets: All there are, to say which one the download looks like.
 
     Raises:
-        ValueError: Nothing is found, another dataset is found, images or labels are missing, or the counts are not as
+        UserError: Nothing is found, another dataset is found, images or labels are missing, or the counts are not as
             published; the last two only without `allow_incomplete`.
     """
     assert info.find is not None
     try:
         found = info.find(files)
     except NotFoundError as error:
-        raise ValueError(_not_found(info, files, str(error), datasets)) from error
+        raise UserError(_not_found(info, files, str(error), datasets)) from error
     if not allow_incomplete:
         _check_complete(info, found)
     _check_names(info, found.samples)
@@ -87,18 +88,18 @@ def _lookalike(info: DatasetInfo, files: RawFiles, datasets: Iterable[DatasetInf
 def _check_complete(info: DatasetInfo, found: Found) -> None:
     if found.missing:
         wanted = len(found.missing) + len(found.samples)
-        raise ValueError(
+        raise UserError(
             f"{info.name} must be complete, got {len(found.missing):,} of {wanted:,} images missing: "
             f"{first(found.missing)}; finish the download ({info.url}), or go on without them with {ALLOW}"
         )
     if found.unlabelled:
-        raise ValueError(
+        raise UserError(
             f"images of {info.name} must all be in its label table, got {len(found.unlabelled):,} that are not: "
             f"{first(found.unlabelled)}; take the original table, or leave them out with {ALLOW}"
         )
     wrong = deviations(info, found)
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"counts of {info.name} must be as published, got {', '.join(wrong)}; take the original download "
             f"({info.url}), or go on with {ALLOW}"
         )
@@ -109,13 +110,13 @@ def _check_names(info: DatasetInfo, samples: list[RawSample]) -> None:
     seen: dict[str, RawSample] = {}
     for sample in samples:
         if not re.fullmatch(r"(?!\.)[^/\\\x00-\x1f\ud800-\udfff]+", sample.stem):
-            raise ValueError(
+            raise UserError(
                 f"name of an image must be that of a file, got {sample.stem!r} for {sample.file.source!r}; take the "
                 f"original download ({info.url})"
             )
         other = seen.setdefault(sample.stem.lower(), sample)
         if other is not sample:
-            raise ValueError(
+            raise UserError(
                 f"names of images must differ, got {other.file.source!r} and {sample.file.source!r}; "
                 "remove the one that is not of the original download"
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.choices import SPLITS
+from benchmarks.errors import UserError
 from benchmarks.raw.files import RawFile
 from benchmarks.raw.match import image_id
 from benchmarks.raw.tables import Row, read_table
@@ -68,7 +69,7 @@ class UserSplit:
             The images, and those that the user leaves out with the reason.
 
         Raises:
-            ValueError: An image is not in the file, or the file has ids that no image has.
+            UserError: An image is not in the file, or the file has ids that no image has.
         """
         chosen, excluded, used = [], {}, set()
         unnamed = []
@@ -85,7 +86,7 @@ class UserSplit:
             chosen.append(RawSample(sample.file, sample.label, group, sample.stem, self.splits[key]))
         unused = [name for name in self.splits if name not in used]
         if unnamed or unused:
-            raise ValueError(
+            raise UserError(
                 f"split file must name each image once, got {len(unnamed)} images that it does not name "
                 f"({', '.join(unnamed[:5]) or 'none'}) and {len(unused)} ids that no image has "
                 f"({', '.join(unused[:5]) or 'none'}); give images to leave out the split '{EXCLUDE}'"
@@ -97,16 +98,16 @@ def read_split_file(path: Path) -> UserSplit:
     """Reads a csv with the columns `id` (or `path`), `split` and, at will, `group`.
 
     Raises:
-        ValueError: It is not there, or its columns, ids or splits are wrong.
+        UserError: It is not there, or its columns, ids or splits are wrong.
     """
     if not path.is_file():
-        raise ValueError(f"split file must be a csv file, got {str(path)!r}; there is no such file")
+        raise UserError(f"split file must be a csv file, got {str(path)!r}; there is no such file")
     status = path.stat()
     rows = read_table(RawFile(path.parent, path.name, "", status.st_size, status.st_mtime_ns))
     columns = list(rows[0]) if rows else []
     column = next((name for name in ("id", "path") if name in columns), None)
     if column is None or "split" not in columns:
-        raise ValueError(
+        raise UserError(
             f"split file must have the columns id (or path), split and at will group, got "
             f"{','.join(columns) or 'no rows'} in {str(path)!r}"
         )
@@ -124,10 +125,10 @@ def _check_row(row: Row, column: str, splits: dict[str, str], path: Path) -> str
     """The id of a row."""
     name = image_id(row[column])
     if row["split"] not in (*SPLITS, EXCLUDE):
-        raise ValueError(
+        raise UserError(
             f"split must be one of {', '.join(SPLITS)}, {EXCLUDE}, got {row['split']!r} for {row[column]!r} "
             f"in {str(path)!r}"
         )
     if name in splits:
-        raise ValueError(f"split file must name each image once, got {row[column]!r} twice in {str(path)!r}")
+        raise UserError(f"split file must name each image once, got {row[column]!r} twice in {str(path)!r}")
     return name

@@ -58,7 +58,7 @@ def assign(items: Sequence[Item], fixed: Mapping[str, str], seed: int) -> Assign
         seed: Changes our splits.
 
     Raises:
-        ValueError: A class has too few groups to be in every split.
+        UserError: A class has too few groups to be in every split.
     """
     kept, dropped = _drop_across(items)
     groups = _join(kept)

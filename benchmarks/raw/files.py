@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from benchmarks.choices import LITTER
+from benchmarks.errors import UserError
 from benchmarks.images.decode import SUFFIXES
 
 MANIFEST_FILES = ("manifest.csv", "manifest.json")  # a folder with both is prepared, not raw
@@ -83,7 +84,7 @@ class RawFile:
         """Opens it to read a part.
 
         Raises:
-            ValueError: The archive is damaged at this place.
+            UserError: The archive is damaged at this place.
         """
         path = self.root / self.path
         if not self.member:
@@ -97,7 +98,7 @@ class RawFile:
         """The whole content.
 
         Raises:
-            ValueError: The archive is damaged at this place.
+            UserError: The archive is damaged at this place.
         """
         try:
             with self.open() as file:
@@ -130,7 +131,7 @@ class RawFiles:
         A copy of the same size (unpacked beside its archive, or repeated in another folder) counts once.
 
         Raises:
-            ValueError: Two files of one name differ in size.
+            UserError: Two files of one name differ in size.
         """
         found: dict[str, RawFile] = {}
         for file in self.files if among is None else among:
@@ -138,7 +139,7 @@ class RawFiles:
                 continue
             known = found.setdefault(file.stem.lower(), file)
             if known.size != file.size:
-                raise ValueError(
+                raise UserError(
                     f"image {file.stem} must be there once, got {known.source!r} with {known.size:,} bytes and "
                     f"{file.source!r} with {file.size:,}; remove one of them from {str(self.root)!r}"
                 )
@@ -165,10 +166,10 @@ def scan(root: Path) -> RawFiles:
     """Lists a raw folder. Prepared folders inside it are passed over.
 
     Raises:
-        ValueError: No such folder; or an archive is damaged, encrypted, or not safe to read.
+        UserError: No such folder; or an archive is damaged, encrypted, or not safe to read.
     """
     if not root.is_dir():
-        raise ValueError(f"--raw must be the folder of the download, got {str(root)!r}; give the folder that holds it")
+        raise UserError(f"--raw must be the folder of the download, got {str(root)!r}; give the folder that holds it")
     files: list[RawFile] = []
     archives: list[str] = []
     parts: dict[str, list[int]] = {}
@@ -215,7 +216,7 @@ def _members(root: Path, relative: str) -> list[RawFile]:
     try:
         members = _open_archive(root / relative).infolist()
     except _DAMAGES as error:
-        raise ValueError(
+        raise UserError(
             f"archive must be a complete zip file, got {relative!r} ({error}); download it again"
         ) from error
     check_members(relative, members, (root / relative).stat().st_size)
@@ -235,7 +236,7 @@ def check_members(archive: str, members: list[zipfile.ZipInfo], size: int) -> No
         size: Bytes of the archive itself.
 
     Raises:
-        ValueError: A member climbs out, is a link, a device or encrypted, or one or all unpack out of proportion.
+        UserError: A member climbs out, is a link, a device or encrypted, or one or all unpack out of proportion.
     """
     for member in members:
         parts = PurePosixPath(member.filename.replace("\\", "/")).parts
@@ -251,17 +252,17 @@ def check_members(archive: str, members: list[zipfile.ZipInfo], size: int) -> No
             rule = f"not be a decompression bomb ({member.compress_size:,} bytes that become {member.file_size:,})"
         else:
             continue
-        raise ValueError(f"archive must {rule}, got {member.filename!r} in {archive!r}; download it from its source")
+        raise UserError(f"archive must {rule}, got {member.filename!r} in {archive!r}; download it from its source")
     total = sum(member.file_size for member in members)
     if total > _RATIO_MATTERS_BYTES and total > _MAX_RATIO * size:  # members may share their bytes
-        raise ValueError(
+        raise UserError(
             f"archive must not be a decompression bomb ({size:,} bytes that become {total:,}), got {archive!r}; "
             "download it from its source"
         )
 
 
-def _damaged(source: str, error: Exception) -> ValueError:
-    return ValueError(f"archive must be readable, got {source!r}: {error}; download it again")
+def _damaged(source: str, error: Exception) -> UserError:
+    return UserError(f"archive must be readable, got {source!r}: {error}; download it again")
 
 
 def _open_archive(path: Path) -> zipfile.ZipFile:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from benchmarks.errors import UserError
 from benchmarks.raw.files import RawFile
 
 
@@ -38,7 +39,7 @@ def match(table: str, ids: Iterable[str], images: Mapping[str, RawFile]) -> Matc
         images: As `RawFiles.images` returns them.
 
     Raises:
-        ValueError: An id occurs twice, or no id has an image at all.
+        UserError: An id occurs twice, or no id has an image at all.
     """
     wanted = list(ids)
     found = {name: images[name] for name in wanted if name in images}
@@ -46,9 +47,9 @@ def match(table: str, ids: Iterable[str], images: Mapping[str, RawFile]) -> Matc
     if repeated:
         seen: set[str] = set()
         twice = next(name for name in wanted if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"label table must list each image once, got {twice!r} twice in {table!r}; use the original")
+        raise UserError(f"label table must list each image once, got {twice!r} twice in {table!r}; use the original")
     if not found:
-        raise ValueError(
+        raise UserError(
             f"ids of {table!r} must be names of the images, got {_first(wanted)} there, but images "
             f"{_first(list(images))}; one of the two is of another dataset"
         )

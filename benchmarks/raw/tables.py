@@ -5,6 +5,7 @@ import io
 import zipfile
 from collections.abc import Iterable
 
+from benchmarks.errors import UserError
 from benchmarks.raw.files import RawFile, RawFiles, check_members
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", "_metadata")  # HAM10000_metadata has no suffix
@@ -15,7 +16,7 @@ _DELIMITERS = (",", ";", "\t")
 Row = dict[str, str]
 
 
-class NotFoundError(ValueError):
+class NotFoundError(UserError):
     """The raw folder lacks what a dataset needs; the message is what was looked for."""
 
 
@@ -39,7 +40,7 @@ def one_table(files: RawFiles, what: str, *columns: Iterable[str]) -> RawFile:
 
     Raises:
         NotFoundError: None has it; the message says which tables there are, with their columns.
-        ValueError: Several have it.
+        UserError: Several have it.
     """
     found = find_tables(files, *columns)
     wanted = ", ".join("|".join(synonyms) for synonyms in columns)
@@ -48,7 +49,7 @@ def one_table(files: RawFiles, what: str, *columns: Iterable[str]) -> RawFile:
         beside = f"; tables there: {'; '.join(seen)}" if seen else ""
         raise NotFoundError(f"{what} (a table with the columns {wanted}){beside}")
     if len(found) > 1:
-        raise ValueError(
+        raise UserError(
             f"{what} must be one table with the columns {wanted}, got {found[0].source!r} and {found[1].source!r}; "
             "remove the wrong one"
         )
@@ -64,7 +65,7 @@ def read_header(file: RawFile) -> list[str]:
     """Column names of the first sheet, stripped and in lower case; empty where the file is not a table."""
     try:
         rows = read_rows(file)
-    except ValueError:
+    except UserError:
         return []
     return [name.lower() for name in rows[0]] if rows else []
 
@@ -77,7 +78,7 @@ def read_table(file: RawFile, sheet: str = "") -> list[Row]:
         sheet: Of a workbook; the first one by default.
 
     Raises:
-        ValueError: It cannot be read.
+        UserError: It cannot be read.
     """
     rows = read_rows(file, sheet)
     header = [name.lower() for name in rows[0]] if rows else []
@@ -88,20 +89,20 @@ def read_rows(file: RawFile, sheet: str = "") -> list[list[str]]:
     """All rows that are not blank, values stripped.
 
     Raises:
-        ValueError: It cannot be read.
+        UserError: It cannot be read.
     """
     data = file.read()
     if file.name.lower().endswith(".xlsx"):
         return _read_workbook(file, data, sheet)
     text = _decode(data)
     if "\0" in text:
-        raise ValueError(f"table must be text, got {file.source!r}; export it as csv again")
+        raise UserError(f"table must be text, got {file.source!r}; export it as csv again")
     first_line = text.partition("\n")[0]
     delimiter = max(_DELIMITERS, key=first_line.count)
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
     except csv.Error as error:
-        raise ValueError(f"table must be readable, got {file.source!r}: {error}; export it as csv again") from error
+        raise UserError(f"table must be readable, got {file.source!r}: {error}; export it as csv again") from error
     return [stripped for row in rows if any(stripped := [value.strip() for value in row])]
 
 
@@ -122,7 +123,7 @@ def _read_workbook(file: RawFile, data: bytes, sheet: str) -> list[list[str]]:
             check_members(file.source, archive.infolist(), len(data))
             unpacked = sum(member.file_size for member in archive.infolist())
         if unpacked > _MAX_BYTES:
-            raise ValueError(f"it must unpack to at most {_MAX_BYTES:,} bytes, got {unpacked:,}")
+            raise UserError(f"it must unpack to at most {_MAX_BYTES:,} bytes, got {unpacked:,}")
         workbook = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
         chosen = workbook[sheet] if sheet in workbook.sheetnames else workbook[workbook.sheetnames[0]]
         chosen.reset_dimensions()  # rows are as long as what they hold, whatever size the file states
@@ -130,11 +131,11 @@ def _read_workbook(file: RawFile, data: bytes, sheet: str) -> list[list[str]]:
         for values in chosen.iter_rows(values_only=True):
             room -= 1 + len(values)
             if room < 0:
-                raise ValueError(f"it must have at most {_MAX_CELLS:,} cells, got more")
+                raise UserError(f"it must have at most {_MAX_CELLS:,} cells, got more")
             rows.append([_text(value) for value in values])
         workbook.close()
     except Exception as error:  # openpyxl raises whatever the XML inside leads it to
-        raise ValueError(
+        raise UserError(
             f"workbook must be readable, got {file.source!r}: {error}; open it and save it as csv beside it"
         ) from error
     return [row for row in rows if any(row)]

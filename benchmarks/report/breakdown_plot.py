@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from benchmarks.errors import UserError
 from benchmarks.report.style import PAGE, RC, finish, method_axis
 from methods import METHODS
 
@@ -50,12 +51,12 @@ def plot_breakdown(frame: pd.DataFrame, path: Path) -> list[Path]:
         path: where to write; png and pdf are written beside each other.
 
     Raises:
-        ValueError: there is nothing to draw.
-        RuntimeError: the folder cannot be written.
+        UserError: there is nothing to draw.
+        MachineError: the folder cannot be written.
     """
     shown = frame[frame["phase"].isin(_PHASES)]
     if shown.empty:
-        raise ValueError("breakdown must hold at least one training phase, got none")
+        raise UserError("breakdown must hold at least one training phase, got none")
     varying = [name for name in _FACTORS if shown[name].nunique() > 1]
     bars = [
         (_label(keys, varying), group.set_index("purpose")["bytes"])

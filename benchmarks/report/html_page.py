@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.errors import MachineError, UserError
 from benchmarks.records.schema import Record
 from benchmarks.report.page_data import collect
 from benchmarks.storage.files import write_atomic
@@ -29,17 +30,17 @@ def write_report(
         The file, and `problems` with those of the stored predictions.
 
     Raises:
-        ValueError: `output` is a folder.
-        RuntimeError: it cannot be written.
+        UserError: `output` is a folder.
+        MachineError: it cannot be written.
     """
     if output.is_dir():
-        raise ValueError(f"output must be a file, got {str(output)!r}: name one like {str(output / 'report.html')!r}")
+        raise UserError(f"output must be a file, got {str(output)!r}: name one like {str(output / 'report.html')!r}")
     data = collect(results, output.absolute().parent, records, problems)
     try:
         return write_atomic(output, make_page(data).encode()), data["problems"]
-    except RuntimeError as error:
+    except MachineError as error:
         reason = getattr(error.__cause__, "strerror", error)
-        raise RuntimeError(f"output must be a file that can be written, got {str(output)!r} ({reason})") from error
+        raise MachineError(f"output must be a file that can be written, got {str(output)!r} ({reason})") from error
 
 
 def make_page(data: dict[str, Any]) -> str:

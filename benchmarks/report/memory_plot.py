@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmarks.choices import CARDS_GB
+from benchmarks.errors import UserError
 from benchmarks.report.style import (
     COLUMN,
     PAGE,
@@ -46,12 +47,12 @@ def plot_memory_curves(points: pd.DataFrame, path: Path) -> list[Path]:
         path: where to write; png and pdf are written beside each other.
 
     Raises:
-        ValueError: a column is missing, or there is no memory to draw.
-        RuntimeError: the folder cannot be written.
+        UserError: a column is missing, or there is no memory to draw.
+        MachineError: the folder cannot be written.
     """
     missing = [name for name in (*_COLUMNS, *_PROTOCOL) if name not in points]
     if missing:
-        raise ValueError(f"points must have the columns of bench.py memory, got none called {', '.join(missing)}")
+        raise UserError(f"points must have the columns of bench.py memory, got none called {', '.join(missing)}")
     titles = {name: METHODS[name].title if name in METHODS else name for name in points["method"].unique()}
     labelled = points.assign(label=points["method"].map(titles))
     labelled = labelled[labelled["phase"].isin(("train", "preload")) & _filled(labelled)]
@@ -79,7 +80,7 @@ def draw_memory(panels: Sequence[tuple[str, pd.DataFrame]], path: Path, title: s
     points = pd.concat([group for _, group in panels]) if panels else pd.DataFrame({"peak_allocated_bytes": []})
     known = points[points["peak_allocated_bytes"].notna()]
     if known.empty:
-        raise ValueError("points must hold at least one peak_allocated_bytes, got none")
+        raise UserError("points must hold at least one peak_allocated_bytes, got none")
     style = styles(zip(points["method"], points["label"], strict=True))
     with matplotlib.rc_context(RC):
         if known["resolution"].nunique() == 1 and len(panels) == 1:

@@ -14,6 +14,7 @@ from benchmarks.analysis.auc_resamples import load_evidence
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import CELL, block_ids, blocks, summary
 from benchmarks.choices import PHASES
+from benchmarks.errors import UserError
 from benchmarks.memory.card_fit import MARGIN
 from benchmarks.memory.measure import read_measured
 from benchmarks.memory.point import MemoryPoint
@@ -45,7 +46,7 @@ def collect(results: Path, folder: Path, records: Sequence[Record], problems: Se
         problems: a line for each record that could not be read.
 
     Raises:
-        ValueError: a file of measured memory is damaged.
+        UserError: a file of measured memory is damaged.
     """
     frame = runs_frame(records)
     evidence, unreadable = load_evidence(results, frame)
@@ -97,7 +98,7 @@ def class_results(path: Path) -> dict[str, Any]:
         `sensitivity`, `specificity` and `precision` of each class (0-1), None where there is nothing to divide by.
 
     Raises:
-        ValueError: the file is missing, damaged, or has no image of the test split.
+        UserError: the file is missing, damaged, or has no image of the test split.
     """
     try:
         frame = pd.read_csv(path, dtype={"split": str, "label": str}, keep_default_na=False)
@@ -106,12 +107,12 @@ def class_results(path: Path) -> dict[str, Any]:
         classes = [name.removeprefix("prob_") for name in names]
         unknown = sorted(set(test["label"]) - set(classes))
         if test.empty or unknown:
-            raise ValueError(f"no column for class {unknown[0]}" if unknown else "no image of the test split")
+            raise UserError(f"no column for class {unknown[0]}" if unknown else "no image of the test split")
         predicted = test[names].to_numpy(dtype="float64").argmax(axis=1)
         counts = confusion_matrix(test["label"], [classes[i] for i in predicted], labels=classes)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise UserError(
             f"predictions must be readable, got {str(path)!r} ({reason}): delete the run's record and run again"
         ) from error
     hits, true, called = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
@@ -191,7 +192,7 @@ def _runs(
         if record["status"]["state"] == "ok":
             try:
                 run["classes"] = class_results(results / "runs" / f"{name}.predictions.csv")
-            except ValueError as error:
+            except UserError as error:
                 problems.append(str(error))
         runs.append(run)
     return runs, problems

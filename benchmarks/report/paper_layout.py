@@ -38,8 +38,8 @@ def write_paper_tables(results: Path, frame: pd.DataFrame, published: bool) -> l
         published: whether to put the cited figures beside ours.
 
     Raises:
-        RuntimeError: the folder cannot be written.
-        FileNotFoundError: the published figures are not there.
+        MachineError: the folder cannot be written.
+        MissingError: the published figures are not there.
     """
     papers = list(paper_tables(summary(frame)))
     cited = published_figures() if published else None

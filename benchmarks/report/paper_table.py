@@ -12,6 +12,7 @@ from benchmarks.analysis.summary import (
     performance_memory_efficiency,
     performance_parameter_efficiency,
 )
+from benchmarks.errors import MissingError
 from benchmarks.report.baselines import BASELINE
 from benchmarks.report.captions import BAD_STATES, INCIDENT
 from benchmarks.report.columns import COLUMNS, Cell, Column
@@ -164,11 +165,11 @@ def published_figures(folder: Path = PUBLISHED) -> pd.DataFrame:
         method, title, backbone, resolution, datasets, trainable_percent, memory_mb, auc_percent and source.
 
     Raises:
-        FileNotFoundError: there are none.
+        MissingError: there are none.
     """
     paths = sorted(folder.glob("*.csv"))
     if not paths:
-        raise FileNotFoundError(f"published figures must lie in {str(folder)!r}, got none: check out results/published")
+        raise MissingError(f"published figures must lie in {str(folder)!r}, got none: check out results/published")
     return pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
 
 

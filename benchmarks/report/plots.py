@@ -43,7 +43,7 @@ def write_plots(results: Path, frame: pd.DataFrame) -> list[Path]:
         frame: the runs to show, as `records.runs_frame` gives them.
 
     Raises:
-        RuntimeError: the folder cannot be written.
+        MachineError: the folder cannot be written.
     """
     paths: list[Path] = []
     figures = {"memory": _memory, "auc-over-memory": _auc_over_memory, "auc-over-resolution": _auc_over_resolution}

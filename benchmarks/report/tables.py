@@ -14,6 +14,7 @@ from tabulate import tabulate
 from benchmarks.analysis.auc_resamples import Evidence
 from benchmarks.analysis.significance import Ranking, add_significance, ranking
 from benchmarks.analysis.summary import blocks, summary
+from benchmarks.errors import UserError
 from benchmarks.report.baselines import BASELINE, add_baselines
 from benchmarks.report.captions import (
     definitions,
@@ -57,12 +58,12 @@ def write_tables(results: Path, frame: pd.DataFrame, evidence: Mapping[str, Evid
         evidence: their predictions, as `evidence.load_evidence` gives them; a run without has no interval.
 
     Raises:
-        ValueError: there are no runs to show.
-        RuntimeError: the folder cannot be written.
+        UserError: there are no runs to show.
+        MachineError: the folder cannot be written.
     """
     table = summary(frame)
     if table.empty:
-        raise ValueError(
+        raise UserError(
             f"results must hold at least one run, got none in {str(results / 'runs')!r}: run bench.py first"
         )
     table = add_baselines(add_significance(table, evidence))

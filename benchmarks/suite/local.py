@@ -21,6 +21,8 @@ import submitit
 from submitit.helpers import DelayedSubmission
 
 from benchmarks.environment import ROOT
+from benchmarks.errors import mendable, one_line
+from benchmarks.suite.crash import report_crash
 from benchmarks.suite.plan import Cell, Plan, PlannedRun
 from benchmarks.suite.signals import Stop
 from benchmarks.suite.slurm_queue import FOLDER
@@ -57,8 +59,11 @@ class Agent:
             run_suite(self.work)
         except Stop:
             return
-        except (ValueError, OSError, RuntimeError) as error:
-            print(f"bench.py: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        except Exception as error:
+            if mendable(error):
+                print(f"bench.py: {one_line(error)}", file=sys.stderr, flush=True)
+            else:
+                report_crash(error, self.work.results)
 
     def checkpoint(self) -> DelayedSubmission:
         """What a cluster is to queue again when its time is over: the same, which goes on from the last epoch."""

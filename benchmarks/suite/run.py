@@ -16,6 +16,7 @@ from benchmarks.data.batches import Split
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.image_store import open_image_stores
 from benchmarks.data.manifest import read_entries
+from benchmarks.errors import MachineError
 from benchmarks.model.backbone import effective_resolution, patch_size
 from benchmarks.model.build import Parts, build_parts, count_parameters
 from benchmarks.model.method_config import make_config
@@ -116,7 +117,7 @@ class Run:
 
     def _check_digest(self, dataset: Dataset) -> None:
         if dataset.digest != self.config.dataset_digest:
-            raise RuntimeError(f"dataset {dataset.name} has changed since this suite started; start it again")
+            raise MachineError(f"dataset {dataset.name} has changed since this suite started; start it again")
 
     def _views(self) -> Views:
         vit_patch = patch_size(self.config.backbone)

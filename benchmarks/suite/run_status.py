@@ -21,7 +21,7 @@ def list_runs(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
         job is gone and left nothing: the same command submits it again).
 
     Raises:
-        ValueError: A file that says what was handed to a cluster is damaged.
+        UserError: A file that says what was handed to a cluster is damaged.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     problems: list[str] = []

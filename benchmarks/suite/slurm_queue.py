@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.errors import UserError
+
 FOLDER = "jobs"  # below the results: submitit's files, and which run each job does
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "RESV_DEL_HOLD", "REQUEUE_FED")
 RUNNING = ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING")
@@ -43,14 +45,14 @@ def queued_jobs(results: Path) -> list[tuple[JobEntry, str]]:
     The state is `GONE` where SLURM knows the job no more: it has ended some minutes ago, or was cancelled.
 
     Raises:
-        ValueError: A file of ours is damaged.
+        UserError: A file of ours is damaged.
     """
     entries = []
     for path in sorted((results / FOLDER).glob("slurm-*/jobs.json")):
         try:
             entries += [JobEntry(**entry) for entry in json.loads(path.read_bytes())]
         except (TypeError, ValueError) as error:
-            raise ValueError(f"jobs must be readable, got {str(path)!r} ({error}): delete it") from error
+            raise UserError(f"jobs must be readable, got {str(path)!r} ({error}): delete it") from error
     states = _slurm_states() if entries else {}
     return [(entry, states.get(entry.job, "GONE")) for entry in entries]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import describe_code
+from benchmarks.errors import MachineError
 from benchmarks.records.record import remove_partial, write_record
 from benchmarks.records.stored import DONE, StoredStates, trial_results
 from benchmarks.storage.files import check_writable, not_writable
@@ -81,7 +82,7 @@ def run_suite(work: Work) -> None:
 
     Raises:
         KeyboardInterrupt: The user stopped it; finished records stay, the run under way is recorded as interrupted.
-        RuntimeError: Records can no longer be stored; those that were are whole.
+        MachineError: Records can no longer be stored; those that were are whole.
     """
     for stored in (work.trials, work.runs):
         _clear_up(stored)
@@ -222,7 +223,7 @@ class _Suite:
             del self.waiting[run_id]
             self.tried.add(run_id)
             self._run(number, run, rivals, lock.lost)
-        except RuntimeError as error:
+        except MachineError as error:
             self.progress.note(f"{run_id} is not stored: {error}")
             check_writable(self.work.results / "runs")
         finally:

@@ -91,7 +91,7 @@ class _Loader(yaml.SafeLoader):
         """A whole number."""
         number = int(super().construct_yaml_int(node))
         if abs(number) >= LARGEST:
-            raise ValueError("a number is too large")
+            raise UserError(f"number must be less than {LARGEST}, got a larger one")
         return number
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.choices import one_of
+from benchmarks.errors import UserError
 
 
 class Tracker(Protocol):
@@ -91,11 +92,11 @@ def check_tracker(name: str) -> str:
     """Checks that a tracker can be used.
 
     Raises:
-        ValueError: There is no such tracker, or its package is not installed.
+        UserError: There is no such tracker, or its package is not installed.
     """
     one_of("tracker", TRACKERS, name)
     if importlib.util.find_spec(name) is None:
-        raise ValueError(f"tracker must be installed, got {name!r}: pip install {name}")
+        raise UserError(f"tracker must be installed, got {name!r}: pip install {name}")
     return name
 
 

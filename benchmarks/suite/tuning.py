@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.errors import UserError
 from benchmarks.records.record import read_record
 from benchmarks.records.schema import Record
 from benchmarks.records.stored import trial_results
@@ -27,7 +28,7 @@ def tuned_runs(cell: Cell, results: Path) -> list[PlannedRun] | None:
         path = trial_results(results) / "runs" / f"{trial.config.run_id}.json"
         try:
             records.append(read_record(path))
-        except (FileNotFoundError, ValueError):
+        except UserError:  # not there, or damaged
             return None
         if records[-1]["status"]["state"] == "interrupted":
             return None
@@ -82,7 +83,7 @@ def rivals_of(trial: PlannedRun, cell: Cell, results: Path) -> list[list[float]]
         if other.config.seed != trial.config.seed:
             continue
         path = trial_results(results) / "runs" / f"{other.config.run_id}.json"
-        with contextlib.suppress(FileNotFoundError, ValueError):  # another process has it, or does it again
+        with contextlib.suppress(UserError):  # another process has it, or does it again
             history = read_record(path)["measurements"].get("history", [])
             histories.append([epoch["val_auc"] for epoch in history])
     return histories

@@ -33,6 +33,7 @@ def main() -> int:
         signal.signal(signum, signal.SIG_IGN)  # SLURM sends them to every process; what they mean is the suite's affair
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log
+    from benchmarks.errors import MachineError
     from benchmarks.suite.devices import resolve_device
     from benchmarks.suite.progress import describe
     from benchmarks.training.clock import Clock
@@ -56,7 +57,7 @@ def main() -> int:
 
     try:
         resolve_device(job["places"]["device"])  # a cluster's nodes are not the machine where the suite was planned
-    except RuntimeError as error:
+    except MachineError as error:
         emit("done", state="failed", message=f"{error} ({platform.node()})", stored=False)
         return 0
     emit("done", **_do(job, clock, emit))
@@ -66,6 +67,7 @@ def main() -> int:
 def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str, Any]:
     """Does the job; returns what the suite is to know."""
     from benchmarks.config import Places, RunConfig
+    from benchmarks.errors import UserError
     from benchmarks.model.weights import Weights
     from benchmarks.suite.run import Run
     from benchmarks.suite.tracking import Tracking
@@ -94,7 +96,7 @@ def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str,
     if whole:
         try:
             _store(results, record, run)
-        except (RuntimeError, ValueError) as error:
+        except UserError as error:
             return {"state": "failed", "message": str(error), "stored": False}
         if status["state"] != "failed":
             checkpoints.remove()  # a run that failed goes on from them when it is tried again

@@ -12,6 +12,7 @@ import pynvml
 import torch
 
 from benchmarks.choices import PHASES
+from benchmarks.errors import MachineError
 
 BUSY_BYTES = 256 * 2**20  # in use on a GPU whose processes NVML hides: above this it is taken to be busy
 
@@ -31,16 +32,16 @@ class NvmlDriver:
         device: A CUDA device.
 
     Raises:
-        RuntimeError: There is no NVIDIA driver.
+        MachineError: There is no NVIDIA driver.
     """
 
     def __init__(self, device: torch.device) -> None:
         try:
             pynvml.nvmlInit()
-        except pynvml.NVMLError as error:
-            raise RuntimeError(f"device must be an NVIDIA GPU with its driver, got {str(device)!r}: {error}") from error
-        # The one place in torch that knows how CUDA_VISIBLE_DEVICES maps to NVML's numbers.
-        self._handle = pynvml.nvmlDeviceGetHandleByIndex(torch.cuda._get_nvml_device_index(device.index or 0))
+            # The one place in torch that knows how CUDA_VISIBLE_DEVICES maps to NVML's numbers.
+            self._handle = pynvml.nvmlDeviceGetHandleByIndex(torch.cuda._get_nvml_device_index(device.index or 0))
+        except (pynvml.NVMLError, RuntimeError, IndexError) as error:
+            raise MachineError(f"device must be an NVIDIA GPU with its driver, got {str(device)!r}: {error}") from error
 
     def name(self) -> str:
         """The GPU's name, as `NVIDIA H100 80GB HBM3`."""
@@ -75,13 +76,13 @@ def check_idle(driver: Driver) -> None:
     """Checks that no other process holds memory on the GPU; to be called before the first CUDA call.
 
     Raises:
-        RuntimeError: Another process does, or the GPU's memory is in use though NVML shows no process.
+        MachineError: Another process does, or the GPU's memory is in use though NVML shows no process.
     """
     others = {pid: size for pid, size in driver.processes().items() if pid != os.getpid()}
     used = driver.used_bytes()
     if others or used > BUSY_BYTES:
         shown = ", ".join(f"process {pid}" for pid in others) or "processes that NVML hides"
-        raise RuntimeError(
+        raise MachineError(
             f"GPU must be free of other processes, got {used / 2**20:,.0f} MiB in use by {shown}: "
             "end them, or measure all the same with --allow-busy"
         )

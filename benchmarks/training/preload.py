@@ -58,7 +58,7 @@ class Preloading:
             The splits with features, and the measurements `cache_bytes` and `preload` of a record.
 
         Raises:
-            RuntimeError: The cache is damaged, or the disk cannot hold it.
+            MachineError: The cache is damaged, or the disk cannot hold it.
         """
         starts = dict(zip(splits, itertools.accumulate(map(len, splits.values()), initial=0), strict=False))
         with memory.phase("preload"):
