@@ -52,6 +52,10 @@ def main(arguments: list[str]) -> int:
     args = argparse.Namespace()
     try:
         args = make_parser(command).parse_args(rest)
+        if getattr(args, "plugins", None):
+            from benchmarks.plugins import load_plugins
+
+            load_plugins(args.plugins)
         return command.run(args)
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)

@@ -41,6 +41,7 @@ class RunConfig:
         lr_grid: Rates among which `lr` is chosen on validation; empty where it is given.
         trial: Whether this is a trial of one rate of the grid, which never reads the test split.
         stop_hopeless: Whether a trial ends at half its epochs where it lies below the median of those before it.
+        plugins: File name and SHA-256 of each plugin that its method, dataset or backbone is from.
     """
 
     method: str
@@ -64,6 +65,7 @@ class RunConfig:
     lr_grid: tuple[float, ...] = field(default=(), metadata=_LATER)
     trial: bool = field(default=False, metadata=_LATER)
     stop_hopeless: bool = field(default=False, metadata=_LATER)
+    plugins: tuple[tuple[str, str], ...] = field(default=(), metadata=_LATER)
 
     @functools.cached_property
     def run_id(self) -> str:
@@ -111,9 +113,11 @@ class Places:
         data_root: Folder of the prepared datasets.
         cache: Folder of weights, resized images and features.
         device: `cpu` or `cuda:<n>`.
+        plugins: All plugins of the suite.
     """
 
     dataset: str
     data_root: Path
     cache: Path
     device: str
+    plugins: tuple[Path, ...] = ()

@@ -48,6 +48,7 @@ OTHERS: dict[str, Any] = {
     "lr_grid": (1e-3, 2e-3),
     "trial": True,
     "stop_hopeless": True,
+    "plugins": (("mine.py", "ef" * 32),),
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_cache, add_format, positive
+from benchmarks.commands.options import add_cache, add_format, add_plugins, positive
 from benchmarks.errors import MachineError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--samples", type=positive, default=4, metavar="N", help="a class and split, there (default: 4)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which samples (default: 0)")
+    add_plugins(parser)
     add_cache(parser)
     add_format(parser)
 

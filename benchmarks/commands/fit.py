@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_backbone, add_cache, add_format, add_methods, positive, print_frame
+from benchmarks.commands.options import (
+    add_backbone,
+    add_cache,
+    add_format,
+    add_methods,
+    add_plugins,
+    positive,
+    print_frame,
+)
 from benchmarks.model.choose import check_methods
 
 if TYPE_CHECKING:
@@ -24,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gpu-memory", metavar="SIZE", help="of the card, like 24GB; without it: which card the settings need"
     )
     add_methods(parser)
+    add_plugins(parser)
     parser.add_argument("--res", type=positive, default=RESOLUTION, metavar="PX", help="image side (default: 512)")
     parser.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="default: 16")
     parser.add_argument(

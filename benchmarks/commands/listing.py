@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_cache, add_format, add_results, print_frame
+from benchmarks.commands.options import add_cache, add_format, add_plugins, add_results, print_frame
 
 TABLES = ("methods", "datasets", "backbones", "runs", "caches")
 
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("what", nargs="?", choices=TABLES, default="methods", help="default: methods")
     parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    add_plugins(parser)
     add_cache(parser)
     add_results(parser)
     add_format(parser)
@@ -52,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
             for name, info in DATASETS.items()
         ]
     elif args.what == "backbones":
-        import timm
+        from benchmarks.model.backbone import known_backbones
 
-        rows = [{"backbone": name} for name in timm.list_models(module="vision_transformer")]
+        rows = [{"backbone": name} for name in known_backbones()]
     elif args.what == "caches":
         from benchmarks.features.inventory import stored_caches
         from benchmarks.records.record import load_records, runs_by_cache

@@ -15,6 +15,7 @@ from benchmarks.commands.options import (
     add_format,
     add_methods,
     add_num_classes,
+    add_plugins,
     add_results,
     add_set,
     positive,
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--breakdown", action="store_true", help="what fills the predicted peaks; they sum to it")
     add_methods(parser)
+    add_plugins(parser)
     sides = " ".join(map(str, DEFAULTS["res"]))
     parser.add_argument("--res", nargs="+", type=positive, metavar="PX", help=f"image sides (default: {sides})")
     parser.add_argument("--batch-size", nargs="+", type=positive, metavar="N", help="default: 16")

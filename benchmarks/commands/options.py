@@ -2,9 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from benchmarks.choices import DEFAULT_BACKBONE
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +27,7 @@ def add_methods(parser: argparse.ArgumentParser) -> None:
 
 def add_backbone(parser: argparse.ArgumentParser) -> None:
     """--backbone"""
-    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="B", help="any timm ViT (default: %(default)s)")
+    _add_shared(parser, "backbone")
 
 
 def add_num_classes(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +37,12 @@ def add_num_classes(parser: argparse.ArgumentParser) -> None:
 
 def add_set(parser: argparse.ArgumentParser) -> None:
     """--set"""
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="M.OPTION=X", help="a method's option, like lora.rank=8"
-    )
+    _add_shared(parser, "set")
+
+
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """--plugin; the files are loaded before the command runs."""
+    _add_shared(parser, "plugins")
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
@@ -61,18 +62,20 @@ def print_frame(frame: "pd.DataFrame", layout: str) -> None:
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
     """--cache"""
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        default=Path(".cache"),
-        metavar="DIR",
-        help="weights, resized images, features and predictions (default: .cache)",
-    )
+    _add_shared(parser, "cache")
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
     """--results"""
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    _add_shared(parser, "results")
+
+
+def _add_shared(parser: argparse.ArgumentParser, name: str) -> None:
+    """An option that a suite has as well: the same words and the same default."""
+    from benchmarks.suite.options import SuiteOptions
+
+    default = SuiteOptions.model_fields[name].default
+    _add_field(parser, name, list(default) if isinstance(default, tuple) else default)
 
 
 def add_suite_options(parser: argparse.ArgumentParser) -> None:
@@ -88,14 +91,22 @@ def add_suite_options(parser: argparse.ArgumentParser) -> None:
         _add_field(exclusive if name in POLICIES else groups[title], name)
 
 
-def _add_field(group: "argparse._ActionsContainer", name: str) -> None:
-    """An option of a suite; its rules are checked once the suite file is read, by `SuiteOptions`."""
+def _add_field(group: "argparse._ActionsContainer", name: str, default: Any = argparse.SUPPRESS) -> None:
+    """An option as `SuiteOptions` describes it; a suite's rules are checked once its file is read."""
     from benchmarks.suite.options import SuiteOptions, choices_of, option_of
 
-    option, flag = option_of(name), f"--{name.replace('_', '-')}"
-    if SuiteOptions.model_fields[name].annotation is bool:
-        group.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=option.help)
+    option, annotation = option_of(name), SuiteOptions.model_fields[name].annotation
+    flag = f"--{option.flag or name.replace('_', '-')}"
+    if annotation is bool:
+        group.add_argument(flag, action="store_true", default=default, help=option.help)
         return
-    metavar = option.metavar or f"{{{','.join(choices_of(name))}}}"
-    nargs = "+" if option.several else None
-    group.add_argument(flag, nargs=nargs, default=argparse.SUPPRESS, metavar=metavar, help=option.help)
+    group.add_argument(
+        flag,
+        dest=name,
+        action="extend" if option.repeats else "store",
+        nargs="+" if option.several else None,
+        type=Path if annotation in (Path, tuple[Path, ...]) else str,
+        default=default,
+        metavar=option.metavar or f"{{{','.join(choices_of(name))}}}",
+        help=option.help,
+    )

@@ -3,13 +3,22 @@
 import argparse
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_backbone, add_format, add_methods, add_num_classes, add_set, print_frame
+from benchmarks.commands.options import (
+    add_backbone,
+    add_format,
+    add_methods,
+    add_num_classes,
+    add_plugins,
+    add_set,
+    print_frame,
+)
 from benchmarks.model.choose import check_methods, method_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     add_methods(parser)
+    add_plugins(parser)
     add_backbone(parser)
     add_num_classes(parser)
     add_set(parser)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.choices import one_of
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import positive
+from benchmarks.commands.options import add_plugins, positive
 
 if TYPE_CHECKING:
     from benchmarks.prepare.build import Outcome
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hard-link images that need no conversion instead of copying them: saves space, but whoever edits one in "
         "place then edits your download too",
     )
+    add_plugins(parser)
     _describe_datasets(parser)
 
 

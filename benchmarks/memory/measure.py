@@ -26,6 +26,7 @@ from benchmarks.environment import ROOT, describe_code, describe_environment
 from benchmarks.errors import UserError
 from benchmarks.memory.point import MemoryPoint, build_point, point_resolution, run_phases
 from benchmarks.model.build import Parts
+from benchmarks.plugins import load_plugins, loaded_plugins
 from benchmarks.records.schema import Peaks
 from benchmarks.storage.files import parse_as, write_atomic
 from benchmarks.training.peak_memory import NvmlDriver, PhaseMemory, check_idle, host_peak_bytes
@@ -121,9 +122,10 @@ def measure_points(
 
 
 def _start(point: MemoryPoint, folder: Path, device: torch.device) -> subprocess.Popen[str]:
-    job = json.dumps({"point": point.as_dict(), "path": str(record_path(folder, point)), "device": str(device)})
+    job = {"point": point.as_dict(), "path": str(record_path(folder, point)), "device": str(device)}
+    job["plugins"] = list(map(str, loaded_plugins()))
     return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.memory.measure", job],
+        [sys.executable, "-m", "benchmarks.memory.measure", json.dumps(job)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -246,6 +248,7 @@ def _seconds(step: Callable[[], object], device: torch.device) -> float:
 def main() -> int:
     """The process of one point: the job is its argument, a line on stdin starts it."""
     job = json.loads(sys.argv[1])
+    load_plugins(map(Path, job["plugins"]))
     point = MemoryPoint.from_dict(job["point"])
     parts = [build_point(point)]
     if not sys.stdin.readline():

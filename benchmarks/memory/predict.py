@@ -17,6 +17,7 @@ from benchmarks.memory.cuda_kernels import CudaSemantics
 from benchmarks.memory.point import MemoryPoint, build_point, run_phases, views_of
 from benchmarks.memory.trace import StorageTrace
 from benchmarks.model.build import Parts
+from benchmarks.plugins import load_plugins, loaded_plugins
 from methods.contract import imagined_gpu
 
 # CUDA context with the kernels and libraries loaded by each phase: as measured on an H100, driver 580, CUDA 13.0.
@@ -116,7 +117,8 @@ def map_points(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterat
     if len(jobs) < MANY:
         yield from map(function, jobs)
         return
-    with ProcessPoolExecutor(max_workers=2, mp_context=get_context("spawn")) as pool:
+    plugins = (loaded_plugins(),)
+    with ProcessPoolExecutor(2, get_context("spawn"), initializer=load_plugins, initargs=plugins) as pool:
         yield from pool.map(function, jobs)
 
 

@@ -21,6 +21,7 @@ from benchmarks.features.cache import digest
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import PhasePeak, Prediction, map_points, predict_memory
 from benchmarks.model.method_config import make_config
+from benchmarks.plugins import digests_of
 from benchmarks.storage.files import parse_as, write_atomic
 
 SCHEMA = 1
@@ -85,12 +86,13 @@ def point_of_run(config: RunConfig, num_classes: int) -> MemoryPoint:
 def _key(point: MemoryPoint) -> dict[str, Any]:
     """All that a prediction depends on, as JSON gives it back."""
     options = dataclasses.asdict(make_config(point.method, dict(point.options)))
+    plugins = digests_of(point.method, point.backbone)
     key = {
         "schema": SCHEMA,
         "point": point.as_dict() | {"options": options},
         "code": CODE_DIGEST,
         "packages": {name: version(name) for name in ("torch", "timm", "peft")},
-    }
+    } | ({"plugins": plugins} if plugins else {})
     return dict(json.loads(json.dumps(key)))
 
 

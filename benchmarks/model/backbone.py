@@ -2,7 +2,8 @@
 
 import difflib
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import timm
 import torch
@@ -15,15 +16,41 @@ from benchmarks.errors import UserError
 from methods.contract import Method, Need
 
 
+@dataclass(frozen=True)
+class Backbone:
+    """A ViT that is not in timm's table.
+
+    Attributes:
+        name: On the command line and in records.
+        create: `create(**size) -> VisionTransformer` with random weights; `size` is empty for the image side that it
+            was pretrained with, else `img_size`, the side in px.
+    """
+
+    name: str
+    create: Callable[..., VisionTransformer]
+
+
+BACKBONES: dict[str, Backbone] = {}  # those of plugins, beside timm's
+
+
+def known_backbones() -> list[str]:
+    """Names of all backbones: timm's plain ViTs, then those of plugins."""
+    return [*timm.list_models(module="vision_transformer"), *BACKBONES]
+
+
+def is_backbone(name: str) -> bool:
+    """Whether there is such a backbone; timm's may have a tag behind a dot."""
+    return name in BACKBONES or name.partition(".")[0] in timm.list_models(module="vision_transformer")
+
+
 def check_backbone(name: str) -> None:
-    """Checks that timm knows `name` as a plain ViT.
+    """Checks that there is a plain ViT of that name.
 
     Raises:
-        UserError: It does not; the message has the nearest names.
+        UserError: There is none; the message has the nearest names.
     """
-    architecture = name.partition(".")[0]
-    known = timm.list_models(module="vision_transformer")
-    if architecture not in known:
+    if not is_backbone(name):
+        architecture, known = name.partition(".")[0], known_backbones()
         nearest = ", ".join(difflib.get_close_matches(architecture, known, n=3)) or "see bench.py list backbones"
         raise UserError(f"backbone must be a timm ViT, got {name!r}; nearest: {nearest}")
 
@@ -88,17 +115,17 @@ def create_backbone(
     """Makes the ViT with its pretrained head still attached, in eval mode.
 
     Args:
-        name: A timm ViT.
+        name: A timm ViT, or one of a plugin.
         resolution: Image side (px), a multiple of the patch size; None for the pretrained size.
         state_dict: Weights under timm's names; position embeddings of another size are resized bicubically. A head
             in it is passed over. None leaves random weights.
 
     Raises:
-        UserError: timm has no such ViT, or the weights do not fit it.
+        UserError: There is no such ViT, or the weights do not fit it.
     """
     check_backbone(name)
     size = {} if resolution is None else {"img_size": resolution}
-    vit = timm.create_model(name, pretrained=False, **size)
+    vit = BACKBONES[name].create(**size) if name in BACKBONES else timm.create_model(name, pretrained=False, **size)
     if not isinstance(vit, VisionTransformer):
         raise UserError(f"backbone must be a plain timm ViT, got {name!r} ({type(vit).__name__})")
     if state_dict is not None:

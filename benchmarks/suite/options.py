@@ -25,12 +25,16 @@ class Option:
         group: Its heading there; None for that of the command itself.
         metavar: Stands for a value; None where the type names the values, or there is none to give.
         several: Whether it takes more than one value.
+        repeats: Whether it may be given again to add to them.
+        flag: Its name there, where the field has another.
     """
 
     help: str
     group: str | None = None
     metavar: str | None = None
     several: bool = False
+    repeats: bool = False
+    flag: str | None = None
 
 
 def _as_list(value: Any) -> Any:
@@ -154,6 +158,19 @@ class SuiteOptions(_Model):
         AfterValidator(_distinct),
         Option("default: 0", "grid", "N", several=True),
     ] = (0,)
+    plugins: Annotated[
+        tuple[Path, ...],
+        BeforeValidator(_as_list),
+        AfterValidator(_distinct),
+        Option(
+            "Python files with a method, dataset or backbone of your own",
+            "grid",
+            "FILE",
+            several=True,
+            repeats=True,
+            flag="plugin",
+        ),
+    ] = ()
     backbone: Annotated[str, Option(f"any timm ViT (default: {DEFAULT_BACKBONE})", "backbone", "B")] = DEFAULT_BACKBONE
     weights: Annotated[str, Option("auto, hub, wheel, none or a file (default: auto)", "backbone", "W")] = "auto"
     epochs: Annotated[Positive | None, Option("default: the dataset's, mostly 20", "budget", "N")] = None

@@ -16,6 +16,7 @@ from benchmarks.model.build import build_parts
 from benchmarks.model.choose import check_methods, method_options
 from benchmarks.model.method_config import make_config
 from benchmarks.model.weights import Weights, resolve_weights
+from benchmarks.plugins import digests_of, load_plugins
 from benchmarks.suite.devices import devices_of
 from benchmarks.suite.options import SuiteOptions
 from datasets import DATASETS
@@ -82,6 +83,8 @@ def make_plan(options: SuiteOptions) -> Plan:
         UserError: Something asked for does not exist, does not fit or cannot be had; the message says what to do.
     """
     notes: list[str] = []
+    load_plugins(options.plugins)
+    plugins = tuple(path.resolve() for path in options.plugins)
     methods = check_methods(options.methods)
     changed = method_options(options.set, methods)
     data_root, cache, device = options.data_root.resolve(), options.cache.resolve(), devices_of(options)[0]
@@ -103,7 +106,7 @@ def make_plan(options: SuiteOptions) -> Plan:
     cells = [
         _plan_cell(options, _plan_run(options, method, settings[method], dataset, resolution, weights, places))
         for source, dataset in datasets.items()
-        for places in [Places(source, data_root, cache, device)]
+        for places in [Places(source, data_root, cache, device, plugins)]
         for resolution in options.res
         for method in sorted(methods, key=list(METHODS).index)  # what FPT extracts serves FPT+ as well
     ]
@@ -194,5 +197,6 @@ def _plan_run(
         grad_checkpointing=options.grad_checkpointing,
         preload=METHODS[method].has_extractor and options.preload != "off",
         device_type=device_type,
+        plugins=tuple(sorted(digests_of(method, dataset.name, weights.backbone).items())),
     )
     return PlannedRun(config, places, weights)

@@ -21,6 +21,7 @@ from benchmarks.model.backbone import effective_resolution, patch_size
 from benchmarks.model.build import Parts, build_parts, count_parameters
 from benchmarks.model.method_config import make_config
 from benchmarks.model.weights import Weights, load_weights
+from benchmarks.plugins import load_plugins
 from benchmarks.training.bench import Bench, Emit
 from benchmarks.training.checkpoint import Checkpoints
 from benchmarks.training.clock import Clock
@@ -55,13 +56,14 @@ class Run:
         rivals: Sequence[Sequence[float]] = (),
         checkpoints: Checkpoints | None = None,
     ) -> None:
+        plugins = load_plugins(places.plugins)
         self.config, self.places, self.weights = config, places, weights
         self.rivals, self.checkpoints = rivals, checkpoints
         self.clock, self.emit = clock, emit
         self.device = torch.device(places.device)
         self.memory = PhaseMemory(self.device)
         self.method_config = make_config(config.method, config.method_settings())
-        self.run: dict[str, Any] = {}
+        self.run: dict[str, Any] = {"plugins": plugins} if plugins else {}
         self.measurements: dict[str, Any] = {}
         self.predictions: pd.DataFrame | None = None
 

@@ -33,7 +33,8 @@ def main() -> int:
         signal.signal(signum, signal.SIG_IGN)  # SLURM sends them to every process; what they mean is the suite's affair
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log
-    from benchmarks.errors import MachineError
+    from benchmarks.errors import UserError
+    from benchmarks.plugins import check_unchanged, load_plugins
     from benchmarks.suite.devices import resolve_device
     from benchmarks.suite.progress import describe
     from benchmarks.training.clock import Clock
@@ -57,7 +58,9 @@ def main() -> int:
 
     try:
         resolve_device(job["places"]["device"])  # a cluster's nodes are not the machine where the suite was planned
-    except MachineError as error:
+        load_plugins(map(Path, job["places"]["plugins"]))
+        check_unchanged(job["config"]["plugins"])
+    except UserError as error:
         emit("done", state="failed", message=f"{error} ({platform.node()})", stored=False)
         return 0
     emit("done", **_do(job, clock, emit))
@@ -81,8 +84,10 @@ def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str,
         if event == "epoch":
             tracking.log({name: fields[name] for name in TRACKED}, fields["epoch"])
 
-    config = RunConfig(**job["config"] | {"lr_grid": tuple(job["config"]["lr_grid"])})
-    places = Places(**_paths(job["places"], "data_root", "cache"))
+    plugins = tuple((name, digest) for name, digest in job["config"]["plugins"])
+    config = RunConfig(**job["config"] | {"lr_grid": tuple(job["config"]["lr_grid"]), "plugins": plugins})
+    files = tuple(map(Path, job["places"]["plugins"]))
+    places = Places(**_paths(job["places"], "data_root", "cache") | {"plugins": files})
     weights = Weights(**_paths(job["weights"], "path"))
     results, whole = Path(job["results"]), job["task"] == "run"
     tracking = Tracking(job["track"] if whole else None, results, config.run_id, job["config"], note)

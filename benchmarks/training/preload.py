@@ -17,6 +17,7 @@ from benchmarks.data.dataset import Dataset
 from benchmarks.features.cache import FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
 from benchmarks.images.decode import PIXEL_FORMAT, decoding_side
 from benchmarks.model.build import feature_shapes
+from benchmarks.plugins import digests_of
 from benchmarks.training.bench import Emit
 from benchmarks.training.peak_memory import PhaseMemory
 from benchmarks.training.step import extraction_step
@@ -85,6 +86,7 @@ class Preloading:
 
     def _request(self, extractor: nn.Module, splits: Mapping[str, Split], starts: Mapping[str, int]) -> FeatureRequest:
         config, view = self.config, splits["train"].views[IMAGE]
+        plugins = digests_of(config.method, config.backbone)
         key = {
             "backbone": config.backbone,
             "weights": config.weights_sha256 or f"random, seed {config.seed}",
@@ -96,7 +98,7 @@ class Preloading:
             "attention": config.attention,
             "device_type": self.device.type,
             "extractor": extractor.identity,
-        }
+        } | ({"plugins": plugins} if plugins else {})
         shapes, parts = feature_shapes(config.method, self.method_config, config.backbone, view.shape[-1])
         batches = [
             range(start, min(start + config.batch_size, starts[name] + len(split)))

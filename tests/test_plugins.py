@@ -1,0 +1,224 @@
+"""Plugins: a method, a dataset and a backbone from files outside the repository, in every process that needs them."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_process import finish, options_of, records
+
+import bench
+from benchmarks import plugins
+from benchmarks.errors import UserError
+from benchmarks.memory import predict
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.prediction_cache import predict_point, stored_predictions
+from benchmarks.model.backbone import BACKBONES, patch_size
+from benchmarks.suite.plan import make_plan
+from datasets import DATASETS
+from methods import METHODS
+
+# In the spirit of BitFit (Ben Zaken et al. 2022, arXiv 2106.10199): the biases of the blocks train.
+METHOD = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from methods.contract import ImageModel, Method, attach_head, freeze
+
+
+@dataclass(frozen=True)
+class Config:
+    lr_grid: ClassVar[tuple[float, ...]] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    norms: bool = True
+
+
+def biases(backbone, config):
+    return [
+        parameter
+        for name, parameter in backbone.blocks.named_parameters()
+        if name.endswith("bias") and (config.norms or ".norm" not in name)
+    ]
+
+
+def build(backbone, num_classes, config):
+    freeze(backbone)
+    attach_head(backbone, num_classes)
+    for parameter in biases(backbone, config):
+        parameter.requires_grad = True
+    return ImageModel(backbone)
+
+
+def count(backbone, config):
+    return sum(parameter.numel() for parameter in biases(backbone, config))
+
+
+METHOD = Method("biases", "Biases only", "a test", Config, build, count)
+"""
+OTHERS = """
+import numpy as np
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
+
+from benchmarks.model.backbone import Backbone
+from datasets.info import DatasetInfo
+
+
+def create(img_size=32):
+    return VisionTransformer(img_size=img_size, patch_size=8, embed_dim=48, depth=2, num_heads=3)
+
+
+def generate(root):
+    rng = np.random.default_rng(0)
+    for split, number in (("train", 8), ("val", 4), ("test", 4)):
+        for label, low in (("dark", 0), ("bright", 120)):
+            (root / split / label).mkdir(parents=True)
+            for i in range(number):
+                image = rng.integers(low, low + 120, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(image).save(root / split / label / f"{i}.png")
+
+
+BACKBONE = Backbone("vit_of_mine", create)
+DATASET = DatasetInfo(
+    "mine", "My images", ("bright", "dark"), (0.5,) * 3, (0.25,) * 3, epochs=2, synthetic=True, generate=generate
+)
+"""
+TINY = ["--backbone", "vit_of_mine", "--weights", "none", "--datasets", "mine", "--res", "32", "--batch-size", "4"]
+TINY += ["--device", "cpu", "--epochs", "1"]
+
+
+@pytest.fixture(autouse=True)
+def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test loads is gone behind it."""
+    tables: list[dict[Any, Any]] = [METHODS, DATASETS, BACKBONES, plugins._LOADED]
+    before = [dict(table) for table in tables]
+    yield
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)
+    patch_size.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "biases.py").write_text(METHOD)
+    (tmp_path / "others.py").write_text(OTHERS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_they_run_like_those_of_the_repository_and_the_record_tells(folder: Path) -> None:
+    ended = finish(folder, "--methods", "biases", "linear", *TINY, "--plugin", "biases.py", "others.py")
+    assert ended.returncode == 0, ended.stderr
+    assert "Biases only" in ended.stdout and "Biases only" in (folder / "results/tables/results.md").read_text()
+    both = {name: digest(folder / name) for name in ("biases.py", "others.py")}
+    stored = records(folder / "results")
+    assert stored["biases"]["run"]["plugins"] == stored["linear"]["run"]["plugins"] == both
+    assert stored["biases"]["run"]["config"]["plugins"] == [list(item) for item in sorted(both.items())]
+    assert stored["linear"]["run"]["config"]["plugins"] == [["others.py", both["others.py"]]]
+    assert stored["biases"]["measurements"]["predicted_memory"]["phases"]["train"]["peak_allocated_bytes"] > 0
+
+
+def test_every_command_that_takes_them_knows_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = ["--plugin", "biases.py", "--plugin", "others.py"]
+    assert bench.main(["list", "methods", "--format", "csv", *loaded]) == 0
+    assert "biases" in {row["method"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert bench.main(["list", "datasets", *loaded]) == 0 and "My images" in capsys.readouterr().out
+    assert bench.main(["list", "backbones", *loaded]) == 0 and "vit_of_mine" in capsys.readouterr().out
+    asked = ["--methods", "biases", "--backbone", "vit_of_mine", "--format", "json", *loaded]
+    assert bench.main(["params", "--set", "biases.norms=false", *asked]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["trainable"] == 2 * (3 * 48 + 48 + 4 * 48 + 48)  # qkv, proj, fc1, fc2 of two blocks
+    assert bench.main(["memory", "--predict", "--res", "32", *asked]) == 0
+    assert all(row["peak_allocated_bytes"] > 0 for row in json.loads(capsys.readouterr().out))
+    assert bench.main(["check", "mine", *loaded]) == 0
+
+
+def test_a_suite_file_may_name_them(folder: Path) -> None:
+    (folder / "mine.yaml").write_text("plugins: [biases.py, others.py]\nmethods: biases\ndevice: cpu\nweights: none")
+    plan = make_plan(options_of("--suite", "mine.yaml", *TINY))
+    (run,) = plan.runs
+    assert [path.name for path in run.places.plugins] == ["biases.py", "others.py"]
+    assert dict(run.config.plugins) == {name: digest(folder / name) for name in ("biases.py", "others.py")}
+    (folder / "biases.py").write_text(METHOD + "\n")
+    with pytest.raises(UserError, match=r"plugin must stay as it is while it is in use, got '.*biases\.py' changed"):
+        make_plan(options_of("--suite", "mine.yaml", *TINY))
+
+
+def test_other_content_is_another_run_and_another_prediction(folder: Path) -> None:
+    ids, point = [], MemoryPoint("biases", 32, 4, "vit_tiny_patch16_224")
+    for content in (METHOD, METHOD + "\n# another version\n"):
+        plugins._LOADED.clear()
+        METHODS.pop("biases", None)
+        (folder / "biases.py").write_text(content)
+        plugins.load_plugins([folder / "biases.py"])
+        assert stored_predictions([point], folder) == {}
+        predict_point(point, folder)
+        plan = make_plan(options_of("--methods", "biases", "linear", *TINY, "--plugin", "biases.py", "others.py"))
+        ids.append([run.config.run_id for run in plan.runs])
+        plugins._LOADED.clear()
+        del BACKBONES["vit_of_mine"], DATASETS["mine"]
+    (linear, first), (same_linear, second) = ids
+    assert linear == same_linear and first != second
+
+
+def test_processes_that_predict_load_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "MANY", 1)
+    plugins.load_plugins([folder / "biases.py"])
+    (found,) = predict.map_points(predict.predict_memory, [MemoryPoint("biases", 32, 2, "vit_tiny_patch16_224")])
+    assert found.phases["train"].allocated > 0
+
+
+def test_a_plugin_that_changed_meanwhile_fails_the_run(folder: Path) -> None:
+    plugins.load_plugins([folder / "biases.py"])
+    plugins.check_unchanged([("biases.py", digest(folder / "biases.py"))])
+    with pytest.raises(UserError, match=r"plugin biases\.py has changed since this suite started; start it again"):
+        plugins.check_unchanged([("biases.py", "ab" * 32)])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"plugin must be a Python file, got '.*mine\.py' \(No such file or directory\)"),
+        ("x = 1\n", r"plugin must define one of METHOD, DATASET, BACKBONE, got none of them in '.*mine\.py'"),
+        ("x = 1\ny = (\n", r"plugin must run, got '.*mine\.py' \(SyntaxError: '\(' was never closed .*, line 2\)"),
+        ("import torch\n\ntorch.nope\n", r"plugin must run, got '.*mine\.py' \(AttributeError: .*nope.*, line 3\)"),
+        ("import sys\nsys.exit(3)\n", r"plugin must run, got '.*mine\.py' \(SystemExit: 3, line 2\)"),
+        ("METHOD = 3\n", r"METHOD of '.*mine\.py' must be a Method, got int"),
+        ("from methods.lora import METHOD\n", r"METHOD of '.*mine\.py' must have a name of its own, got 'lora'"),
+        (
+            OTHERS.replace("vit_of_mine", "vit_base_patch16_384"),
+            r"BACKBONE of '.*mine\.py' must have a name of its own, got 'vit_base_patch16_384'",
+        ),
+    ],
+)
+def test_a_file_that_is_no_plugin_is_one_line(
+    tmp_path: Path, content: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.py"
+    if content is not None:
+        path.write_text(content)
+    known = [list(METHODS), list(DATASETS), list(BACKBONES)]
+    for _ in range(2):  # a failed one leaves nothing behind
+        with pytest.raises(UserError, match=message):
+            plugins.load_plugins([path])
+    assert known == [list(METHODS), list(DATASETS), list(BACKBONES)]
+    assert bench.main(["params", "--plugin", str(path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_two_files_of_one_name_are_refused(folder: Path) -> None:
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "biases.py").write_text(METHOD)
+    plugins.load_plugins([folder / "biases.py"])
+    with pytest.raises(UserError, match=r"plugins must have names that differ, got '.*' and '.*elsewhere/biases\.py'"):
+        plugins.load_plugins([folder / "elsewhere" / "biases.py"])
