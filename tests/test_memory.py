@@ -172,6 +172,10 @@ def test_a_damaged_measured_record_is_named(tmp_path: Path) -> None:
         (json.dumps(whole | {"schema": 2}), "schema must be 1, got 2"),
         (json.dumps(whole | {"point": {"method": "full", "resolution": True}}), "point.resolution must be a valid int"),
         (json.dumps(whole | {"point": {**whole["point"], "more": 1}}), "point.more must be a known name, got 1"),
+        (
+            json.dumps(whole | {"point": {"method": "full", "resolution": 224}}),
+            "point.options must be given, got nothing",
+        ),
         (json.dumps(whole | {"memory": {}}), "memory.phases must be given, got nothing"),
     ):
         path.write_text(content)

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NotRequired, get_args
@@ -45,9 +45,10 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Point(MemoryPoint):
-    """A point as a record holds it: with no setting that we do not know."""
+    """A point as a record holds it: with all its options, and no setting that we do not know."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
+    options: tuple[tuple[str, Any], ...] = field(kw_only=True)
 
 
 class Status(TypedDict):
