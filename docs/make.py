@@ -1,4 +1,4 @@
-"""Writes what in docs/ can be counted: the marked tables of its pages, and the drawing of the architecture.
+"""Writes what in README.md and docs/ can be counted: their marked tables, and the drawing of the architecture.
 
 python -m docs.make            rewrites what is stale
 python -m docs.make --check    changes nothing; ends with status 1 where something is stale
@@ -15,6 +15,7 @@ from docs.architecture import draw, is_drawn
 from docs.tables import BLOCKS
 
 DOCS = ROOT / "docs"
+PAGES = (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
 DRAWING = DOCS / "architecture.svg"
 BLOCK = re.compile(r"(<!-- made by docs/make.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -53,7 +54,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m docs.make", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing, end with status 1 if anything is stale")
     check = parser.parse_args().check
-    stale = stale_pages(sorted(DOCS.glob("*.md")), write=not check)
+    stale = stale_pages(PAGES, write=not check)
     if not is_drawn(DRAWING):
         stale.append(DRAWING)
         if not check:

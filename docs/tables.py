@@ -4,6 +4,7 @@ import ast
 import csv
 import dataclasses
 import inspect
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.choices import DEFAULT_BACKBONE
+from benchmarks.config import Attention, Precision
 from benchmarks.environment import ROOT
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.predict import predict_memory
 from benchmarks.model.build import count_parameters, feature_shapes
 from benchmarks.model.method_config import make_config
 from datasets import DATASETS
@@ -27,6 +31,10 @@ from methods import METHODS
 RESOLUTION = 512
 NUM_ELEMENTS = (1 + (RESOLUTION // 16) ** 2) * 768  # N·D of the default backbone
 NUM_CLASSES = 5  # of the head that the published percentages of FPT and FPT+ include
+MEASURED = ROOT / "results/measured/nvidia-h100-80gb-hbm3"
+MEMORY_ROWS = ("full", "vpt", "adapter", "lora", "fpt", "fpt_plus", "linear")
+PROTOCOLS: tuple[tuple[Precision, Attention], ...] = (("fp32", "eager"), ("fp32", "sdpa"), ("bf16", "sdpa"))
+PREDICTED = "†"
 
 
 def markdown(header: str, align: str, rows: list[list[str]]) -> str:
@@ -38,8 +46,7 @@ def markdown(header: str, align: str, rows: list[list[str]]) -> str:
 
 def methods_table() -> str:
     """What each method trains and keeps."""
-    with (ROOT / "results/published/fpt_readme.csv").open() as file:
-        published = {row["method"]: row["trainable_percent"] for row in csv.DictReader(file)}
+    published = {row["method"]: row["trainable_percent"] for row in _published()}
     rows = []
     for name in METHODS:
         counts = count_parameters(name, make_config(name, {}), DEFAULT_BACKBONE, NUM_CLASSES)
@@ -132,6 +139,65 @@ def normalisation_table() -> str:
     return markdown("dataset | mean | standard deviation", "lll", rows)
 
 
+def memory_table() -> str:
+    """Peak memory on a GPU: published, measured where it has been, else predicted; and what the factors change."""
+    published = {row["method"]: row["memory_mb"] for row in _published()}
+    rows, process = [], {}
+    for name in MEMORY_ROWS:
+        paper, fused, default = (_phases(name, *protocol) for protocol in PROTOCOLS)
+        cells = [_peak(paper, "train", "process"), *(_peak(each, "train") for each in (paper, fused, default))]
+        known = f"{int(published[name]):,}" if name in published else "–"
+        rows.append([METHODS[name].title, known, *cells, _peak(default, "preload")])
+        process[name] = [phases["train"]["peak_process_bytes"] for phases in (paper, default)]
+    header = "| published, process | our process | allocated | allocated | allocated | preload"
+    units = ["", *["fp32, eager"] * 3, "fp32, fused", "bf16, fused", "bf16, fused"]
+    fpt, lora = (
+        [f"{full / own:.2g}" for full, own in zip(process["full"], process[name], strict=True)]
+        for name in ("fpt", "lora")
+    )
+    return f"""{markdown(header, "lrrrrrr", [units, *rows])}
+
+{PREDICTED} Predicted: these have changed since a GPU was last at hand.
+
+Fused attention and bf16 take most of what the papers' protocol charges to full fine-tuning: as the driver counts it,
+FPT needs {fpt[0]} times less memory than full fine-tuning under the papers' protocol and {fpt[1]} times less with
+today's defaults; LoRA {lora[0]} and {lora[1]} times less."""
+
+
+def _peak(phases: dict[str, Any], phase: str, counter: str = "allocated") -> str:
+    if phase not in phases:
+        return "–"
+    mark = PREDICTED if "predicted" in phases else ""
+    return f"{phases[phase][f'peak_{counter}_bytes'] / 2**20:,.0f}{mark}"
+
+
+def _phases(name: str, precision: Precision, attention: Attention) -> dict[str, Any]:
+    """Peaks by phase of what was measured, or else of what is predicted."""
+    point = MemoryPoint(name, RESOLUTION, precision=precision, attention=attention)
+    path = MEASURED / f"{point.name}.json"
+    if path.exists():
+        return dict(json.loads(path.read_text())["memory"]["phases"])
+    return dict(predict_memory(point).as_record()["phases"]) | {"predicted": True}
+
+
+def _published() -> list[dict[str, str]]:
+    with (ROOT / "results/published/fpt_readme.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def fpt_table() -> str:
+    """What FPT and FPT+ cost beside a direct transcription of the papers, as results/speed/fpt.md has it."""
+    stored = (ROOT / "results/speed/fpt.md").read_text()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in stored.splitlines() if line[:1] == "|"]
+    rows = []
+    for name in ("fpt", "fpt_plus"):
+        (peaks,) = (row[4:9] for row in cells if row[:4] == [name, str(RESOLUTION), "fp32", "sdpa"])
+        (ratio,) = (row[4] for row in cells if row[:2] == [name, "cpu"] and len(row) == 5)
+        rows.append([METHODS[name].title, *(f"{float(peak):,.0f}" for peak in peaks), f"{float(ratio):.1f}"])
+    header = "| authors | naive | ours | with checkpointing | features and parameters alone | step: naive / ours"
+    return markdown(header, "lrrrrrr", rows)
+
+
 def rooms_table() -> str:
     """What lives in each room, as its docstring says, from the top."""
     rows = []
@@ -158,4 +224,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "normalisation": normalisation_table,
     "rooms": rooms_table,
     "example": example,
+    "memory": memory_table,
+    "fpt": fpt_table,
 }

@@ -1,93 +1,75 @@
-"""README.md is true: its commands parse, its figures are those of the stored records, its links lead somewhere."""
+"""README.md and docs/ are true: their commands parse, their links lead somewhere, their counts are the papers'."""
 
-import csv
-import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 from bench_process import options_of
 
 from bench import make_parser
 from benchmarks.commands import COMMANDS
-from benchmarks.memory.point import MemoryPoint
-from benchmarks.memory.predict import predict_memory
+from benchmarks.environment import ROOT
+from docs.make import PAGES
 from methods import METHODS
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
-COMMAND_LINES = re.findall(r"^python bench\.py (.*?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
+TEXT = "\n".join(page.read_text() for page in PAGES)
+COMMAND_LINES = sorted(
+    set(re.findall(r"^python bench\.py (.*?)(?:\s+#.*)?$|`python bench\.py ([^`]+)`", TEXT, re.MULTILINE))
+)
 
 
 def test_there_are_commands() -> None:
-    assert len(COMMAND_LINES) >= 5
-    assert "make bench" in README and "make test" in README
+    assert len(COMMAND_LINES) >= 20
+    readme = (ROOT / "README.md").read_text()
+    assert "make bench" in readme and "make test" in readme
 
 
-@pytest.mark.parametrize("line", COMMAND_LINES)
+@pytest.mark.parametrize("line", [first or second for first, second in COMMAND_LINES])
 def test_commands_parse(line: str) -> None:
     words = shlex.split(line)
+    if words == ["-h"]:
+        return
     name = "run" if words[0].startswith("-") else words.pop(0)
-    parser = make_parser(COMMANDS[name])
-    args = options_of(*words) if name == "run" else parser.parse_args(words)
+    args = options_of(*words) if name == "run" else make_parser(COMMANDS[name]).parse_args(words)
+    plugins = [ROOT / path for path in getattr(args, "plugins", None) or []]
+    assert all(path.is_file() for path in plugins)
     for method in getattr(args, "methods", None) or []:
-        assert method == "all" or method in METHODS
+        assert method in {"all", *METHODS, *(path.stem for path in plugins)}
 
 
-def test_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README) + re.findall(r'src="([^"]+)"', README)
-    assert targets
+def test_modules_and_scripts_that_are_run_are_there() -> None:
+    modules = re.findall(r"python -m ([\w.]+)(?![\w.<])", TEXT)
+    scripts = re.findall(r"python ((?!bench\.py)[\w/]+\.py)", TEXT)
+    assert modules and scripts
+    for path in [*(f"{module.replace('.', '/')}.py" for module in modules), *scripts]:
+        assert (ROOT / path).is_file(), path
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"(?:^|`)make (\w+)", TEXT, re.MULTILINE)
+    assert {"bench", "test", "docs"} <= {*targets}
     for target in targets:
-        assert (ROOT / target).exists(), target
+        assert re.search(rf"^(\w+ )*{target}( \w+)*:", makefile, re.MULTILINE), target
 
 
-def phases(precision: Any, attention: Any, method: str) -> dict[str, Any]:
-    """Peaks by phase of what was measured, or else of what is predicted."""
-    found = (ROOT / "results/measured/nvidia-h100-80gb-hbm3").glob(
-        f"{method}_vit_base_patch16_384_512px_b16_{precision}_{attention}_c5.json"
-    )
-    for path in found:
-        return dict(json.loads(path.read_text())["memory"]["phases"])
-    point = MemoryPoint(method, 512, precision=precision, attention=attention)
-    return dict(predict_memory(point).as_record()["phases"]) | {"predicted": True}
+def headings(page: Path) -> set[str]:
+    """The names by which a page's headings are linked to."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_memory_figures_are_those_of_the_records() -> None:
-    with (ROOT / "results/published/fpt_readme.csv").open() as file:
-        published = {row["method"]: row for row in csv.DictReader(file)}
-    names = {method.title: name for name, method in METHODS.items()}
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in README.splitlines() if line[:2] == "| "]
-    checked = 0
-    for title, *cells in rows:
-        if title not in names or len(cells) != 6:  # the table of FPT's own costs has five
-            continue
-        name = names[title]
-        figures = [None if cell == "–" else int(cell.replace(",", "").rstrip("†")) for cell in cells]
-        memory = published[name]["memory_mb"] if name in published else None
-        paper, fused, default = (
-            phases(*protocol, name) for protocol in (("fp32", "eager"), ("fp32", "sdpa"), ("bf16", "sdpa"))
-        )
-        assert figures == [
-            None if memory is None else int(memory),
-            round(paper["train"]["peak_process_bytes"] / 2**20),
-            round(paper["train"]["peak_allocated_bytes"] / 2**20),
-            round(fused["train"]["peak_allocated_bytes"] / 2**20),
-            round(default["train"]["peak_allocated_bytes"] / 2**20),
-            round(default["preload"]["peak_allocated_bytes"] / 2**20) if "preload" in default else None,
-        ]
-        assert [cell[-1] == "†" for cell in cells[1:]] == 5 * ["predicted" in paper]
-        checked += 1
-    assert checked == 7
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        path, _, heading = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        assert not heading or heading in headings(found), target
 
 
-def test_the_costs_of_fpt_are_those_of_the_stored_table() -> None:
-    stored = (ROOT / "results/speed/fpt.md").read_text()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in stored.splitlines() if line[:1] == "|"]
-    for title, name in (("FPT", "fpt"), ("FPT+", "fpt_plus")):
-        (memory,) = (row[4:9] for row in rows if row[:4] == [name, "512", "fp32", "sdpa"])
-        (ratio,) = (row[4] for row in rows if row[:2] == [name, "cpu"] and len(row) == 5)
-        authors, *others = [f"{int(float(cell)):,}" for cell in memory]
-        assert f"| {title} | {authors} | {' | '.join(others)} |" in README
-        assert f"{float(ratio):.1f} ({title})" in README
+def test_every_page_is_reached_from_the_readme() -> None:
+    linked = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#]+\.md)", page.read_text())
+    }
+    assert {page for page in PAGES if page.name != "README.md"} <= linked
