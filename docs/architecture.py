@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import random
 import re
 import tomllib
@@ -23,7 +24,7 @@ STALE_LINES, STALE_SHARE = 50, 0.25  # a drawing is stale where a room's lines h
 WIDTH, HEIGHT = 1.7, 0.46  # of a box, in inches
 COLUMN, ROW = 1.95, 0.82  # from box to box
 COLUMNS = 5
-SWAPS = 4000
+SWAPS, HEAT = 6000, 10.0  # how many are tried; by how much the first may make it worse
 
 Place = tuple[float, float]
 
@@ -168,20 +169,27 @@ def _reached(edges: dict[str, list[str]], name: str) -> set[str]:
 
 
 def _arrange(rows: list[list[str]], edges: set[tuple[str, str]]) -> dict[str, Place]:
-    """Places for the boxes of each row, by swaps that make the lines shorter and keep them off boxes and each other."""
-    slots = [[*row, *[None] * (COLUMNS - len(row))] for row in rows]
-    random_swaps = random.Random(0)
-    best = _cost(_places(slots), edges)
-    for _ in range(SWAPS):
-        row = random_swaps.choice(slots)
-        i, j = random_swaps.sample(range(COLUMNS), 2)
+    """Places for the boxes of each row, so that lines are short and keep off boxes and each other.
+
+    By simulated annealing: swaps within a row, of which those for the worse become ever rarer.
+    """
+    slots: list[list[str | None]] = [[*row, *[None] * (COLUMNS - len(row))] for row in rows]
+    chance = random.Random(0)
+    places = best = _places(slots)
+    cost = lowest = _cost(best, edges)
+    for swap in range(SWAPS):
+        row = chance.choice(slots)
+        i, j = chance.sample(range(COLUMNS), 2)
         row[i], row[j] = row[j], row[i]
-        cost = _cost(_places(slots), edges)
-        if cost <= best:
-            best = cost
+        places = _places(slots)
+        now = _cost(places, edges)
+        if now <= cost or chance.random() < math.exp((cost - now) / (HEAT * (1 - swap / SWAPS))):
+            cost = now
         else:
             row[i], row[j] = row[j], row[i]
-    return _places(slots)
+        if cost < lowest:
+            lowest, best = cost, places
+    return best
 
 
 def _places(slots: list[list[str | None]]) -> dict[str, Place]:
@@ -199,8 +207,9 @@ def _cost(places: dict[str, Place], edges: set[tuple[str, str]]) -> float:
     for (x, y), (to_x, to_y) in lines:
         cost += abs(to_x - x)
         for box_x, box_y in places.values():
-            if to_y < box_y < y:  # a box of a row in between: how far from it the line passes
-                cost += 20 * (abs(x + (to_x - x) * (box_y - y) / (to_y - y) - box_x) < 0.6 * WIDTH)
+            if to_y < box_y < y:  # a box of a row in between: does the line pass behind it, or nearly?
+                above, below = (x + (to_x - x) * (y - end) / (y - to_y) for end in (box_y + HEIGHT, box_y - HEIGHT))
+                cost += 20 * (min(above, below) < box_x + WIDTH / 2 and max(above, below) > box_x - WIDTH / 2)
     for (start, end), (start2, end2) in itertools.combinations(lines, 2):
         if start[1] == start2[1] and end[1] == end2[1]:
             cost += 2 * ((start[0] - start2[0]) * (end[0] - end2[0]) < 0)

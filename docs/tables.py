@@ -61,16 +61,10 @@ def kept(name: str) -> str:
 
     What three blocks keep less what two do, so that what stands outside the blocks cancels.
     """
-    if not runs_live(name):
+    if METHODS[name].has_extractor:
         return "0"
     two, three = (_saved_elements(name, depth) for depth in (2, 3))
     return f"{(three - two) / NUM_ELEMENTS:.1f}"
-
-
-def runs_live(name: str) -> bool:
-    """Whether the backbone runs in every step."""
-    with torch.device("meta"):
-        return METHODS[name].extractor(_vit(2), make_config(name, {})) is None
 
 
 def _vit(depth: int) -> Any:
@@ -99,7 +93,7 @@ def _saved_elements(name: str, depth: int) -> int:
 
 def features(name: str) -> str:
     """Bytes of an image's frozen features, where a method can preload them."""
-    if runs_live(name):
+    if not METHODS[name].has_extractor:
         return "–"
     shapes, _ = feature_shapes(name, make_config(name, {}), DEFAULT_BACKBONE, RESOLUTION)
     size = sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in shapes.values())
@@ -205,8 +199,9 @@ def rooms_table() -> str:
         path = ROOT / name.replace(".", "/")
         module = path / "__init__.py" if is_room(name) else path.with_suffix(".py")
         said = ast.get_docstring(ast.parse(module.read_text())) or ""
+        said = said if name.startswith("benchmarks.") else said.partition("\n\n")[0]  # methods/ explains more there
         link = f"[{name.removeprefix('benchmarks.')}{'/' if is_room(name) else '.py'}](../{module.relative_to(ROOT)})"
-        rows.append([link, " ".join(said.partition("\n\n")[0].split())])
+        rows.append([link, " ".join(said.split())])
     return markdown("room | what lives there", "ll", rows)
 
 

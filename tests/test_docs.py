@@ -12,6 +12,7 @@ from docs.architecture import Room, draw, is_drawn, read_layers, rows_of
 from docs.tables import BLOCKS, kept
 
 
+@pytest.mark.slow
 def test_nothing_is_stale() -> None:
     assert make.stale_pages(make.PAGES, write=False) == []
     assert is_drawn(make.DRAWING)
