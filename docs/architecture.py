@@ -88,16 +88,17 @@ def _room_of(module: str, names: list[str]) -> str | None:
 def rows_of(rooms: dict[str, Room]) -> list[list[Room]]:
     """The layers from the top, neighbours put into one row where none of them imports another.
 
-    The last row has the modules that stand beside the rooms.
+    The last row has the modules below all rooms.
     """
-    rows: list[list[Room]] = [[]]
     layers = read_layers()
-    for layer in reversed([layer for layer in layers if any(map(is_room, layer))]):
+    lowest = max(number for number, layer in enumerate(layers) if any(map(is_room, layer)))
+    rows: list[list[Room]] = [[]]
+    for layer in reversed(layers[: lowest + 1]):
         below = {room.name for room in rows[0]}
-        if any(below & set(rooms[name].imports) for name in layer):
+        if any(below & set(rooms[name].imports) for name in layer) or len(rows[0]) + len(layer) > COLUMNS:
             rows.insert(0, [])
         rows[0] = [rooms[name] for name in layer] + rows[0]
-    return [*rows, [rooms[name] for layer in layers for name in layer if not is_room(name)]]
+    return [*rows, [rooms[name] for layer in layers[lowest + 1 :] for name in layer]]
 
 
 def is_drawn(path: Path) -> bool:
@@ -132,20 +133,20 @@ def draw(path: Path) -> None:
 def draw_rooms(rooms: dict[str, Room]) -> Figure:
     """The rooms as boxes; a line down for each import, faint where it can be reached over other lines too.
 
-    Modules that stand beside the rooms may be imported by all of them: lines to these are left out.
+    The modules below all rooms may be imported by any: lines to these are left out.
     """
     rows = rows_of(rooms)
-    edges = {room.name: [name for name in room.imports if is_room(name)] for room in rooms.values()}
+    *names, lowest = [[room.name for room in row] for row in rows]
+    edges = {room.name: [name for name in room.imports if name not in lowest] for room in rooms.values()}
     direct = {
         (name, other)
         for name, others in edges.items()
         for other in others
         if not any(other in _reached(edges, between) for between in others if between != other)
     }
-    *names, beside = [[room.name for room in row] for row in rows]
     places = _arrange(names, direct)
     y = -len(names) * ROW
-    places |= {name: ((i + 0.5) * COLUMNS * COLUMN / len(beside), y) for i, name in enumerate(beside)}
+    places |= {name: ((i + 0.5) * COLUMNS * COLUMN / len(lowest), y) for i, name in enumerate(lowest)}
     figure = Figure(figsize=(COLUMNS * COLUMN, len(rows) * ROW))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, COLUMNS * COLUMN), ylim=(-len(rows) * ROW + ROW / 2, ROW / 2))
@@ -160,7 +161,7 @@ def draw_rooms(rooms: dict[str, Room]) -> Figure:
 
 
 def is_room(name: str) -> bool:
-    """Whether a name of the contract is a package; else it is a module beside them."""
+    """Whether a name of the contract is a package; else it is a module."""
     return (ROOT / name.replace(".", "/")).is_dir()
 
 
