@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from benchmarks.report.baselines import BASELINE
-from benchmarks.report.captions import BAD_STATES, EDGE, INCIDENT, PREDICTED
+from benchmarks.report.captions import BAD_STATES, CODE, EDGE, INCIDENT, PREDICTED
 
 
 class Cell(NamedTuple):
@@ -64,10 +64,11 @@ def _auc(row: pd.Series) -> Cell:
         return Cell("OOM", INCIDENT)
     if row["state"] in BAD_STATES:
         return Cell(row["state"], INCIDENT)
+    mark = "" if pd.isna(row["code_mix"]) else CODE
     if pd.isna(row["auc_mean"]):
-        return Cell("–")
+        return Cell("–", mark)
     spread = "" if pd.isna(row["auc_sd"]) else f" ± {100 * row['auc_sd']:.2f}"
-    return Cell(f"{100 * row['auc_mean']:.2f}{spread}")
+    return Cell(f"{100 * row['auc_mean']:.2f}{spread}", mark)
 
 
 def _accuracy(row: pd.Series) -> Cell:

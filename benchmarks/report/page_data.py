@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix
 
 from benchmarks.analysis.auc_resamples import load_evidence
 from benchmarks.analysis.significance import add_significance
-from benchmarks.analysis.summary import CELL, block_ids, blocks, summary
+from benchmarks.analysis.summary import CELL, block_ids, blocks, refusals, summary
 from benchmarks.choices import PHASES
 from benchmarks.errors import UserError
 from benchmarks.memory.card_fit import MARGIN
@@ -29,14 +29,19 @@ from methods import METHODS
 
 _SETTING = ("backbone", "batch_size", "precision", "attention", "grad_checkpointing")
 # What a row says elsewhere: in its place, its protocol or its footnotes.
-_SAID = (*CELL, *PROTOCOL, "label", "dataset_label", "dataset_title", "method_title", "message", "backbone_requested")
+_SAID = (
+    *(*CELL, *PROTOCOL, "label", "dataset_label", "dataset_title", "method_title", "message", "backbone_requested"),
+    *("shared_code", "code", "code_mix"),
+)
 _SYMBOLS = {
     **{"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"},
     **{"X": "x", "*": "star", "<": "triangle-left", ">": "triangle-right", "h": "hexagon"},
 }
 
 
-def collect(results: Path, folder: Path, records: Sequence[Record], problems: Sequence[str] = ()) -> dict[str, Any]:
+def collect(
+    results: Path, folder: Path, records: Sequence[Record], problems: Sequence[str] = (), mix_code: bool = False
+) -> dict[str, Any]:
     """Everything the page shows, ready for JSON: no number that is not finite, floats to six digits.
 
     Args:
@@ -44,13 +49,14 @@ def collect(results: Path, folder: Path, records: Sequence[Record], problems: Se
         folder: where the page will lie; links to records are relative to it.
         records: the runs.
         problems: a line for each record that could not be read.
+        mix_code: whether to average runs that different code has trained.
 
     Raises:
         UserError: a file of measured memory is damaged.
     """
     frame = runs_frame(records)
     evidence, unreadable = load_evidence(results, frame)
-    table = summary(frame)
+    table = summary(frame, mix_code)
     if len(table):
         table = add_baselines(add_significance(table, evidence))
     measured = dict(zip(sorted((results / "measured").glob("*/*.json")), read_measured(results), strict=True))
@@ -67,7 +73,7 @@ def collect(results: Path, folder: Path, records: Sequence[Record], problems: Se
             "definitions": definitions(table),
             "needs": f"the highest peak of all phases, {MARGIN:.0%} of it for fragmentation and the prediction's "
             f"error, and {CONTEXT_BYTES['train'] / 2**20:,.0f} MiB of CUDA context, as bench.py fit counts",
-            "problems": [*problems, *dict.fromkeys([*unreadable, *unread])],
+            "problems": [*problems, *dict.fromkeys([*unreadable, *unread]), *([] if mix_code else refusals(frame))],
             "styles": _styles(table, points),
             "columns": columns,
             "extra": extra,

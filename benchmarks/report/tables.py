@@ -45,23 +45,27 @@ _TEX = {
         "‡": r"$^{\ddagger}$",
         "§": r"$^{\S}$",
         "¶": r"$^{\P}$",
+        "‖": r"$^{\|}$",
     },
 }
 
 
-def write_tables(results: Path, frame: pd.DataFrame, evidence: Mapping[str, Evidence] = NO_EVIDENCE) -> list[Path]:
+def write_tables(
+    results: Path, frame: pd.DataFrame, evidence: Mapping[str, Evidence] = NO_EVIDENCE, mix_code: bool = False
+) -> list[Path]:
     """Write results.md, results.csv and results.tex to `results/tables`.
 
     Args:
         results: the results root.
         frame: the runs to show, as `records.runs_frame` gives them.
         evidence: their predictions, as `evidence.load_evidence` gives them; a run without has no interval.
+        mix_code: whether to average runs that different code has trained.
 
     Raises:
         UserError: there are no runs to show.
         MachineError: the folder cannot be written.
     """
-    table = summary(frame)
+    table = summary(frame, mix_code)
     if table.empty:
         raise UserError(
             f"results must hold at least one run, got none in {str(results / 'runs')!r}: run bench.py first"
@@ -75,10 +79,10 @@ def write_tables(results: Path, frame: pd.DataFrame, evidence: Mapping[str, Evid
     return [write_atomic(results / "tables" / name, text.encode()) for name, text in texts.items()]
 
 
-def console_table(frame: pd.DataFrame) -> Table:
+def console_table(frame: pd.DataFrame, mix_code: bool = False) -> Table:
     """The same tables for a terminal, one under the other, made for 100 columns."""
     stack = Table.grid()
-    for block in blocks(summary(frame)):
+    for block in blocks(summary(frame, mix_code)):
         stack.add_row(_console_block(block))
         stack.add_row("")
     return stack
