@@ -35,7 +35,7 @@ _SAID = (
 )
 _SYMBOLS = {
     **{"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"},
-    **{"X": "x", "*": "star", "<": "triangle-left", ">": "triangle-right", "h": "hexagon"},
+    **{"X": "x", "*": "star", "<": "triangle-left", ">": "triangle-right", "h": "hexagon", "d": "diamond-tall"},
 }
 
 
