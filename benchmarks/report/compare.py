@@ -23,7 +23,7 @@ _MIB = 2**20
 
 
 class Side(NamedTuple):
-    """One of the folders: its runs as `records.runs_frame` gives them, and the evidence of their predictions."""
+    """One of the folders: its runs as `records.runs_frame` gives them, and the evidence of their probabilities."""
 
     frame: pd.DataFrame
     evidence: dict[str, Evidence]
@@ -45,7 +45,8 @@ def compare_results(before: Side, after: Side, mix_code: bool = False) -> pd.Dat
         bootstrap), p_images and test (`DeLong` or `bootstrap`, where both predict the same images), p_seeds (t test,
         paired where the seeds are the same), both also as _holm, corrected over all cells; memory_change, where both
         are measured or both predicted; trainable_change; in (`both`, `before`, `after`); auc: `same`,
-        `not significant`, `significant` (by images, or by seeds without predictions, at 0.05 after Holm) or `no test`.
+        `not significant`, `significant` (by images, or by seeds without probabilities, at 0.05 after Holm) or
+        `no test`.
     """
     tables = [summary(side.frame, mix_code) for side in (before, after)]
     rows = [_row(first, second, before, after) for first, second in _matched(*tables)]

@@ -21,14 +21,14 @@ def write_report(
     """Write the page.
 
     Args:
-        results: the results root; its predictions and measured memory are shown too, and the page links to its files.
+        results: the results root; its probabilities and measured memory are shown too, and the page links to its files.
         output: the HTML file to write.
         records: the runs to show.
         problems: a line for each record that could not be read; shown on the page.
         mix_code: whether to average runs that different code has trained.
 
     Returns:
-        The file, and `problems` with those of the stored predictions and of cells without a mean.
+        The file, and `problems` with those of the stored probabilities and of cells without a mean.
 
     Raises:
         UserError: `output` is a folder.

@@ -45,7 +45,7 @@ def collect(
     """Everything the page shows, ready for JSON: no number that is not finite, floats to six digits.
 
     Args:
-        results: the results root; predictions and measured memory are read from it.
+        results: the results root; probabilities and measured memory are read from it.
         folder: where the page will lie; links to records are relative to it.
         records: the runs.
         problems: a line for each record that could not be read.
@@ -97,7 +97,7 @@ def collect(
 
 
 def class_results(path: Path) -> dict[str, Any]:
-    """Test results of each class, from stored per-image predictions: the class of highest probability counts.
+    """Test results of each class, from stored per-image probabilities: the class of highest probability counts.
 
     Returns:
         `classes`: names; `confusion`: counts, a row for each true class, a column for each predicted one;
@@ -147,14 +147,14 @@ def _rows(
     places: dict[tuple[Any, ...], int] = {}
     for group, block in enumerate(blocks(table)):
         parts = zip(rows_by_resolution(block, columns), block.groupby("resolution", sort=True), strict=True)
-        for (resolution, cells), (_, part) in parts:
-            for row_cells, (_, row) in zip(cells, part.iterrows(), strict=True):
+        for (resolution, entries), (_, part) in parts:
+            for row_entries, (_, row) in zip(entries, part.iterrows(), strict=True):
                 places[_place(row, row["block"])] = len(rows)
                 rows.append(
                     {
                         **{"group": group, "resolution": row["resolution"], "resolution_text": resolution},
                         **{name: row[name] for name in ("label", "method", "state", "auc_mean", "auc_sd")},
-                        **{"cells": [list(cell) for cell in row_cells], "costs": _costs(row)},
+                        **{"cells": [list(entry) for entry in row_entries], "costs": _costs(row)},
                         "extra": [_raw(name, row[name]) for name in extra],
                     }
                 )
@@ -190,7 +190,7 @@ def _raw(name: str, value: Any) -> str:
 def _runs(
     results: Path, records: Sequence[Record], rows: Sequence[int | None]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every run with its row and per-class results, and a line for each file of predictions that cannot be read."""
+    """Every run with its row and per-class results, and a line for each file of probabilities that cannot be read."""
     runs, problems = [], []
     for record, row in zip(records, rows, strict=True):
         name = record["run_id"]
