@@ -193,10 +193,10 @@ def _failure(error: Exception, phase: str | None) -> dict[str, Any]:
 
 
 def _store(results: Path, record: dict[str, Any], run: Any) -> None:
-    from benchmarks.records.record import write_predictions, write_record
+    from benchmarks.records.record import write_probabilities, write_record
 
     if run.predictions is not None:
-        write_predictions(results, record["run_id"], run.predictions)
+        write_probabilities(results, record["run_id"], run.predictions)
     write_record(results, record)
 
 
