@@ -1,9 +1,11 @@
 """Where a run took place: machine, packages and the state of our code."""
 
+import ast
 import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,12 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-# The rooms that decide a number: what trains, measures or predicts.
-ROOMS = ("training", "model", "data", "features", "memory", "images")
-CODE = (
-    *("methods/**/*.py", "benchmarks/config.py", "benchmarks/suite/run.py"),
-    *(f"benchmarks/{room}/**/*.py" for room in ROOMS),
+# Files and rooms that decide the numbers of a training whatever its method; the method's own come on top.
+TRAINS = (
+    *("methods/contract.py", "benchmarks/config.py", "benchmarks/suite/run.py"),
+    *(f"benchmarks/{room}/" for room in ("training", "model", "data", "features", "images")),
 )
+PREDICTS = (*TRAINS, "methods/", "benchmarks/memory/")
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -85,13 +87,64 @@ def _git(*arguments: str) -> str | None:
         return None
 
 
-def code_digest() -> str:
-    """SHA-256 of the code that trains, measures and predicts, by file name and content."""
+def read_sources(root: Path = ROOT) -> dict[str, bytes]:
+    """Our code, by file name below the root."""
+    paths = sorted(path for folder in ("benchmarks", "methods") for path in (root / folder).rglob("*.py"))
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+
+
+_SOURCES = read_sources()  # as it is imported: a later change of a file does not reach this process
+
+
+def code_digest(parts: tuple[str, ...], sources: dict[str, bytes] = _SOURCES) -> str:
+    """SHA-256 of some of our code, by file name and content.
+
+    Args:
+        parts: Names of files, and of folders with a slash behind.
+        sources: What `read_sources` gives.
+    """
     total = hashlib.sha256()
-    for path in sorted(path for pattern in CODE for path in ROOT.glob(pattern)):
-        content = path.read_bytes()
-        total.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)
+    for name, content in sources.items():
+        if name.startswith(parts):
+            total.update(f"{name} {len(content)}\n".encode() + content)
     return total.hexdigest()
 
 
-CODE_DIGEST = code_digest()  # as it is imported: a later change of a file does not reach this process
+def trained_by(module: str) -> dict[str, str]:
+    """Digests of the code that trains in this process.
+
+    Args:
+        module: Of the method.
+
+    Returns:
+        `digest`, of what all methods share, and `method_digest`, of the method's own files.
+    """
+    return {"digest": code_digest(TRAINS), "method_digest": code_digest(method_files(module))}
+
+
+def method_files(module: str, sources: dict[str, bytes] = _SOURCES) -> tuple[str, ...]:
+    """The file of a module of `methods` and those of `methods` that it imports, directly or not.
+
+    So an edit of one method, or a new one, is no change of the others. The table of methods imports them all, and is
+    left out.
+    """
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop().replace(".", "/")
+        for file in {f"{name}.py", f"{name}/__init__.py"} & (sources.keys() - found - {"methods/__init__.py"}):
+            found.add(file)
+            waiting += _imported(sources[file])
+    return tuple(sorted(found))
+
+
+def _imported(source: bytes) -> Iterator[str]:
+    """Names that may be modules; those of a package are told from what it defines by their files."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+CODE_DIGEST = code_digest(PREDICTS)

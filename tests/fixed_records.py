@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.records.record import write_predictions, write_record
+from benchmarks.records.record import write_probabilities, write_record
 from benchmarks.records.schema import Record
 
 MIB = 2**20
@@ -138,7 +138,7 @@ def store_with_predictions(
     counts = {name: int((labels == i).sum()) for i, name in enumerate(classes)}
     record["measurements"]["test"]["auc"] = float(np.mean(aucs))
     record["run"]["dataset"]["counts"] = {"test": counts}
-    write_predictions(results, record["run_id"], pd.concat([frame.head(9).assign(split="val"), frame]))
+    write_probabilities(results, record["run_id"], pd.concat([frame.head(9).assign(split="val"), frame]))
     write_record(results, record)
     return frame
 

@@ -9,7 +9,7 @@ from fixed_records import MIB, fallback_records, fixed_records
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.records.record import write_predictions, write_record
+from benchmarks.records.record import write_probabilities, write_record
 from benchmarks.records.schema import Record
 
 HOSTILE_CLASS = "<script>alert(1)</script>"
@@ -25,7 +25,7 @@ def make_folder(results: Path) -> list[Record]:
         if record["status"]["state"] == "ok":
             made = predictions(number)
             add_details(record, number, made)
-            write_predictions(results, record["run_id"], made)
+            write_probabilities(results, record["run_id"], made)
         write_record(results, record)
     for method, preload in (("full", None), ("fpt", 900), ("linear", 880)):
         for resolution in (224, 512, 1024):

@@ -8,8 +8,10 @@ import pytest
 from bench_process import TINY, finish, records
 from tiny_images import make_images
 
+from benchmarks.environment import TRAINS, code_digest, method_files
 from benchmarks.features.inventory import remove_caches, stored_caches
 from benchmarks.storage.locks import held_lock
+from benchmarks.training.preload import EXTRACTS
 
 pytestmark = pytest.mark.process
 
@@ -45,6 +47,16 @@ def test_a_run_uses_what_was_preloaded_and_says_so(folder: Path) -> None:
     measured = records(folder / "results")["fpt_plus"]["measurements"]
     assert measured["preload"]["cache"] == cache and measured["preload"]["reused"]
     assert measured["images_per_second"]["preload"] == measured["preload"]["images_per_second"]
+
+
+def test_record_and_cache_say_which_code_made_them(folder: Path) -> None:
+    code = records(folder / "results")["fpt_plus"]["run"]["code"]
+    assert (code["digest"], code["version"]) == (code_digest(TRAINS), "0.1.0")
+    assert code["method_digest"] == code_digest(method_files("methods.fpt_plus"))
+    (row,) = listed(folder)
+    description = json.loads((folder / ".cache" / "features" / row["cache"] / "cache.json").read_text())
+    assert description["key"]["code"] == code_digest((*EXTRACTS, *method_files("methods.fpt")))
+    assert row["code"] == description["key"]["code"][:8]
 
 
 def listed(folder: Path) -> list[dict[str, Any]]:

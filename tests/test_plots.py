@@ -1,22 +1,26 @@
 """Figures from a fixed set of records: that they are written, the same each time, and hold what they must."""
 
-from itertools import pairwise
+from dataclasses import replace
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from fixed_records import METHOD_FACTS, MIB, fallback_records, fixed_records, make_record
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks.records.frame import runs_frame
 from benchmarks.report import memory_plot, style
 from benchmarks.report.memory_plot import plot_memory_curves
+from benchmarks.report.page_data import _SYMBOLS
 from benchmarks.report.plots import pareto_front, write_plots
-from benchmarks.report.style import styles
+from benchmarks.report.style import Style, styles
 from methods import METHODS
 
 
@@ -152,6 +156,63 @@ def test_each_method_has_a_style_of_its_own() -> None:
     assert alone[METHODS["fpt"].title] == chosen[METHODS["fpt"].title]  # the same in every figure
     variants = styles([("lora", "LoRA (rank 8)"), ("lora", "LoRA (rank 16)")])
     assert len(set(variants.values())) == 2
+
+
+@pytest.fixture
+def forty(monkeypatch: pytest.MonkeyPatch) -> dict[str, Style]:
+    """The styles of a table of forty methods, in its order."""
+    for i in range(len(METHODS), 40):
+        monkeypatch.setitem(METHODS, f"method_{i}", replace(METHODS["lora"], name=f"method_{i}", title=f"Method {i}"))
+    return styles((name, name) for name in METHODS)
+
+
+def test_forty_methods_stay_apart_and_full_has_black_for_itself(forty: dict[str, Style]) -> None:
+    pairs = [(look.colour, look.marker) for look in forty.values()]
+    assert len(set(pairs)) == len(pairs) == 40
+    assert [name for name, look in forty.items() if look.colour == "#000000"] == ["full"]
+    assert all(
+        first != second for one, next_one in pairwise(pairs) for first, second in zip(one, next_one, strict=True)
+    )
+    assert {look.marker for look in forty.values()} <= set(_SYMBOLS)  # what the page draws
+    some = styles([(name, name) for name in ("method_39", "fpt", "method_20")])
+    assert some == {name: forty[name] for name in some}
+    unknown = styles([*((name, name) for name in METHODS), ("full", "full (lr 1)"), ("gone", "Gone")])
+    assert {name: unknown[name] for name in METHODS} == forty
+    assert len({(look.colour, look.marker) for look in unknown.values()}) == 42
+    assert "#000000" not in (unknown["full (lr 1)"].colour, unknown["Gone"].colour)
+
+
+# As it is, and simulated for readers without red, green or blue cones (Machado et al., IEEE TVCG 15, 2009, severity 1).
+VISION = {
+    "all cones": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+TO_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
+
+
+def lab(colour: str, vision: str) -> Any:
+    """CIE L*a*b* of an sRGB colour, D65, as it is seen."""
+    srgb = np.array(to_rgb(colour))
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    xyz = TO_XYZ @ np.clip(np.array(VISION[vision]) @ linear, 0, 1) / [0.95047, 1, 1.08883]
+    x, y, z = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize(("vision", "least"), [("all cones", 25), ("no red", 20), ("no green", 15), ("no blue", 15)])
+def test_colours_that_share_a_marker_are_told_apart(forty: dict[str, Style], vision: str, least: float) -> None:
+    # A difference of 2.3 is just noticed side by side.
+    looks = combinations(forty.values(), 2)
+    distances = [
+        float(np.linalg.norm(lab(one.colour, vision) - lab(other.colour, vision)))
+        for one, other in looks
+        if one.marker == other.marker
+    ]
+    assert len(distances) > 40 and min(distances) > least
 
 
 def test_nothing_to_draw_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,8 @@ from benchmarks.memory import prediction_cache
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction, predict_memory
 from benchmarks.memory.prediction_cache import predict_point, predict_points
+from benchmarks.training.preload import EXTRACTS
+from methods import METHODS
 
 POINT = MemoryPoint("fpt", 64, 4, "vit_tiny_patch16_224", options=(("side_reduction", 4),))
 
@@ -59,14 +61,41 @@ def test_other_code_or_packages_predict_anew(
     assert len(made) == 3
 
 
-def test_the_digest_follows_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert environment.code_digest() == environment.CODE_DIGEST
+def test_each_digest_follows_its_code() -> None:
+    sources = environment.read_sources()
+    parts = {"trains": environment.TRAINS, "predicts": environment.PREDICTS, "extracts": EXTRACTS}
+    parts |= {method: environment.method_files(METHODS[method].build.__module__) for method in ("fpt", "lora")}
+    changed = {
+        "benchmarks/images/decode.py": {"trains", "predicts", "extracts"},
+        "benchmarks/training/loop.py": {"trains", "predicts"},
+        "benchmarks/config.py": {"trains", "predicts"},
+        "benchmarks/memory/trace.py": {"predicts"},
+        "benchmarks/report/style.py": set(),
+        "methods/contract.py": {"trains", "predicts", "fpt", "lora"},
+        "methods/fpt.py": {"predicts", "fpt"},
+        "methods/fpt_parts/extraction.py": {"predicts", "fpt"},
+        "methods/__init__.py": {"predicts"},
+    }
+    for file, expected in changed.items():
+        other = sources | {file: sources[file] + b"\n"}
+        assert {
+            name
+            for name, part in parts.items()
+            if environment.code_digest(part, other) != environment.code_digest(part)
+        } == expected
+
+
+def test_the_digest_is_that_of_the_code_as_imported(tmp_path: Path) -> None:
+    assert environment.code_digest(environment.PREDICTS) == environment.CODE_DIGEST
     (tmp_path / "methods").mkdir()
-    (tmp_path / "methods" / "new.py").write_text("x = 1\n")
-    monkeypatch.setattr(environment, "ROOT", tmp_path)
-    before = environment.code_digest()
+    (tmp_path / "methods" / "new.py").write_text("from methods.contract import Method\nimport methods.old as old\n")
+    (tmp_path / "methods" / "old.py").write_text("from methods import METHODS\n")
+    sources = environment.read_sources(tmp_path)
+    assert environment.method_files("methods.new", sources) == ("methods/new.py", "methods/old.py")
+    before = environment.code_digest(("methods/",), sources)
     (tmp_path / "methods" / "new.py").write_text("x = 2\n")
-    assert environment.code_digest() != before
+    assert environment.code_digest(("methods/",), sources) == before
+    assert environment.code_digest(("methods/",), environment.read_sources(tmp_path)) != before
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"phases": {}}', "other key", "other type"])

@@ -11,7 +11,7 @@ import pytest
 from fixed_records import fixed_records, make_record
 
 from benchmarks.records.frame import load_frame, runs_frame
-from benchmarks.records.record import load_records, read_record, write_predictions, write_record
+from benchmarks.records.record import load_records, read_record, write_probabilities, write_record
 from benchmarks.records.schema import COLUMNS
 from benchmarks.storage.files import check_writable, write_atomic
 
@@ -35,7 +35,7 @@ def test_numbers_that_json_lacks_become_null_or_plain(tmp_path: Path) -> None:
 
 def test_predictions_lie_beside_the_record(tmp_path: Path) -> None:
     predictions = pd.DataFrame({"split": ["test"], "path": ["test/a,b/1.png"], "label": [1], "prob_a,b": [0.25]})
-    path = write_predictions(tmp_path, "lora_448_0_a", predictions)
+    path = write_probabilities(tmp_path, "lora_448_0_a", predictions)
     assert path.name == "lora_448_0_a.predictions.csv"
     pd.testing.assert_frame_equal(pd.read_csv(path), predictions)
 

@@ -1,7 +1,7 @@
-"""What stored test predictions say about AUC: read and resampled once, then kept for the next table.
+"""What stored test probabilities say about AUC: read and resampled once, then kept for the next table.
 
 Resampling takes milliseconds a run, up to a second with thousands of images, and tables are made of thousands of runs.
-What it gave is kept in `<results>/.statistics`, one file for each predictions file, named by its content and the number
+What it gave is kept in `<results>/.statistics`, one for each file of probabilities, named by its content and the number
 of resamples; the folder may be deleted.
 """
 
@@ -33,11 +33,11 @@ from benchmarks.errors import MachineError, UserError
 from benchmarks.storage.files import write_atomic
 
 _LAYOUT = 2  # of the kept files
-_TOLERANCE = 1e-6  # between a record's AUC and that of its predictions; they are written in full
+_TOLERANCE = 1e-6  # between a record's AUC and that of its probabilities; they are written in full
 
 
 class Evidence(NamedTuple):
-    """The test predictions of a run, or the mean over the seeds of a cell.
+    """The test probabilities of a run, or the mean over the seeds of a cell.
 
     images: digest of the test images with their labels and groups. What agrees in it was resampled alike.
     unit: what was drawn, `image` or `group`; num_units: how many there are.
@@ -72,7 +72,7 @@ class Comparison(NamedTuple):
 def load_evidence(
     results: Path, frame: pd.DataFrame, keep: Path | None = None
 ) -> tuple[dict[str, Evidence], list[str]]:
-    """The evidence of every finished run that has predictions.
+    """The evidence of every finished run that has probabilities.
 
     Args:
         results: the results root.
@@ -114,7 +114,7 @@ def average(runs: Sequence[Evidence | None]) -> Evidence | None:
     the standard deviation over seeds, and not in here.
 
     Returns:
-        None without runs, or when one of them has no predictions or others' images.
+        None without runs, or when one of them has no probabilities or others' images.
     """
     known = [run for run in runs if run is not None]
     if not known or len(known) < len(runs) or len({run.images for run in known}) > 1:
@@ -150,7 +150,7 @@ def compare(first: Evidence | None, second: Evidence | None) -> Comparison | Non
 
 
 def read_evidence(data: bytes) -> Evidence:
-    """Evidence from the content of a predictions file.
+    """Evidence from the content of a file of probabilities.
 
     Args:
         data: csv with the columns split, path, label, prob_<class> and, optionally, group; images that share a group
@@ -204,7 +204,7 @@ def _read_csv(data: bytes) -> tuple[list[str], list[list[str]]]:
 
 
 def _kept(data: bytes, folder: Path) -> Evidence:
-    """The evidence of a predictions file, from the folder where it was resampled before."""
+    """The evidence of a file of probabilities, from the folder where it was resampled before."""
     path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}-{NUM_RESAMPLES}-{_LAYOUT}"
     try:
         return _unpack(path.read_bytes())

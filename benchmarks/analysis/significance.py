@@ -1,4 +1,4 @@
-"""What a summary of cells gains from per-image predictions: intervals, comparisons with full and best, ranks."""
+"""What a summary of cells gains from per-image probabilities: intervals, comparisons with full and best, ranks."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ def add_significance(table: pd.DataFrame, evidence: Mapping[str, Evidence]) -> p
         dataset and resolution, vs_{full,best}_change (AUC less that one's), _low, _high, _p, _p_holm (corrected over
         the comparisons with that one in that resolution), _test, and is_{full,best}: whether the cell is that one.
         Among variants of full fine-tuning the one with the highest validation AUC stands for it. What cannot be known,
-        for want of predictions, is missing.
+        for want of probabilities, is missing.
     """
     cells = [average([evidence.get(run_id) for run_id in str(ids).split()]) for ids in table["run_ids"]]
     columns: list[dict[str, Any]] = [_interval(cell) for cell in cells]

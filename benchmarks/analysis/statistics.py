@@ -32,7 +32,7 @@ def auc_of_each_resample(
     """AUC on bootstrap resamples of the test images.
 
     Units are drawn with replacement, as many as there are; a draw that lacks a class, for which AUC is undefined, is
-    drawn again. The draws depend on `labels`, `units` and `seed` only: predictions of several models for the same
+    drawn again. The draws depend on `labels`, `units` and `seed` only: probabilities of several models for the same
     images are resampled alike, so that their resampled AUCs are paired.
 
     Args:

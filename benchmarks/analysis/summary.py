@@ -3,11 +3,12 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
 
+from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT, add_code, by_code, differs
 from benchmarks.records.frame import PROTOCOL
 from benchmarks.records.schema import STATES
 from methods import METHODS
@@ -18,6 +19,7 @@ SPLIT = ("split_kind", "split_group_key", "split_digest")
 _BLOCK = CELL[:3]
 _NAMES = ("dataset_title", "method_title", "device_type")
 _SCORES = ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "val_auc")
+_SECONDS = ("seconds_train", "preload_seconds", "images_per_second_preload")
 
 
 def performance_parameter_efficiency(score: float, trainable_fraction: float) -> float:
@@ -48,11 +50,12 @@ def method_rank(name: str) -> tuple[int, str]:
     return (known.index(name) if name in METHODS else len(known), name)
 
 
-def summary(frame: pd.DataFrame) -> pd.DataFrame:
+def summary(frame: pd.DataFrame, mix_code: bool = False) -> pd.DataFrame:
     """Summarise runs, one row a cell: a method (or variant of it) on a dataset at a resolution under one protocol.
 
     Args:
         frame: runs as `records.runs_frame` gives them.
+        mix_code: whether runs that different code has trained are averaged all the same; else their cell has no means.
 
     Returns:
         The columns `CELL` and those of the protocol, and:
@@ -68,14 +71,16 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         tuned_lr, tuned_trials, tuned_at_edge: of a rate chosen on validation; missing where it was given;
         seconds_train, preload_seconds, images_per_second_preload (means over seeds), cache_bytes;
         majority_share (0-1, of the largest class in the test split), num_classes;
-        run_ids (of the runs that are ok) and seeds (tried), divided by spaces;
+        run_ids (of the runs that are ok and averaged) and seeds (tried), divided by spaces;
+        shared_code and code (which code has trained the runs that are ok: digests as `training_code.add_code` has
+        them, and in words), code_mix (`left out` or `averaged` where it differs within the cell, else missing);
         ppe, pme (0-1), pme_source: missing where full fine-tuning has no memory of the same source in that cell.
         Sorted by dataset, block, resolution and the order of the methods.
     """
     if frame.empty:
         return pd.DataFrame()
-    runs = frame.assign(block=block_ids(frame)).sort_values(["seed", "run_id"])  # sums of floats depend on their order
-    table = _cells(runs)
+    runs = add_code(frame.assign(block=block_ids(frame)))
+    table = _cells(runs.sort_values(["seed", "run_id"]), mix_code)  # sums of floats depend on the order of runs
     table.insert(2, "dataset_label", _dataset_labels(table))
     table.insert(6, "label", "")
     for _, block in table.groupby(list(_BLOCK), dropna=False):
@@ -97,7 +102,24 @@ def blocks(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
             yield group
 
 
-def _cells(runs: pd.DataFrame) -> pd.DataFrame:
+def refusals(frame: pd.DataFrame) -> list[str]:
+    """A line for each cell whose runs different code has trained, so that `summary` gives it no mean unasked."""
+    runs = add_code(frame.assign(block=block_ids(frame))) if len(frame) else frame
+    good = runs[runs["state"] == "ok"]
+    lines = []
+    for _, group in good[differs(good, list(CELL))].groupby(list(CELL), dropna=False) if len(good) else ():
+        first = group.iloc[0]
+        label = variant_labels(runs[runs["block"] == first["block"]])[first["method"], first["variant"]]
+        codes = "; ".join(f"{code}: {', '.join(run_ids)}" for code, run_ids in by_code(group).items())
+        lines.append(
+            f"runs of {label} on {first['dataset']} at {first['resolution']} px (protocol {first['block']}) must be "
+            f"trained by the same code to be averaged, got {codes}: run them again with --overwrite, or average them "
+            "all the same with --mix-code"
+        )
+    return lines
+
+
+def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     """One row a cell: every run of one method variant on one dataset at one resolution, its seeds.
 
     All cells at once: one by one, pandas takes milliseconds for each.
@@ -132,10 +154,32 @@ def _cells(runs: pd.DataFrame) -> pd.DataFrame:
     columns["train_process_bytes"] = measured.where(is_measured, predicted)
     columns |= {name: first[name] for name in ("tuned_lr", "tuned_trials")}
     columns["tuned_at_edge"] = tried["tuned_at_edge"].any().astype(bool)
-    columns |= {name: good[name].mean() for name in ("seconds_train", "preload_seconds", "images_per_second_preload")}
+    columns |= {name: good[name].mean() for name in _SECONDS}
     columns |= {name: good[name].max() for name in ("host_peak_bytes", "cache_bytes")}
     table = pd.DataFrame(columns | {"seeds_asked": first["seeds_asked"]}, index=first.index)
-    return table.fillna({"run_ids": ""})
+    return _with_code(table.fillna({"run_ids": ""}), runs[is_ok], mix_code)
+
+
+def _with_code(table: pd.DataFrame, good: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
+    """The cells with the code of their runs; without means where it differs, unless it may be mixed."""
+    by_cell = good.groupby("cell")
+    table = table.assign(
+        shared_code=by_cell["shared_code"].agg(_joined(" ")),
+        code=by_cell["code_words"].agg(_joined("; ")),
+        code_mix=pd.Series(None, table.index, dtype="object"),
+    )
+    mixed = good[differs(good, ["cell"])]
+    for cell, group in mixed.groupby("cell"):
+        table.loc[cell, ["code", "code_mix"]] = ["; ".join(by_code(group)), AVERAGED if mix_code else LEFT_OUT]
+    if not mix_code:
+        cells = mixed["cell"].unique()
+        table.loc[cells, [*(f"{score}_{part}" for score in _SCORES for part in ("mean", "sd")), *_SECONDS]] = math.nan
+        table.loc[cells, "run_ids"] = ""
+    return table
+
+
+def _joined(divider: str) -> Callable[[pd.Series], str]:
+    return lambda words: divider.join(dict.fromkeys(words))
 
 
 def _sources(measured: pd.Series, predicted: pd.Series) -> pd.Series:

@@ -12,7 +12,7 @@ from benchmarks.choices import SPLITS
 from benchmarks.images.decode import read_thumbnail
 
 THUMBNAIL = 112  # pixels
-CELL = (120, 136)
+TILE = (120, 136)
 LABELS = 150
 HEADER = 52
 GAP = 16
@@ -29,8 +29,8 @@ def draw_sheet(found: Survey, title: str, samples: int, seed: int) -> bytes:
         samples: Images for each class and split.
         seed: Which ones.
     """
-    block = samples * CELL[0] + GAP
-    size = (LABELS + len(SPLITS) * block, HEADER + len(found.classes) * CELL[1])
+    block = samples * TILE[0] + GAP
+    size = (LABELS + len(SPLITS) * block, HEADER + len(found.classes) * TILE[1])
     sheet = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
     large, small = (ImageFont.truetype(FONT, points) for points in (13, 9))
@@ -40,20 +40,20 @@ def draw_sheet(found: Survey, title: str, samples: int, seed: int) -> bytes:
         count = sum(file.split == split for file in found.images)
         pen.text((left, 30), f"{split}: {count} images", INK, large)
         for row, name in enumerate(found.classes):
-            top = HEADER + row * CELL[1]
+            top = HEADER + row * TILE[1]
             files = [file for file in found.images if (file.split, file.label) == (split, class_key(name))]
             if not files:
-                pen.text((left, top + CELL[1] // 2), "none", FAINT, large)
+                pen.text((left, top + TILE[1] // 2), "none", FAINT, large)
             for position, file in enumerate(_choose(files, samples, np.random.default_rng([seed, column, row]))):
                 image = read_thumbnail(found.root / file.path, THUMBNAIL)
-                corner = (left + position * CELL[0], top)
+                corner = (left + position * TILE[0], top)
                 sheet.paste(image, (corner[0] + (THUMBNAIL - image.width) // 2, top + (THUMBNAIL - image.height) // 2))
                 pen.text(
                     (corner[0], top + THUMBNAIL + 2), _fitting(Path(file.path).name, small, THUMBNAIL), FAINT, small
                 )
     for row, name in enumerate(found.classes):
-        top = HEADER + row * CELL[1]
-        pen.text((8, top + CELL[1] // 2 - 16), _fitting(name, large, LABELS - 16), INK, large)
+        top = HEADER + row * TILE[1]
+        pen.text((8, top + TILE[1] // 2 - 16), _fitting(name, large, LABELS - 16), INK, large)
     data = io.BytesIO()
     sheet.save(data, "PNG")
     return data.getvalue()

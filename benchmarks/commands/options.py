@@ -45,6 +45,11 @@ def add_plugins(parser: argparse.ArgumentParser) -> None:
     _add_shared(parser, "plugins")
 
 
+def add_mix_code(parser: argparse.ArgumentParser) -> None:
+    """--mix-code"""
+    _add_shared(parser, "mix_code")
+
+
 def add_format(parser: argparse.ArgumentParser) -> None:
     """--format"""
     parser.add_argument("--format", choices=FORMATS, default="md", help="of the data on stdout (default: md)")

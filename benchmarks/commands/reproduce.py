@@ -35,7 +35,8 @@ def reproduce(args: argparse.Namespace) -> int:
     from benchmarks.report.paper_layout import write_paper_tables
 
     frame, _ = load_frame(options.results)  # records that are damaged were named, and count in the status
-    print(*write_paper_tables(options.results, frame, published=True), sep="\n", file=sys.stderr)
+    paths = write_paper_tables(options.results, frame, published=True, mix_code=options.mix_code)
+    print(*paths, sep="\n", file=sys.stderr)
     return status
 
 

@@ -57,10 +57,10 @@ def run_options(options: "SuiteOptions") -> int:
     several = options.launcher == "slurm" or len(devices) > 1
     if several and any(trial.config.stop_hopeless for trial in plan.trials):
         raise UserError("stop-hopeless must be used with one process, as it looks at the trials before; got several")
-    return _do(work, devices, options.results) if options.slurm is None else _submit(work, options.slurm)
+    return _do(work, devices, options) if options.slurm is None else _submit(work, options.slurm)
 
 
-def _do(work: "Work", devices: list[str], results: Path) -> int:
+def _do(work: "Work", devices: list[str], options: "SuiteOptions") -> int:
     """Does what is due on this machine, then shows all results of the suite."""
     from benchmarks.suite.suite import report
 
@@ -74,7 +74,7 @@ def _do(work: "Work", devices: list[str], results: Path) -> int:
             raise
         print(f"bench.py: {one_line(error)}", file=sys.stderr)
     status, run_ids = report(work)
-    return max(status, show_results(results, run_ids))
+    return max(status, show_results(options.results, run_ids, options.mix_code))
 
 
 def _run_on(work: "Work", devices: list[str]) -> None:
@@ -102,21 +102,23 @@ def _submit(work: "Work", settings: "SlurmSettings") -> int:
     return 0
 
 
-def show_results(results: Path, run_ids: set[str]) -> int:
+def show_results(results: Path, run_ids: set[str], mix_code: bool) -> int:
     """Writes tables and plots of all stored runs, and prints the table of some."""
     from rich.console import Console
 
     from benchmarks.analysis.auc_resamples import load_evidence
+    from benchmarks.analysis.summary import refusals
     from benchmarks.records.frame import load_frame
     from benchmarks.report.plots import write_plots
     from benchmarks.report.tables import console_table, write_tables
 
     frame, problems = load_frame(results)
-    Console().print(console_table(frame[frame["run_id"].isin(run_ids)]))
+    problems += [] if mix_code else refusals(frame)
+    Console().print(console_table(frame[frame["run_id"].isin(run_ids)], mix_code))
     evidence, damaged = load_evidence(results, frame)
     for problem in (*problems, *damaged):
         print(problem, file=sys.stderr)
-    paths = [*write_tables(results, frame, evidence), *write_plots(results, frame)]
+    paths = [*write_tables(results, frame, evidence, mix_code), *write_plots(results, frame, mix_code)]
     folders = sorted({str(path.parent) for path in paths})
     print(f"tables and plots: {', '.join(folders)}", file=sys.stderr)
     return 1 if problems or damaged else 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import FORMATS, add_results, print_frame
+from benchmarks.commands.options import FORMATS, add_mix_code, add_results, print_frame
 from benchmarks.errors import MissingError, UserError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         help="print what changed from the results in DIR to those in --results, with significance; writes no tables",
     )
     parser.add_argument("--format", choices=FORMATS, help="with --compare: of the data on stdout (default: md)")
+    add_mix_code(parser)
     add_results(parser)
 
 
@@ -46,53 +47,60 @@ def tables(args: argparse.Namespace) -> int:
     if args.compare:
         if args.layout:
             raise UserError(f"compare must be used without --layout, got --layout {args.layout}")
-        return _compare(args.compare, args.results, args.format or FORMATS[0])
-    frame, num_damaged = _stored_runs(args.results)
+        return _compare(args.compare, args.results, args.format or FORMATS[0], args.mix_code)
+    frame, num_problems = _stored_runs(args.results, args.mix_code)
     if args.layout == "paper":
         from benchmarks.report.paper_layout import write_paper_tables
 
-        print(*write_paper_tables(args.results, frame, args.published), sep="\n")
-        return 1 if num_damaged else 0
+        print(*write_paper_tables(args.results, frame, args.published, args.mix_code), sep="\n")
+        return 1 if num_problems else 0
     from benchmarks.analysis.auc_resamples import load_evidence
     from benchmarks.report.tables import write_tables
 
     evidence, problems = load_evidence(args.results, frame)
     for problem in problems:
         print(problem, file=sys.stderr)
-    print(*write_tables(args.results, frame, evidence), sep="\n")
-    return 1 if num_damaged or problems else 0
+    print(*write_tables(args.results, frame, evidence, args.mix_code), sep="\n")
+    return 1 if num_problems or problems else 0
 
 
-def _compare(before: Path, after: Path, layout: str) -> int:
+def _compare(before: Path, after: Path, layout: str, mix_code: bool) -> int:
     """Prints what changed between two folders; what was resampled is kept in the second."""
     from benchmarks.analysis.auc_resamples import load_evidence
     from benchmarks.report.compare import NOTE, Side, compare_results, in_words, readable
 
-    sides, damaged = [], 0
+    sides, num_problems = [], 0
     for results in (before, after):
-        frame, num_damaged = _stored_runs(results)
+        frame, found = _stored_runs(results, mix_code)
         evidence, problems = load_evidence(results, frame, after)
         for problem in problems:
             print(problem, file=sys.stderr)
         sides.append(Side(frame, evidence))
-        damaged += num_damaged + len(problems)
-    table = compare_results(*sides)
+        num_problems += found + len(problems)
+    table = compare_results(sides[0], sides[1], mix_code)
     print_frame(readable(table) if layout == "md" else table, layout)
     print(f"{before} to {after}: {in_words(table)}", NOTE, sep="\n", file=sys.stderr)
-    return 1 if damaged else 0
+    return 1 if num_problems else 0
+
+
+def add_plot_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `plots`."""
+    add_mix_code(parser)
+    add_results(parser)
 
 
 def plots(args: argparse.Namespace) -> int:
     """Writes the plots and prints their paths."""
-    frame, num_damaged = _stored_runs(args.results)
+    frame, num_problems = _stored_runs(args.results, args.mix_code)
     from benchmarks.report.plots import write_plots
 
-    print(*write_plots(args.results, frame), sep="\n")
-    return 1 if num_damaged else 0
+    print(*write_plots(args.results, frame, args.mix_code), sep="\n")
+    return 1 if num_problems else 0
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the page."""
+    add_mix_code(parser)
     add_results(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the results folder")
 
@@ -105,18 +113,21 @@ def report(args: argparse.Namespace) -> int:
     records, problems = load_records(args.results)
     if not records and not problems and not any((args.results / "measured").glob("*/*.json")):
         raise MissingError(_NO_RECORDS.format(args.results / "runs"))
-    path, problems = write_report(args.results, args.output or args.results / "report.html", records, problems)
+    output = args.output or args.results / "report.html"
+    path, problems = write_report(args.results, output, records, problems, args.mix_code)
     for problem in problems:
         print(problem, file=sys.stderr)
     print(path)
     return 1 if problems else 0
 
 
-def _stored_runs(results: Path) -> "tuple[pd.DataFrame, int]":
-    """All stored runs, and how many records cannot be read; a line on stderr names each of those."""
+def _stored_runs(results: Path, mix_code: bool) -> "tuple[pd.DataFrame, int]":
+    """All stored runs, and how many records cannot be read or cells averaged; a line on stderr names each of those."""
+    from benchmarks.analysis.summary import refusals
     from benchmarks.records.frame import load_frame
 
     frame, problems = load_frame(results)
+    problems += [] if mix_code else refusals(frame)
     for problem in problems:
         print(problem, file=sys.stderr)
     if frame.empty:
@@ -127,7 +138,7 @@ def _stored_runs(results: Path) -> "tuple[pd.DataFrame, int]":
 TABLES = Command(
     "tables", "write tables of stored runs: md, csv, tex", "python bench.py tables", add_table_arguments, tables
 )
-PLOTS = Command("plots", "write plots of stored runs: png, pdf", "python bench.py plots", add_results, plots)
+PLOTS = Command("plots", "write plots of stored runs: png, pdf", "python bench.py plots", add_plot_arguments, plots)
 REPORT = Command(
     "report",
     "write one HTML page of stored runs, to open in any browser",

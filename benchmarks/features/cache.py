@@ -1,8 +1,8 @@
 """The feature cache: frozen features of a dataset, computed once, memory-mapped and checked ever after.
 
 A cache belongs to one key: backbone and weights, images and splits, resolution, normalisation, precision, attention,
-device and whatever the extractor says its features depend on. Any difference is another cache. A cache that holds more
-parts than asked for (FPT's twelve blocks for FPT+'s last six) serves as well.
+device, the code that computes features, and whatever the extractor says they depend on. Any difference is another
+cache. A cache that holds more parts than asked for (FPT's twelve blocks for FPT+'s last six) serves as well.
 """
 
 import hashlib

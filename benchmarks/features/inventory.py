@@ -21,7 +21,7 @@ class StoredCache:
         state: `complete`, `12 of 40 images`, or what is wrong with it.
         num_bytes: Its size.
         age_days: Since it last changed.
-        about: dataset, backbone, resolution, layers and storage type, as far as they can be read.
+        about: dataset, backbone, resolution, layers, storage type and code, as far as they can be read.
         used_by: Stored runs that trained on it.
     """
 
@@ -72,6 +72,7 @@ def _read(cache: CacheFiles) -> tuple[str, dict[str, Any]]:
         "keep_ratio": extractor.get("keep_ratio"),
         "storage": extractor.get("storage") or next(iter(stored.features.values()))[1],
         "precision": stored.key.get("precision"),
+        "code": (stored.key.get("code") or "")[:8],
     }
     return state, about
 

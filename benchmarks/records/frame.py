@@ -45,7 +45,8 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     seed. Protocol: backbone (used), backbone_requested, fallback,
     weights_source, weights_sha256, weights_note, device, device_type, precision, attention, batch_size, epochs,
     grad_checkpointing; then preload, lr, weight_decay,
-    tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, commit, dirty, started.
+    tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started; code_digest and method_digest
+    (of the code that trained: what all methods share, and the method's own), version, commit, dirty.
     Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).
     Scores (0-1, on the test split unless named val_): val_auc, auc, accuracy, balanced_accuracy, macro_f1, kappa, loss.
     Memory in bytes: {measured,predicted}_{setup,preload,train,eval}_peak_{allocated,reserved,process}_bytes,

@@ -20,17 +20,17 @@ def remove_partial(results: Path, run_id: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_predictions(results: Path, run_id: str, predictions: pd.DataFrame) -> Path:
-    """Store the per-image predictions of a run. Call it before `write_record`: a record vouches for its predictions.
+def write_probabilities(results: Path, run_id: str, probabilities: pd.DataFrame) -> Path:
+    """Store the class probabilities of a run's images. Call it before `write_record`: a record vouches for them.
 
     Args:
         results: the results root.
         run_id: the run they belong to.
-        predictions: one row an image with the columns split, path, label, prob_<class> for each class and, where
+        probabilities: one row an image with the columns split, path, label, prob_<class> for each class and, where
             images belong to patients, group.
     """
     path = _stored(results, run_id, ".predictions.csv")
-    return write_atomic(path, predictions.to_csv(index=False, lineterminator="\n").encode())
+    return write_atomic(path, probabilities.to_csv(index=False, lineterminator="\n").encode())
 
 
 def write_record(results: Path, record: Record) -> Path:

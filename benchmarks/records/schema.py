@@ -139,8 +139,11 @@ class Weights(TypedDict, total=False):
 
 
 class Code(TypedDict, total=False):
-    """The state of our code."""
+    """The state of our code: digests of what trains any method and of the method's own files, and the commit."""
 
+    digest: Annotated[str | None, Column("code_digest")]
+    method_digest: str | None
+    version: str | None
     commit: str | None
     dirty: bool | None
 

@@ -7,10 +7,11 @@ import pandas as pd
 
 from benchmarks.analysis.significance import Ranking
 from benchmarks.analysis.statistics import NUM_RESAMPLES
+from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT
 from benchmarks.records.schema import STATES
 from benchmarks.report.baselines import BASELINE
 
-PREDICTED, FALLBACK, INCIDENT, EDGE = "†", "‡", "§", "¶"
+PREDICTED, FALLBACK, INCIDENT, EDGE, CODE = "†", "‡", "§", "¶", "‖"
 BAD_STATES = tuple(state for state in STATES if state != "ok")
 _WEIGHTS = {
     "hub": "weights from the model hub",
@@ -42,6 +43,10 @@ _SPLITS = {
     "official": "Splits are the publisher's (split {digest:.8}).",
     "ours": "Splits are ours, by {group_key} (split {digest:.8}): those of the papers are not public.",
     "user": "Splits are a user's own (split {digest:.8}).",
+}
+_CODE_MIX = {
+    LEFT_OUT: "Without a mean, as different code has trained the runs",
+    AVERAGED: "The mean runs over what different code has trained",
 }
 _STATE_WORDS = {"oom": "out of memory", "diverged": "diverged", "failed": "failed", "interrupted": "interrupted"}
 
@@ -148,17 +153,36 @@ def footnotes(block: pd.DataFrame) -> list[str]:
             f"{EDGE} The best learning rate lies at the edge of its grid, so a better one may lie beyond: "
             f"{'; '.join(edges)}."
         )
+    notes += _code_notes(block)
     incidents = "; ".join(_incidents(block))
     if incidents:
         notes.append(f"{INCIDENT} {incidents}.")
     return notes
 
 
+def _code_notes(block: pd.DataFrame) -> Iterator[str]:
+    """What the table has left out or averaged though the code that trained differs, and which of its rows differ."""
+    for what, words in _CODE_MIX.items():
+        cells = [
+            f"{row['label']} at {row['resolution']} px by {row['code']}"
+            for _, row in block[block["code_mix"] == what].iterrows()
+        ]
+        if cells:
+            yield f"{CODE} {words}: {'. '.join(cells)}."
+    trained = block[block["code"].notna()]
+    if trained["shared_code"].nunique() > 1:
+        parts = [
+            f"{'; '.join(dict.fromkeys(rows['code']))}: {', '.join(dict.fromkeys(rows['label']))}"
+            for _, rows in trained.groupby("shared_code", sort=False)
+        ]
+        yield f"Not all rows were trained by the same code: {'. '.join(parts)}."
+
+
 def figure_caption(block: pd.DataFrame, what: str) -> str:
-    """What a figure shows, under which protocol, with the note of a fallback backbone."""
+    """What a figure shows, under which protocol, with the notes of a fallback backbone and of mixed code."""
     # A no-break space keeps the mark with its note.
-    fallback = [note.replace(" ", "\u00a0", 1) for note in footnotes(block) if note.startswith(FALLBACK)]
-    return " ".join([what, f"{protocol(block)}.", *fallback])
+    notes = [note.replace(" ", "\u00a0", 1) for note in footnotes(block) if note.startswith((FALLBACK, CODE))]
+    return " ".join([what, f"{protocol(block)}.", *notes])
 
 
 def _incidents(block: pd.DataFrame) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The cells of the shown tables: a summary as text, with its marks and with best and second best found."""
+"""The columns of the shown tables and their entries: cells of a summary as text, with marks, best and second best."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -7,10 +7,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from benchmarks.report.baselines import BASELINE
-from benchmarks.report.captions import BAD_STATES, EDGE, INCIDENT, PREDICTED
+from benchmarks.report.captions import BAD_STATES, CODE, EDGE, INCIDENT, PREDICTED
 
 
-class Cell(NamedTuple):
+class Entry(NamedTuple):
     """What one place of a table says. rank: 1 best, 2 second best of its resolution, 0 neither."""
 
     text: str
@@ -28,66 +28,67 @@ class Column(NamedTuple):
     header: str
     short: str
     better: int
-    cell: Callable[[pd.Series], Cell]
+    entry: Callable[[pd.Series], Entry]
 
 
-def _method(row: pd.Series) -> Cell:
+def _method(row: pd.Series) -> Entry:
     at_edge = row.get("tuned_at_edge")  # a row of the papers' layout stands for many cells
-    return Cell(row["label"], "" if pd.isna(at_edge) or not at_edge else EDGE)
+    return Entry(row["label"], "" if pd.isna(at_edge) or not at_edge else EDGE)
 
 
-def _percent(row: pd.Series) -> Cell:
+def _percent(row: pd.Series) -> Entry:
     value = row["percent"]
     if pd.isna(value):
-        return Cell("–")
-    return Cell("<0.01" if 0 < value < 0.005 else f"{value:.2f}")
+        return Entry("–")
+    return Entry("<0.01" if 0 < value < 0.005 else f"{value:.2f}")
 
 
-def _memory(phase: str) -> Callable[[pd.Series], Cell]:
-    def cell(row: pd.Series) -> Cell:
+def _memory(phase: str) -> Callable[[pd.Series], Entry]:
+    def entry(row: pd.Series) -> Entry:
         where = row["phase"] if row["phase"] == "preload" else "train"
         if row["state"] == "oom" and where == phase:
-            return Cell("OOM", INCIDENT)
+            return Entry("OOM", INCIDENT)
         value = row[f"{phase}_memory_bytes"]
         mark = PREDICTED if row[f"{phase}_memory_source"] == "predicted" else ""
-        return Cell("–") if pd.isna(value) else Cell(_mebibytes(value), mark)
+        return Entry("–") if pd.isna(value) else Entry(_mebibytes(value), mark)
 
-    return cell
-
-
-def _host(row: pd.Series) -> Cell:
-    return Cell("–" if pd.isna(row["host_peak_bytes"]) else _mebibytes(row["host_peak_bytes"]))
+    return entry
 
 
-def _auc(row: pd.Series) -> Cell:
+def _host(row: pd.Series) -> Entry:
+    return Entry("–" if pd.isna(row["host_peak_bytes"]) else _mebibytes(row["host_peak_bytes"]))
+
+
+def _auc(row: pd.Series) -> Entry:
     if row["state"] == "oom":
-        return Cell("OOM", INCIDENT)
+        return Entry("OOM", INCIDENT)
     if row["state"] in BAD_STATES:
-        return Cell(row["state"], INCIDENT)
+        return Entry(row["state"], INCIDENT)
+    mark = "" if pd.isna(row["code_mix"]) else CODE
     if pd.isna(row["auc_mean"]):
-        return Cell("–")
+        return Entry("–", mark)
     spread = "" if pd.isna(row["auc_sd"]) else f" ± {100 * row['auc_sd']:.2f}"
-    return Cell(f"{100 * row['auc_mean']:.2f}{spread}")
+    return Entry(f"{100 * row['auc_mean']:.2f}{spread}", mark)
 
 
-def _accuracy(row: pd.Series) -> Cell:
-    return Cell("–" if pd.isna(row["accuracy_mean"]) else f"{100 * row['accuracy_mean']:.2f}")
+def _accuracy(row: pd.Series) -> Entry:
+    return Entry("–" if pd.isna(row["accuracy_mean"]) else f"{100 * row['accuracy_mean']:.2f}")
 
 
-def _interval(row: pd.Series) -> Cell:
+def _interval(row: pd.Series) -> Entry:
     if pd.isna(row["auc_low"]):
-        return Cell("–")
-    return Cell(f"{100 * row['auc_low']:.2f} to {100 * row['auc_high']:.2f}")
+        return Entry("–")
+    return Entry(f"{100 * row['auc_low']:.2f} to {100 * row['auc_high']:.2f}")
 
 
-def _against(name: str) -> Callable[[pd.Series], Cell]:
-    def cell(row: pd.Series) -> Cell:
+def _against(name: str) -> Callable[[pd.Series], Entry]:
+    def entry(row: pd.Series) -> Entry:
         if row[f"is_{name}"] is True:
-            return Cell(name)
+            return Entry(name)
         change, p = row[f"vs_{name}_change"], row[f"vs_{name}_p_holm"]
-        return Cell("–") if pd.isna(p) else Cell(f"{100 * change:+.2f} ({shown_p(p)})".replace("-", "−"))
+        return Entry("–") if pd.isna(p) else Entry(f"{100 * change:+.2f} ({shown_p(p)})".replace("-", "−"))
 
-    return cell
+    return entry
 
 
 def shown_p(p: float) -> str:
@@ -95,33 +96,33 @@ def shown_p(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _seeds(row: pd.Series) -> Cell:
+def _seeds(row: pd.Series) -> Entry:
     if row["state"] == BASELINE:
-        return Cell("–")
+        return Entry("–")
     partial = row["state"] == "ok" and sum(row[f"seeds_{state}"] for state in BAD_STATES)
     some = row["seeds_ok"] < row["seeds_asked"]
     text = f"{row['seeds_ok']} of {row['seeds_asked']}" if some else f"{row['seeds_ok']}"
-    return Cell(text, INCIDENT if partial else "")
+    return Entry(text, INCIDENT if partial else "")
 
 
-def _score(name: str) -> Callable[[pd.Series], Cell]:
-    def cell(row: pd.Series) -> Cell:
+def _score(name: str) -> Callable[[pd.Series], Entry]:
+    def entry(row: pd.Series) -> Entry:
         mark = PREDICTED if name == "pme" and row["pme_source"] == "predicted" else ""
-        return Cell("–") if pd.isna(row[name]) else Cell(f"{100 * row[name]:.2f}", mark)
+        return Entry("–") if pd.isna(row[name]) else Entry(f"{100 * row[name]:.2f}", mark)
 
-    return cell
+    return entry
 
 
-def _number(name: str) -> Callable[[pd.Series], Cell]:
-    def cell(row: pd.Series) -> Cell:
+def _number(name: str) -> Callable[[pd.Series], Entry]:
+    def entry(row: pd.Series) -> Entry:
         value = row[name]
-        return Cell("–" if pd.isna(value) else f"{value:,.1f}" if value < 100 else f"{value:,.0f}")
+        return Entry("–" if pd.isna(value) else f"{value:,.1f}" if value < 100 else f"{value:,.0f}")
 
-    return cell
+    return entry
 
 
-def _disk(row: pd.Series) -> Cell:
-    return Cell("–" if pd.isna(row["cache_bytes"]) else _mebibytes(row["cache_bytes"]))
+def _disk(row: pd.Series) -> Entry:
+    return Entry("–" if pd.isna(row["cache_bytes"]) else _mebibytes(row["cache_bytes"]))
 
 
 COLUMNS = (
@@ -137,7 +138,7 @@ COLUMNS = (
     Column("Accuracy (%)", "", 0, _accuracy),
     Column("Train (s)", "", 0, _number("seconds_train")),
 )
-# What the stored predictions add.
+# What the stored probabilities add.
 EVIDENCE_COLUMNS = (
     Column("AUC 95 % CI (%)", "", 0, _interval),
     Column("To full (p)", "", 0, _against("full")),
@@ -159,19 +160,19 @@ def _mebibytes(value: float) -> str:
 def columns_of(block: pd.DataFrame) -> list[Column]:
     """The columns a block needs: host memory only where training ran on the host, costs of preloading where any did."""
     on_host = (block["device_type"] == "cpu").any()
-    columns = [column for column in COLUMNS if column.cell is not _host or on_host]
+    columns = [column for column in COLUMNS if column.entry is not _host or on_host]
     if "auc_low" in block and block["auc_low"].notna().any():
-        place = next(i for i, column in enumerate(columns) if column.cell is _auc) + 1
+        place = next(i for i, column in enumerate(columns) if column.entry is _auc) + 1
         columns[place:place] = EVIDENCE_COLUMNS
     return [*columns, *(PRELOAD_COLUMNS if block["cache_bytes"].notna().any() else ())]
 
 
-def rows_by_resolution(block: pd.DataFrame, columns: Sequence[Column]) -> Iterator[tuple[str, list[list[Cell]]]]:
+def rows_by_resolution(block: pd.DataFrame, columns: Sequence[Column]) -> Iterator[tuple[str, list[list[Entry]]]]:
     """The rows of a block by resolution, with best and second best of each column marked."""
     for resolution, group in block.groupby("resolution", sort=True):
         effective = group["effective_resolution"].dropna()
         runs_at = f" (runs at {int(effective.iloc[0])})" if len(effective) and effective.iloc[0] != resolution else ""
-        rows = [[column.cell(row) for column in columns] for _, row in group.iterrows()]
+        rows = [[column.entry(row) for column in columns] for _, row in group.iterrows()]
         usable = [i for i, state in enumerate(group["state"]) if state == "ok"]
         for j, column in enumerate(columns):
             for i, rank in _ranks([rows[i][j] for i in usable], column.better):
@@ -179,14 +180,14 @@ def rows_by_resolution(block: pd.DataFrame, columns: Sequence[Column]) -> Iterat
         yield f"{resolution} px{runs_at}", rows
 
 
-def _ranks(cells: Sequence[Cell], better: int) -> Iterator[tuple[int, int]]:
-    """Index and rank of the best and second-best cells, by the value shown: what reads the same ranks the same."""
+def _ranks(entries: Sequence[Entry], better: int) -> Iterator[tuple[int, int]]:
+    """Index and rank of the best and second-best entries, by the value shown: what reads the same ranks the same."""
     # A prediction does not compete with measurements.
-    measured = any(cell.mark != PREDICTED and _value(cell) is not None for cell in cells)
+    measured = any(entry.mark != PREDICTED and _value(entry) is not None for entry in entries)
     values = {
         i: value * better
-        for i, cell in enumerate(cells)
-        if (value := _value(cell)) is not None and not (measured and cell.mark == PREDICTED)
+        for i, entry in enumerate(entries)
+        if (value := _value(entry)) is not None and not (measured and entry.mark == PREDICTED)
     }
     if better and len(values) > 1:
         order = sorted(set(values.values()), reverse=True)
@@ -195,6 +196,6 @@ def _ranks(cells: Sequence[Cell], better: int) -> Iterator[tuple[int, int]]:
                 yield i, order.index(value) + 1
 
 
-def _value(cell: Cell) -> float | None:
-    number = re.match(r"<?([\d,.]+)", cell.text)
+def _value(entry: Entry) -> float | None:
+    number = re.match(r"<?([\d,.]+)", entry.text)
     return float(number[1].replace(",", "")) if number else None

@@ -23,17 +23,21 @@ _MIB = 2**20
 
 
 class Side(NamedTuple):
-    """One of the folders: its runs as `records.runs_frame` gives them, and the evidence of their predictions."""
+    """One of the folders: its runs as `records.runs_frame` gives them, and the evidence of their probabilities."""
 
     frame: pd.DataFrame
     evidence: dict[str, Evidence]
 
 
-def compare_results(before: Side, after: Side) -> pd.DataFrame:
+def compare_results(before: Side, after: Side, mix_code: bool = False) -> pd.DataFrame:
     """What changed in each cell: a method on a dataset at a resolution under one protocol, means over seeds.
 
     Cells are matched within the same protocol and images. Where a method has one setting on either side, the two are
     matched even if a setting differs, which is then named; several settings are matched where they are equal.
+
+    Args:
+        before, after: the folders.
+        mix_code: whether to average, on either side, runs that different code has trained.
 
     Returns:
         One row a cell of either side: block, dataset, resolution, method, label, settings (what differs); state, seeds,
@@ -41,11 +45,11 @@ def compare_results(before: Side, after: Side) -> pd.DataFrame:
         bootstrap), p_images and test (`DeLong` or `bootstrap`, where both predict the same images), p_seeds (t test,
         paired where the seeds are the same), both also as _holm, corrected over all cells; memory_change, where both
         are measured or both predicted; trainable_change; in (`both`, `before`, `after`); auc: `same`,
-        `not significant`, `significant` (by images, or by seeds without predictions, at 0.05 after Holm) or `no test`.
+        `not significant`, `significant` (by images, or by seeds without probabilities, at 0.05 after Holm) or
+        `no test`.
     """
-    rows = [
-        _row(first, second, before, after) for first, second in _matched(summary(before.frame), summary(after.frame))
-    ]
+    tables = [summary(side.frame, mix_code) for side in (before, after)]
+    rows = [_row(first, second, before, after) for first, second in _matched(*tables)]
     for name in ("p_images", "p_seeds"):
         known = [row for row in rows if row[name] is not None]
         for row, corrected in zip(known, holm([row[name] for row in known]), strict=True):

@@ -16,18 +16,19 @@ SCRIPTS = ("core.js", "table.js", "figures.js", "memory.js", "runs.js", "page.js
 
 
 def write_report(
-    results: Path, output: Path, records: Sequence[Record], problems: Sequence[str] = ()
+    results: Path, output: Path, records: Sequence[Record], problems: Sequence[str] = (), mix_code: bool = False
 ) -> tuple[Path, list[str]]:
     """Write the page.
 
     Args:
-        results: the results root; its predictions and measured memory are shown too, and the page links to its files.
+        results: the results root; its probabilities and measured memory are shown too, and the page links to its files.
         output: the HTML file to write.
         records: the runs to show.
         problems: a line for each record that could not be read; shown on the page.
+        mix_code: whether to average runs that different code has trained.
 
     Returns:
-        The file, and `problems` with those of the stored predictions.
+        The file, and `problems` with those of the stored probabilities and of cells without a mean.
 
     Raises:
         UserError: `output` is a folder.
@@ -35,7 +36,7 @@ def write_report(
     """
     if output.is_dir():
         raise UserError(f"output must be a file, got {str(output)!r}: name one like {str(output / 'report.html')!r}")
-    data = collect(results, output.absolute().parent, records, problems)
+    data = collect(results, output.absolute().parent, records, problems, mix_code)
     try:
         return write_atomic(output, make_page(data).encode()), data["problems"]
     except MachineError as error:

@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix
 
 from benchmarks.analysis.auc_resamples import load_evidence
 from benchmarks.analysis.significance import add_significance
-from benchmarks.analysis.summary import CELL, block_ids, blocks, summary
+from benchmarks.analysis.summary import CELL, block_ids, blocks, refusals, summary
 from benchmarks.choices import PHASES
 from benchmarks.errors import UserError
 from benchmarks.memory.card_fit import MARGIN
@@ -29,28 +29,34 @@ from methods import METHODS
 
 _SETTING = ("backbone", "batch_size", "precision", "attention", "grad_checkpointing")
 # What a row says elsewhere: in its place, its protocol or its footnotes.
-_SAID = (*CELL, *PROTOCOL, "label", "dataset_label", "dataset_title", "method_title", "message", "backbone_requested")
+_SAID = (
+    *(*CELL, *PROTOCOL, "label", "dataset_label", "dataset_title", "method_title", "message", "backbone_requested"),
+    *("shared_code", "code", "code_mix"),
+)
 _SYMBOLS = {
     **{"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"},
-    **{"X": "x", "*": "star", "<": "triangle-left", ">": "triangle-right", "h": "hexagon"},
+    **{"X": "x", "*": "star", "<": "triangle-left", ">": "triangle-right", "h": "hexagon", "d": "diamond-tall"},
 }
 
 
-def collect(results: Path, folder: Path, records: Sequence[Record], problems: Sequence[str] = ()) -> dict[str, Any]:
+def collect(
+    results: Path, folder: Path, records: Sequence[Record], problems: Sequence[str] = (), mix_code: bool = False
+) -> dict[str, Any]:
     """Everything the page shows, ready for JSON: no number that is not finite, floats to six digits.
 
     Args:
-        results: the results root; predictions and measured memory are read from it.
+        results: the results root; probabilities and measured memory are read from it.
         folder: where the page will lie; links to records are relative to it.
         records: the runs.
         problems: a line for each record that could not be read.
+        mix_code: whether to average runs that different code has trained.
 
     Raises:
         UserError: a file of measured memory is damaged.
     """
     frame = runs_frame(records)
     evidence, unreadable = load_evidence(results, frame)
-    table = summary(frame)
+    table = summary(frame, mix_code)
     if len(table):
         table = add_baselines(add_significance(table, evidence))
     measured = dict(zip(sorted((results / "measured").glob("*/*.json")), read_measured(results), strict=True))
@@ -67,7 +73,7 @@ def collect(results: Path, folder: Path, records: Sequence[Record], problems: Se
             "definitions": definitions(table),
             "needs": f"the highest peak of all phases, {MARGIN:.0%} of it for fragmentation and the prediction's "
             f"error, and {CONTEXT_BYTES['train'] / 2**20:,.0f} MiB of CUDA context, as bench.py fit counts",
-            "problems": [*problems, *dict.fromkeys([*unreadable, *unread])],
+            "problems": [*problems, *dict.fromkeys([*unreadable, *unread]), *([] if mix_code else refusals(frame))],
             "styles": _styles(table, points),
             "columns": columns,
             "extra": extra,
@@ -91,7 +97,7 @@ def collect(results: Path, folder: Path, records: Sequence[Record], problems: Se
 
 
 def class_results(path: Path) -> dict[str, Any]:
-    """Test results of each class, from stored per-image predictions: the class of highest probability counts.
+    """Test results of each class, from stored per-image probabilities: the class of highest probability counts.
 
     Returns:
         `classes`: names; `confusion`: counts, a row for each true class, a column for each predicted one;
@@ -141,14 +147,14 @@ def _rows(
     places: dict[tuple[Any, ...], int] = {}
     for group, block in enumerate(blocks(table)):
         parts = zip(rows_by_resolution(block, columns), block.groupby("resolution", sort=True), strict=True)
-        for (resolution, cells), (_, part) in parts:
-            for row_cells, (_, row) in zip(cells, part.iterrows(), strict=True):
+        for (resolution, entries), (_, part) in parts:
+            for row_entries, (_, row) in zip(entries, part.iterrows(), strict=True):
                 places[_place(row, row["block"])] = len(rows)
                 rows.append(
                     {
                         **{"group": group, "resolution": row["resolution"], "resolution_text": resolution},
                         **{name: row[name] for name in ("label", "method", "state", "auc_mean", "auc_sd")},
-                        **{"cells": [list(cell) for cell in row_cells], "costs": _costs(row)},
+                        **{"cells": [list(entry) for entry in row_entries], "costs": _costs(row)},
                         "extra": [_raw(name, row[name]) for name in extra],
                     }
                 )
@@ -184,7 +190,7 @@ def _raw(name: str, value: Any) -> str:
 def _runs(
     results: Path, records: Sequence[Record], rows: Sequence[int | None]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every run with its row and per-class results, and a line for each file of predictions that cannot be read."""
+    """Every run with its row and per-class results, and a line for each file of probabilities that cannot be read."""
     runs, problems = [], []
     for record, row in zip(records, rows, strict=True):
         name = record["run_id"]

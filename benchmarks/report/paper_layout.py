@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from benchmarks.analysis.summary import blocks, summary
 from benchmarks.report.baselines import add_baselines
-from benchmarks.report.captions import INCIDENT, footnotes, protocol, spread, title
+from benchmarks.report.captions import CODE, INCIDENT, footnotes, protocol, spread, title
 from benchmarks.report.missing_runs import commands
 from benchmarks.report.paper_table import PaperTable, beside_published, paper_columns, paper_tables, published_figures
 from benchmarks.report.tables import LATEX_PACKAGES, escape_latex, escape_markdown, latex_table, markdown_rows
@@ -29,19 +29,20 @@ _MISSING = "What was not run, this would run (PATH: where a folder of yours lies
 _SUITE = "python bench.py --suite paper"
 
 
-def write_paper_tables(results: Path, frame: pd.DataFrame, published: bool) -> list[Path]:
+def write_paper_tables(results: Path, frame: pd.DataFrame, published: bool, mix_code: bool = False) -> list[Path]:
     """Write paper.md, paper.csv and paper.tex to `results/tables`.
 
     Args:
         results: the results root.
         frame: the runs to show, as `records.runs_frame` gives them.
         published: whether to put the cited figures beside ours.
+        mix_code: whether to average runs that different code has trained.
 
     Raises:
         MachineError: the folder cannot be written.
         MissingError: the published figures are not there.
     """
-    papers = list(paper_tables(summary(frame)))
+    papers = list(paper_tables(summary(frame, mix_code)))
     cited = published_figures() if published else None
     paired = [beside_published(paper, cited) if cited is not None else pd.DataFrame() for paper in papers]
     # Cited figures that no protocol of ours can stand beside are shown all the same, with the suite that fills them.
@@ -88,7 +89,7 @@ def _with_chance(paper: PaperTable) -> pd.DataFrame:
         chance |= {"method": "chance", "label": "Chance, majority class (baselines)", "state": "baseline"}
         chance |= {f"auc {name}": 0.5 for name in paper.datasets} | {f"state {name}": "ok" for name in paper.datasets}
         chance |= {f"seeds {name}": "1 of 1" for name in paper.datasets} | {"auc_mean": 0.5}
-        chance |= {f"failed {name}": 0 for name in paper.datasets}
+        chance |= {f"mark {name}": "" for name in paper.datasets}
         parts += [group.astype("object"), pd.DataFrame([chance], columns=group.columns, dtype="object")]
     return pd.concat(parts, ignore_index=True)
 
@@ -108,7 +109,8 @@ def _notes(paper: PaperTable) -> list[str]:
     for block in blocks(paper.block):
         for note in footnotes(block):
             where = f" {block['dataset_label'].iloc[0]}," if len(paper.datasets) > 1 else ""
-            found[note.replace(INCIDENT, f"{INCIDENT}{where}", 1) if note.startswith(INCIDENT) else note] = None
+            mark = note[0] if note.startswith((INCIDENT, CODE)) else ""
+            found[f"{mark}{where}{note.removeprefix(mark)}" if mark else note] = None
     return [*notes, *found]
 
 
@@ -148,7 +150,7 @@ def _csv(papers: Sequence[PaperTable], paired: Sequence[pd.DataFrame], alone: pd
     keys = ["method", "label", "resolution"]
     for paper, beside in zip(papers, paired, strict=True):
         rows = paper.rows.drop(columns=["phase", "measured_train_bytes", "predicted_train_bytes"])
-        rows = rows.drop(columns=[f"failed {name}" for name in paper.datasets])
+        rows = rows.drop(columns=[f"mark {name}" for name in paper.datasets])
         rows["averaged_over"] = [", ".join(paper.averaged[side]) for side in rows["resolution"]]
         rows["protocol"] = protocol(paper.block)
         if len(beside):

@@ -14,8 +14,8 @@ from benchmarks.analysis.summary import (
 )
 from benchmarks.errors import MissingError
 from benchmarks.report.baselines import BASELINE
-from benchmarks.report.captions import BAD_STATES, INCIDENT
-from benchmarks.report.columns import COLUMNS, Cell, Column
+from benchmarks.report.captions import BAD_STATES, CODE, INCIDENT
+from benchmarks.report.columns import COLUMNS, Column, Entry
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 # As papers name backbones, and how timm begins the name of the same architecture.
@@ -93,8 +93,9 @@ def _row(group: pd.DataFrame, method: str, label: str, datasets: list[str], aver
         for _, cell in cells[cells["dataset_label"] == name].iterrows():
             row |= {f"auc {name}": cell["auc_mean"], f"sd {name}": cell["auc_sd"], f"state {name}": cell["state"]}
             row[f"seeds {name}"] = f"{cell['seeds_ok']} of {cell['seeds_asked']}"
-            row[f"failed {name}"] = sum(cell[f"seeds_{state}"] for state in BAD_STATES)
-        row = {f"{part} {name}": None for part in ("auc", "sd", "state", "seeds", "failed")} | row
+            failed = sum(cell[f"seeds_{state}"] for state in BAD_STATES)
+            row[f"mark {name}"] = (CODE if pd.notna(cell["code_mix"]) else "") + (INCIDENT if failed else "")
+        row = {f"{part} {name}": None for part in ("auc", "sd", "state", "seeds", "mark")} | row
     states = [row[f"state {name}"] for name in datasets if row[f"state {name}"]]
     row["state"] = "ok" if "ok" in states else states[0] if states else None
     if "oom" in states:
@@ -128,34 +129,36 @@ def paper_columns(datasets: list[str]) -> list[Column]:
     aucs = [Column(name, "", 1, _auc(name)) for name in datasets]
     shown = [method, percent, memory, *aucs, Column("Average", "", 1, _average), ppe, pme]
     # Here a dash would read as a result: what was not run is empty.
-    return [column._replace(cell=_empty_for_dash(column.cell)) for column in shown]
+    return [column._replace(entry=_empty_for_dash(column.entry)) for column in shown]
 
 
-def _auc(name: str) -> Callable[[pd.Series], Cell]:
-    def cell(row: pd.Series) -> Cell:
+def _auc(name: str) -> Callable[[pd.Series], Entry]:
+    def entry(row: pd.Series) -> Entry:
         state = row[f"state {name}"]
         if pd.isna(state):
-            return Cell("")
+            return Entry("")
         if state != "ok":
-            return Cell("OOM" if state == "oom" else state, INCIDENT)
+            return Entry("OOM" if state == "oom" else state, INCIDENT)
+        if pd.isna(row[f"auc {name}"]):
+            return Entry("–", row[f"mark {name}"])
         spread = "" if pd.isna(row[f"sd {name}"]) else f" ± {100 * row[f'sd {name}']:.2f}"
         done, asked = row[f"seeds {name}"].split(" of ")
         seeds = "" if done == asked else f" ({done} of {asked})"
-        return Cell(f"{100 * row[f'auc {name}']:.2f}{spread}{seeds}", INCIDENT if row[f"failed {name}"] else "")
+        return Entry(f"{100 * row[f'auc {name}']:.2f}{spread}{seeds}", row[f"mark {name}"])
 
-    return cell
-
-
-def _average(row: pd.Series) -> Cell:
-    return Cell("" if pd.isna(row["auc_mean"]) else f"{100 * row['auc_mean']:.2f}")
+    return entry
 
 
-def _empty_for_dash(shown: Callable[[pd.Series], Cell]) -> Callable[[pd.Series], Cell]:
-    def cell(row: pd.Series) -> Cell:
+def _average(row: pd.Series) -> Entry:
+    return Entry("" if pd.isna(row["auc_mean"]) else f"{100 * row['auc_mean']:.2f}")
+
+
+def _empty_for_dash(shown: Callable[[pd.Series], Entry]) -> Callable[[pd.Series], Entry]:
+    def entry(row: pd.Series) -> Entry:
         found = shown(row)
-        return Cell("") if found.text == "–" else found
+        return Entry("") if found.text == "–" and not found.mark else found
 
-    return cell
+    return entry
 
 
 def published_figures(folder: Path = PUBLISHED) -> pd.DataFrame:

@@ -31,7 +31,7 @@ from benchmarks.report.style import (
 )
 
 
-def write_plots(results: Path, frame: pd.DataFrame) -> list[Path]:
+def write_plots(results: Path, frame: pd.DataFrame, mix_code: bool = False) -> list[Path]:
     """Write the figures of every dataset and protocol to `results/plots`, each as png and pdf.
 
     The names are `<figure>_<dataset>_<protocol>`, the protocol as the tables name it; the ranks of three
@@ -41,13 +41,14 @@ def write_plots(results: Path, frame: pd.DataFrame) -> list[Path]:
     Args:
         results: the results root.
         frame: the runs to show, as `records.runs_frame` gives them.
+        mix_code: whether to average runs that different code has trained.
 
     Raises:
         MachineError: the folder cannot be written.
     """
     paths: list[Path] = []
     figures = {"memory": _memory, "auc-over-memory": _auc_over_memory, "auc-over-resolution": _auc_over_resolution}
-    table = summary(frame)
+    table = summary(frame, mix_code)
     for block in blocks(table):
         place = re.sub(r"[^A-Za-z0-9-]+", "-", f"{block['dataset_label'].iloc[0]}").strip("-").lower()
         for name, draw in figures.items():

@@ -1,6 +1,7 @@
 """How our figures look: sizes of a printed column, one style a method, a legend above and a caption below."""
 
 import io
+import itertools
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,10 +30,11 @@ RC: dict[Any, Any] = {
     **{"font.family": "DejaVu Sans", "axes.grid": True, "grid.color": "0.92", "grid.linewidth": 0.5},
     **{"axes.axisbelow": True, "figure.dpi": 300, "mathtext.default": "regular"},
 }
-# Okabe-Ito, with a wine red for its yellow, which is lost on white paper.
-_COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#882255")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+# Okabe-Ito, with a wine red for its yellow, which is lost on white paper; its black is full fine-tuning's alone. Seven
+# colours and twelve markers, counted on together, meet again after 84 places, and neighbours differ in both.
+_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#882255")
+_MARKERS = ("s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "o", "d")
+_DASHES: tuple[Any, ...] = ((0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), "-")
 
 
 class Style(NamedTuple):
@@ -43,20 +45,23 @@ class Style(NamedTuple):
     dashes: Any
 
 
+FULL = Style("#000000", "o", "-")
+
+
 def styles(labels: Iterable[tuple[str, str]]) -> dict[str, Style]:
-    """A style for each (method, label): that of its place in the table of methods; variants take the places after."""
+    """A style for each (method, label), whatever else is shown: that of its method's place in the table of methods.
+
+    Further variants of a method, and methods that only stored records know, take the places after the table's.
+    """
     ordered = sorted(set(labels), key=lambda pair: (method_rank(pair[0]), pair[1]))
-    taken: set[int] = set()
-    chosen = {}
-    for method, label in ordered:
-        place = method_rank(method)[0]
-        if place in taken or method not in METHODS:
-            place = max([len(METHODS) - 1, *taken]) + 1
-        taken.add(place)
-        chosen[label] = Style(
-            _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)], _DASHES[place % len(_DASHES)]
-        )
-    return chosen
+    own = {name: _style(place) for place, name in enumerate(name for name in METHODS if name != "full")}
+    own["full"] = FULL
+    after = itertools.count(len(own) - 1)
+    return {label: own.pop(method) if method in own else _style(next(after)) for method, label in ordered}
+
+
+def _style(place: int) -> Style:
+    return Style(*(looks[place % len(looks)] for looks in (_COLOURS, _MARKERS, _DASHES)))
 
 
 def draw_points(

@@ -1,4 +1,4 @@
-"""Tables of stored results: markdown, csv, LaTeX, and one for the terminal, all from the same cells."""
+"""Tables of stored results: markdown, csv, LaTeX, and one for the terminal, all from the same entries."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from benchmarks.report.captions import (
     spread,
     title,
 )
-from benchmarks.report.columns import Cell, Column, columns_of, rows_by_resolution
+from benchmarks.report.columns import Column, Entry, columns_of, rows_by_resolution
 from benchmarks.storage.files import write_atomic
 
 LATEX_PACKAGES = "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}.\n"
@@ -45,23 +45,27 @@ _TEX = {
         "‡": r"$^{\ddagger}$",
         "§": r"$^{\S}$",
         "¶": r"$^{\P}$",
+        "‖": r"$^{\|}$",
     },
 }
 
 
-def write_tables(results: Path, frame: pd.DataFrame, evidence: Mapping[str, Evidence] = NO_EVIDENCE) -> list[Path]:
+def write_tables(
+    results: Path, frame: pd.DataFrame, evidence: Mapping[str, Evidence] = NO_EVIDENCE, mix_code: bool = False
+) -> list[Path]:
     """Write results.md, results.csv and results.tex to `results/tables`.
 
     Args:
         results: the results root.
         frame: the runs to show, as `records.runs_frame` gives them.
-        evidence: their predictions, as `evidence.load_evidence` gives them; a run without has no interval.
+        evidence: their probabilities, as `evidence.load_evidence` gives them; a run without has no interval.
+        mix_code: whether to average runs that different code has trained.
 
     Raises:
         UserError: there are no runs to show.
         MachineError: the folder cannot be written.
     """
-    table = summary(frame)
+    table = summary(frame, mix_code)
     if table.empty:
         raise UserError(
             f"results must hold at least one run, got none in {str(results / 'runs')!r}: run bench.py first"
@@ -75,10 +79,10 @@ def write_tables(results: Path, frame: pd.DataFrame, evidence: Mapping[str, Evid
     return [write_atomic(results / "tables" / name, text.encode()) for name, text in texts.items()]
 
 
-def console_table(frame: pd.DataFrame) -> Table:
+def console_table(frame: pd.DataFrame, mix_code: bool = False) -> Table:
     """The same tables for a terminal, one under the other, made for 100 columns."""
     stack = Table.grid()
-    for block in blocks(summary(frame)):
+    for block in blocks(summary(frame, mix_code)):
         stack.add_row(_console_block(block))
         stack.add_row("")
     return stack
@@ -117,7 +121,7 @@ def markdown_rows(block: pd.DataFrame, columns: Sequence[Column]) -> str:
     headers = ["Resolution", *(_header(escape_markdown(column.header), column.better) for column in columns)]
     rows: list[list[str]] = []
     for resolution, group in rows_by_resolution(block, columns):
-        rows += [[resolution if i == 0 else "", *map(_cell_md, cells)] for i, cells in enumerate(group)]
+        rows += [[resolution if i == 0 else "", *map(_entry_md, entries)] for i, entries in enumerate(group)]
     align = ["left", "left", *["right"] * (len(columns) - 1)]
     return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True) + "\n"
 
@@ -139,8 +143,8 @@ def _ranks_md(table: pd.DataFrame) -> list[str]:
     return parts
 
 
-def _cell_md(cell: Cell) -> str:
-    return _RANKS_MD[cell.rank].format(escape_markdown(cell.text)) + cell.mark
+def _entry_md(entry: Entry) -> str:
+    return _RANKS_MD[entry.rank].format(escape_markdown(entry.text)) + entry.mark
 
 
 def _latex(table: pd.DataFrame) -> str:
@@ -168,8 +172,8 @@ def latex_table(
     ]
     for resolution, group in rows_by_resolution(block, columns):
         lines.append(r"\midrule")
-        for i, cells in enumerate(group):
-            lines.append(_row_tex([escape_latex(resolution) if i == 0 else "", *map(_cell_tex, cells)]))
+        for i, entries in enumerate(group):
+            lines.append(_row_tex([escape_latex(resolution) if i == 0 else "", *map(_entry_tex, entries)]))
     lines += [r"\bottomrule", r"\end{tabular}"]
     if notes:
         shown = r" \\ ".join(map(escape_latex, notes))
@@ -177,12 +181,12 @@ def latex_table(
     return "\n".join([*lines, r"\end{table*}", ""])
 
 
-def _row_tex(cells: list[str]) -> str:
-    return " & ".join(cells) + r" \\"
+def _row_tex(texts: list[str]) -> str:
+    return " & ".join(texts) + r" \\"
 
 
-def _cell_tex(cell: Cell) -> str:
-    return _RANKS_TEX[cell.rank].format(escape_latex(cell.text)) + escape_latex(cell.mark)
+def _entry_tex(entry: Entry) -> str:
+    return _RANKS_TEX[entry.rank].format(escape_latex(entry.text)) + escape_latex(entry.mark)
 
 
 def _console_block(block: pd.DataFrame) -> Table:
@@ -212,11 +216,11 @@ def _console_block(block: pd.DataFrame) -> Table:
             overflow="fold",
         )
     for resolution, group in rows_by_resolution(block, columns):
-        for i, cells in enumerate(group):
+        for i, entries in enumerate(group):
             side = resolution.replace(" px", "").replace("runs at ", "") if i == 0 else ""
-            view.add_row(side, *map(_cell_console, cells), end_section=i == len(group) - 1)
+            view.add_row(side, *map(_entry_console, entries), end_section=i == len(group) - 1)
     return view
 
 
-def _cell_console(cell: Cell) -> Text:
-    return Text(cell.text, style=_RANKS_CONSOLE[cell.rank]).append(cell.mark, style="not bold not underline")
+def _entry_console(entry: Entry) -> Text:
+    return Text(entry.text, style=_RANKS_CONSOLE[entry.rank]).append(entry.mark, style="not bold not underline")

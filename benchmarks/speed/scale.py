@@ -36,7 +36,7 @@ from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.memory.point import MemoryPoint, views_of
 from benchmarks.memory.prediction_cache import predict_points
 from benchmarks.records.frame import load_frame
-from benchmarks.records.record import read_record, write_predictions, write_record
+from benchmarks.records.record import read_record, write_probabilities, write_record
 from benchmarks.records.schema import Record
 from benchmarks.records.stored import StoredStates
 from benchmarks.suite.plan import Plan, PlannedRun, make_plan
@@ -158,7 +158,7 @@ def store_like(model: Record, run: PlannedRun, dataset: Dataset, results: Path) 
     test = (frame["split"] == "test").to_numpy()
     record["measurements"]["test"]["auc"] = macro_auc(labels[test], scores[test])
     record["measurements"]["val"]["auc"] = macro_auc(labels[~test], scores[~test])
-    write_predictions(results, config.run_id, frame)
+    write_probabilities(results, config.run_id, frame)
     write_record(results, record)
 
 

@@ -239,6 +239,9 @@ class SuiteOptions(_Model):
         Option("also log to tensorboard, mlflow or wandb, where installed (default: none)", "processes", "T"),
     ] = None
     verbose: Annotated[Switch, Option("show all that runs write to their logs", "processes")] = False
+    mix_code: Annotated[
+        Switch, Option("average seeds of a method that different code has trained (default: leave their mean out)")
+    ] = False
     dry_run: Annotated[Switch, Option("show what is stored and to do, what it takes, and stop")] = False
     predict_all: Annotated[Switch, Option("with --dry-run: predict memory even for more than 100 new settings")] = False
 

@@ -33,6 +33,8 @@ def main() -> int:
         signal.signal(signum, signal.SIG_IGN)  # SLURM sends them to every process; what they mean is the suite's affair
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log
+    # All that trains, before there is a job: the record says which code this process has, not what a file holds later.
+    import benchmarks.suite.run  # noqa: F401
     from benchmarks.errors import UserError
     from benchmarks.plugins import check_unchanged, load_plugins
     from benchmarks.suite.devices import resolve_device
@@ -137,8 +139,9 @@ def _paths(fields: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def _execute(run: Any, work: Callable[[], object], job: dict[str, Any], clock: Any) -> dict[str, Any]:
     """Runs to the end or to what stops it, and returns the record either way."""
-    from benchmarks.environment import describe_environment
+    from benchmarks.environment import describe_environment, trained_by
     from benchmarks.training.loop import Diverged
+    from methods import METHODS
 
     started = datetime.now(UTC)
     status: dict[str, Any] = {"state": "ok", "message": None, "phase": None}
@@ -157,7 +160,7 @@ def _execute(run: Any, work: Callable[[], object], job: dict[str, Any], clock: A
         "status": status,
         "run": {
             "config": asdict(run.config),
-            "code": job["code"],
+            "code": job["code"] | trained_by(METHODS[run.config.method].build.__module__),
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "weights": job["weights"],
@@ -190,10 +193,10 @@ def _failure(error: Exception, phase: str | None) -> dict[str, Any]:
 
 
 def _store(results: Path, record: dict[str, Any], run: Any) -> None:
-    from benchmarks.records.record import write_predictions, write_record
+    from benchmarks.records.record import write_probabilities, write_record
 
     if run.predictions is not None:
-        write_predictions(results, record["run_id"], run.predictions)
+        write_probabilities(results, record["run_id"], run.predictions)
     write_record(results, record)
 
 

@@ -14,6 +14,7 @@ from benchmarks.config import RunConfig
 from benchmarks.data.augment import Preprocessing
 from benchmarks.data.batches import Split, iterate
 from benchmarks.data.dataset import Dataset
+from benchmarks.environment import code_digest, method_files
 from benchmarks.features.cache import FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
 from benchmarks.images.decode import PIXEL_FORMAT, decoding_side
 from benchmarks.model.build import feature_shapes
@@ -21,7 +22,16 @@ from benchmarks.plugins import digests_of
 from benchmarks.training.bench import Emit
 from benchmarks.training.peak_memory import PhaseMemory
 from benchmarks.training.step import extraction_step
+from methods import METHODS
 from methods.contract import IMAGE
+
+# What features depend on of our code, beside the extractor's own: how an image is read, resized, put into a batch and
+# normalised, the backbone, and the step that extracts. An edit of the training loop costs nobody's features, and the
+# cache's files have a version of their own.
+EXTRACTS = (
+    *("benchmarks/images/", "benchmarks/model/", "benchmarks/training/step.py", "benchmarks/training/preload.py"),
+    *(f"benchmarks/data/{name}.py" for name in ("augment", "batches", "image_store")),
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,7 @@ class Preloading:
             "attention": config.attention,
             "device_type": self.device.type,
             "extractor": extractor.identity,
+            "code": code_digest((*EXTRACTS, *method_files(METHODS[config.method].extractor.__module__))),
         } | ({"plugins": plugins} if plugins else {})
         shapes, parts = feature_shapes(config.method, self.method_config, config.backbone, view.shape[-1])
         batches = [
