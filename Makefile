@@ -1,5 +1,6 @@
 # make bench   set up .venv and run the demo suite: table and plots in results/
 # make test    set up .venv and run every check
+# make quick   what to run after each edit: every check but the tests marked as in SLOW below
 # make docs    rewrite the tables and the drawing in docs/ that are made by a script
 # make clean   remove what these made, but for results/
 # PYTHON=...   a Python 3.11 or newer to make .venv with (default: python3)
@@ -8,19 +9,21 @@ PYTHON ?= python3
 PY := .venv/bin/python
 INSTALLED := .venv/installed-pyproject.toml
 
-.PHONY: bench test docs clean environment
+SLOW := process or cluster or browser or fuzz or slow
+
+.PHONY: bench test quick docs clean environment
 
 bench: environment
 	$(PY) bench.py --suite demo
 
 # Small models on many threads wait for each other: one thread is several times faster here.
-test: export OMP_NUM_THREADS ?= 1
-test: environment
+test quick: export OMP_NUM_THREADS ?= 1
+test quick: environment
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy .
 	.venv/bin/lint-imports --no-cache
-	$(PY) -m pytest --numprocesses 2 --dist loadfile
+	$(PY) -m mypy .
+	$(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(if $(filter quick,$@),-m "not ($(SLOW))")
 
 docs: environment
 	$(PY) -m docs.make

@@ -11,6 +11,8 @@ from tiny_images import make_images
 from benchmarks.features.inventory import remove_caches, stored_caches
 from benchmarks.storage.locks import held_lock
 
+pytestmark = pytest.mark.process
+
 OPTIONS = [*TINY, "--set", "fpt_plus.side_resolution=32", "fpt.side_resolution=32"]
 
 

@@ -75,12 +75,14 @@ def test_run_is_the_default_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert Said("-h", capsys).out == Said("run -h", capsys).out
 
 
+@pytest.mark.process
 def test_help_does_not_wait_for_torch() -> None:
     code = "import sys, bench; print([name for name in ('torch', 'timm', 'pandas', 'numpy') if name in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], cwd=BENCH.parent, capture_output=True, text=True, check=True)
     assert printed.stdout == "[]\n"
 
 
+@pytest.mark.process
 def test_it_runs_from_any_folder(folder: Path) -> None:
     ended = subprocess.run([sys.executable, BENCH, "-h"], cwd=folder, capture_output=True, text=True, check=True)
     assert "python bench.py --methods fpt lora --res 512" in ended.stdout

@@ -21,6 +21,8 @@ from benchmarks.data.dataset import open_dataset
 from benchmarks.features.cache import FeatureRequest, open_feature_cache
 from benchmarks.storage.locks import Lock
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -23,6 +23,8 @@ from benchmarks.records.record import write_record
 from benchmarks.suite.plan import Plan
 from benchmarks.suite.suite import Work, announce
 
+pytestmark = pytest.mark.process
+
 GIB = 2**30
 
 

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from fault_injection import inject
+
+pytestmark = pytest.mark.process
 
 KILLS = 4
 

@@ -296,12 +296,14 @@ def process(root: Path, pause: float) -> "subprocess.Popen[str]":
     return subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.process
 def test_two_processes_do_not_compute_the_same_features_twice(tmp_path: Path) -> None:
     both = [process(tmp_path, 1.0) for _ in range(2)]
     printed = [one.communicate()[0].split("\n")[:-1] for one in both]
     assert sorted(printed, key=len) == [["waits", "reused"], ["batch 0", "batch 2", "batch 3", "computed"]]
 
 
+@pytest.mark.process
 def test_a_killed_process_gives_up_its_lock_and_loses_nothing(tmp_path: Path) -> None:
     killed = process(tmp_path, 0.2)
     assert killed.stdout is not None

@@ -48,6 +48,8 @@ from benchmarks.report.paper_layout import write_paper_tables
 from benchmarks.report.tables import console_table, write_tables
 from datasets import DATASETS
 
+pytestmark = pytest.mark.fuzz
+
 PARSER = bench.make_parser(COMMANDS["run"])
 MENDABLE = (ValueError, OSError, RuntimeError)  # what bench.main turns into one line
 fuzz = settings(

@@ -1,4 +1,4 @@
-"""The script for a session on a GPU, run here with a stand-in for Python: every command in it must at least parse."""
+"""The script for a session on a GPU, run here with stand-ins: every part runs, every command in it at least parses."""
 
 import os
 import re
@@ -6,6 +6,9 @@ import shlex
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import NamedTuple
+
+import pytest
 
 from bench import make_parser
 from benchmarks.commands import COMMANDS
@@ -14,51 +17,81 @@ from benchmarks.environment import ROOT
 from benchmarks.speed import fpt
 
 SCRIPT = ROOT / "benchmarks" / "gpu_session.sh"
-STAND_IN = """#!/usr/bin/env bash
+PYTHON = """#!/usr/bin/env bash
 printf '%q ' "$@" >> "$LOG"; echo >> "$LOG"
 [[ "$*" == *"--precision fp16"* ]] && exit 3
 exit 0
 """
+TIMEOUT = """#!/usr/bin/env bash
+printf '%s ' "$1" >> "$LOG"
+"${@:2}"
+"""
 
 
-def run_session(folder: Path, *parts: str) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
-    """Runs the script; returns how it ended and the arguments that Python was given."""
-    python, log = folder / "python", folder / "log"
-    python.write_text(STAND_IN)
-    python.chmod(0o755)
-    (folder / "results" / "measured").mkdir(parents=True, exist_ok=True)
-    env = {"PYTHON": str(python), "LOG": str(log), "RESULTS": str(folder / "results"), "OUT": str(folder)}
+class Session(NamedTuple):
+    """A session that has ended: the parts that ran, the seconds that each may take, and what Python was given."""
+
+    out: Path
+    ended: subprocess.CompletedProcess[str]
+    parts: list[str]
+    limits: list[int]
+    commands: list[list[str]]
+
+
+def run_session(folder: Path, *parts: str) -> Session:
+    """Runs the script, with stand-ins for Python and timeout."""
+    for name, script in (("python", PYTHON), ("timeout", TIMEOUT)):
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    (folder / "results" / "measured").mkdir(parents=True)
+    log = folder / "log"
+    env = {"PYTHON": str(folder / "python"), "LOG": str(log), "RESULTS": str(folder / "results"), "OUT": str(folder)}
+    env["PATH"] = f"{folder}:{os.environ['PATH']}"
     ended = subprocess.run([SCRIPT, *parts], env=os.environ | env, capture_output=True, text=True)
-    return ended, [shlex.split(line) for line in log.read_text().splitlines()] if log.exists() else []
+    calls = [shlex.split(line) for line in log.read_text().splitlines()] if log.exists() else []
+    begun = re.findall(rf"^== (\w+): {re.escape(env['PYTHON'])} ", ended.stderr, re.M)
+    return Session(folder, ended, begun, [int(limit) for limit, *_ in calls], [command for _, *command in calls])
 
 
-def test_every_command_parses_and_a_failed_part_stops_no_other(tmp_path: Path) -> None:
-    ended, commands = run_session(tmp_path)
-    assert ended.returncode == 1 and "== half: ended with status 3" in ended.stderr
-    assert len(commands) == 7 and commands[0][:3] == ["-m", "pytest", "-q"]
-    assert commands[-1][:2] == ["-m", "benchmarks.speed.fpt"]
-    fpt.make_parser().parse_args(commands[-1][2:])
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """All parts."""
+    return run_session(tmp_path_factory.mktemp("session"))
+
+
+def test_every_part_that_may_be_named_runs_in_order_and_a_failed_one_stops_no_other(
+    session: Session, tmp_path: Path
+) -> None:
+    refused = run_session(tmp_path, "everything")
+    assert refused.ended.returncode == 2 and refused.commands == []
+    (named,) = re.findall(r"^part must be (.*), got 'everything'$", refused.ended.stderr, re.M)
+    assert session.parts == re.split(", | or ", named)
+    assert session.ended.returncode == 1 and "== half: ended with status 3" in session.ended.stderr
+
+
+def test_every_command_parses_and_what_matters_is_measured(session: Session) -> None:
+    commands = dict(zip(session.parts, session.commands, strict=True))
+    assert commands.pop("tests")[:3] == ["-m", "pytest", "-q"]
+    assert commands["speed"][:2] == ["-m", "benchmarks.speed.fpt"]
+    fpt.make_parser().parse_args(commands.pop("speed")[2:])
     measured = set()
-    for command in commands[1:-1]:
+    for command in commands.values():
         assert command[:2] == ["bench.py", "memory"]
         args = make_parser(COMMANDS["memory"]).parse_args(command[2:])
         assert args.compare or (args.measure and args.only_missing)
         measured |= set(grid(args)) if args.measure else set()
     assert {(point.precision, point.attention) for point in measured} >= {("fp32", "eager"), ("bf16", "sdpa")}
     assert {point.precision for point in measured if point.grad_checkpointing} == {"fp32", "bf16", "fp16"}
-    with tarfile.open(tmp_path / "measured.tgz") as archive:
+
+
+def test_the_records_are_handed_over_in_one_file(session: Session) -> None:
+    with tarfile.open(session.out / "measured.tgz") as archive:
         assert archive.getnames() == ["measured"]
 
 
-def test_the_time_limits_fit_ten_minutes() -> None:
-    limits = [int(limit) for limit in re.findall(r"\b(?:part|measure) \w+ (\d+) ", SCRIPT.read_text())]
-    assert len(limits) == 7 and sum(limits) <= 600
+def test_the_time_limits_fit_ten_minutes(session: Session) -> None:
+    assert 0 < sum(session.limits) <= 600
 
 
 def test_parts_are_chosen_by_name(tmp_path: Path) -> None:
-    ended, commands = run_session(tmp_path, "compare")
-    assert ended.returncode == 0 and len(commands) == 1
-    (tmp_path / "log").unlink()
-    ended, commands = run_session(tmp_path, "everything")
-    assert ended.returncode == 2 and commands == []
-    assert "part must be tests, paper, default, half, checkpointing, compare or speed, got 'everything'" in ended.stderr
+    assert run_session(tmp_path, "speed", "compare").parts == ["speed", "compare"]

@@ -135,6 +135,7 @@ def start_child(dataset: Dataset, cache: Path, last: int) -> "subprocess.Popen[s
     return child
 
 
+@pytest.mark.process
 def test_of_two_processes_one_builds(dataset: Dataset, tmp_path: Path) -> None:
     children = [start_child(dataset, tmp_path / "cache", 0) for _ in range(2)]
     for child in children:
@@ -144,6 +145,7 @@ def test_of_two_processes_one_builds(dataset: Dataset, tmp_path: Path) -> None:
     assert sorted(int(out.split()[-1]) for out, _ in said) == [0, 6]
 
 
+@pytest.mark.process
 def test_who_waits_says_so(dataset: Dataset, tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "images"
     folder.mkdir(parents=True)
@@ -155,6 +157,7 @@ def test_who_waits_says_so(dataset: Dataset, tmp_path: Path) -> None:
     assert child.communicate() == ("6\n", "")
 
 
+@pytest.mark.process
 def test_a_killed_build_is_done_again(dataset: Dataset, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     child = start_child(dataset, cache, 4)

@@ -13,6 +13,8 @@ from tiny_images import make_images
 
 from benchmarks.suite.local import _alone
 
+pytestmark = pytest.mark.process
+
 METHODS_RUN = ("full", "linear")
 COMMAND = ("--methods", *METHODS_RUN, *TINY, "--jobs", "2")
 

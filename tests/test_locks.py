@@ -95,6 +95,7 @@ def write_marker(path: Path) -> None:
     written.replace(path)
 
 
+@pytest.mark.process
 def test_one_process_holds_it_and_its_death_frees_it_at_once(path: Path, clock: FakeClock) -> None:
     with holding(path) as process:
         lock = Lock(path)
@@ -109,6 +110,7 @@ def test_one_process_holds_it_and_its_death_frees_it_at_once(path: Path, clock: 
     assert lock.holder() is None and list(path.parent.iterdir()) == []
 
 
+@pytest.mark.process
 def test_processes_take_turns(tmp_path: Path) -> None:
     command = [sys.executable, "-c", TAKE_TURNS, str(tmp_path / "lock"), str(tmp_path / "witness")]
     processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
@@ -149,6 +151,7 @@ def test_another_observer_counts_from_its_own_first_look(path: Path, clock: Fake
     assert path.exists()
 
 
+@pytest.mark.process
 def test_a_holder_that_stops_for_long_loses_it_and_gets_to_know(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "LEASE_SECONDS", 0.6)
     with holding(path, 0.6) as process:

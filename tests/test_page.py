@@ -20,6 +20,8 @@ from benchmarks.records.record import load_records, write_record
 from benchmarks.report.html_page import write_report
 from benchmarks.report.plots import pareto_front
 
+pytestmark = pytest.mark.browser
+
 GIB = 2**30
 
 
@@ -278,7 +280,11 @@ def test_a_run_that_failed_is_shown_as_such(chrome: Chrome, tmp_path: Path) -> N
     assert "oom: train: CUDA out of memory" in find(chrome, "#record").text
 
 
-def test_without_a_browser_the_tests_say_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)])
+def test_without_a_browser_the_tests_say_how_to_get_one_and_fail_in_ci(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(pytest.skip.Exception, match=r"NO BROWSER.*apt-get install -y chromium"), browser(tmp_path):
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match=r"NO BROWSER.*apt-get install -y chromium"), browser(tmp_path):
         pass

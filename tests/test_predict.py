@@ -319,6 +319,7 @@ def test_a_second_gradient_is_added_in_place() -> None:
     assert peak_bytes(trace) == 6 * 4 * MIB
 
 
+@pytest.mark.process
 def test_the_command_prints_the_columns_asked_for() -> None:
     gc.collect()
     arguments = ["memory", "--predict", "--methods", "linear", "--res", "32", "--batch-size", "2"]

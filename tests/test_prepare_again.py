@@ -81,6 +81,7 @@ def test_counts_are_asserted_where_the_download_is_whole(
     assert about(tmp_path / "data/messidor2")["complete"] is True
 
 
+@pytest.mark.process
 def test_the_same_command_finishes_what_a_kill_left(tmp_path: Path) -> None:
     for number in range(1, 31):
         for label, offset in ((0, 0), (1, 326)):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from absent import without
 from bench_process import TINY, finish, records
 from fault_injection import scores
 from slurm_cluster import NUM_CPUS, missing, slurm_cluster
@@ -17,6 +18,8 @@ from tiny_images import make_images
 from benchmarks.records.record import load_records
 from benchmarks.suite.run_status import list_runs
 
+pytestmark = [pytest.mark.cluster, pytest.mark.process]
+
 WORDS = [word for word in TINY if word not in ("--device", "cpu")]
 PATIENCE = 240.0  # seconds
 
@@ -24,12 +27,12 @@ PATIENCE = 240.0  # seconds
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     if reason := missing():
-        pytest.skip(f"NO SLURM, THE CLUSTER IS NOT TESTED: {reason}")
+        without(f"NO SLURM, THE CLUSTER IS NOT TESTED: {reason}")
     with contextlib.ExitStack() as stack:
         try:
             environment = stack.enter_context(slurm_cluster())
         except RuntimeError as error:  # installed, but not allowed to run here
-            pytest.skip(f"NO SLURM, THE CLUSTER IS NOT TESTED: {error}")
+            without(f"NO SLURM, THE CLUSTER IS NOT TESTED: {error}")
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in environment.items():
             patch.setenv(name, value)

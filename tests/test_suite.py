@@ -18,6 +18,8 @@ from benchmarks.records.schema import STATES
 from benchmarks.records.stored import DONE, POLICIES, StoredStates
 from methods import METHODS
 
+pytestmark = pytest.mark.process
+
 METHODS_RUN = ("linear", "fpt", "full")
 
 

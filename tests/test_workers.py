@@ -54,6 +54,7 @@ _open_log(Path(json.loads(sys.stdin.readline())["log"]))
     return done, log.read_text()
 
 
+@pytest.mark.process
 def test_the_log_of_a_run_that_hangs_tells_what_it_was_doing(tmp_path: Path) -> None:
     done, log = followed(tmp_path, SLEEPS, hang_seconds=3)
     assert (done["state"], done["stored"]) == ("failed", False)
@@ -63,6 +64,7 @@ def test_the_log_of_a_run_that_hangs_tells_what_it_was_doing(tmp_path: Path) -> 
     assert "most recent call first" in log and "in sleep_soundly" in log
 
 
+@pytest.mark.process
 def test_a_clock_that_jumps_lets_no_run_seem_to_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does a suite that was stopped itself: to it, too, an hour passes between two looks."""
     hours = itertools.count(step=3600.0)
@@ -79,6 +81,7 @@ def test_host_memory_that_runs_out_is_known_by_its_error(error: Exception) -> No
     assert status["state"] == "oom" and status["message"].startswith("host memory: ")
 
 
+@pytest.mark.process
 def test_a_run_killed_while_it_speaks_was_interrupted(tmp_path: Path) -> None:
     done = followed(tmp_path, DIES, hang_seconds=60)[0]
     assert done["state"] == "interrupted"
