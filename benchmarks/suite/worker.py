@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import faulthandler
+import gc
 import json
 import os
 import platform
@@ -33,10 +34,13 @@ def main() -> int:
         signal.signal(signum, signal.SIG_IGN)  # SLURM sends them to every process; what they mean is the suite's affair
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log
+    gc.disable()  # it would take a quarter of the time of these imports, and find nothing
     from benchmarks.suite.devices import resolve_device
     from benchmarks.suite.progress import describe
+    from benchmarks.suite.run import Run  # noqa: F401 - what it needs is imported while there is no job yet
     from benchmarks.training.clock import Clock
 
+    gc.enable()
     line = sys.stdin.readline()
     if not line:
         return 1  # the suite has ended
