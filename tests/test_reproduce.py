@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from bench_process import finish
+from inside import finish_inside
 from tiny_images import make_images
 
 from bench import main, make_parser
@@ -42,9 +42,8 @@ def test_it_lists_first_and_starts_nothing(folder: Path, capsys: pytest.CaptureF
     assert "yes must be used without --dry-run, got both" in capsys.readouterr().err
 
 
-@pytest.mark.process
 def test_it_runs_what_is_missing_and_writes_the_table(folder: Path) -> None:
-    ended = finish(folder, "reproduce", "mine.yaml", "--yes")
+    ended = finish_inside(folder, "reproduce", "mine.yaml", "--yes")
     assert ended.returncode == 0, ended.stderr
     assert len(list((folder / "results" / "runs").glob("*.json"))) == 1
     assert "Linear probe" in (folder / "results" / "tables" / "paper.md").read_text()

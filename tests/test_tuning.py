@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_process import TINY, finish, records
+from bench_process import TINY, records
 from fixed_records import make_record
+from inside import finish_inside
 from tiny_images import make_images
 
 import bench
@@ -33,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny images, and two methods tuned on them over two rates, trained with two seeds."""
     folder = tmp_path_factory.mktemp("tuning")
     make_images(folder / "images")
-    ended = finish(folder, "--methods", "linear", "lora", *TINY, *GRID)
+    ended = finish_inside(folder, "--methods", "linear", "lora", *TINY, *GRID)
     assert ended.returncode == 0, ended.stderr
     (folder / "stderr").write_text(ended.stderr)
     return folder
@@ -44,7 +45,6 @@ def trials(folder: Path, method: str) -> list[dict[str, Any]]:
     return [record for record in stored if record["run"]["config"]["method"] == method]
 
 
-@pytest.mark.process
 def test_a_damaged_record_of_a_trial_is_no_rival(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cell, _) = plan(folder, monkeypatch, " ".join(GRID)).cells
     first, second = cell.trials
@@ -54,7 +54,6 @@ def test_a_damaged_record_of_a_trial_is_no_rival(folder: Path, tmp_path: Path, m
     assert rivals_of(second, cell, tmp_path) == []
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("method", ["linear", "lora"])
 def test_the_rate_with_the_best_validation_auc_trains_every_seed(folder: Path, method: str) -> None:
     tried = {record["run"]["config"]["lr"]: record for record in trials(folder, method)}
@@ -72,7 +71,6 @@ def test_the_rate_with_the_best_validation_auc_trains_every_seed(folder: Path, m
             assert tuning["val_auc"][f"{rate:g}"] == record["measurements"]["val"]["auc"]
 
 
-@pytest.mark.process
 def test_a_trial_never_reads_the_test_split(folder: Path) -> None:
     for record in trials(folder, "linear") + trials(folder, "lora"):
         assert record["status"]["state"] == "ok" and record["run"]["config"]["seed"] == 0
@@ -80,7 +78,6 @@ def test_a_trial_never_reads_the_test_split(folder: Path) -> None:
         assert not (folder / f"results/trials/runs/{record['run_id']}.predictions.csv").exists()
 
 
-@pytest.mark.process
 def test_trials_are_no_results(folder: Path) -> None:
     assert len(records(folder / "results")) == 2
     text = (folder / "results/tables/results.md").read_text()
@@ -88,22 +85,20 @@ def test_trials_are_no_results(folder: Path) -> None:
     assert "4 trials and 4 runs, 0 of them stored already" in (folder / "stderr").read_text()
 
 
-@pytest.mark.process
 def test_the_same_command_again_does_nothing(folder: Path) -> None:
-    ended = finish(folder, "--methods", "linear", "lora", *TINY, *GRID)
+    ended = finish_inside(folder, "--methods", "linear", "lora", *TINY, *GRID)
     assert ended.returncode == 0
     assert "4 trials and 4 runs, 8 of them stored already" in ended.stderr
     assert "started" not in ended.stderr
 
 
-@pytest.mark.process
 def test_a_dry_run_shows_trials_and_what_was_chosen(folder: Path) -> None:
-    ended = finish(folder, "--methods", "linear", "lora", *TINY, *GRID, "--dry-run")
+    ended = finish_inside(folder, "--methods", "linear", "lora", *TINY, *GRID, "--dry-run")
     chosen = {name: record["run"]["tuning"]["chosen"] for name, record in records(folder / "results").items()}
     for name, rate in chosen.items():
         (row,) = [line for line in ended.stdout.splitlines() if f"| {name} " in line]
         assert f"| {rate:g}, best of 2 " in row and "| 4 ok " in row
-    other = finish(folder, "--methods", "linear", *TINY, "--lr", "1e-4", "1e-3", "1e-2", "--dry-run")
+    other = finish_inside(folder, "--methods", "linear", *TINY, "--lr", "1e-4", "1e-3", "1e-2", "--dry-run")
     *_, rate, _, _, _, _, _, num_trials, num_runs, _, due, _ = other.stdout.splitlines()[-1].split("|")
     assert [cell.strip() for cell in (rate, num_trials, num_runs, due)] == ["best of 3", "3", "1", "4"]
 
