@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from bench_process import TINY, finish, start
+from bench_process import TINY, start
+from inside import finish_inside
 from tiny_images import make_images
 
 from benchmarks.records.record import load_records
@@ -124,7 +125,7 @@ def inject(root: Path, kills: int, seed: int) -> tuple[Counter[str], int, int]:
     """
     calm = root / "calm"
     make_images(calm / "images")
-    ended = finish(calm, *SUITE)
+    ended = finish_inside(calm, *SUITE)
     assert ended.returncode == 0, ended.stderr
     undisturbed = outcome(calm)
     assert Counter(key.split()[0] for key in undisturbed) == NUM_RECORDS

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from bench_process import TINY, finish, records
+from inside import finish_inside
 from tiny_images import make_images
 
 from benchmarks.environment import TRAINS, code_digest, method_files
@@ -26,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = finish(folder, "preload", "--methods", "fpt_plus", "fpt", *OPTIONS, "--seeds", "0", "--format", "json")
     assert made.returncode == 0, made.stderr
     (folder / "made.json").write_text(made.stdout)
-    run = finish(folder, "--methods", "fpt_plus", *TINY, "--epochs", "1", "--set", "fpt_plus.side_resolution=32")
+    run = finish_inside(folder, "--methods", "fpt_plus", *TINY, "--epochs", "1", "--set", "fpt_plus.side_resolution=32")
     assert run.returncode == 0, run.stderr
     return folder
 
@@ -60,7 +61,7 @@ def test_record_and_cache_say_which_code_made_them(folder: Path) -> None:
 
 
 def listed(folder: Path) -> list[dict[str, Any]]:
-    ended = finish(folder, "list", "caches", "--format", "json")
+    ended = finish_inside(folder, "list", "caches", "--format", "json")
     assert ended.returncode == 0, ended.stderr
     return list(json.loads(ended.stdout))
 
@@ -77,23 +78,23 @@ def test_list_shows_size_age_and_users(folder: Path) -> None:
 def test_clean_removes_what_was_asked_for(folder: Path) -> None:
     (row,) = listed(folder)
     for options in (["--unused"], ["--older-than", "1"]):
-        ended = finish(folder, "clean", "caches", *options)
+        ended = finish_inside(folder, "clean", "caches", *options)
         assert (ended.returncode, ended.stdout) == (0, "") and "0 caches" in ended.stderr
-    ended = finish(folder, "clean", "caches", "--dry-run")
+    ended = finish_inside(folder, "clean", "caches", "--dry-run")
     assert ended.stdout.split() == [row["cache"]] and "would be removed" in ended.stderr
-    ended = finish(folder, "clean", "caches", "no-such")
+    ended = finish_inside(folder, "clean", "caches", "no-such")
     assert ended.returncode == 2 and "cache must be one of" in ended.stderr
     root = folder / ".cache" / "features"
     with held_lock(root / ".leases" / row["cache"].partition("-")[0], lambda: None):
         removed, left = remove_caches(root, stored_caches(root, {}))
         assert (removed, [cache.folder.name for cache in left]) == ([], [row["cache"]])
-    ended = finish(folder, "clean", "caches", row["cache"])
+    ended = finish_inside(folder, "clean", "caches", row["cache"])
     assert ended.returncode == 0 and ended.stdout.split() == [row["cache"]]
     assert listed(folder) == []
 
 
 def test_methods_without_features_cannot_be_preloaded(tmp_path: Path) -> None:
     make_images(tmp_path / "images")
-    ended = finish(tmp_path, "preload", "--methods", "lora", *TINY)
+    ended = finish_inside(tmp_path, "preload", "--methods", "lora", *TINY)
     assert ended.returncode == 2
     assert "methods must include one whose features can be preloaded" in ended.stderr

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from bench_process import TINY, Ended, finish, watch
+from bench_process import TINY, Ended, watch
+from inside import finish_inside
 from tiny_images import make_images
 
 from benchmarks.data.dataset import open_dataset
@@ -67,14 +68,14 @@ def test_results_that_cannot_be_written_stop_a_suite_before_it_starts(tmp_path: 
     command = ("--methods", "full", *TINY, "--results", "results")
     if obstacle == "file":
         (tmp_path / "results").touch()
-        ended = finish(tmp_path, *command)
+        ended = finish_inside(tmp_path, *command)
     elif obstacle == "read-only":
         with mounted(tmp_path / "results", "-t", "tmpfs", "-o", "ro", "tmpfs"):
-            ended = finish(tmp_path, *command)
+            ended = finish_inside(tmp_path, *command)
     else:
         with small_disk(tmp_path / "results", "64k"):
             fill(tmp_path / "results")
-            ended = finish(tmp_path, *command)
+            ended = finish_inside(tmp_path, *command)
     reasons = {"file": "Not a directory", "read-only": "Read-only file system", "full": "No space left on device"}
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == (

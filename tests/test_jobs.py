@@ -9,6 +9,7 @@ import psutil
 import pytest
 from bench_process import TINY, finish, records, start
 from fault_injection import scores
+from inside import finish_inside
 from tiny_images import make_images
 
 from benchmarks.suite.local import _alone
@@ -33,7 +34,7 @@ def test_two_processes_do_what_one_does(folder: Path) -> None:
     assert "trials: 4 ok" in ended.stderr and "runs: 2 ok" in ended.stderr
     titles = [line.partition(": started")[0] for line in ended.stderr.splitlines() if line.endswith(": started")]
     assert len(titles) == len(set(titles)) == 6
-    assert finish(folder, "--methods", *METHODS_RUN, *TINY, *grid, "--results", "alone").returncode == 0
+    assert finish_inside(folder, "--methods", *METHODS_RUN, *TINY, *grid, "--results", "alone").returncode == 0
     alone = records(folder / "alone")
     for method, record in records(folder / "results").items():
         assert record["run_id"] == alone[method]["run_id"]
@@ -111,7 +112,7 @@ def test_each_process_sees_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_what_does_not_fit_is_said_first(folder: Path, options: str, message: str) -> None:
     words = [word for word in TINY if word not in ("--device", "cpu")]
-    ended = finish(folder, "--methods", "linear", *words, *options.split(), "--results", "none")
+    ended = finish_inside(folder, "--methods", "linear", *words, *options.split(), "--results", "none")
     assert ended.returncode == 2
     assert message in ended.stderr.splitlines()[-1]
     assert not list((folder / "none").rglob("*.json"))

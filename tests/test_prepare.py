@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import raw_trees
-from bench_process import TINY, finish, records
+from bench_process import TINY, records
+from inside import finish_inside
 from PIL import Image
 from prepared_trees import about, contents, prepare, rows
 from raw_trees import BUILDERS, EXPECTED, zip_tree
@@ -186,7 +187,7 @@ def test_each_prepared_dataset_trains(prepared: Path, tmp_path: Path, name: str)
 @pytest.mark.process
 def test_prepared_datasets_train_and_their_records_name_the_split(prepared: Path, tmp_path: Path) -> None:
     options = [word for word in TINY if word not in ("--datasets", "images")]
-    done = finish(
+    done = finish_inside(
         tmp_path, "--methods", "linear", "--datasets", "messidor2", *options, "--epochs", "1",
         "--data-root", str(prepared / "data"),
     )  # fmt: skip

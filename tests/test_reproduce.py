@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from bench_process import finish, options_of
+from bench_process import options_of
+from inside import finish_inside
 from tiny_images import make_images
 
 from bench import main
@@ -42,7 +43,7 @@ def test_it_lists_first_and_starts_nothing(folder: Path, capsys: pytest.CaptureF
 
 @pytest.mark.process
 def test_it_runs_what_is_missing_and_writes_the_table(folder: Path) -> None:
-    ended = finish(folder, "reproduce", "mine.yaml", "--yes")
+    ended = finish_inside(folder, "reproduce", "mine.yaml", "--yes")
     assert ended.returncode == 0, ended.stderr
     assert len(list((folder / "results" / "runs").glob("*.json"))) == 1
     assert "Linear probe" in (folder / "results" / "tables" / "paper.md").read_text()

@@ -12,6 +12,7 @@ import pytest
 from absent import without
 from bench_process import TINY, finish, records
 from fault_injection import scores
+from inside import finish_inside
 from slurm_cluster import NUM_CPUS, missing, slurm_cluster
 from tiny_images import make_images
 
@@ -99,13 +100,13 @@ def test_a_grid_with_trials_goes_through_the_queue(folder: Path) -> None:
         assert "lost" not in now and "failed" not in now
         time.sleep(0.2)
     assert {"queued", "running", "done"} <= seen and at_once >= 2
-    listed = finish(folder, "list", "runs", "--format", "json", "--results", "grid")
+    listed = finish_inside(folder, "list", "runs", "--format", "json", "--results", "grid")
     assert [(row["kind"], row["status"], row["result"]) for row in json.loads(listed.stdout)] == [
         *[("trial", "done", "ok")] * 2,
         *[("run", "done", "ok")] * 2,
     ]
     assert "0 jobs submitted" in submit(folder, "grid", *grid)
-    assert finish(folder, *WORDS, "--device", "cpu", *grid, "--results", "local").returncode == 0
+    assert finish_inside(folder, *WORDS, "--device", "cpu", *grid, "--results", "local").returncode == 0
     local, queued = (
         {record["run_id"]: scores(record) for record in load_records(folder / results)[0]}
         for results in ("local", "grid")
@@ -139,7 +140,7 @@ def test_a_preempted_run_goes_on_from_its_last_epoch(folder: Path) -> None:
     wait(lambda: statuses(folder, "preempted") == ["done"])
     (record,) = records(folder / "preempted").values()
     assert len(record["run"]["resumed_after"]) == 1 and record["run"]["resumed_after"][0] >= 2
-    assert finish(folder, *WORDS, "--device", "cpu", *command, "--results", "calm").returncode == 0
+    assert finish_inside(folder, *WORDS, "--device", "cpu", *command, "--results", "calm").returncode == 0
     (calm,) = records(folder / "calm").values()
     assert scores(record) == scores(calm)
 
@@ -156,7 +157,7 @@ def test_a_run_whose_time_is_over_is_queued_again(folder: Path) -> None:
 
 def test_what_slurm_refuses_is_one_line(folder: Path) -> None:
     asked = ["--launcher", "slurm", "--slurm", "minutes=1", "gpus=0", "partition=no-such"]
-    ended = finish(folder, "--methods", "linear", *WORDS, "--results", "refused", *asked)
+    ended = finish_inside(folder, "--methods", "linear", *WORDS, "--results", "refused", *asked)
     assert ended.returncode == 2
     assert "SLURM must take the jobs, got: " in ended.stderr.splitlines()[-1]
     assert "invalid partition" in ended.stderr.splitlines()[-1]

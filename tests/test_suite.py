@@ -11,6 +11,7 @@ import pytest
 from bench_process import TINY, finish, options_of, records, start
 from fault_injection import scores
 from fixed_records import make_record
+from inside import finish_inside
 from tiny_images import COUNTS, make_images
 
 from benchmarks.records.record import write_record
@@ -114,7 +115,7 @@ def test_stdout_is_the_table_alone_and_stderr_tells_the_rest(suite: Suite) -> No
 
 def test_the_same_command_again_does_nothing_but_show(suite: Suite) -> None:
     files = {path: path.stat().st_mtime_ns for path in (suite.folder / "results" / "runs").iterdir()}
-    again = finish(suite.folder, "--methods", *METHODS_RUN, *TINY, "--epochs", "2")
+    again = finish_inside(suite.folder, "--methods", *METHODS_RUN, *TINY, "--epochs", "2")
     assert again.returncode == 0
     assert "3 runs, 3 of them stored already" in again.stderr and "epoch" not in again.stderr
     assert again.stdout == suite.ended.stdout
@@ -123,7 +124,7 @@ def test_the_same_command_again_does_nothing_but_show(suite: Suite) -> None:
 
 def test_a_run_repeats_bit_for_bit_without_anything_cached(suite: Suite) -> None:
     flags = ("--epochs", "2", "--results", "repeated", "--cache", "fresh")
-    assert finish(suite.folder, "--methods", "fpt", "full", *TINY, *flags).returncode == 0
+    assert finish_inside(suite.folder, "--methods", "fpt", "full", *TINY, *flags).returncode == 0
     for method, record in records(suite.folder / "repeated").items():
         first = suite.records[method]
         assert record["run_id"] == first["run_id"]
@@ -133,7 +134,7 @@ def test_a_run_repeats_bit_for_bit_without_anything_cached(suite: Suite) -> None
 
 def test_preloaded_features_train_as_live_ones(suite: Suite) -> None:
     flags = ("--epochs", "2", "--results", "live", "--preload", "off")
-    assert finish(suite.folder, "--methods", "linear", "fpt", *TINY, *flags).returncode == 0
+    assert finish_inside(suite.folder, "--methods", "linear", "fpt", *TINY, *flags).returncode == 0
     for method, record in records(suite.folder / "live").items():
         cached = suite.records[method]
         assert (record["run"]["config"]["preload"], cached["run"]["config"]["preload"]) == (False, True)
@@ -146,7 +147,7 @@ def test_preloaded_features_train_as_live_ones(suite: Suite) -> None:
 
 def test_a_loss_that_is_not_finite_is_a_result(folder: Path) -> None:
     command = ("--methods", "linear", *TINY, "--epochs", "2", "--lr", "1e30", "--results", "diverged")
-    ended = finish(folder, *command)
+    ended = finish_inside(folder, *command)
     record = records(folder / "diverged")["linear"]
     assert record["status"]["state"] == "diverged"
     assert "must stay finite" in record["status"]["message"]

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from bench_process import TINY, finish, records
+from bench_process import TINY, records
+from inside import finish_inside
 from tiny_images import make_images
 
 from benchmarks.suite import tracking
@@ -17,7 +18,7 @@ def test_tensorboard_shows_what_the_record_holds(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     make_images(tmp_path / "images")
-    ended = finish(tmp_path, "--methods", "linear", *TINY, "--epochs", "2", "--track", "tensorboard")
+    ended = finish_inside(tmp_path, "--methods", "linear", *TINY, "--epochs", "2", "--track", "tensorboard")
     assert ended.returncode == 0, ended.stderr
     record = records(tmp_path / "results")["linear"]
     events = EventAccumulator(str(tmp_path / "results" / "tensorboard" / record["run_id"]))

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_process import TINY, finish, options_of, records
+from bench_process import TINY, options_of, records
 from fixed_records import make_record
+from inside import finish_inside
 from tiny_images import make_images
 
 from benchmarks.suite.plan import Plan, make_plan
@@ -28,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny images, and two methods tuned on them over two rates, trained with two seeds."""
     folder = tmp_path_factory.mktemp("tuning")
     make_images(folder / "images")
-    ended = finish(folder, "--methods", "linear", "lora", *TINY, *GRID)
+    ended = finish_inside(folder, "--methods", "linear", "lora", *TINY, *GRID)
     assert ended.returncode == 0, ended.stderr
     (folder / "stderr").write_text(ended.stderr)
     return folder
@@ -85,7 +86,7 @@ def test_trials_are_no_results(folder: Path) -> None:
 
 @pytest.mark.process
 def test_the_same_command_again_does_nothing(folder: Path) -> None:
-    ended = finish(folder, "--methods", "linear", "lora", *TINY, *GRID)
+    ended = finish_inside(folder, "--methods", "linear", "lora", *TINY, *GRID)
     assert ended.returncode == 0
     assert "4 trials and 4 runs, 8 of them stored already" in ended.stderr
     assert "started" not in ended.stderr
@@ -93,12 +94,12 @@ def test_the_same_command_again_does_nothing(folder: Path) -> None:
 
 @pytest.mark.process
 def test_a_dry_run_shows_trials_and_what_was_chosen(folder: Path) -> None:
-    ended = finish(folder, "--methods", "linear", "lora", *TINY, *GRID, "--dry-run")
+    ended = finish_inside(folder, "--methods", "linear", "lora", *TINY, *GRID, "--dry-run")
     chosen = {name: record["run"]["tuning"]["chosen"] for name, record in records(folder / "results").items()}
     for name, rate in chosen.items():
         (row,) = [line for line in ended.stdout.splitlines() if f"| {name} " in line]
         assert f"| {rate:g}, best of 2 " in row and "| 4 ok " in row
-    other = finish(folder, "--methods", "linear", *TINY, "--lr", "1e-4", "1e-3", "1e-2", "--dry-run")
+    other = finish_inside(folder, "--methods", "linear", *TINY, "--lr", "1e-4", "1e-3", "1e-2", "--dry-run")
     *_, rate, _, _, _, _, _, num_trials, num_runs, _, due, _ = other.stdout.splitlines()[-1].split("|")
     assert [cell.strip() for cell in (rate, num_trials, num_runs, due)] == ["best of 3", "3", "1", "4"]
 

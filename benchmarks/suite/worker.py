@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import faulthandler
+import gc
 import json
 import os
 import platform
@@ -33,14 +34,17 @@ def main() -> int:
         signal.signal(signum, signal.SIG_IGN)  # SLURM sends them to every process; what they mean is the suite's affair
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log
-    # All that trains, before there is a job: the record says which code this process has, not what a file holds later.
-    import benchmarks.suite.run  # noqa: F401
+    gc.disable()  # it would take a quarter of the time of these imports, and find nothing
     from benchmarks.errors import UserError
     from benchmarks.plugins import check_unchanged, load_plugins
     from benchmarks.suite.devices import resolve_device
     from benchmarks.suite.progress import describe
+
+    # All that trains, before there is a job: the record says which code this process has, not what a file holds later.
+    from benchmarks.suite.run import Run  # noqa: F401
     from benchmarks.training.clock import Clock
 
+    gc.enable()
     line = sys.stdin.readline()
     if not line:
         return 1  # the suite has ended
