@@ -283,7 +283,7 @@ def break_params(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         raise error
 
     monkeypatch.setattr("benchmarks.model.build.count_parameters", fail)
-    monkeypatch.setattr("benchmarks.records.record.load_frame", fail)
+    monkeypatch.setattr("benchmarks.records.frame.load_frame", fail)
 
 
 MENDABLE = [

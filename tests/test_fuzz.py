@@ -32,6 +32,7 @@ from benchmarks.check.problems import findings
 from benchmarks.check.survey import survey
 from benchmarks.data.dataset import open_dataset
 from benchmarks.data.manifest import COLUMNS, Entry, count, write_manifest
+from benchmarks.errors import UserError
 from benchmarks.images.decode import decode, inspect_image, is_image
 from benchmarks.images.dicom import read_tags
 from benchmarks.memory.measure import read_measured
@@ -49,7 +50,7 @@ from datasets import DATASETS
 
 pytestmark = pytest.mark.fuzz
 
-MENDABLE = (ValueError, OSError, RuntimeError)  # what bench.main turns into one line
+MENDABLE = (UserError, OSError)  # what bench.main turns into one line
 fuzz = settings(
     derandomize=True, deadline=None, max_examples=25, database=None, suppress_health_check=list(HealthCheck)
 )

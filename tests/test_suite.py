@@ -250,13 +250,13 @@ def test_what_could_not_be_done_again_is_not_done(
     folder: Path, suite: Suite, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from benchmarks.suite.plan import make_plan
-    from benchmarks.suite.suite import Work, report
+    from benchmarks.suite.suite import Work, say_states
 
     flags = [word if word != "images" else str(folder / "images") for word in TINY]
     flags += ["--methods", "linear", "fpt", "--epochs", "2", "--cache", str(folder / ".cache")]
     plan = make_plan(options_of(*flags))
     statuses = {}
     for policy in POLICIES:
-        statuses[policy], _ = report(Work.make(plan, suite.folder / "results", policy, hang_minutes=1))
+        statuses[policy], _ = say_states(Work.make(plan, suite.folder / "results", policy, hang_minutes=1))
     assert statuses == {"only-missing": 0, "retry-failed": 0, "overwrite": 1}
     assert "runs: 2 not done" in capsys.readouterr().err

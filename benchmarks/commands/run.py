@@ -62,7 +62,7 @@ def run_options(options: "SuiteOptions") -> int:
 
 def _do(work: "Work", devices: list[str], options: "SuiteOptions") -> int:
     """Does what is due on this machine, then shows all results of the suite."""
-    from benchmarks.suite.suite import report
+    from benchmarks.suite.suite import say_states
 
     try:
         _run_on(work, devices)
@@ -73,7 +73,7 @@ def _do(work: "Work", devices: list[str], options: "SuiteOptions") -> int:
         if not mendable(error):
             raise
         print(f"bench.py: {one_line(error)}", file=sys.stderr)
-    status, run_ids = report(work)
+    status, run_ids = say_states(work)
     return max(status, show_results(options.results, run_ids, options.mix_code))
 
 

@@ -117,7 +117,7 @@ def announce(work: Work) -> None:
         print(f"note: {problem}; this command does so", file=sys.stderr)
 
 
-def report(work: Work) -> tuple[int, set[str]]:
+def say_states(work: Work) -> tuple[int, set[str]]:
     """Says on stderr how all runs stand.
 
     Returns:
@@ -126,20 +126,20 @@ def report(work: Work) -> tuple[int, set[str]]:
     """
     failed = 0
     if work.plan.trials:
-        states = [_standing(work.trials, trial.config.run_id) for trial in work.plan.trials]
-        failed = _report("trials", states, trial_results(work.results))
+        states = [_state_now(work.trials, trial.config.run_id) for trial in work.plan.trials]
+        failed = _say_counts("trials", states, trial_results(work.results))
     runs = [run for cell in work.plan.cells for run in tuned_runs(cell, work.results) or cell.runs]
-    states = [_standing(work.runs, run.config.run_id) for run in runs]
-    return max(failed, _report("runs", states, work.results)), {run.config.run_id for run in runs}
+    states = [_state_now(work.runs, run.config.run_id) for run in runs]
+    return max(failed, _say_counts("runs", states, work.results)), {run.config.run_id for run in runs}
 
 
-def _standing(stored: StoredStates, run_id: str) -> str:
+def _state_now(stored: StoredStates, run_id: str) -> str:
     """The state of a run; where it was to be done again and was not, what is stored from before does not count."""
     state = stored.state(run_id)
     return "not done" if state is None or (state in DONE and stored.is_due(run_id)) else state
 
 
-def _report(what: str, states: Sequence[str], results: Path) -> int:
+def _say_counts(what: str, states: Sequence[str], results: Path) -> int:
     counts = Counter(states)
     text = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
     print(f"{what}: {text}; records in {_short(results / 'runs')}", file=sys.stderr)

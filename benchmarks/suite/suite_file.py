@@ -8,7 +8,8 @@ import yaml
 
 from benchmarks.choices import one_of
 from benchmarks.errors import MissingError, UserError
-from benchmarks.suite.options import POLICIES, SuiteOptions, check_together, validate
+from benchmarks.suite.option_rules import check_together, validate
+from benchmarks.suite.options import POLICIES, SuiteOptions
 
 SUITES = Path(__file__).parents[1] / "suites"
 LARGEST = 2**63  # numbers that no option needs, and that Python writes as text in no time

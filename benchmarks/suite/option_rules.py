@@ -1,0 +1,92 @@
+"""What is wrong with the options of a suite, a line each: a value against its rule, and options beside each other."""
+
+import reprlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from benchmarks.choices import not_one_of
+from benchmarks.errors import UserError
+from benchmarks.suite.options import POLICIES, SlurmSettings, SuiteOptions, choices_of
+
+
+def validate(content: Mapping[str, Any], where: str = "") -> SuiteOptions:
+    """Checks options one by one.
+
+    Args:
+        content: Values by name of the field, of YAML's types or as typed.
+        where: Stands behind each name in messages.
+
+    Raises:
+        UserError: Values break a rule; one line says so of each.
+    """
+    try:
+        return SuiteOptions.model_validate(content)
+    except ValidationError as error:
+        raise UserError("; ".join(_faults(error, where))) from None
+
+
+def check_together(options: SuiteOptions) -> None:
+    """Checks what no option alone can break.
+
+    Raises:
+        UserError: Options do not fit together, or no method is named.
+    """
+    if not options.methods:
+        raise UserError("methods must be named, e.g. --methods fpt lora, or --methods all, got none")
+    chosen = [name for name in POLICIES if getattr(options, name)]
+    if len(chosen) > 1:
+        raise UserError(f"{chosen[0]} must be used without {chosen[1]}, got both")
+    if options.launcher == "slurm":
+        if options.jobs is not None or options.device != ("auto",):
+            raise UserError("jobs and device must be left to SLURM, got both a launcher and one of them; see --slurm")
+        if options.slurm is None:
+            about = SlurmSettings.model_fields["minutes"].description
+            raise UserError(f"slurm must have minutes, {about}; got none")
+    elif options.slurm is not None:
+        raise UserError("slurm must be used with --launcher slurm, got it alone")
+
+
+def _faults(error: ValidationError, where: str) -> Iterator[str]:
+    """A line for each field: a value that fits none of several types breaks the rule of the first."""
+    seen = set()
+    for found in error.errors(include_url=False):
+        field, *inside = map(str, found["loc"])
+        name = f"{inside[0]} of {field}" if field == "slurm" and inside else field
+        if name not in seen:
+            seen.add(name)
+            yield _fault(found, field, name + where)
+
+
+_RULES = {
+    "bool_type": "true or false",
+    "finite_number": "a finite number",
+    "float": "a number",
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge}",
+    "int": "a whole number",
+    "list_type": "a value or a list of values",
+    "path_type": "a path",
+    "string": "a text",
+}
+
+
+def _fault(found: ErrorDetails, field: str, name: str) -> str:
+    """The line; pydantic's kinds of error are `int_parsing`, `int_type`, `greater_than` and so on."""
+    kind, value, more = found["type"], found["input"], found.get("ctx", {})
+    if kind == "value_error":
+        return str(more["error"])
+    if kind == "literal_error":
+        return not_one_of(name, choices_of(field), value)
+    if kind in ("extra_forbidden", "missing"):
+        return _fault_of_key(kind, str(found["loc"][-1]))
+    rule = _RULES.get(kind) or _RULES[kind.partition("_")[0]]
+    return f"{name} must be {rule.format(**more)}, got {reprlib.repr(value)}"
+
+
+def _fault_of_key(kind: str, key: str) -> str:
+    if kind == "missing":
+        return f"slurm must have {key}, {SlurmSettings.model_fields[key].description}; got none"
+    return not_one_of("key of slurm", SlurmSettings.model_fields, key)
