@@ -1,8 +1,6 @@
 """What a fine-tuning method is: the contract that every file of this folder fulfils (see the folder's docstring)."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -150,34 +148,6 @@ class Method:
 def freeze(module: nn.Module) -> None:
     """Stops every parameter of `module` from training."""
     module.requires_grad_(False)
-
-
-_imagined_gpu = ContextVar("imagined_gpu", default=False)
-
-
-@contextmanager
-def imagined_gpu() -> Iterator[None]:
-    """Inside, what runs on fake tensors of a CPU stands for a GPU: `on_cpu` says no, and `chunks` leaves some out."""
-    token = _imagined_gpu.set(True)
-    try:
-        yield
-    finally:
-        _imagined_gpu.reset(token)
-
-
-def on_cpu(tensor: Tensor) -> bool:
-    """Whether a CPU computes on this tensor, for code that has a faster way there."""
-    return tensor.device.type == "cpu" and not _imagined_gpu.get()
-
-
-def chunks(total: int, size: int) -> Iterator[slice]:
-    """Slices of `size` that cover `total`: for work in parts that hold no more memory than one part at a time.
-
-    Since all but the last take the same memory, a prediction of memory runs the first, the second and the last.
-    """
-    starts = range(0, total, size)
-    for start in [*starts[:2], *starts[2:][-1:]] if _imagined_gpu.get() else starts:
-        yield slice(start, start + size)
 
 
 def attach_head(backbone: VisionTransformer, num_classes: int) -> None:

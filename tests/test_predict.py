@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import wrap_torch_function
 
 from benchmarks.environment import ROOT
 from benchmarks.memory import trace as trace_module
 from benchmarks.memory.allocator import CachingAllocator
 from benchmarks.memory.cuda_kernels import CudaSemantics, reduction_workspace
+from benchmarks.memory.fold import FoldRepeats
 from benchmarks.memory.measure import read_measured
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import CONTEXT_BYTES, predict_memory, replay
@@ -140,17 +143,58 @@ def test_views_and_products_take_the_quick_way_to_the_same_result(monkeypatch: p
     assert predict_memory(point) == quick
 
 
-def all_chunks(total: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, total, size)]
-
-
-def test_chunks_that_repeat_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("methods.fpt_parts.extraction.MAX_SCORES", 5000)  # 28 chunks of heads by two of queries
-    point = MemoryPoint("fpt", 96, 4, "vit_tiny_patch16_224", options=(("side_reduction", 4), ("layers", "0-1")))
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_parts_that_repeat_take_no_more_memory(monkeypatch: pytest.MonkeyPatch, checkpointing: bool) -> None:
+    monkeypatch.setattr("methods.fpt_parts.extraction.MAX_SCORES", 5000)  # 12 parts of a head, two of their queries
+    options = (("side_reduction", 4), ("layers", "0-1"))
+    point = MemoryPoint("fpt", 96, 40, "vit_tiny_patch16_224", grad_checkpointing=checkpointing, options=options)
     few = predict_memory(point)
-    for module in ("extraction", "fusion", "lean_layers"):
-        monkeypatch.setattr(f"methods.fpt_parts.{module}.chunks", all_chunks)
+    monkeypatch.setattr("benchmarks.memory.predict.FoldRepeats", lambda trace: nullcontext())
     assert predict_memory(point) == few
+
+
+def repeated(num_calls: int, work: Callable[..., None], shorter: bool = False) -> tuple[int, StorageTrace]:
+    """How often a function was run that is called on equal parts of a tensor, the last perhaps shorter; the trace."""
+    num_runs = 0
+
+    def fill(output: Tensor, part: slice) -> None:
+        nonlocal num_runs
+        num_runs += 1
+        work(output[part])
+
+    trace, announced = StorageTrace(), wrap_torch_function(lambda output, part: (output,))(fill)
+    with FakeTensorMode(), trace, CudaSemantics(), FoldRepeats(trace):
+        output = torch.empty(num_calls, MIB)
+        for index in range(num_calls):
+            announced(output, slice(index, index + 1 - (shorter and index == num_calls - 1)))
+    return num_runs, trace
+
+
+def test_equal_parts_run_until_two_have_taken_the_same() -> None:
+    runs, trace = repeated(9, lambda part: part.copy_(part.exp().log()))
+    assert (runs, peak_bytes(trace)) == (2, (9 * 4 + 2 * 4) * MIB)
+    assert repeated(9, lambda part: part.copy_(part @ torch.empty(MIB, 1)))[0] == 3  # cuBLAS's memory is made once
+    assert repeated(9, lambda part: part.copy_(part.exp()), shorter=True)[0] == 3
+
+
+def test_parts_that_leave_something_behind_are_all_run() -> None:
+    held: list[Tensor] = []
+    assert repeated(9, lambda part: held.append(part.exp()))[0] == 9
+    held = []
+    runs, _ = repeated(9, lambda part: held.__setitem__(slice(0, 1), [part.exp()]))
+    assert runs == 9  # each releases what the one before has made
+
+
+def test_a_method_that_asks_where_a_tensor_lies_hears_of_a_gpu() -> None:
+    def compute() -> None:
+        x = torch.empty(3, requires_grad=True)
+        assert (x.is_cpu, x.is_cuda) == (False, True)
+        x.register_hook(lambda grad: answers.append(grad.is_cpu))
+        x.sum().backward()
+
+    answers: list[bool] = []
+    traced(compute)
+    assert answers == [False]
 
 
 # Method, side, attention, MiB as another program counted them, and MiB that kernels take at the peak: CUDA's softmax

@@ -1,8 +1,9 @@
 """What CUDA does otherwise than the CPU, where it changes what memory a step takes.
 
 Fake tensors stand on the CPU; `CudaSemantics` makes each torch function choose the operators that a GPU would: fused
-attention kernels, autocast's list of fp32 operators, fused dropout with a boolean mask. `kernel_workspace` knows what
-kernels allocate besides their outputs.
+attention kernels, autocast's list of fp32 operators, fused dropout with a boolean mask. Who asks a tensor `is_cpu` or
+`is_cuda` is told that it lies on a GPU (its `device` is still the CPU, which autocast goes by). `kernel_workspace`
+knows what kernels allocate besides their outputs.
 """
 
 import math
@@ -19,6 +20,7 @@ LOW_PRECISION = (torch.bfloat16, torch.float16)
 # https://pytorch.org/docs/stable/amp.html, lists of CUDA: operators that run in fp32, and that give fp32.
 FP32_INPUTS = {"layer_norm", "group_norm", "exp", "log", "pow", "rsqrt", "norm", "cosine_similarity", "softplus"}
 FP32_OUTPUT = {"softmax", "log_softmax", "sum", "prod", "cumsum", "cumprod"}
+IS_ON = {Tensor.is_cpu.__get__: False, Tensor.is_cuda.__get__: True}  # type: ignore[attr-defined]
 PROMOTED_ON_CPU = (torch.cat, torch.stack)  # by copies that CUDA does not make: its kernels promote as they write
 MATMULS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
 CUBLAS_WORKSPACE = 32 * 2**20  # of a handle on Hopper; one for each thread that multiplies
@@ -34,13 +36,13 @@ class CudaSemantics(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
+        if func in IS_ON:
+            return IS_ON[func]
         if func is Tensor.backward:
-            with self:  # unlike torch's own way, which would leave out what checkpoints compute again
-                return _run_backward(*args, **kwargs)
+            with self:
+                return run_backward(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return fused_attention(*args, **kwargs)
-        if func is aten._scaled_dot_product_flash_attention_for_cpu:
-            return attention_with_logsumexp(*args, **kwargs)
         if func is F.dropout:
             return _dropout(*args, **kwargs)
         if func in PROMOTED_ON_CPU:
@@ -57,13 +59,14 @@ class CudaSemantics(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _run_backward(
+def run_backward(
     loss: Tensor,
     gradient: Tensor | None = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
     inputs: Any = None,
 ) -> None:
+    """As `Tensor.backward`, but that torch function modes stay on for what checkpoints compute again."""
     engine = torch.autograd.Variable._execution_engine
     gradient = torch.ones_like(loss) if gradient is None else gradient
     keep = create_graph if retain_graph is None else retain_graph
@@ -101,17 +104,6 @@ def fused_attention(
         return attended[..., :head_dim] if padding else attended
     efficient = aten._scaled_dot_product_efficient_attention
     return efficient(query, key, value, attn_mask, grad, dropout_p, is_causal, scale=scale)[0]
-
-
-def attention_with_logsumexp(
-    query: Tensor, key: Tensor, value: Tensor, dropout_p: float, is_causal: bool, scale: float
-) -> tuple[Tensor, Tensor]:
-    """The CPU's fused kernel called by its name: the one of CUDA that returns the log-sum-exp too."""
-    if query.dtype in LOW_PRECISION:
-        flash = aten._scaled_dot_product_flash_attention
-        return flash(query, key, value, dropout_p, is_causal, scale=scale)[:2]
-    efficient = aten._scaled_dot_product_efficient_attention
-    return efficient(query, key, value, None, True, dropout_p, is_causal, scale=scale)[:2]
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

@@ -14,11 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.memory.allocator import Block, CachingAllocator
 from benchmarks.memory.cuda_kernels import CudaSemantics
+from benchmarks.memory.fold import FoldRepeats
 from benchmarks.memory.point import MemoryPoint, build_point, run_phases, views_of
 from benchmarks.memory.trace import StorageTrace
 from benchmarks.model.build import Parts
 from benchmarks.plugins import load_plugins, loaded_plugins
-from methods.contract import imagined_gpu
 
 # CUDA context with the kernels and libraries loaded by each phase: as measured on an H100, driver 580, CUDA 13.0.
 CONTEXT_BYTES = {"setup": 610 * 2**20, "preload": 686 * 2**20, "train": 758 * 2**20, "eval": 758 * 2**20}
@@ -104,7 +104,14 @@ def predict_memory(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts
 
     gc.freeze()  # collections on the way then pass over all that is older, torch and its modules, in no time
     try:
-        with warnings.catch_warnings(), imagined_gpu(), FakeTensorMode(), trace, trace.watch_modules(), CudaSemantics():
+        with (
+            warnings.catch_warnings(),
+            FakeTensorMode(),
+            trace,
+            trace.watch_modules(),
+            CudaSemantics(),
+            FoldRepeats(trace),
+        ):
             warnings.simplefilter("ignore")
             run_phases(point, build, torch.device("cpu"), watch, _no_timing, 1, trace.on_host, prepare=False)
     finally:

@@ -34,6 +34,7 @@ class StorageTrace(TorchDispatchMode):
         events: `(storage, bytes)` for an allocation, `(storage, -1)` for a release, in order; storages are numbers.
         tags: What each storage is for.
         host_bytes: Of all that was made on the host instead.
+        num_operators: How many were run so far.
     """
 
     def __init__(self) -> None:
@@ -41,6 +42,7 @@ class StorageTrace(TorchDispatchMode):
         self.events: list[tuple[int, int]] = []
         self.tags: dict[int, str] = {}
         self.host_bytes = 0
+        self.num_operators = 0
         self._number: dict[int, int] = {}  # live storages by their address
         self._references: dict[int, weakref.ref[Any]] = {}
         self._sum: tuple[int, int, frozenset[int]] | None = None  # a gradient sum that may have been made in place
@@ -52,6 +54,7 @@ class StorageTrace(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
             return args[0].fake_device  # asked for very often, and slow otherwise
+        self.num_operators += 1
         result = run_quickly(func, args) if func in QUICK and not kwargs else func(*args, **(kwargs or {}))
         if self._on_host:
             self.host_bytes += sum(storage_bytes(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor))

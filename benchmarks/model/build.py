@@ -11,7 +11,7 @@ from benchmarks.config import Attention
 from benchmarks.errors import UserError
 from benchmarks.model.backbone import check_needs, create_backbone, set_attention
 from methods import METHODS
-from methods.contract import OptionError, imagined_gpu
+from methods.contract import OptionError
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def feature_shapes(
     Returns:
         Shape (without the batch's axis) and NumPy type of each feature by name, and the extractor's parts.
     """
-    with torch.device("meta"), torch.no_grad(), imagined_gpu():
+    with torch.device("meta"), torch.no_grad():
         extractor: Any = build_parts(method, config, backbone, 2, resolution, "eager").extractor
         features = extractor(image=torch.empty(1, 3, resolution, resolution))
     shapes = {name: (tuple(feature.shape[1:]), str(feature.dtype)[6:]) for name, feature in features.items()}

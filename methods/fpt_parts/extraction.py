@@ -9,7 +9,8 @@ from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from methods.contract import OptionError, chunks, freeze
+from methods.contract import OptionError, freeze
+from methods.fpt_parts.parts import one_operator, parts
 
 # Attention scores held at once by eager extraction, 16 MiB in fp32: few enough for a CPU's cache.
 MAX_SCORES = 2**22
@@ -58,13 +59,21 @@ def attend_in_chunks(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
     received = query.new_zeros(batch * heads, tokens, dtype=torch.float32)
     heads_at_once = max(1, MAX_SCORES // tokens**2)
     queries_at_once = min(tokens, max(1, MAX_SCORES // tokens))
-    for chunk in chunks(batch * heads, heads_at_once):
-        for queries in chunks(tokens, queries_at_once):
-            scores = torch.bmm(query[chunk, queries], key[chunk].mT)  # (heads, queries, N)
-            attention = scores.softmax(dim=-1, dtype=torch.float32)
-            received[chunk] += attention.sum(dim=1)
-            output[chunk, queries] = torch.bmm(attention.to(value.dtype), value[chunk])
+    for part in parts(batch * heads, heads_at_once):
+        _attend_to_part(query, key, value, output, received, part, queries_at_once)
     return output.unflatten(0, (batch, heads)), (received / tokens).unflatten(0, (batch, heads))
+
+
+@one_operator
+def _attend_to_part(
+    query: Tensor, key: Tensor, value: Tensor, output: Tensor, received: Tensor, heads: slice, queries_at_once: int
+) -> None:
+    """Fills some heads' part of the output `(B A, N, E)` and of what tokens receive `(B A, N)`."""
+    for queries in parts(query.shape[1], queries_at_once):
+        scores = torch.bmm(query[heads, queries], key[heads].mT)  # (heads, queries, N)
+        attention = scores.softmax(dim=-1, dtype=torch.float32)
+        received[heads] += attention.sum(dim=1)
+        output[heads, queries] = torch.bmm(attention.to(value.dtype), value[heads])
 
 
 def attend_fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -94,7 +103,7 @@ def attention_with_logsumexp(query: Tensor, key: Tensor, value: Tensor, scale: f
         - query, key, value: `(B, A, N, E)`
         - Output: `(B, A, N, E)` and `(B, A, N)`, the latter in fp32
     """
-    if query.device.type == "cpu":
+    if query.is_cpu:
         output, logsumexp = aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, False, scale=scale)
     elif query.dtype in LOW_PRECISION:
         output, logsumexp = aten._scaled_dot_product_flash_attention(query, key, value, 0.0, False, scale=scale)[:2]

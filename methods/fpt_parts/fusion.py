@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from methods.contract import chunks
+from methods.fpt_parts.parts import one_operator, parts
 
 
 class Stored(NamedTuple):
@@ -58,7 +58,7 @@ class _PromptAttention(torch.autograd.Function):
         features = _Features(query, Stored(*stored))  # type: ignore[arg-type]
         output = query.new_empty(len(features.stored.keys), num_layers, num_prompts, num_heads, head_dim)
         for part in features.parts():
-            output[part] = features.attended(part).transpose(2, 3)
+            features.attend(part, output)
         return output
 
     @staticmethod
@@ -66,8 +66,8 @@ class _PromptAttention(torch.autograd.Function):
         query, *stored = ctx.saved_tensors
         features = _Features(query, Stored(*stored))
         grad_query = torch.zeros_like(query, dtype=torch.float32)
-        for images, layers in features.parts():
-            grad_query[layers] += features.grad_query((images, layers), grad[images, layers].transpose(2, 3))
+        for part in features.parts():
+            features.add_grad_query(part, grad, grad_query)
         return grad_query.to(query.dtype), None, None, None, None
 
 
@@ -89,24 +89,28 @@ class _Features:
     def parts(self) -> Iterator[Part]:
         """Parts with about a quarter of what one layer holds of the whole batch: small, and warm in a CPU's cache."""
         batch, num_layers = self.stored.keys.shape[:2]
-        for images in chunks(batch, max(1, batch // (2 * num_layers))):
-            for layers in chunks(num_layers, -(-num_layers // 2)):
+        for images in parts(batch, max(1, batch // (2 * num_layers))):
+            for layers in parts(num_layers, -(-num_layers // 2)):
                 yield images, layers
 
-    def attended(self, part: Part) -> Tensor:
-        """What the prompts read of a part, `(b, l, A, P, E)`."""
+    @one_operator
+    def attend(self, part: Part, output: Tensor) -> None:
+        """Fills a part of what the prompts read, `(B, L, P, A, E)`."""
         attention = self._attention(part, self._cast(self.stored.keys[part])).to(self.query.dtype)
-        return _scaled(attention @ self._cast(self.stored.values[part]), self.stored.values_scale, part)
+        attended = _scaled(attention @ self._cast(self.stored.values[part]), self.stored.values_scale, part)
+        output[part] = attended.transpose(2, 3)
 
-    def grad_query(self, part: Part, grad: Tensor) -> Tensor:
-        """Gradient of the queries `(l, A, P, E)`, in fp32, from the output's `(b, l, A, P, E)`."""
+    @one_operator
+    def add_grad_query(self, part: Part, grad: Tensor, grad_query: Tensor) -> None:
+        """Adds to the gradient of the queries `(L, A, P, E)`, in fp32, from the output's `(B, L, P, A, E)`."""
+        grad = grad[part].transpose(2, 3)  # (b, l, A, P, E)
         grad_attention = (
             _scaled(grad, self.stored.values_scale, part) @ self._cast(self.stored.values[part]).mT
         ).float()
         keys = self._cast(self.stored.keys[part])
         attention = self._attention(part, keys)
         grad_scores = torch._softmax_backward_data(grad_attention, attention, -1, torch.float32).to(keys.dtype)
-        return _scaled(grad_scores @ keys, self.stored.keys_scale, part).sum(0, dtype=torch.float32)
+        grad_query[part[1]] += _scaled(grad_scores @ keys, self.stored.keys_scale, part).sum(0, dtype=torch.float32)
 
     def _attention(self, part: Part, keys: Tensor) -> Tensor:
         """The prompts' attention `(b, l, A, P, M)`, in fp32."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.contract import chunks, on_cpu
+from methods.fpt_parts.parts import parts
 
 # Attention scores a CPU holds at once, 4 MiB in fp32: few enough for its cache.
 MAX_SCORES = 2**20
@@ -48,7 +48,7 @@ def self_attention(qkv: Tensor, num_queries: int, scale: float, fused: bool) -> 
         - qkv: `(B, N, 3, A, E)`
         - Output: `(B, n, A E)`
     """
-    if not fused or on_cpu(qkv):
+    if not fused or qkv.is_cpu:
         attended: Tensor = _EagerAttention.apply(qkv, num_queries, scale)
         return attended
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, A, N, E)
@@ -106,7 +106,7 @@ class _GeluLinear(torch.autograd.Function):
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`; on a CPU by oneDNN, which uses AVX-512 where MKL, PyTorch's choice in fp32, does not (on AMD)."""
     in_fp32 = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if in_fp32 and on_cpu(x) and torch.backends.mkldnn.is_available():
+    if in_fp32 and x.is_cpu and torch.backends.mkldnn.is_available():
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
     return F.linear(x, weight, bias)
@@ -116,7 +116,7 @@ def _parameter_gradients(grad: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of a linear layer's weight and bias, in fp32, from its output's and its inputs."""
     grad = grad.flatten(0, -2)
     inputs = inputs.flatten(0, -2).to(grad.dtype)
-    if on_cpu(grad) and grad.shape[1] > inputs.shape[1]:  # oneDNN wants the narrower one first
+    if grad.is_cpu and grad.shape[1] > inputs.shape[1]:  # oneDNN wants the narrower one first
         grad_weight = _product(inputs.T, grad.T).T
     else:
         grad_weight = _product(grad.T, inputs.T)
@@ -137,7 +137,7 @@ class _EagerAttention(torch.autograd.Function):
         output = qkv.new_empty(batch, num_queries, num_heads, head_dim)
         logsumexp = qkv.new_empty(batch, num_heads, num_queries, 1, dtype=torch.float32)
         images, scores = _part_of_batch(qkv, num_queries)
-        for part in chunks(batch, images):
+        for part in parts(batch, images):
             query, key, value = _turned(qkv[part])
             maps = _scores(query[..., :num_queries], key, scale, scores)
             highest = maps.amax(dim=-1, keepdim=True)
@@ -160,7 +160,7 @@ class _EagerAttention(torch.autograd.Function):
         grad_qkv[:, num_queries:, 0] = 0
         images, scores = _part_of_batch(qkv, num_queries)
         grads, grads32 = torch.empty_like(scores), torch.empty_like(scores, dtype=torch.float32)
-        for part in chunks(batch, images):
+        for part in parts(batch, images):
             query, key, value = _turned(qkv[part])
             query = query[..., :num_queries]
             grad_output = grad[part].flatten(0, 1)  # (b A, E, n)
@@ -185,7 +185,7 @@ def _part_of_batch(qkv: Tensor, num_queries: int) -> tuple[int, Tensor]:
     A quarter of the batch; on a CPU, as many as its cache holds the scores of.
     """
     batch, tokens, _, heads, _ = qkv.shape
-    images = max(1, MAX_SCORES // (heads * num_queries * tokens)) if on_cpu(qkv) else -(-batch // 4)
+    images = max(1, MAX_SCORES // (heads * num_queries * tokens)) if qkv.is_cpu else -(-batch // 4)
     return images, qkv.new_empty(min(batch, images) * heads, num_queries, tokens)
 
 
