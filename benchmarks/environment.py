@@ -110,16 +110,18 @@ def code_digest(parts: tuple[str, ...], sources: dict[str, bytes] = _SOURCES) ->
     return total.hexdigest()
 
 
-def trained_by(module: str) -> dict[str, str]:
+def trained_by(module: str) -> dict[str, str | None]:
     """Digests of the code that trains in this process.
 
     Args:
         module: Of the method.
 
     Returns:
-        `digest`, of what all methods share, and `method_digest`, of the method's own files.
+        `digest`, of what all methods share, and `method_digest`, of the method's own files; None for a plugin's, whose
+        digest is part of the run's settings.
     """
-    return {"digest": code_digest(TRAINS), "method_digest": code_digest(method_files(module))}
+    own = method_files(module)
+    return {"digest": code_digest(TRAINS), "method_digest": code_digest(own) if own else None}
 
 
 def method_files(module: str, sources: dict[str, bytes] = _SOURCES) -> tuple[str, ...]:
