@@ -122,6 +122,7 @@ def test_they_run_like_those_of_the_repository_and_the_record_tells(folder: Path
     assert "Biases only" in ended.stdout and "Biases only" in (folder / "results/tables/results.md").read_text()
     both = {name: digest(folder / name) for name in ("biases.py", "others.py")}
     stored = records(folder / "results")
+    assert stored["biases"]["run"]["code"]["method_digest"] is None
     assert stored["biases"]["run"]["plugins"] == stored["linear"]["run"]["plugins"] == both
     assert stored["biases"]["run"]["config"]["plugins"] == [list(item) for item in sorted(both.items())]
     assert stored["linear"]["run"]["config"]["plugins"] == [["others.py", both["others.py"]]]
