@@ -107,7 +107,7 @@ def test_each_process_sees_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) ->
         ("--launcher slurm --jobs 2 --slurm minutes=5", "jobs and device must be left to SLURM"),
         ("--launcher slurm", "slurm must have minutes, the time limit of a run"),
         ("--launcher slurm --slurm hours=5", "key of slurm must be one of minutes, "),
-        ("--launcher slurm --slurm minutes=0", "minutes of slurm must be a whole number of at least 1, got '0'"),
+        ("--launcher slurm --slurm minutes=0", "minutes of slurm must be at least 1, got '0'"),
     ],
 )
 def test_what_does_not_fit_is_said_first(folder: Path, options: str, message: str) -> None:
