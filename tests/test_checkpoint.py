@@ -54,6 +54,7 @@ def outcome(run: Run) -> dict[str, Any]:
     return {"history": history, "selection": run.run["selection"], "predictions": run.predictions.to_csv()} | scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_killed_after_any_epoch_ends_as_an_undisturbed_one(images: Path, tmp_path: Path, method: str) -> None:
     run = planned(images, method)

@@ -48,6 +48,7 @@ def test_what_is_needed_has_a_margin_and_the_context() -> None:
     assert needed_bytes(prediction) == int(peak * 1.05) + CONTEXT_BYTES["train"]
 
 
+@pytest.mark.slow
 def test_limits_fit_and_the_next_do_not(tmp_path: Path) -> None:
     memory = int(1.6 * GIB)
     found = limits(POINT, memory, tmp_path)

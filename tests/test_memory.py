@@ -145,6 +145,7 @@ def test_measuring_out_of_memory_is_a_result(monkeypatch: pytest.MonkeyPatch) ->
     assert [(row["phase"], row["status"], row["peak_allocated_bytes"]) for row in rows] == [("train", "oom", None)]
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_points_are_measured_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(measure, "NvmlDriver", lambda device: FakeDriver())

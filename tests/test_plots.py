@@ -96,6 +96,7 @@ def memory_points(**changes: Any) -> pd.DataFrame:
     return pd.DataFrame(points).assign(**changes)
 
 
+@pytest.mark.slow
 def test_three_figures_a_suite_and_its_ranks_as_png_and_pdf(suite: Suite) -> None:
     assert len(suite.paths) == 18 + 4  # one resolution cannot be ranked over
     assert len(suite.figures) == 9 + 2

@@ -116,6 +116,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.process
 def test_they_run_like_those_of_the_repository_and_the_record_tells(folder: Path) -> None:
     ended = finish(folder, "--methods", "biases", "linear", *TINY, "--plugin", "biases.py", "others.py")
     assert ended.returncode == 0, ended.stderr

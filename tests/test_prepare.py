@@ -184,7 +184,6 @@ def test_each_prepared_dataset_trains(prepared: Path, tmp_path: Path, name: str)
     assert 0 <= run.measurements["test"]["auc"] <= 1
 
 
-@pytest.mark.process
 def test_prepared_datasets_train_and_their_records_name_the_split(prepared: Path, tmp_path: Path) -> None:
     options = [word for word in TINY if word not in ("--datasets", "images")]
     done = finish_inside(

@@ -41,7 +41,6 @@ def test_it_lists_first_and_starts_nothing(folder: Path, capsys: pytest.CaptureF
     assert "yes must be used without --dry-run, got both" in capsys.readouterr().err
 
 
-@pytest.mark.process
 def test_it_runs_what_is_missing_and_writes_the_table(folder: Path) -> None:
     ended = finish_inside(folder, "reproduce", "mine.yaml", "--yes")
     assert ended.returncode == 0, ended.stderr

@@ -13,7 +13,6 @@ from benchmarks.suite import tracking
 from benchmarks.suite.tracking import Tracking, check_tracker
 
 
-@pytest.mark.process
 def test_tensorboard_shows_what_the_record_holds(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

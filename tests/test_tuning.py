@@ -40,7 +40,6 @@ def trials(folder: Path, method: str) -> list[dict[str, Any]]:
     return [record for record in stored if record["run"]["config"]["method"] == method]
 
 
-@pytest.mark.process
 def test_a_damaged_record_of_a_trial_is_no_rival(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cell, _) = plan(folder, monkeypatch, " ".join(GRID)).cells
     first, second = cell.trials
@@ -50,7 +49,6 @@ def test_a_damaged_record_of_a_trial_is_no_rival(folder: Path, tmp_path: Path, m
     assert rivals_of(second, cell, tmp_path) == []
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("method", ["linear", "lora"])
 def test_the_rate_with_the_best_validation_auc_trains_every_seed(folder: Path, method: str) -> None:
     tried = {record["run"]["config"]["lr"]: record for record in trials(folder, method)}
@@ -68,7 +66,6 @@ def test_the_rate_with_the_best_validation_auc_trains_every_seed(folder: Path, m
             assert tuning["val_auc"][f"{rate:g}"] == record["measurements"]["val"]["auc"]
 
 
-@pytest.mark.process
 def test_a_trial_never_reads_the_test_split(folder: Path) -> None:
     for record in trials(folder, "linear") + trials(folder, "lora"):
         assert record["status"]["state"] == "ok" and record["run"]["config"]["seed"] == 0
@@ -76,7 +73,6 @@ def test_a_trial_never_reads_the_test_split(folder: Path) -> None:
         assert not (folder / f"results/trials/runs/{record['run_id']}.predictions.csv").exists()
 
 
-@pytest.mark.process
 def test_trials_are_no_results(folder: Path) -> None:
     assert len(records(folder / "results")) == 2
     text = (folder / "results/tables/results.md").read_text()
@@ -84,7 +80,6 @@ def test_trials_are_no_results(folder: Path) -> None:
     assert "4 trials and 4 runs, 0 of them stored already" in (folder / "stderr").read_text()
 
 
-@pytest.mark.process
 def test_the_same_command_again_does_nothing(folder: Path) -> None:
     ended = finish_inside(folder, "--methods", "linear", "lora", *TINY, *GRID)
     assert ended.returncode == 0
@@ -92,7 +87,6 @@ def test_the_same_command_again_does_nothing(folder: Path) -> None:
     assert "started" not in ended.stderr
 
 
-@pytest.mark.process
 def test_a_dry_run_shows_trials_and_what_was_chosen(folder: Path) -> None:
     ended = finish_inside(folder, "--methods", "linear", "lora", *TINY, *GRID, "--dry-run")
     chosen = {name: record["run"]["tuning"]["chosen"] for name, record in records(folder / "results").items()}
