@@ -209,7 +209,7 @@ def test_comparison_gives_the_error_of_each_counter() -> None:
         "status": {"state": "oom", "message": "", "phase": "train"},
         "memory": {"phases": {"setup": measured}},
     }
-    setup, train = compare_frame([record], [prediction]).to_dict("records")
+    setup, train = compare_frame([(record, prediction)]).to_dict("records")
     assert (setup["allocated_error_percent"], setup["reserved_error_percent"]) == (3.0, 5.0)
     assert pd.isna(setup["process_error_percent"]) and setup["process_predicted_bytes"] == 500
     assert train["status"] == "oom" and pd.isna(train["allocated_error_percent"])

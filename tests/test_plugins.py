@@ -231,3 +231,39 @@ def test_two_files_of_one_name_are_refused(folder: Path) -> None:
     plugins.load_plugins([folder / "biases.py"])
     with pytest.raises(UserError, match=r"plugins must have names that differ, got '.*' and '.*elsewhere/biases\.py'"):
         plugins.load_plugins([folder / "elsewhere" / "biases.py"])
+
+
+READS = METHOD.replace("ImageModel(backbone)", "Reads(backbone)").replace('"biases"', '"reads"').replace(
+    "def build(", """class Reads(ImageModel):
+    def forward(self, image):
+        return super().forward(image) * (1.0 if image.mean().item() < 9 else 2.0)
+
+
+def build("""
+)  # fmt: skip
+
+
+def test_a_method_that_reads_a_value_runs_and_has_no_predicted_memory(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "reads.py").write_text(READS)
+    loaded = ["--plugin", "reads.py", "others.py"]
+    note = "note: memory of reads_vit_of_mine_32px_b4_fp32_sdpa_c2 cannot be predicted: DataDependentOutputException"
+    grid = ["--methods", "reads", "linear", "--backbone", "vit_of_mine", "--precision", "fp32", "--format", "json"]
+    for command in ("--predict", "--breakdown"):
+        asked = [*grid, "--attention", "sdpa", "--res", "32", "--batch-size", "4", "--num-classes", "2"]
+        assert bench.main(["memory", command, *asked, *loaded]) == 0
+        out, err = capsys.readouterr()
+        assert note in err and {row["method"] for row in json.loads(out)} == {"linear"}
+    for memory in ([], ["--gpu-memory", "24GB"]):
+        assert bench.main(["fit", *grid, "--res", "32", "--grad-checkpointing", "off", *memory, *loaded]) == 0
+        out, err = capsys.readouterr()
+        reads, linear = json.loads(out)
+        asked_for = {"method", "precision", "attention", "grad_checkpointing"}
+        assert "cannot be predicted" in err and {reads[name] for name in reads.keys() - asked_for} == {"-"}
+        assert "-" not in linear.values()
+    assert bench.main(["run", "--methods", "reads", *TINY, "--dry-run", *loaded]) == 0
+    assert "cannot be predicted" in " ".join(capsys.readouterr().err.split())
+    ended = finish(folder, "--methods", "reads", *TINY, *loaded)
+    assert ended.returncode == 0 and "cannot be predicted: DataDependentOutputException" in ended.stderr
+    assert "predicted_memory" not in records(folder / "results")["reads"]["measurements"]

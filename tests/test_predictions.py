@@ -1,6 +1,7 @@
 """Predictions kept on disk: made once, and never again only while everything they depend on is the same."""
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import pytest
 
 from benchmarks import environment
+from benchmarks.errors import UserError
 from benchmarks.memory import prediction_cache
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.memory.predict import Prediction, predict_memory
+from benchmarks.memory.predict import Prediction, PredictionError, predict_memory
 from benchmarks.memory.prediction_cache import predict_point, predict_points
 from benchmarks.training.preload import EXTRACTS
 from methods import METHODS
@@ -119,3 +121,25 @@ def test_features_are_counted_as_the_extractor_gives_them(tmp_path: Path) -> Non
     kept = int(0.2 * (64 // 16) ** 2 + 0.2)  # tokens of 17, in each of 3 heads of width 64 in 12 blocks
     assert predict_point(POINT, tmp_path).feature_bytes == 4 * 2 * 12 * 3 * kept * 64 * 2
     assert predict_point(replace(POINT, preload=False), tmp_path).feature_bytes == 0
+
+
+def test_a_point_that_cannot_be_predicted_is_left_out_and_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error crosses processes, and a setting that no method can work with is still the user's mistake."""
+    other = replace(POINT, resolution=80)
+
+    def predict(point: MemoryPoint) -> Prediction:
+        if point == POINT:
+            raise pickle.loads(pickle.dumps(PredictionError(point, "RuntimeError: why")))
+        return predict_memory(point)
+
+    monkeypatch.setattr(prediction_cache, "predict_memory", predict)
+    told: list[str] = []
+    found = predict_points([POINT, other, POINT], tmp_path, lambda error: told.append(str(error)))
+    assert [prediction.point for prediction in found] == [other]
+    assert told == [f"memory of {POINT.name} cannot be predicted: RuntimeError: why"]
+    with pytest.raises(PredictionError, match="cannot be predicted: RuntimeError: why"):
+        predict_point(POINT, tmp_path)
+    with pytest.raises(UserError, match="keep_ratio must be above 0"):
+        predict_point(replace(other, options=(("keep_ratio", 7.0), ("side_reduction", 4))), tmp_path)

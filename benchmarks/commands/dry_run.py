@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.commands.options import say
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction
 from benchmarks.memory.prediction_cache import predict_points, stored_predictions
@@ -67,7 +68,7 @@ def _predictor(cache: Path, predict_all: bool) -> Predict:
                 file=sys.stderr,
             )
             return known
-        made = predict_points(fresh, cache)
+        made = predict_points(fresh, cache, say)
         bar = track(made, "predicting memory", len(fresh), console=Console(stderr=True), transient=True)
         return known | {prediction.point: prediction for prediction in (bar if fresh else made)}
 

@@ -16,6 +16,7 @@ from benchmarks.commands.options import (
     add_plugins,
     positive,
     print_frame,
+    say,
 )
 from benchmarks.model.choose import check_methods
 
@@ -79,6 +80,8 @@ def _collect(rows: Iterable[dict[str, Any]], total: int) -> list[dict[str, Any]]
     collected = []
     for number, row in enumerate(rows, start=1):
         print(f"{number}/{total} {row['method']}", file=sys.stderr, flush=True)
+        if "note" in row:
+            say(row.pop("note"))
         collected.append(row)
     return collected
 
@@ -109,18 +112,27 @@ def _factors(point: "MemoryPoint") -> dict[str, Any]:
 
 def _limits_row(job: "tuple[MemoryPoint, int, Path]") -> dict[str, Any]:
     from benchmarks.memory.card_fit import limits
+    from benchmarks.memory.predict import PredictionError
 
-    found = limits(*job)
+    try:
+        found = limits(*job)
+    except PredictionError as error:
+        return _factors(job[0]) | {"largest_resolution": "-", "largest_batch": "-", "note": str(error)}
     return _factors(job[0]) | {"largest_resolution": found.resolution, "largest_batch": found.batch_size}
 
 
 def _cards_row(job: "tuple[MemoryPoint, Path]") -> dict[str, Any]:
     from benchmarks.choices import CARDS_GB
     from benchmarks.memory.card_fit import GIB, needed_bytes
+    from benchmarks.memory.predict import PredictionError
     from benchmarks.memory.prediction_cache import predict_point
 
     point, cache = job
-    needed = needed_bytes(predict_point(point, cache))
+    try:
+        needed = needed_bytes(predict_point(point, cache))
+    except PredictionError as error:
+        unknown = dict.fromkeys(["needed_gib", *(f"{card}GB" for card in CARDS_GB)], "-")
+        return _factors(point) | unknown | {"note": str(error)}
     cards = {f"{card}GB": "fits" if needed <= card * GIB else "-" for card in CARDS_GB}
     return _factors(point) | {"needed_gib": round(needed / GIB, 1)} | cards
 

@@ -20,6 +20,7 @@ from benchmarks.commands.options import (
     add_set,
     positive,
     print_frame,
+    say,
 )
 from benchmarks.errors import UserError
 from benchmarks.model.choose import check_methods, method_options
@@ -134,7 +135,7 @@ def _predict(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     print("predicted on fake tensors, not measured", file=sys.stderr)
     ok = {"state": "ok"}
-    predictions = predict_points(grid(args), args.cache)
+    predictions = predict_points(grid(args), args.cache, say)
     return [row for item in predictions for row in point_rows(item.point, item.as_record(), ok, "predicted")]
 
 
@@ -142,7 +143,7 @@ def _breakdown(args: argparse.Namespace) -> int:
     from benchmarks.memory.prediction_cache import predict_points
     from benchmarks.memory.table import breakdown_frame, readable
 
-    frame = breakdown_frame(predict_points(grid(args), args.cache))
+    frame = breakdown_frame(predict_points(grid(args), args.cache, say))
     print_frame(readable(frame) if args.format == "md" else frame, args.format)
     if args.plot:
         from benchmarks.report.breakdown_plot import plot_breakdown
@@ -169,7 +170,11 @@ def _compare(args: argparse.Namespace) -> int:
     if not records:
         raise UserError(f"results must hold measured records to compare, got none in {args.results / 'measured'}")
     points = [MemoryPoint.from_dict(record["point"]) for record in records]
-    frame = compare_frame(records, predict_points(points, args.cache))
+    predictions = {prediction.point: prediction for prediction in predict_points(points, args.cache, say)}
+    pairs = [
+        (record, predictions[point]) for record, point in zip(records, points, strict=True) if point in predictions
+    ]
+    frame = compare_frame(pairs)
     print_frame(readable(frame) if args.format == "md" else frame, args.format)
     for name in map(short_name, COUNTERS):
         errors = frame[f"{name}_error_percent"].dropna().abs()

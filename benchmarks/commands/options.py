@@ -1,6 +1,7 @@
 """Options that several commands share, each defined once."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,11 @@ def print_frame(frame: "pd.DataFrame", layout: str) -> None:
         print(frame.to_json(orient="records", indent=2))
     else:
         print(frame.to_markdown(index=False))
+
+
+def say(note: object) -> None:
+    """A note for the reader, on stderr."""
+    print(f"note: {note}", file=sys.stderr)
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:

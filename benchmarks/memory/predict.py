@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.errors import UserError
 from benchmarks.memory.allocator import Block, CachingAllocator
 from benchmarks.memory.cuda_kernels import CudaSemantics
 from benchmarks.memory.fold import FoldRepeats
@@ -27,6 +28,22 @@ MANY = 12  # points from which a second process is worth its start
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+class PredictionError(RuntimeError):
+    """The memory of a point cannot be predicted, as where a forward pass reads a value: fake tensors have none.
+
+    Args:
+        point: What was to be predicted.
+        reason: What stands in the way.
+    """
+
+    def __init__(self, point: MemoryPoint, reason: str) -> None:
+        super().__init__(point, reason)
+        self.point, self.reason = point, reason
+
+    def __str__(self) -> str:
+        return f"memory of {self.point.name} cannot be predicted: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +97,21 @@ def predict_memory(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts
     Args:
         point: The setting.
         make_parts: Makes the parts on random weights; another than the method's own for comparisons.
+
+    Raises:
+        PredictionError: The method does what cannot be done on fake tensors.
+        UserError: The setting is none that the method can work with.
     """
+    try:
+        return _predict(point, make_parts)
+    except UserError:
+        raise
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        raise PredictionError(point, f"{type(error).__name__}: {lines[0]}") from error
+
+
+def _predict(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts]) -> Prediction:
     trace = StorageTrace()
     bounds: dict[str, tuple[int, int]] = {}
     images = views_of(point)

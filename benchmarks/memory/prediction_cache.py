@@ -6,7 +6,7 @@ and the versions of torch, timm and peft. Where any of these differs, the point 
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from benchmarks.environment import CODE_DIGEST
 from benchmarks.errors import UserError
 from benchmarks.features.cache import digest
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.memory.predict import PhasePeak, Prediction, map_points, predict_memory
+from benchmarks.memory.predict import PhasePeak, Prediction, PredictionError, map_points, predict_memory
 from benchmarks.model.method_config import make_config
 from benchmarks.plugins import digests_of
 from benchmarks.storage.files import parse_as, write_atomic
@@ -39,21 +39,41 @@ class StoredPrediction(TypedDict):
 _STORED = TypeAdapter(StoredPrediction)
 
 
-def predict_points(points: Iterable[MemoryPoint], cache: Path) -> Iterator[Prediction]:
+def _fail(error: PredictionError) -> None:
+    raise error
+
+
+def predict_points(
+    points: Iterable[MemoryPoint], cache: Path, tell: Callable[[PredictionError], None] = _fail
+) -> Iterator[Prediction]:
     """Predicts points in order; what was predicted before is read, the rest is stored as it is made.
 
     Args:
         points: What to predict; a point that comes twice is predicted once.
         cache: Folder of caches; predictions lie in its `predictions`.
+        tell: Gets the error of a point that cannot be predicted, and returns where that point is to be left out.
     """
     points = list(points)
-    known = stored_predictions(points, cache)
-    fresh = map_points(predict_memory, [point for point in dict.fromkeys(points) if point not in known])
+    known: dict[MemoryPoint, Prediction | None] = dict(stored_predictions(points, cache))
+    fresh = map_points(_try_to_predict, [point for point in dict.fromkeys(points) if point not in known])
     for point in points:
         if point not in known:
-            known[point] = next(fresh)
-            _write(known[point], _path(point, cache))
-        yield known[point]
+            made = next(fresh)
+            if isinstance(made, PredictionError):
+                tell(made)
+            else:
+                _write(made, _path(point, cache))
+            known[point] = None if isinstance(made, PredictionError) else made
+        prediction = known[point]
+        if prediction is not None:
+            yield prediction
+
+
+def _try_to_predict(point: MemoryPoint) -> Prediction | PredictionError:
+    try:
+        return predict_memory(point)
+    except PredictionError as error:
+        return error
 
 
 def stored_predictions(points: Iterable[MemoryPoint], cache: Path) -> dict[MemoryPoint, Prediction]:
@@ -63,7 +83,11 @@ def stored_predictions(points: Iterable[MemoryPoint], cache: Path) -> dict[Memor
 
 
 def predict_point(point: MemoryPoint, cache: Path) -> Prediction:
-    """Predicts one point, or reads its prediction; see `predict_points`."""
+    """Predicts one point, or reads its prediction.
+
+    Raises:
+        PredictionError: It cannot be predicted.
+    """
     return next(predict_points([point], cache))
 
 

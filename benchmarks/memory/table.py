@@ -57,18 +57,17 @@ def with_measured(frame: pd.DataFrame, records: Iterable[dict[str, Any]]) -> pd.
     return pd.concat([frame, own]).drop_duplicates(ignore_index=True)
 
 
-def compare_frame(records: Iterable[dict[str, Any]], predictions: Iterable[Prediction]) -> pd.DataFrame:
+def compare_frame(pairs: Iterable[tuple[dict[str, Any], Prediction]]) -> pd.DataFrame:
     """Predicted beside measured peaks, a row for each measured point and phase.
 
     For each counter (allocated, reserved, process) `<counter>_measured_bytes`, `<counter>_predicted_bytes` and
     `<counter>_error_percent`: the prediction's error, missing where the GPU ran out of memory.
 
     Args:
-        records: Of measured points.
-        predictions: Of the same points.
+        pairs: The record of each measured point, and its prediction.
     """
     rows = []
-    for record, prediction in zip(records, predictions, strict=True):
+    for record, prediction in pairs:
         phases = prediction.as_record()["phases"]
         for row in measured_rows(record):
             compared = {column: row[column] for column in (*POINT_COLUMNS, "phase", "status")}

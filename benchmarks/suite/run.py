@@ -203,11 +203,15 @@ class Run:
         """Adds what a GPU would need, where there is none to measure it on."""
         if self.device.type == "cuda":
             return
+        from benchmarks.memory.predict import PredictionError
         from benchmarks.memory.prediction_cache import point_of_run, predict_point
 
         point = point_of_run(self.config, num_classes)
         with self.clock("predict"):
-            self.measurements["predicted_memory"] = predict_point(point, self.places.cache).as_record()
+            try:
+                self.measurements["predicted_memory"] = predict_point(point, self.places.cache).as_record()
+            except PredictionError as error:
+                self.emit("note", text=str(error))
 
     def finish(self) -> None:
         """Adds what is known however the run ended: memory so far and seconds."""
