@@ -49,9 +49,9 @@ def execute(run: PlannedRun, checkpoints: Checkpoints | None, emit: Callable[...
 def outcome(run: Run) -> dict[str, Any]:
     """All that training decides, without what the clock decides."""
     history = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in run.measurements["history"]]
-    assert run.predictions is not None
+    assert run.probabilities is not None
     scores = {split: run.measurements[split] for split in ("val", "test")}
-    return {"history": history, "selection": run.run["selection"], "predictions": run.predictions.to_csv()} | scores
+    return {"history": history, "selection": run.run["selection"], "predictions": run.probabilities.to_csv()} | scores
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
 """Statistics of stored results: means over seeds, intervals, comparisons.
 
-It computes from records and predictions alone: it trains nothing, and knows no table, plot or page.
+It computes from records and class probabilities alone: it trains nothing, and knows no table, plot or page.
 """

@@ -2,17 +2,17 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_cache, add_format, add_plugins, add_results, print_frame
 
-TABLES = ("methods", "datasets", "backbones", "runs", "caches")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    parser.add_argument("what", nargs="?", choices=TABLES, default="methods", help="default: methods")
+    parser.add_argument("what", nargs="?", choices=_ROWS, default="methods", help="default: methods")
     parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
     add_plugins(parser)
     add_cache(parser)
@@ -24,57 +24,80 @@ def run(args: argparse.Namespace) -> int:
     """Prints one of the tables."""
     import pandas as pd
 
-    problems: list[str] = []
-    if args.what == "methods":
-        from methods import METHODS
-
-        rows = [
-            {"method": name, "title": m.title, "lr": m.config().lr, "source": m.paper} for name, m in METHODS.items()
-        ]
-    elif args.what == "datasets":
-        from benchmarks.commands.prepare import expected_images, split_kinds
-        from datasets import DATASETS
-
-        rows = [
-            {
-                "dataset": name,
-                "title": info.title,
-                "classes": ", ".join(info.classes),
-                "images": expected_images(info),
-                "splits": split_kinds(info),
-                "prepared": "made at first use"
-                if info.generate
-                else "yes"
-                if (args.data_root / name).is_dir()
-                else "no",
-                "source": info.url,
-                "licence": info.licence,
-            }
-            for name, info in DATASETS.items()
-        ]
-    elif args.what == "backbones":
-        from benchmarks.model.backbone import known_backbones
-
-        rows = [{"backbone": name} for name in known_backbones()]
-    elif args.what == "caches":
-        from benchmarks.features.inventory import stored_caches
-        from benchmarks.records.record import load_records, runs_by_cache
-
-        records, problems = load_records(args.results)
-        rows = [
-            {"cache": cache.folder.name, "state": cache.state, **cache.about}
-            | {"mib": round(cache.num_bytes / 2**20, 1), "age_days": round(cache.age_days, 2)}
-            | {"used_by": ", ".join(cache.used_by)}
-            for cache in stored_caches(args.cache / "features", runs_by_cache(records))
-        ]
-    else:
-        from benchmarks.suite.run_status import list_runs
-
-        rows, problems = list_runs(args.results)
+    rows, problems = _ROWS[args.what](args)
     for problem in problems:
         print(problem, file=sys.stderr)
     print_frame(pd.DataFrame(rows), args.format)
     return 1 if problems else 0
+
+
+Rows = tuple[list[dict[str, Any]], list[str]]  # with a line for each file that cannot be read
+
+
+def _methods(args: argparse.Namespace) -> Rows:
+    from methods import METHODS
+
+    return [
+        {"method": name, "title": m.title, "lr": m.config().lr, "source": m.paper} for name, m in METHODS.items()
+    ], []
+
+
+def _datasets(args: argparse.Namespace) -> Rows:
+    from benchmarks.commands.prepare import expected_images, split_kinds
+    from datasets import DATASETS
+
+    def prepared(name: str) -> str:
+        if DATASETS[name].generate:
+            return "made at first use"
+        return "yes" if (args.data_root / name).is_dir() else "no"
+
+    return [
+        {
+            "dataset": name,
+            "title": info.title,
+            "classes": ", ".join(info.classes),
+            "images": expected_images(info),
+            "splits": split_kinds(info),
+            "prepared": prepared(name),
+            "source": info.url,
+            "licence": info.licence,
+        }
+        for name, info in DATASETS.items()
+    ], []
+
+
+def _backbones(args: argparse.Namespace) -> Rows:
+    from benchmarks.model.backbone import known_backbones
+
+    return [{"backbone": name} for name in known_backbones()], []
+
+
+def _caches(args: argparse.Namespace) -> Rows:
+    from benchmarks.features.inventory import stored_caches
+    from benchmarks.records.record import load_records, runs_by_cache
+
+    records, problems = load_records(args.results)
+    return [
+        {"cache": cache.folder.name, "state": cache.state, **cache.about}
+        | {"mib": round(cache.num_bytes / 2**20, 1), "age_days": round(cache.age_days, 2)}
+        | {"used_by": ", ".join(cache.used_by)}
+        for cache in stored_caches(args.cache / "features", runs_by_cache(records))
+    ], problems
+
+
+def _runs(args: argparse.Namespace) -> Rows:
+    from benchmarks.suite.run_status import list_runs
+
+    return list_runs(args.results)
+
+
+_ROWS: dict[str, Callable[[argparse.Namespace], Rows]] = {
+    "methods": _methods,
+    "datasets": _datasets,
+    "backbones": _backbones,
+    "runs": _runs,
+    "caches": _caches,
+}
 
 
 COMMAND = Command(

@@ -130,51 +130,62 @@ def run_phases(
         prepare: Whether a method that prepares its model does so, on one batch.
     """
     with watch("setup"):
-        parts = build()
-        model, extractor = parts.model, parts.extractor
-        recipe = METHODS[point.method].recipe(model, make_config(point.method, dict(point.options)), steps)
-        optimization = make_optimization(model, 1e-4, 0.01, point.precision, device.type, recipe)
-    del parts
+        steps_of = _Steps(point, build(), device, steps)
     features: dict[str, Tensor] = {}
-    if extractor is not None and point.preload:
-        features = _preload(point, extractor, device, watch, after, on_host)
-        extractor = None  # the backbone leaves the device
+    if steps_of.extractor is not None and point.preload:
+        features = _preload(point, steps_of.extractor, device, watch, after, on_host)
+        steps_of.extractor = None  # the backbone leaves the device
         gc.collect()
-
-    def inputs_of_step() -> dict[str, Tensor]:
-        if extractor is None:
-            return inputs
-        others = {name: tensor for name, tensor in inputs.items() if name != IMAGE}
-        return others | extraction_step(extractor, inputs[IMAGE], point.precision, device.type)
-
-    def train() -> None:
-        training_step(model, inputs_of_step(), labels, optimization)
-
-    def evaluate() -> None:
-        evaluation_step(model, inputs_of_step(), point.precision, device.type)
-
-    inputs: dict[str, Tensor] = {}
-
-    def make_batch() -> tuple[dict[str, Tensor], Tensor]:
-        batch = synthetic_images(point, device, extracted=bool(features))
-        batch |= {name: tensor.to(device, copy=True) for name, tensor in features.items()}
-        return batch, torch.zeros(point.batch_size, dtype=torch.long, device=device)
-
-    if prepare and recipe.prepare is not None:
+    if prepare and steps_of.optimization.recipe.prepare is not None:
         with watch("prepare"):
-            inputs, labels = make_batch()
-            recipe.prepare(model, [(inputs_of_step(), labels)])
-            optimization.regroup(model)
-            inputs = {}
+            steps_of.load_batch(features)
+            steps_of.prepare()
     with watch("train"):
-        inputs, labels = make_batch()
+        steps_of.load_batch(features)
         for _ in range(steps):
-            train()
-    after("train", train)
-    model.eval()
+            steps_of.train()
+    after("train", steps_of.train)
+    steps_of.model.eval()
     with watch("eval"):
-        evaluate()
-    after("eval", evaluate)
+        steps_of.evaluate()
+    after("eval", steps_of.evaluate)
+
+
+class _Steps:
+    """The steps of a point's parts, on one synthetic batch."""
+
+    def __init__(self, point: MemoryPoint, parts: Parts, device: torch.device, num_steps: int) -> None:
+        self.point, self.device = point, device
+        self.model, self.extractor = parts.model, parts.extractor
+        recipe = METHODS[point.method].recipe(self.model, make_config(point.method, dict(point.options)), num_steps)
+        self.optimization = make_optimization(self.model, 1e-4, 0.01, point.precision, device.type, recipe)
+        self.inputs: dict[str, Tensor] = {}
+
+    def load_batch(self, features: dict[str, Tensor]) -> None:
+        """Puts a batch on the device: images, and features that were preloaded."""
+        self.inputs = synthetic_images(self.point, self.device, extracted=bool(features))
+        self.inputs |= {name: tensor.to(self.device, copy=True) for name, tensor in features.items()}
+        self.labels = torch.zeros(self.point.batch_size, dtype=torch.long, device=self.device)
+
+    def prepare(self) -> None:
+        """The method's start from data, on this batch, which is then gone."""
+        recipe = self.optimization.recipe
+        assert recipe.prepare is not None
+        recipe.prepare(self.model, [(self._model_inputs(), self.labels)])
+        self.optimization.regroup(self.model)
+        self.inputs = {}
+
+    def train(self) -> None:
+        training_step(self.model, self._model_inputs(), self.labels, self.optimization)
+
+    def evaluate(self) -> None:
+        evaluation_step(self.model, self._model_inputs(), self.point.precision, self.device.type)
+
+    def _model_inputs(self) -> dict[str, Tensor]:
+        if self.extractor is None:
+            return self.inputs
+        others = {name: tensor for name, tensor in self.inputs.items() if name != IMAGE}
+        return others | extraction_step(self.extractor, self.inputs[IMAGE], self.point.precision, self.device.type)
 
 
 def _preload(

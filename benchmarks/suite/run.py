@@ -65,7 +65,7 @@ class Run:
         self.method_config = make_config(config.method, config.method_settings())
         self.run: dict[str, Any] = {"plugins": plugins} if plugins else {}
         self.measurements: dict[str, Any] = {}
-        self.predictions: pd.DataFrame | None = None
+        self.probabilities: pd.DataFrame | None = None
 
     def execute(self) -> None:
         """Does all of it. What goes wrong is raised; what was learnt stays in `run` and `measurements`."""
@@ -189,7 +189,7 @@ class Run:
         metrics, probabilities = evaluate(bench, splits["test"], "test")
         self.measurements["test"] = metrics
         frames = (("val", trained.probabilities), ("test", probabilities))
-        self.predictions = pd.concat([_predictions(dataset, split, values) for split, values in frames])
+        self.probabilities = pd.concat([_image_probabilities(dataset, split, values) for split, values in frames])
         seconds, num_epochs = self.clock.seconds, self.config.epochs
         num_trained = self.config.num_steps(len(splits["train"])) * self.config.batch_size
         evaluated = len(splits["val"]) * num_epochs + len(splits["test"])
@@ -219,7 +219,7 @@ class Run:
         self.measurements["host_peak_bytes"] = host_peak_bytes()
 
 
-def _predictions(dataset: Dataset, split: str, probabilities: Any) -> pd.DataFrame:
+def _image_probabilities(dataset: Dataset, split: str, probabilities: Any) -> pd.DataFrame:
     """One row an image: its label, its probabilities and, in a prepared folder, its group (patient, lesion, ...)."""
     samples = dataset.splits[split]
     frame = pd.DataFrame(

@@ -199,8 +199,8 @@ def _failure(error: Exception, phase: str | None) -> dict[str, Any]:
 def _store(results: Path, record: dict[str, Any], run: Any) -> None:
     from benchmarks.records.record import write_probabilities, write_record
 
-    if run.predictions is not None:
-        write_probabilities(results, record["run_id"], run.predictions)
+    if run.probabilities is not None:
+        write_probabilities(results, record["run_id"], run.probabilities)
     write_record(results, record)
 
 

@@ -18,7 +18,7 @@ from sklearn.metrics import (
 def classification_metrics(
     labels: NDArray[np.int64], probabilities: NDArray[np.float64], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Scores predictions; higher is better but for `loss`.
+    """Scores probabilities of classes; higher is better but for `loss`.
 
     Args:
         labels: Class indices `(n,)`; every class occurs.

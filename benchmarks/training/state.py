@@ -21,7 +21,7 @@ class TrainingResult:
         history: One entry an epoch: epoch (from 1), loss, lr (at its end), val_auc, seconds.
         best_epoch: The epoch with the best validation AUC, the first of equals.
         validation: Metrics of that epoch.
-        probabilities: Its predictions of the validation split `(n, C)`.
+        probabilities: What it gives the images of the validation split `(n, C)`.
         stopped_after: The epoch after which a hopeless trial was stopped; None where all epochs ran.
         resumed_after: The epochs after which it went on from a checkpoint.
     """
