@@ -2,26 +2,26 @@
 
 A method is a frozen part that may run ahead of time and a trainable part (`methods/contract.py`). To add one, write
 `methods/<name>.py` with a docstring (paper, what is added where, what trains, departures from the paper), a frozen
-`Config`, the modules and `METHOD = Method(...)`, and add a line to the table below: every command, table, plot and
+`Config`, the modules and `METHOD = Method(...)`, and add its name to the table below: every command, table, plot and
 contract test then knows it.
 
 Legend of all `Shape:` sections: B batch, H W image, N tokens, M kept tokens, P prompt tokens, D backbone width,
 S side width, A heads, E head width, L layers, R rank or bottleneck, C classes.
 """
 
-from methods import adapter, fpt, fpt_plus, full, linear, lora, vpt, vpt_shallow
+from importlib import import_module
+
 from methods.contract import Method
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        full.METHOD,
-        linear.METHOD,
-        lora.METHOD,
-        vpt.METHOD,
-        vpt_shallow.METHOD,
-        adapter.METHOD,
-        fpt.METHOD,
-        fpt_plus.METHOD,
-    )
-}
+# In the order of tables and plots; a method's colour and marker go with its place, so add at the end.
+_NAMES = (
+    "full",
+    "linear",
+    "lora",
+    "vpt",
+    "vpt_shallow",
+    "adapter",
+    "fpt",
+    "fpt_plus",
+)
+METHODS: dict[str, Method] = {name: import_module(f"methods.{name}").METHOD for name in _NAMES}
