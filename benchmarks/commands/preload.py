@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.suite.processes import Job, Workers, follow
     from benchmarks.suite.progress import SuiteProgress
     from benchmarks.suite.suite_file import read_options
+    from methods import METHODS
 
     options = read_options(vars(args))
     if options.launcher != "local" or len(devices_of(options)) > 1:
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     plan = make_plan(options)
     runs = distinct([planned for planned in plan.runs if planned.config.preload])
     if not runs:
-        raise UserError("methods must include one whose features can be preloaded (linear, fpt, fpt_plus), got none")
+        able = ", ".join(name for name, method in METHODS.items() if method.has_extractor)
+        raise UserError(f"methods must include one whose features can be preloaded ({able}), got none")
     if options.dry_run:
         print_frame(pd.DataFrame([_place(planned) for planned in runs]), args.format)
         return 0
