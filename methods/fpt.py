@@ -12,22 +12,39 @@ ViT's keys and values. Fusion (prompts, query projection, output projection), si
 
 Parameters, C classes, L layers, D = 768: fusion L P S + (S D + D) + (D S + S) = 166,752; in all 1,601,856 and the head.
 
-Departures: features are kept in half precision (`feature_dtype`; `float32` and `int8` can be chosen), attention maps
-are never held whole, and what the equations compute without reading it is left out: outputs at prompts, and all of the
-last block's but the class token's.
+Departure: features are kept in half precision (`feature_dtype`; `float32` and `int8` can be chosen).
+
+The modules of this file are the method. What runs are lean ones that take over their parameters and compute the same
+(`fpt_parts.fast_path`): they hold no attention map whole, keep little for the backward pass, and leave out what the
+equations compute without reading it: outputs at prompts, and all of the last block's but the class token's.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from timm.models.vision_transformer import VisionTransformer
+import torch
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from methods.contract import IMAGE, Method, Views
-from methods.fpt_parts.extraction import KeyValueExtractor, parse_layers
-from methods.fpt_parts.fusion import Stored, attend_to_features, init_prompts
-from methods.fpt_parts.lean_layers import linear
-from methods.fpt_parts.side_network import SidePromptModel, build_side_network, count_side_network, init_side
+from methods.contract import IMAGE, Method, OptionError, Views, freeze
+from methods.fpt_parts.extraction import (
+    DTYPES,
+    embed,
+    join_heads,
+    most_important,
+    num_kept,
+    parse_layers,
+    split_heads,
+    stored,
+)
+from methods.fpt_parts.fast_path import fast_path
+from methods.fpt_parts.fusion import Stored, attend, init_prompts
+from methods.fpt_parts.lean_extraction import LeanExtractor
+from methods.fpt_parts.lean_fusion import LeanFusion
+from methods.fpt_parts.lean_layers import lean_blocks
+from methods.fpt_parts.side_network import build_side_network, count_side_network, init_side
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,62 @@ class Config:
     keep_ratio: float = 0.2
     dropout: float = 0.5
     feature_dtype: str = "float16"
+
+
+class KeyValueExtractor(nn.Module):
+    """The frozen ViT's keys and values of the most important tokens at the chosen blocks.
+
+    Blocks after the last chosen one are not run.
+
+    Args:
+        backbone: The pretrained ViT at the high resolution.
+        layers: Indices of the chosen blocks, ascending.
+        keep_ratio: Share of tokens each head keeps, in (0, 1].
+        storage: Type of the features: `float16`, `float32`, or `int8` with a scale a channel.
+
+    Raises:
+        OptionError: `keep_ratio` keeps no token or is above 1, or `storage` is unknown.
+    """
+
+    def __init__(self, backbone: VisionTransformer, layers: Sequence[int], keep_ratio: float, storage: str) -> None:
+        super().__init__()
+        if not 0 < keep_ratio <= 1:
+            raise OptionError(f"keep_ratio must be above 0 and at most 1, got {keep_ratio!r}")
+        if storage not in DTYPES:
+            raise OptionError(f"feature_dtype must be one of {', '.join(DTYPES)}, got {storage!r}")
+        freeze(backbone)
+        self.backbone = backbone
+        self.parts = tuple(layers)
+        self.keep_ratio = keep_ratio
+        self.storage = storage
+        self.augment_live = False
+        self.identity: Mapping[str, Any] = {
+            "feature": "keys and values of the tokens that receive the most attention",
+            "keep_ratio": keep_ratio,
+            "storage": storage,
+        }
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Extracts the features of a batch.
+
+        Shape:
+            - image: `(B, 3, H, W)`
+            - Output: `keys` and `values`, both `(B, L, A, M, E)` with M = floor(keep_ratio N); in 8 bits also
+              `keys_scale` and `values_scale`, both `(B, L, A, 1, E)`
+        """
+        x = embed(self.backbone, image)  # (B, N, D)
+        kept = num_kept(self.keep_ratio, x.shape[1])
+        layers: list[dict[str, Tensor]] = []
+        for index, block in enumerate(self.backbone.blocks[: self.parts[-1] + 1]):
+            query, key, value = split_heads(block.attn, block.norm1(x))  # each (B, A, N, E)
+            attention = (query @ key.mT * block.attn.scale).softmax(dim=-1)  # (B, A, N, N)
+            if index in self.parts:
+                best = most_important(attention.mean(dim=2), kept, block.attn.head_dim)  # (B, A, M, E)
+                keys, values = key.gather(2, best), value.gather(2, best)
+                layers.append(stored("keys", keys, self.storage) | stored("values", values, self.storage))
+            x = x + block.drop_path1(block.ls1(join_heads(block.attn, attention.to(value.dtype) @ value)))
+            x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+        return {name: torch.stack([layer[name] for layer in layers], dim=1) for name in layers[0]}
 
 
 class Fusion(nn.Module):
@@ -68,22 +141,93 @@ class Fusion(nn.Module):
 
     def forward(self, stored: Stored) -> Tensor:
         """Fuses an image's features into prompts `(B, L, P, S)`."""
-        attended = attend_to_features(linear(self.prompts, self.query_proj), stored)
-        return self.dropout(linear(attended, self.out_proj)) + self.prompts
+        query = self.query_proj(self.prompts)  # (L, P, D)
+        return self.dropout(self.out_proj(attend(query, stored))) + self.prompts
+
+
+class PromptedBlock(Block):
+    """A transformer block that is joined by prompts, whose outputs are dropped."""
+
+    def forward(self, x: Tensor, prompts: Tensor) -> Tensor:
+        """Runs the block.
+
+        Shape:
+            - x: `(B, n, S)`
+            - prompts: `(B, P, S)`
+            - Output: `(B, n, S)`
+        """
+        joined: Tensor = super().forward(torch.cat([x, prompts], dim=1))  # (B, n + P, S)
+        return joined[:, : x.shape[1]]
+
+
+class SidePromptModel(nn.Module):
+    """The trainable part of FPT and FPT+: fusion and side network.
+
+    Args:
+        side_network: The side ViT, with its new head and as many blocks, joined by prompts, as chosen layers.
+        fusion: Module `stored -> (B, L, P, S)`, the prompts of all blocks.
+    """
+
+    def __init__(self, side_network: VisionTransformer, fusion: nn.Module) -> None:
+        super().__init__()
+        self.side_network = side_network
+        self.fusion = fusion
+        self.grad_checkpointing = False
+
+    @property
+    def head(self) -> nn.Module:
+        """The classification head."""
+        return self.side_network.head
+
+    def set_grad_checkpointing(self, enable: bool) -> None:
+        """Computes the activations of fusion and of each side block again in the backward pass."""
+        self.grad_checkpointing = enable
+
+    def forward(
+        self,
+        image_low: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        keys_scale: Tensor | None = None,
+        values_scale: Tensor | None = None,
+    ) -> Tensor:
+        """Classifies a batch.
+
+        Shape:
+            - image_low: `(B, 3, h, w)` at the side network's resolution
+            - keys, values: `(B, L, A, M, E)`
+            - keys_scale, values_scale: `(B, L, A, 1, E)`, of features in 8 bits
+            - Output: logits `(B, C)`
+        """
+        side = self.side_network
+        prompts = self._run(self.fusion, Stored(keys, values, keys_scale, values_scale))
+        x = side._pos_embed(side.patch_embed(image_low))  # (B, n, S)
+        for block, joining in zip(side.blocks, prompts.unbind(1), strict=True):
+            x = self._run(block, x, joining)
+        return side.head(side.norm(x)[:, 0])
+
+    def _run(self, module: nn.Module, *inputs: Any) -> Tensor:
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(module, *inputs, use_reentrant=False)
+        return module(*inputs)
 
 
 def build(backbone: VisionTransformer, num_classes: int, config: Config) -> SidePromptModel:
     """Builds fusion and side network; the backbone lives in the extractor."""
     num_layers = len(parse_layers(config.layers, len(backbone.blocks)))
-    side = build_side_network(backbone, num_layers, num_classes, config)
+    side = build_side_network(backbone, num_layers, num_classes, config, PromptedBlock)
     fusion = Fusion(num_layers, config.num_prompt_tokens, backbone.embed_dim, side.embed_dim, config.dropout)
-    return SidePromptModel(side, fusion)
+    if not fast_path():
+        return SidePromptModel(side, fusion)
+    side.blocks = lean_blocks(side.blocks)
+    return SidePromptModel(side, LeanFusion(fusion))
 
 
-def extractor(backbone: VisionTransformer, config: Any) -> KeyValueExtractor:
+def extractor(backbone: VisionTransformer, config: Any) -> nn.Module:
     """The frozen ViT, image to keys and values; `config` is FPT's or FPT+'s."""
     layers = parse_layers(config.layers, len(backbone.blocks))
-    return KeyValueExtractor(backbone, layers, config.keep_ratio, config.feature_dtype)
+    plain = KeyValueExtractor(backbone, layers, config.keep_ratio, config.feature_dtype)
+    return LeanExtractor(plain) if fast_path() else plain
 
 
 def views(config: Any, resolution: int) -> Views:

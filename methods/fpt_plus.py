@@ -12,16 +12,17 @@ covid 1e-4, chncxr 5e-4. One default serves all datasets here: their geometric m
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from methods.contract import Method
-from methods.fpt import extractor, views
+from methods.fpt import PromptedBlock, SidePromptModel, extractor, views
 from methods.fpt_parts.extraction import parse_layers
-from methods.fpt_parts.fusion import Stored, attend_to_features, init_prompts
-from methods.fpt_parts.lean_layers import linear
-from methods.fpt_parts.side_network import SidePromptModel, build_side_network, count_side_network, init_side
+from methods.fpt_parts.fast_path import fast_path
+from methods.fpt_parts.fusion import Stored, attend, init_prompts
+from methods.fpt_parts.lean_fusion import LeanFusionPlus
+from methods.fpt_parts.lean_layers import lean_blocks
+from methods.fpt_parts.side_network import build_side_network, count_side_network, init_side
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,20 @@ class Fusion(nn.Module):
 
     def forward(self, stored: Stored) -> Tensor:
         """Fuses an image's features into prompts `(B, L, P, S)`."""
-        attended = attend_to_features(self.norm(self.prompts), stored)
-        projected = F.linear(self.prompts, self.out_proj.weight)  # (L, P, S): added here, they take no batch's memory
-        return self.dropout(linear(attended, self.out_proj) + projected)
+        query = self.norm(self.prompts)  # (L, P, D)
+        return self.dropout(self.out_proj(attend(query, stored) + self.prompts))
 
 
 def build(backbone: VisionTransformer, num_classes: int, config: Config) -> SidePromptModel:
     """Builds fusion and side network; the backbone lives in the extractor."""
     num_layers = len(parse_layers(config.layers, len(backbone.blocks)))
-    side = build_side_network(backbone, num_layers, num_classes, config)
+    side = build_side_network(backbone, num_layers, num_classes, config, PromptedBlock)
     eps = backbone.blocks[0].norm1.eps
     fusion = Fusion(num_layers, config.num_prompt_tokens, backbone.embed_dim, side.embed_dim, config.dropout, eps)
-    return SidePromptModel(side, fusion)
+    if not fast_path():
+        return SidePromptModel(side, fusion)
+    side.blocks = lean_blocks(side.blocks)
+    return SidePromptModel(side, LeanFusionPlus(fusion))
 
 
 def count(backbone: VisionTransformer, config: Config) -> int:

@@ -1,7 +1,8 @@
 """FPT and FPT+ against a naive transcription of the papers: loops over images, heads and layers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ from benchmarks.memory.predict import predict_memory
 from benchmarks.model.backbone import create_backbone, set_attention
 from benchmarks.model.build import build_parts, feature_shapes
 from benchmarks.model.method_config import make_config
-from benchmarks.speed.naive_fpt import NaiveExtractor, NaiveModel
 from benchmarks.training.step import extraction_step
-from methods.fpt_parts import extraction, lean_layers
-from methods.fpt_parts.extraction import KeyValueExtractor, attend_fused, attend_in_chunks, parse_layers
+from methods.fpt import KeyValueExtractor
+from methods.fpt_parts import extraction, fast_path, lean_extraction, lean_layers
+from methods.fpt_parts.extraction import parse_layers
+from methods.fpt_parts.fast_path import plain_path
+from methods.fpt_parts.lean_extraction import LeanExtractor, attend_fused, attend_in_chunks
 
 # One class token; class token and four registers, layer scale, patch 14; no prefix token at all; patch 32.
 BACKBONES = ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"]
@@ -108,12 +111,14 @@ def test_extraction_equals_the_naive_one(name: str, layers: str) -> None:
     image = torch.randn(2, 3, *vit.patch_embed.img_size)
     with torch.no_grad():
         expected = naive_extract(vit, image, chosen, 0.3)
+        plain = KeyValueExtractor(vit, chosen, 0.3, "float32")
         for attention in ("eager", "sdpa"):
             set_attention(vit, attention)
-            features = KeyValueExtractor(vit, chosen, 0.3, "float32")(image)
-            for part in ("keys", "values"):
-                assert features[part].shape == expected[part].shape
-                torch.testing.assert_close(features[part], expected[part], rtol=1e-5, atol=1e-5)
+            for extractor in (plain, LeanExtractor(plain)):
+                features = extractor(image)
+                for part in ("keys", "values"):
+                    assert features[part].shape == expected[part].shape
+                    torch.testing.assert_close(features[part], expected[part], rtol=1e-5, atol=1e-5)
 
 
 def test_fused_attention_tells_what_each_token_receives() -> None:
@@ -141,7 +146,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = (torch.randn(2, 3, 17, 8) for _ in range(3))
     whole = attend_in_chunks(query, key, value, 8**-0.5)
     for scores in (17 * 5, 4 * 17 * 17):  # five queries of a head at a time; four heads, the last chunk has two
-        monkeypatch.setattr(extraction, "MAX_SCORES", scores)
+        monkeypatch.setattr(lean_extraction, "MAX_SCORES", scores)
         chunked = attend_in_chunks(query, key, value, 8**-0.5)
         torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-6)
     attention = torch.stack(
@@ -176,9 +181,11 @@ def assert_alike(first: tuple[Tensor, dict[str, Tensor]], second: tuple[Tensor, 
         assert (first[1][key] - second[1][key]).abs().max() <= 1e-5 * largest, key
 
 
-def make_model(method: str, name: str, attention: Attention = "sdpa", checkpointing: bool = False) -> Any:
+def make_model(
+    method: str, name: str, attention: Attention = "sdpa", checkpointing: bool = False, dropout: float = 0.0
+) -> Any:
     torch.manual_seed(0)
-    config = make_config(method, {"dropout": 0.0, "layers": "0,3,6,9", "side_resolution": 32})
+    config = make_config(method, {"dropout": dropout, "layers": "0,3,6,9", "side_resolution": 32})
     model = build_parts(method, config, name, 3, None, attention, checkpointing).model
     nn.init.normal_(model.fusion.prompts)  # type: ignore[union-attr, arg-type]
     return model
@@ -188,15 +195,15 @@ def make_model(method: str, name: str, attention: Attention = "sdpa", checkpoint
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("device", ["cpu", "as on a gpu"])
+@pytest.mark.parametrize("path", ["plain", "lean", "lean, as on a gpu"])
 def test_model_equals_the_naive_one_in_outputs_and_gradients(
-    monkeypatch: pytest.MonkeyPatch, method: str, name: str, attention: Attention, checkpointing: bool, device: str
+    monkeypatch: pytest.MonkeyPatch, method: str, name: str, attention: Attention, checkpointing: bool, path: str
 ) -> None:
-    if device == "cpu":
-        monkeypatch.setattr(lean_layers, "MAX_SCORES", 700)  # one or two images at a time, in the last block all
-    else:
+    monkeypatch.setattr(lean_layers, "MAX_SCORES", 700)  # one or two images at a time, in the last block all
+    with plain_path() if path == "plain" else nullcontext():
+        model = make_model(method, name, attention, checkpointing)
+    if "gpu" in path:
         monkeypatch.setattr(Tensor, "is_cpu", False)
-    model = make_model(method, name, attention, checkpointing)
     heads = 6 if "small" in name else 3
     keys, values = (torch.randn(5, 4, heads, 7, 64) for _ in range(2))
     image_low = torch.randn(5, 3, 32, 32)
@@ -282,21 +289,93 @@ def test_training_takes_a_fraction_of_the_published_memory(
 
 
 @pytest.mark.parametrize("method", ["fpt", "fpt_plus"])
-def test_the_baseline_of_the_benchmark_computes_the_same(method: str) -> None:
-    model = make_model(method, "vit_tiny_patch16_224")
-    inputs = {name: torch.randn(5, 4, 3, 7, 64) for name in ("keys", "values")} | {
-        "image_low": torch.randn(5, 3, 32, 32)
-    }
-    naive = NaiveModel(model, method == "fpt_plus")
-    ours = output_and_gradients(model, lambda: model(**inputs))
-    assert_alike(ours, output_and_gradients(model, lambda: naive(**inputs)))
-    vit = create_backbone("vit_tiny_patch16_224", 64)
-    image = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        expected = NaiveExtractor(vit, (1, 3), 0.3)(image)
-        features = KeyValueExtractor(vit, (1, 3), 0.3, "float32")(image)
-    for name, tensor in expected.items():
-        torch.testing.assert_close(features[name], tensor, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+def test_plain_and_lean_modules_are_the_same_model(method: str, checkpointing: bool, storage: str) -> None:
+    """Parameters under the same names from the same random numbers, the same dropout, outputs and gradients."""
+    with plain_path():
+        plain = make_model(method, "vit_tiny_patch16_224", "sdpa", checkpointing, dropout=0.5)
+        after_plain = torch.rand(1)
+    lean = make_model(method, "vit_tiny_patch16_224", "sdpa", checkpointing, dropout=0.5)
+    assert torch.rand(1) == after_plain
+    assert {type(module) for module in lean.modules()} - {type(module) for module in plain.modules()}
+    torch.testing.assert_close(lean.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    assert [name for name, _ in lean.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    features = {name: torch.randn(5, 4, 3, 7, 64) for name in ("keys", "values")}
+    if storage == "int8":
+        features = {
+            k: v.unflatten(0, (5, 4))
+            for n, f in features.items()
+            for k, v in extraction.stored(n, f.flatten(0, 1), storage).items()
+        }
+    inputs = features | {"image_low": torch.randn(5, 3, 32, 32)}
+
+    def results(model: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        torch.manual_seed(1)
+        return output_and_gradients(model, lambda: model(**inputs))
+
+    assert_alike(results(lean), results(plain))
+
+
+OPERATORS = [
+    (torch.ops.mkldnn, "_linear_pointwise"),
+    (torch.ops.aten, "gelu_backward"),
+    (torch.ops.aten, "native_layer_norm_backward"),
+    (torch.ops.aten, "_softmax_backward_data"),
+    (torch, "native_layer_norm"),
+    (torch, "_softmax_backward_data"),
+    (torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"),
+    (torch.ops.aten, "_scaled_dot_product_flash_attention"),
+    (torch.ops.aten, "_scaled_dot_product_efficient_attention"),
+]
+
+
+@pytest.fixture
+def another_torch() -> Iterator[None]:
+    """A process that has not tried the fast path, before and behind."""
+    fast_path._computes_the_same.cache_clear()
+    yield
+    fast_path._computes_the_same.cache_clear()
+
+
+@pytest.mark.usefixtures("another_torch")
+@pytest.mark.parametrize(("place", "name"), OPERATORS)
+@pytest.mark.parametrize("fault", ["missing", "changed"])
+def test_without_an_operator_the_plain_modules_run_and_say_so(
+    monkeypatch: pytest.MonkeyPatch, place: Any, name: str, fault: str
+) -> None:
+    there = getattr(place, name)
+
+    class Fault:
+        """Stands in for the operator, and for its variants."""
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            if fault == "missing":
+                raise AttributeError(f"no operator {name}")
+            result = there(*args, **kwargs)
+            return (
+                2 * result if isinstance(result, Tensor) else tuple(t if t is None else 2 * t.double() for t in result)
+            )
+
+        def out(self, *args: Any, **kwargs: Any) -> Any:
+            return self(*args[:4]) if fault == "missing" else there.out(*args, **kwargs).mul_(2)
+
+    monkeypatch.setattr(place, name, Fault())
+    with pytest.warns(UserWarning, match="run their plain modules, which take more memory and time: with torch"):
+        parts = build_parts("fpt", make_config("fpt", {}), "vit_tiny_patch16_224", 2, 64)
+    assert isinstance(parts.extractor, KeyValueExtractor)
+    assert not any(type(module).__name__.startswith("Lean") for module in parts.model.modules())
+    build_parts("fpt_plus", make_config("fpt_plus", {}), "vit_tiny_patch16_224", 2, 64)  # it is said once
+
+
+@pytest.mark.usefixtures("another_torch")
+def test_trying_the_fast_path_draws_no_random_number() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    with torch.device("meta"), torch.no_grad():
+        assert fast_path.fast_path()
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_side_network_is_as_published() -> None:

@@ -1,4 +1,4 @@
-"""FPT and FPT+ against a direct transcription of the papers: memory, step time, bytes and extraction, in one run.
+"""FPT's and FPT+'s fast path against their plain modules: memory, step time, bytes and extraction, in one run.
 
     python -m benchmarks.speed.fpt [--device cuda] [--parts memory steps loading bytes extraction]
 
@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,8 +32,8 @@ from benchmarks.memory.point import MemoryPoint, build_point
 from benchmarks.memory.predict import predict_memory
 from benchmarks.model.build import Parts, build_parts, feature_shapes
 from benchmarks.model.method_config import make_config
-from benchmarks.speed.naive_fpt import NaiveExtractor, NaiveModel
 from benchmarks.training.step import extraction_step, make_optimization, training_step
+from methods.fpt_parts.fast_path import plain_path
 
 METHODS = ("fpt", "fpt_plus")
 BACKBONE = "vit_base_patch16_384"
@@ -43,11 +44,9 @@ REFERENCE_BYTES = {"fpt": 14.4 * MIB, "fpt_plus": 7.2 * MIB}  # their features o
 
 
 def naive_parts(point: MemoryPoint) -> Parts:
-    """The baseline in place of our method."""
-    ours = build_point(point)
-    extractor: Any = ours.extractor
-    naive = NaiveExtractor(extractor.backbone, extractor.parts, extractor.keep_ratio)
-    return Parts(NaiveModel(ours.model, point.method == "fpt_plus").train(), naive.eval())
+    """The baseline: the plain modules, with features in fp32 and every attention map whole."""
+    with plain_path():
+        return build_point(replace(point, attention="eager", options=(("feature_dtype", "float32"),)))
 
 
 def memory_table(device: torch.device, rounds: int) -> list[dict[str, Any]]:

@@ -1,12 +1,9 @@
-"""The prompts' cross-attention on an image's stored keys and values, shared by FPT's fusion and FPT+'s."""
+"""The prompts' cross-attention on an image's stored keys and values, the same in FPT's fusion and FPT+'s."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from methods.fpt_parts.parts import one_operator, parts
 
 
 class Stored(NamedTuple):
@@ -17,13 +14,20 @@ class Stored(NamedTuple):
     keys_scale: Tensor | None = None
     values_scale: Tensor | None = None
 
+    def restored(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values `(B, L, A, M, E)` in a type to compute in."""
+        keys, values = self.keys.to(dtype), self.values.to(dtype)
+        if self.keys_scale is None or self.values_scale is None:
+            return keys, values
+        return keys * self.keys_scale.to(dtype), values * self.values_scale.to(dtype)
+
 
 def init_prompts(num_layers: int, num_prompt_tokens: int, width: int) -> Tensor:
     """Prompts `(L, P, width)` from N(0, 1e-6)."""
     return torch.randn(num_layers, num_prompt_tokens, width) * 1e-6
 
 
-def attend_to_features(query: Tensor, stored: Stored) -> Tensor:
+def attend(query: Tensor, stored: Stored) -> Tensor:
     """Multi-head cross-attention of each layer's prompts on an image's kept keys and values.
 
     Args:
@@ -34,94 +38,8 @@ def attend_to_features(query: Tensor, stored: Stored) -> Tensor:
         - query: `(L, P, D)`
         - Output: `(B, L, P, D)`, heads concatenated
     """
-    device = query.device.type
-    if torch.is_autocast_enabled(device):
-        query = query.to(torch.get_autocast_dtype(device))
-    num_heads, head_dim = stored.keys.shape[2::2]
-    heads = (query * head_dim**-0.5).unflatten(-1, (num_heads, head_dim)).transpose(1, 2)  # (L, A, P, E)
-    attended: Tensor = _PromptAttention.apply(heads, *stored)
-    return attended.flatten(3)
-
-
-class _PromptAttention(torch.autograd.Function):
-    """Softmax attention of scaled queries `(L, A, P, E)` on features, to `(B, L, P, A, E)`; a gradient for queries.
-
-    Nothing but the inputs is kept for the backward pass: keys and values stay in their stored type; their casts, and
-    the attention itself, are made again for a few images and layers at a time. The scales of 8-bit features never
-    touch those: they multiply queries and results, which are small.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, *stored: Tensor | None) -> Tensor:
-        ctx.save_for_backward(query, *stored)
-        num_layers, num_heads, num_prompts, head_dim = query.shape
-        features = _Features(query, Stored(*stored))  # type: ignore[arg-type]
-        output = query.new_empty(len(features.stored.keys), num_layers, num_prompts, num_heads, head_dim)
-        for part in features.parts():
-            features.attend(part, output)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        query, *stored = ctx.saved_tensors
-        features = _Features(query, Stored(*stored))
-        grad_query = torch.zeros_like(query, dtype=torch.float32)
-        for part in features.parts():
-            features.add_grad_query(part, grad, grad_query)
-        return grad_query.to(query.dtype), None, None, None, None
-
-
-# Images and layers: what is worked on at a time.
-Part = tuple[slice, slice]
-
-
-class _Features:
-    """The prompts' queries and the features they attend to, in parts cast one after another into the same memory.
-
-    A part's work is a method of its own, so that nothing of it lives on while the next one is done.
-    """
-
-    def __init__(self, query: Tensor, stored: Stored) -> None:
-        self.query, self.stored = query, stored
-        first = stored.keys[next(self.parts())]
-        self.memory = None if first.dtype == query.dtype else torch.empty_like(first, dtype=query.dtype)
-
-    def parts(self) -> Iterator[Part]:
-        """Parts with about a quarter of what one layer holds of the whole batch: small, and warm in a CPU's cache."""
-        batch, num_layers = self.stored.keys.shape[:2]
-        for images in parts(batch, max(1, batch // (2 * num_layers))):
-            for layers in parts(num_layers, -(-num_layers // 2)):
-                yield images, layers
-
-    @one_operator
-    def attend(self, part: Part, output: Tensor) -> None:
-        """Fills a part of what the prompts read, `(B, L, P, A, E)`."""
-        attention = self._attention(part, self._cast(self.stored.keys[part])).to(self.query.dtype)
-        attended = _scaled(attention @ self._cast(self.stored.values[part]), self.stored.values_scale, part)
-        output[part] = attended.transpose(2, 3)
-
-    @one_operator
-    def add_grad_query(self, part: Part, grad: Tensor, grad_query: Tensor) -> None:
-        """Adds to the gradient of the queries `(L, A, P, E)`, in fp32, from the output's `(B, L, P, A, E)`."""
-        grad = grad[part].transpose(2, 3)  # (b, l, A, P, E)
-        grad_attention = (
-            _scaled(grad, self.stored.values_scale, part) @ self._cast(self.stored.values[part]).mT
-        ).float()
-        keys = self._cast(self.stored.keys[part])
-        attention = self._attention(part, keys)
-        grad_scores = torch._softmax_backward_data(grad_attention, attention, -1, torch.float32).to(keys.dtype)
-        grad_query[part[1]] += _scaled(grad_scores @ keys, self.stored.keys_scale, part).sum(0, dtype=torch.float32)
-
-    def _attention(self, part: Part, keys: Tensor) -> Tensor:
-        """The prompts' attention `(b, l, A, P, M)`, in fp32."""
-        query = _scaled(self.query[part[1]], self.stored.keys_scale, part)
-        return (query @ keys.mT).softmax(dim=-1, dtype=torch.float32)
-
-    def _cast(self, features: Tensor) -> Tensor:
-        if self.memory is None:
-            return features
-        return self.memory[: features.shape[0], : features.shape[1]].copy_(features)
-
-
-def _scaled(tensor: Tensor, scale: Tensor | None, part: Part) -> Tensor:
-    return tensor if scale is None else tensor * scale[part].to(tensor.dtype)
+    keys, values = stored.restored(query.dtype)
+    num_heads, head_dim = keys.shape[2::2]
+    heads = query.unflatten(-1, (num_heads, head_dim)).transpose(1, 2)  # (L, A, P, E)
+    attention = (heads @ keys.mT * head_dim**-0.5).softmax(dim=-1)  # (B, L, A, P, M)
+    return (attention @ values).transpose(2, 3).flatten(3)

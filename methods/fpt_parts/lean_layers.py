@@ -1,4 +1,4 @@
-"""Layers of the side network that keep little for the backward pass, and are fast on a CPU too.
+"""Blocks and layers of the side network that keep little for the backward pass, and are fast on a CPU too.
 
 No output of a LayerNorm or GELU and no attention map is kept; all are cheaply computed again.
 """
@@ -16,6 +16,44 @@ from methods.fpt_parts.parts import parts
 MAX_SCORES = 2**20
 
 aten = torch.ops.aten
+
+
+def lean_blocks(blocks: nn.Module) -> nn.ModuleList:
+    """The side network's blocks, lean; of the last one only the class token's output is read."""
+    *others, last = blocks.children()
+    return nn.ModuleList([*(LeanBlock(block, None) for block in others), LeanBlock(last, num_outputs=1)])
+
+
+class LeanBlock(nn.Module):
+    """Computes what `methods.fpt.PromptedBlock` does of what is read: no outputs at prompts are.
+
+    Args:
+        block: Gives its layers, under their names.
+        num_outputs: Tokens, from the first on, whose outputs are read; None for all image tokens.
+    """
+
+    def __init__(self, block: Any, num_outputs: int | None) -> None:
+        super().__init__()
+        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
+        self.num_outputs = num_outputs
+
+    def forward(self, x: Tensor, prompts: Tensor) -> Tensor:
+        """Runs the block.
+
+        Shape:
+            - x: `(B, n, S)`
+            - prompts: `(B, P, S)`
+            - Output: `(B, num_outputs or n, S)`
+        """
+        attn = self.attn
+        qkv = norm_linear(torch.cat([x, prompts], dim=1), self.norm1, attn.qkv)  # (B, n + P, 3 S)
+        if self.num_outputs is not None:
+            x = x[:, : self.num_outputs]
+        qkv = qkv.unflatten(-1, (3, attn.num_heads, attn.head_dim))  # (B, n + P, 3, A, E)
+        attended = self_attention(qkv, x.shape[1], attn.scale, attn.fused_attn)  # (B, n, S)
+        x = x + linear(attended, attn.proj)
+        hidden = norm_linear(x, self.norm2, self.mlp.fc1)  # (B, n, 4 S)
+        return x + gelu_linear(hidden, self.mlp.fc2)
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
