@@ -1,17 +1,21 @@
 """Options of methods: names, types, and what a method asks of a backbone."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import pandas as pd
 import pytest
 import torch
 
 from benchmarks.errors import UserError
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.model.build import build_parts
+from benchmarks.model.choose import method_options
 from benchmarks.model.method_config import make_config
+from benchmarks.report.missing_runs import _method_flags
 from methods import METHODS, linear
 
 
@@ -124,3 +128,14 @@ def test_a_backbone_that_lacks_what_a_method_needs_is_refused(method: str, backb
 def test_what_a_method_does_not_need_is_not_asked_for(method: str, backbone: str) -> None:
     with torch.device("meta"):
         assert build_parts(method, make_config(method, {}), backbone, 2).model is not None
+
+
+def test_a_missing_run_is_described_by_a_command_that_reads_back(make_any: Callable[[dict[str, Any]], Any]) -> None:
+    """Options of every kind, from a record to the command line that would run another seed of it, and back."""
+    options = {"bias": False, "rank": 4, "start": "data", "layers": [3, 5]}
+    settings = {**dataclasses.asdict(make_any(options)), "options": options}
+    rows = pd.DataFrame({"variant": [json.dumps(settings)]})
+    words = list(_method_flags("any", rows))
+    assert method_options(words[words.index("--set") + 1 :], ["any"]) == {"any": options}
+    nothing = pd.DataFrame({"variant": [json.dumps(dataclasses.asdict(make_any({"rank": None})))]})
+    assert _method_flags("any", nothing) == ()

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from bench_process import TINY, options_of
+from tiny_images import make_images
 from torch import Tensor, nn
 
 from benchmarks.config import RunConfig
@@ -20,6 +22,8 @@ from benchmarks.data.batches import Split
 from benchmarks.memory.point import MemoryPoint, run_phases
 from benchmarks.memory.predict import predict_memory
 from benchmarks.model.build import Parts
+from benchmarks.suite.plan import make_plan
+from benchmarks.suite.run import Run
 from benchmarks.training import loop
 from benchmarks.training.bench import Bench
 from benchmarks.training.checkpoint import Checkpoints
@@ -411,3 +415,23 @@ class OneLayer(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.head(image.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("augment_live", "preload", "fixed"), [(True, "off", set()), (False, "off", {"image"}), (True, "on", {"image"})]
+)
+@pytest.mark.parametrize("method", ["linear", "fpt"])
+def test_a_live_extractor_says_whether_its_image_is_augmented(
+    method: str, augment_live: bool, preload: str, fixed: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def extractor(backbone: Any, config: Any) -> Any:
+        made: Any = METHODS[method].extractor(backbone, config)
+        made.augment_live = augment_live
+        return made
+
+    monkeypatch.setitem(METHODS, "mine", dataclasses.replace(METHODS[method], name="mine", extractor=extractor))
+    make_images(tmp_path / "images")
+    words = [word if word != "images" else str(tmp_path / "images") for word in TINY]
+    run = make_plan(options_of("--methods", "mine", *words, "--preload", preload, "--cache", str(tmp_path))).runs[0]
+    _, _, made, _ = Run(run.config, run.places, run.weights, Clock(), lambda *_, **__: None).prepare()
+    assert made["train"].fixed_views == fixed

@@ -105,14 +105,14 @@ def _method_flags(method: str, rows: pd.DataFrame) -> tuple[str, ...]:
     for name, default in asdict(make_config(method, {})).items():
         values = {json.dumps(setting.get(name)) for setting in settings}
         value = settings[0].get(name)
-        if len(values) > 1 or value is None or json.dumps(value) == json.dumps(default):
+        if len(values) > 1 or name not in settings[0] or json.dumps(value) == json.dumps(default):
             continue
         if name == "lr" and tuned:
             continue
         if name == "lr":
             flags += ["--lr", f"{value:g}"]
         else:
-            changed.append(f"{method}.{name}={value}")
+            changed.append(f"{method}.{name}={value if isinstance(value, str) else json.dumps(value)}")
     if changed:
         flags += ["--set", *changed]
     has_features = METHODS[method].has_extractor
