@@ -4,7 +4,6 @@ from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from benchmarks.memory.cuda_kernels import run_backward
 from benchmarks.memory.trace import StorageTrace
@@ -16,8 +15,8 @@ class FoldRepeats(TorchFunctionMode):
     """Skips calls that repeat the one before them, of functions that fill given tensors in equal parts.
 
     Such a function, which a method makes known to torch by `torch.overrides.wrap_torch_function`, returns None. Of
-    calls in succession, with no operator between them and with arguments of the same shapes, those are skipped that
-    come after two which allocated and released the same, and left nothing behind: they would do so too.
+    calls in succession, with no operator between them, on the same tensors and with slices as long, those are skipped
+    that come after two which allocated and released the same, and left nothing behind: they would do so too.
 
     Args:
         trace: Follows the storages.
@@ -37,7 +36,7 @@ class FoldRepeats(TorchFunctionMode):
         body = getattr(func, "__wrapped__", None)
         if body is None or func.__module__.startswith("torch."):
             return func(*args, **(kwargs or {}))
-        signature = (func, tree_map(_kind, (args, kwargs)))
+        signature = (func, _kind(args), _kind(tuple((kwargs or {}).items())))
         in_succession = self._last == (signature, self.trace.num_operators)
         if in_succession and self._repeats:
             return None
@@ -57,9 +56,9 @@ class FoldRepeats(TorchFunctionMode):
 
 
 def _kind(value: Any) -> Any:
-    """What of an argument decides what memory a call takes; holds no tensor."""
-    if isinstance(value, Tensor):
-        return value.shape, value.stride(), value.dtype
-    if isinstance(value, slice):
-        return value.stop - value.start
-    return value if isinstance(value, int | float | str | None) else id(value)
+    """What of an argument decides what memory a call takes: of a slice how long it is, else which object it is."""
+    if isinstance(value, tuple):
+        return tuple(map(_kind, value))
+    if isinstance(value, slice) and None not in (value.start, value.stop):
+        return value.stop - value.start, value.step
+    return value if isinstance(value, int | float | str) else id(value)

@@ -44,9 +44,10 @@ REFERENCE_BYTES = {"fpt": 14.4 * MIB, "fpt_plus": 7.2 * MIB}  # their features o
 
 
 def naive_parts(point: MemoryPoint) -> Parts:
-    """The baseline: the plain modules, with features in fp32 and every attention map whole."""
+    """The baseline: the plain modules, every attention map whole, features in the precision that they come in."""
+    storage = "float32" if point.precision == "fp32" else "float16"
     with plain_path():
-        return build_point(replace(point, attention="eager", options=(("feature_dtype", "float32"),)))
+        return build_point(replace(point, attention="eager", options=(("feature_dtype", storage),)))
 
 
 def memory_table(device: torch.device, rounds: int) -> list[dict[str, Any]]:

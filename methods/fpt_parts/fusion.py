@@ -27,6 +27,12 @@ def init_prompts(num_layers: int, num_prompt_tokens: int, width: int) -> Tensor:
     return torch.randn(num_layers, num_prompt_tokens, width) * 1e-6
 
 
+def as_autocast_wants(query: Tensor) -> Tensor:
+    """The queries in the type that autocast, where it is on, multiplies in: features are cast to theirs."""
+    device = query.device.type
+    return query.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else query
+
+
 def attend(query: Tensor, stored: Stored) -> Tensor:
     """Multi-head cross-attention of each layer's prompts on an image's kept keys and values.
 
@@ -38,6 +44,7 @@ def attend(query: Tensor, stored: Stored) -> Tensor:
         - query: `(L, P, D)`
         - Output: `(B, L, P, D)`, heads concatenated
     """
+    query = as_autocast_wants(query)
     keys, values = stored.restored(query.dtype)
     num_heads, head_dim = keys.shape[2::2]
     heads = query.unflatten(-1, (num_heads, head_dim)).transpose(1, 2)  # (L, A, P, E)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.fpt_parts.fusion import Stored
+from methods.fpt_parts.fusion import Stored, as_autocast_wants
 from methods.fpt_parts.lean_layers import linear
 from methods.fpt_parts.parts import one_operator, parts
 
@@ -51,9 +51,7 @@ class LeanFusionPlus(nn.Module):
 
 def attend_to_features(query: Tensor, stored: Stored) -> Tensor:
     """As `methods.fpt_parts.fusion.attend`, and keeps nothing but its inputs."""
-    device = query.device.type
-    if torch.is_autocast_enabled(device):
-        query = query.to(torch.get_autocast_dtype(device))
+    query = as_autocast_wants(query)
     num_heads, head_dim = stored.keys.shape[2::2]
     heads = (query * head_dim**-0.5).unflatten(-1, (num_heads, head_dim)).transpose(1, 2)  # (L, A, P, E)
     attended: Tensor = _PromptAttention.apply(heads, *stored)
