@@ -10,6 +10,8 @@ import sys
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.abc import SourceLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -99,13 +101,28 @@ def _load(path: Path) -> Plugin:
     return known
 
 
+class _SourceLoader(SourceLoader):
+    """Loads a module from source that was read already."""
+
+    def __init__(self, path: Path, source: bytes) -> None:
+        self.path, self.source = path, source
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self.path)
+
+    def get_data(self, path: str | bytes) -> bytes:
+        return self.source
+
+
 def _run(path: Path, source: bytes, digest: str) -> ModuleType:
     """Runs just the source whose digest was taken, as a module that nothing else is called."""
-    module = ModuleType(f"plugin_{path.stem}_{digest[:16]}")
-    module.__file__ = str(path)
+    loader = _SourceLoader(path, source)
+    spec = spec_from_loader(f"plugin_{path.stem}_{digest[:16]}", loader)
+    assert spec is not None
+    module = module_from_spec(spec)
     sys.modules[module.__name__] = module  # dataclasses and pickle look it up there
     try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
+        loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
         line = _line_of(error, path)

@@ -263,7 +263,7 @@ def test_memory_curves_draw_attention_by_line_and_source_by_marker(tmp_path: Pat
     labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     assert labels[-5:] == ["eager attention", "fused attention", "measured", "predicted", "out of memory"]
     cards = [text.get_text() for text in figure.axes[0].texts]
-    assert cards == ["8 GB", "16 GB", "24 GB", "40 GB"]
+    assert cards == ["8 GB", "12 GB", "16 GB", "24 GB", "40 GB"]
     assert "vit_base_patch16_384, batch size 16, fp32" in texts(figure)
 
 

@@ -73,7 +73,7 @@ def test_every_run_belongs_to_its_row(folder: Path, data: dict[str, Any]) -> Non
 
 
 def test_a_run_that_the_table_leaves_out_keeps_its_record(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_data, "summary", lambda frame: summary(frame[frame["method"] != "lora"]))
+    monkeypatch.setattr(page_data, "summary", lambda frame, *_: summary(frame[frame["method"] != "lora"]))
     page = collect(folder, folder, load_records(folder)[0])
     left_out = {run["id"] for run in page["runs"] if run["row"] is None}
     assert left_out == {name for name in page["records"] if name.startswith("lora_")} != set()
@@ -145,7 +145,7 @@ def test_columns_of_the_summary_that_the_page_does_not_know_appear(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = {"p_value": 0.04125, "gap_bytes": 3 * MIB}
-    monkeypatch.setattr(page_data, "summary", lambda frame: summary(frame).assign(**more))
+    monkeypatch.setattr(page_data, "summary", lambda frame, *_: summary(frame).assign(**more))
     page = collect(folder, folder, load_records(folder)[0])
     at = page["extra"].index("p value")
     assert page["extra"][at : at + 2] == ["p value", "gap (MiB)"]

@@ -59,7 +59,7 @@ def read_suite_file(path: Path) -> dict[str, Any]:
         UserError: The file is no YAML mapping, a key is no option, or a value breaks its rule.
     """
     try:
-        content = yaml.load(path.read_bytes(), _Loader)
+        content = _Loader(path.read_bytes()).get_single_data()
     except UserError as error:
         raise UserError(f"{error} in {str(path)!r}") from None
     except OSError:
