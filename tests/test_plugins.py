@@ -180,6 +180,7 @@ def test_other_content_is_another_run_and_another_prediction(folder: Path) -> No
     assert linear == same_linear and first != second
 
 
+@pytest.mark.slow
 def test_processes_that_predict_load_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict, "MANY", 1)
     plugins.load_plugins([folder / "biases.py"])
@@ -243,6 +244,7 @@ def build("""
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_method_that_reads_a_value_runs_and_has_no_predicted_memory(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,8 @@ from benchmarks.memory.prediction_cache import predict_point, predict_points
 from benchmarks.training.preload import EXTRACTS
 from methods import METHODS
 
+pytestmark = pytest.mark.slow
+
 POINT = MemoryPoint("fpt", 64, 4, "vit_tiny_patch16_224", options=(("side_reduction", 4),))
 
 
