@@ -10,8 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks.choices import DEFAULT_BACKBONE
+from benchmarks.config import RunConfig
 from benchmarks.errors import UserError
 from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.prediction_cache import point_of_run
 from benchmarks.model.build import build_parts
 from benchmarks.model.choose import method_options
 from benchmarks.model.method_config import make_config
@@ -80,7 +83,17 @@ def test_options_of_every_kind(make_any: Callable[[dict[str, Any]], Any], option
     assert getattr(config, option) == read
     assert make_any(dataclasses.asdict(config)) == config
     point = MemoryPoint("any", 224, options=tuple(sorted(dataclasses.asdict(config).items())))
-    assert MemoryPoint.from_dict(point.as_dict()) == point and hash(point)
+    stored = MemoryPoint.from_dict(json.loads(json.dumps(point.as_dict())))
+    assert stored == point and hash(stored) == hash(point)
+
+
+def test_a_run_whose_options_came_as_json_has_the_same_memory_point() -> None:
+    config = RunConfig(
+        "any", "images", "0" * 64, 224, seed=0, backbone=DEFAULT_BACKBONE, weights="none", weights_sha256=None,
+        epochs=1, batch_size=4, lr=1e-3, weight_decay=0.0, options={"layers": (0, 1), "rank": None},
+    )  # fmt: skip
+    given = RunConfig(**json.loads(json.dumps(dataclasses.asdict(config))))
+    assert point_of_run(given, 2) == point_of_run(config, 2) and hash(point_of_run(given, 2))
 
 
 @pytest.mark.parametrize(

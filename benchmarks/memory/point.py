@@ -50,6 +50,11 @@ class MemoryPoint:
     preload: bool = True
     options: tuple[tuple[str, Any], ...] = ()
 
+    def __post_init__(self) -> None:
+        # JSON and YAML have lists for tuples, and a point must be hashable.
+        options = ((name, tuple(value) if isinstance(value, list) else value) for name, value in self.options)
+        object.__setattr__(self, "options", tuple(options))
+
     @property
     def name(self) -> str:
         """Readable and unique; good for a file's name."""
@@ -61,7 +66,7 @@ class MemoryPoint:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "MemoryPoint":
         """The point from its `asdict`, also after a round trip through JSON."""
-        return cls(**{**values, "options": tuple((name, value) for name, value in values["options"])})
+        return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for a record."""

@@ -86,11 +86,6 @@ def _lacks(name: str) -> dict[Need, str]:
     return lacks
 
 
-def native_resolution(name: str) -> int:
-    """Side length (px) of the images the backbone was pretrained with."""
-    return int(timm.get_pretrained_cfg(name).input_size[-1])
-
-
 @functools.cache
 def patch_size(name: str) -> int:
     """Side length (px) of a patch of the backbone; made on the meta device, without weights."""
