@@ -1,0 +1,218 @@
+"""Intervals and tests of AUCs and of their differences, over images and over seeds; arrays only.
+
+The AUC of a method has two sources of variance. Images: a test split of other patients would give another AUC. Seeds:
+training anew would, too. Every seed is tested on the same images, as every reader of a multi-reader study reads the
+same cases, and the sources are parted as Obuchowski and Rockette part them: what a seed's own errors on these images
+add to the spread over seeds is in the variance over images already, and is counted once.
+
+How often it all errs is simulated: `python -m benchmarks.speed.claims`, docs/statistics.md.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+LEVEL = 0.05
+FEW = 10  # units of a class: with fewer, what is said about an AUC rests on next to nothing
+_LEAST = 0.75  # of the model's variance: with less, a test split is taken to have been lucky
+_NOTHING = 1e-24  # a variance that is one of rounding alone
+_HALVINGS = 50
+
+
+class Parts(NamedTuple):
+    """The variance of means over seeds, by source; each `(P,)`.
+
+    images: from the draw of the test images.
+    seeds: from training anew, beyond what is in `images`; 0 for one seed, of which nothing is known.
+    told: the share of the whole that seeds alone tell, with so few degrees of freedom; images tell the rest.
+    df: the degrees of freedom of the seeds.
+    """
+
+    images: Floats
+    seeds: Floats
+    told: Floats
+    df: Floats
+
+
+def variance_parts(values: Floats, each: Floats, mean: Floats) -> Parts:
+    """Parts the variance of means over seeds.
+
+    Args:
+        values: AUCs, or differences of AUC on the same seeds `(P, S)`.
+        each: The variance over images of one seed's value, averaged over the seeds `(P,)`.
+        mean: The variance over images of the mean over seeds `(P,)`.
+
+    Source: Obuchowski, Rockette, Communications in Statistics: Simulation 24 (1995), 285-308.
+    """
+    num_seeds = values.shape[1]
+    df = np.full_like(mean, max(num_seeds - 1, 1))
+    if num_seeds == 1:
+        return Parts(mean, np.zeros_like(mean), np.zeros_like(mean), df)
+    own = (each - mean) / (num_seeds - 1)  # what errors that no two seeds share add to the spread over seeds
+    spread = values.var(axis=1, ddof=1) / num_seeds
+    seeds = np.maximum(spread - own, 0)
+    # The spread of two seeds has one degree of freedom: too little is known of it to take anything off.
+    told = spread if num_seeds == 2 else seeds
+    return Parts(mean, seeds, np.minimum(told / np.maximum(mean + seeds, _NOTHING), 1), df)
+
+
+def unpaired(first: Parts, second: Parts, images: Floats) -> Parts:
+    """The variance of differences between means over seeds that are not the same.
+
+    Args:
+        first, second: Of the two means.
+        images: The variance over images of the difference, which has the same images `(P,)`.
+    """
+    seeds = first.seeds + second.seeds
+    told = [part.told * (part.images + part.seeds) for part in (first, second)]
+    both = told[0] + told[1]
+    df = both**2 / np.maximum(told[0] ** 2 / first.df + told[1] ** 2 / second.df, _NOTHING)  # Satterthwaite's
+    least = np.minimum(first.df, second.df)
+    return Parts(images, seeds, np.minimum(both / np.maximum(images + seeds, _NOTHING), 1), np.maximum(df, least))
+
+
+def critical_value(level: Floats | float, parts: Parts, image_df: float) -> Floats:
+    """How many standard errors two-sided `level` allows `(P,)`: t of the seeds and of the images, by their shares.
+
+    Source: Cochran, Biometrics 20 (1964), 191-195.
+    """
+    half = np.asarray(level, dtype=np.float64) / 2
+    images = stats.t.isf(half, image_df)
+    return np.asarray(parts.told * stats.t.isf(half, parts.df) + (1 - parts.told) * images, dtype=np.float64)
+
+
+class Split(NamedTuple):
+    """How much a test split holds: the units of each class `(C,)`, and of all others, for its design effect."""
+
+    own: Floats
+    others: Floats
+    fewest: int
+
+    @property
+    def image_df(self) -> float:
+        """Degrees of freedom of a variance over images."""
+        return np.inf if self.fewest >= FEW else max(self.fewest - 1, 1)
+
+
+class Means(NamedTuple):
+    """AUCs averaged over seeds, each `(P,)`: the mean, its variance by source, and the variance of one seed's."""
+
+    auc: Floats
+    parts: Parts
+    each: Floats
+
+
+def model_variance(auc: Floats, split: Split) -> Floats:
+    """The variance over images that an AUC has if scores are exponential, as Hanley and McNeil; of the macro mean.
+
+    Classes are taken to err together. For two, whose AUCs are one, that is exact.
+
+    Shape:
+        - auc: `(P,)`
+        - Output: `(P,)`
+
+    Source: Hanley, McNeil, Radiology 143 (1982), 29-36.
+    """
+    auc = np.clip(auc, 1e-9, 1)[:, None]
+    above, below = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    pairs = auc * (1 - auc) + (split.own - 1) * (above - auc**2) + (split.others - 1) * (below - auc**2)
+    return np.asarray(np.mean(np.sqrt(np.maximum(pairs, 0) / (split.own * split.others)), axis=1) ** 2)
+
+
+def _scale(means: Means, split: Split) -> Floats:
+    """How many times `model_variance` the variance over images of each mean is taken to be `(P,)`."""
+    known = means.each > _NOTHING
+    single = np.maximum(means.each / np.maximum(model_variance(means.auc, split), _NOTHING), _LEAST)
+    single = np.where(known & (means.auc < 1), single, 1.0)
+    return single * np.where(known, means.parts.images / np.maximum(means.each, _NOTHING), 1)
+
+
+def interval(means: Means, split: Split, level: float = LEVEL) -> tuple[Floats, Floats]:
+    """The interval of each mean AUC: the values it lies within its critical value of, their own variance taken.
+
+    A score interval, as Newcombe's, so that an AUC of 1 has one too; scaled to the variance that images show.
+
+    Source: Newcombe, Statistics in Medicine 25 (2006), 559-573, method 5.
+    """
+    critical = critical_value(level, means.parts, 2 * split.fewest - 1)
+    modelled = np.maximum(model_variance(means.auc, split), _NOTHING)
+    scale = np.where(means.auc < 1, np.maximum(means.parts.images / modelled, _LEAST), 1)
+
+    def inside(value: Floats) -> NDArray[np.bool_]:
+        variance = scale * model_variance(value, split) + means.parts.seeds
+        return np.asarray(np.abs(means.auc - value) <= critical * np.sqrt(variance))
+
+    return _edge(inside, means.auc, np.zeros_like(means.auc)), _edge(inside, means.auc, np.ones_like(means.auc))
+
+
+def _edge(inside: Callable[[Floats], NDArray[np.bool_]], start: Floats, end: Floats) -> Floats:
+    """The last value from `start` towards `end` that is inside, by halving."""
+    near, far = start.copy(), end.copy()
+    far_inside = inside(far)
+    for _ in range(_HALVINGS):
+        middle = (near + far) / 2
+        is_inside = inside(middle)
+        near, far = np.where(is_inside, middle, near), np.where(is_inside, far, middle)
+    return np.where(far_inside, end, near)
+
+
+class Differences(NamedTuple):
+    """How the mean AUCs of first methods differ from those of second ones on the same images, each `(P,)`.
+
+    first, second: the means.
+    covariance: over images, of the two means.
+    parts: the variance of the difference, by source.
+    """
+
+    first: Means
+    second: Means
+    covariance: Floats
+    parts: Parts
+
+    @property
+    def change(self) -> Floats:
+        """First less second."""
+        return self.first.auc - self.second.auc
+
+    def variance(self, change: Floats, split: Split) -> Floats:
+        """The variance that the difference has if the true one is `change`.
+
+        The larger of what images show, as DeLong et al., and of what they would at AUCs that far apart and as near as
+        can be to those observed.
+        """
+        middle = (self.first.auc + self.second.auc) / 2
+        aucs = np.stack([middle + change / 2, middle - change / 2])
+        aucs -= np.maximum(aucs.max(axis=0) - 1, 0)
+        both = zip((self.first, self.second), aucs, strict=True)
+        one, other = (_scale(means, split) * model_variance(auc, split) for means, auc in both)
+        product = self.first.parts.images * self.second.parts.images
+        known = product > _NOTHING**2
+        correlation = np.where(known, self.covariance / np.sqrt(np.where(known, product, 1)), 0)
+        expected = one + other - 2 * np.clip(correlation, -1, 1) * np.sqrt(one * other)
+        return np.asarray(np.maximum(self.parts.images, expected) + self.parts.seeds)
+
+    def interval(self, split: Split, level: float = LEVEL) -> tuple[Floats, Floats]:
+        """All differences that two-sided `level` does not reject: 0 is among them where `p_value` exceeds the level."""
+        critical = critical_value(level, self.parts, split.image_df)
+
+        def inside(change: Floats) -> NDArray[np.bool_]:
+            return np.asarray(np.abs(self.change - change) <= critical * np.sqrt(self.variance(change, split)))
+
+        limit = np.ones_like(self.change)
+        return _edge(inside, self.change, -limit), _edge(inside, self.change, limit)
+
+    def p_value(self, split: Split) -> Floats:
+        """Two-sided p of no difference: the level whose critical value is the difference in standard errors `(P,)`."""
+        variance = self.variance(np.zeros_like(self.change), split)
+        distance = np.abs(self.change) / np.sqrt(np.maximum(variance, _NOTHING))
+        low, high = np.full_like(distance, -300.0), np.zeros_like(distance)  # of the logarithm
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            allowed = critical_value(10**middle, self.parts, split.image_df) > distance
+            low, high = np.where(allowed, middle, low), np.where(allowed, high, middle)
+        return np.where(distance > 1e-9, 10**high, 1.0)
