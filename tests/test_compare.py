@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from fixed_records import MIB, make_record, store_with_predictions
 from scipy import stats
 
 from bench import main
-from benchmarks.analysis.auc_resamples import compare, load_evidence
+from benchmarks.analysis.comparison import SameImages
+from benchmarks.analysis.evidence import load_evidence
 from benchmarks.analysis.statistics import holm
 from benchmarks.records.frame import runs_frame
 from benchmarks.records.record import load_records, write_record
@@ -46,8 +46,8 @@ def folders(tmp_path: Path, classes: tuple[str, ...] = ("no", "yes")) -> tuple[P
     return before, after
 
 
-@pytest.mark.parametrize(("classes", "test"), [(("no", "yes"), "DeLong"), (("a", "b", "c"), "bootstrap")])
-def test_what_moved_is_told_from_what_stayed(tmp_path: Path, classes: tuple[str, ...], test: str) -> None:
+@pytest.mark.parametrize("classes", [("no", "yes"), ("a", "b", "c")])
+def test_what_moved_is_told_from_what_stayed(tmp_path: Path, classes: tuple[str, ...]) -> None:
     before, after = folders(tmp_path, classes)
     found = rows(before, after)
     assert {name: (row["in"], row["auc"]) for name, row in found.items()} == {
@@ -56,23 +56,42 @@ def test_what_moved_is_told_from_what_stayed(tmp_path: Path, classes: tuple[str,
         "vpt": ("after", None),
     }
     lora = found["lora"]
-    assert lora["test"] == test and lora["auc_low"] > 0
+    assert lora["test"] == "images and seeds" and lora["auc_low"] > 0
     assert lora["auc_change"] == pytest.approx(lora["auc_after"] - lora["auc_before"])
-    assert lora["p_images_holm"] == pytest.approx(holm([1.0, lora["p_images"]])[1])
-    aucs = [frame[frame["method"] == "lora"]["auc"] for frame in (side(before).frame, side(after).frame)]
-    assert lora["p_seeds"] == pytest.approx(stats.ttest_rel(*aucs).pvalue)
+    assert lora["p_holm"] == pytest.approx(holm([1.0, lora["p"]])[1])
+    cells = [
+        {int(run_id.split("_")[2]): run for run_id, run in side(folder).evidence.items() if "lora" in run_id}
+        for folder in (after, before)
+    ]
+    (expected,) = SameImages(cells).compare([(0, 1)])
+    assert expected is not None and expected.num_seeds == 3
+    assert [lora[name] for name in ("auc_low", "auc_high", "p")] == pytest.approx(list(expected[1:4]))
     assert rows(after, before)["vpt"]["in"] == "before"
 
 
-def test_one_seed_is_compared_image_by_image(tmp_path: Path) -> None:
+def test_one_seed_says_something_of_these_models_alone(tmp_path: Path) -> None:
     for name, skill in (("before", 1.0), ("after", 1.2)):
         store_with_predictions(tmp_path / name, make_record("lora"), skill)
     (row,) = rows(tmp_path / "before", tmp_path / "after").values()
-    one, two = (next(iter(side(tmp_path / name).evidence.values())) for name in ("after", "before"))
-    expected = compare(one, two)
+    one, two = (dict(enumerate(side(tmp_path / name).evidence.values())) for name in ("after", "before"))
+    (expected,) = SameImages([one, two]).compare([(0, 1)])
     assert expected is not None
-    assert (row["p_images"], row["test"]) == (expected.p, expected.test)
-    assert pd.isna(row["p_seeds"])
+    assert (row["p"], row["test"]) == (expected.p, "images, trained models")
+
+
+def test_other_seeds_are_compared_unpaired(tmp_path: Path) -> None:
+    """Training noise alone moves the mean of three seeds; images alone would call it significant."""
+    skills = ((1.2, 0.7, 0.9), (1.5, 0.8, 1.4))
+    for name, first_seed, values in (("before", 0, skills[0]), ("after", 3, skills[1])):
+        for seed, skill in enumerate(values, start=first_seed):
+            store_with_predictions(tmp_path / name, make_record("lora", seed=seed), skill, num_images=400)
+    (row,) = rows(tmp_path / "before", tmp_path / "after").values()
+    cells = [dict(enumerate(side(tmp_path / name).evidence.values())) for name in ("after", "before")]
+    expected = SameImages(cells).compare_unpaired(0, 1)
+    assert expected is not None
+    assert (row["p"], row["test"]) == (expected.p, "images and seeds")
+    aucs = [[run.auc for run in cell.values()] for cell in cells]
+    assert row["p"] > 0.5 * stats.ttest_ind(*aucs, equal_var=False).pvalue
 
 
 def test_without_predictions_seeds_decide(tmp_path: Path) -> None:
@@ -80,7 +99,7 @@ def test_without_predictions_seeds_decide(tmp_path: Path) -> None:
     after = store(tmp_path / "b", *(make_record("lora", seed=seed, auc=0.7 + 0.003 * seed) for seed in range(1, 4)))
     (row,) = rows(before, after).values()
     expected = stats.ttest_ind([0.703, 0.706, 0.709], [0.8, 0.801, 0.802], equal_var=False).pvalue
-    assert (row["auc"], row["p_seeds"]) == ("significant", pytest.approx(expected))
+    assert (row["auc"], row["p"], row["test"]) == ("significant", pytest.approx(expected), "seeds")
     single = store(tmp_path / "c", make_record("lora", auc=0.7))
     (row,) = rows(before, single).values()
     assert row["auc"] == "no test"
@@ -124,7 +143,11 @@ def test_the_command_prints_data_alone(tmp_path: Path, capsys: pytest.CaptureFix
     assert "2 cells in both (AUC: 1 same, 1 significant;" in err.replace(
         "1 significant, 1 same", "1 same, 1 significant"
     )
-    assert "p over seeds" in err and not (after / "tables").exists() and not (before / ".statistics").exists()
+    assert (
+        "over images and seeds, whether the methods differ" in err
+        and not (after / "tables").exists()
+        and not (before / ".statistics").exists()
+    )
     assert main([*arguments, "--format", "csv"]) == 0
     table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert {row["method"]: row["auc"] for row in table} == {"full": "same", "lora": "significant", "vpt": ""}

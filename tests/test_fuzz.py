@@ -27,7 +27,7 @@ from report_folder import write_measured
 from tiny_images import COUNTS, make_images
 
 import bench
-from benchmarks.analysis.auc_resamples import load_evidence
+from benchmarks.analysis.evidence import load_evidence
 from benchmarks.check.problems import findings
 from benchmarks.check.survey import survey
 from benchmarks.data.dataset import open_dataset

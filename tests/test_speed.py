@@ -9,7 +9,7 @@ import pytest
 from fixed_records import make_record
 from tiny_images import make_images
 
-from benchmarks.analysis.auc_resamples import load_evidence
+from benchmarks.analysis.evidence import load_evidence
 from benchmarks.config import Places, RunConfig
 from benchmarks.data.dataset import open_dataset
 from benchmarks.model.weights import Weights

@@ -1,19 +1,23 @@
-"""What a summary of cells gains from per-image probabilities: intervals, comparisons with full and best, ranks."""
+"""What a summary of cells gains from per-image predictions: intervals, comparisons with full and best, ranks."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from benchmarks.analysis.auc_resamples import Evidence, average, compare, interval
-from benchmarks.analysis.statistics import average_ranks, critical_difference, friedman_p, holm
+from benchmarks.analysis.comparison import Cell, Comparison, Interval, SameImages, best_p
+from benchmarks.analysis.evidence import Evidence
+from benchmarks.analysis.inference import LEVEL
+from benchmarks.analysis.statistics import average_ranks, critical_difference, friedman_p
 from benchmarks.analysis.summary import across_datasets, method_rank
 
-LEVEL = 0.05
 REFERENCES = ("full", "best")
 _PLACE = ["block", "dataset_label", "resolution"]
-_COMPARISON = ("change", "low", "high", "p", "p_holm", "test")
+_AUC = ("auc_low", "auc_high", "auc_se_images", "auc_se_seeds")
+_FULL = ("change", "low", "high", "p", "seeds", "wins", "wins_low", "wins_high")
+_BEST = ("change", "p", "seeds")
 
 
 def add_significance(table: pd.DataFrame, evidence: Mapping[str, Evidence]) -> pd.DataFrame:
@@ -24,42 +28,91 @@ def add_significance(table: pd.DataFrame, evidence: Mapping[str, Evidence]) -> p
         evidence: by run id, as `evidence.load_evidence` gives it.
 
     Returns:
-        The table with auc_low, auc_high (95 % percentile bootstrap of auc_mean), auc_unit (`image` or `group`: what was
-        drawn), auc_num_units; and for full fine-tuning and for the cell of the highest AUC, within the same block,
-        dataset and resolution, vs_{full,best}_change (AUC less that one's), _low, _high, _p, _p_holm (corrected over
-        the comparisons with that one in that resolution), _test, and is_{full,best}: whether the cell is that one.
-        Among variants of full fine-tuning the one with the highest validation AUC stands for it. What cannot be known,
-        for want of probabilities, is missing.
+        The table with auc_low, auc_high (95 % interval of auc_mean, over images and seeds), auc_se_images, auc_se_seeds
+        (its standard error by source; of one seed nothing is known of the second), auc_unit (`image` or `group`: what
+        was drawn), auc_num_units, auc_fewest_units (of the rarest class); is_{full,best}: whether the cell is full
+        fine-tuning, among its variants the one with the highest validation AUC, or the one with the highest AUC.
+        Of complete cells, within the same block, dataset and resolution:
+        vs_full_change (AUC less that of full fine-tuning), _low, _high and _p (both together for all methods there,
+        by Bonferroni: the one primary family), _seeds (that both have; with one, this is of two trained models),
+        _wins, _wins_low, _wins_high (the probability that a new training beats one of full fine-tuning);
+        vs_best_change, vs_best_p (that the cell is as good as every other, see `comparison.best_p`), vs_best_seeds.
+        What cannot be known, for want of predictions, is missing.
     """
-    cells = [average([evidence.get(run_id) for run_id in str(ids).split()]) for ids in table["run_ids"]]
-    columns: list[dict[str, Any]] = [_interval(cell) for cell in cells]
+    columns: list[dict[str, Any]] = [{} for _ in range(len(table))]
     for _, group in table.reset_index(drop=True).groupby(_PLACE, sort=False, dropna=False):
-        finished = group[group["auc_mean"].notna()]
-        full = finished[finished["method"] == "full"]
-        chosen = {"full": _highest(full, "val_auc_mean"), "best": _highest(finished, "auc_mean")}
-        for name, reference in chosen.items():
-            for i in group.index:
-                columns[i][f"is_{name}"] = i == reference
-            others = [i for i in finished.index if i != reference] if reference is not None else []
-            found = {i: compare(cells[i], cells[reference]) for i in others if reference is not None}
-            known = {i: comparison for i, comparison in found.items() if comparison is not None}
-            corrected = holm([comparison.p for comparison in known.values()])
-            for (i, comparison), p_holm in zip(known.items(), corrected, strict=True):
-                values = (*comparison[:4], p_holm, comparison.test)
-                columns[i] |= {f"vs_{name}_{key}": value for key, value in zip(_COMPARISON, values, strict=True)}
-    names = ["auc_low", "auc_high", "auc_unit", "auc_num_units"]
-    names += [f"is_{name}" for name in REFERENCES]
-    names += [f"vs_{name}_{key}" for name in REFERENCES for key in _COMPARISON]
+        _add_place(group, evidence, columns)
+    names = [*_AUC, "auc_unit", "auc_num_units", "auc_fewest_units", *(f"is_{name}" for name in REFERENCES)]
+    names += [*(f"vs_full_{key}" for key in _FULL), *(f"vs_best_{key}" for key in _BEST)]
     gained = pd.DataFrame(columns, columns=names, index=table.index)
-    gained["auc_num_units"] = gained["auc_num_units"].astype("Int64")
-    return pd.concat([table, gained], axis=1)
+    whole = ["auc_num_units", "auc_fewest_units", "vs_full_seeds", "vs_best_seeds"]
+    return pd.concat([table, gained.astype(dict.fromkeys(whole, "Int64"))], axis=1)
 
 
-def _interval(cell: Evidence | None) -> dict[str, Any]:
-    ends = interval(cell) if cell else None
-    if cell is None or ends is None:
-        return {}
-    return {"auc_low": ends[0], "auc_high": ends[1], "auc_unit": cell.unit, "auc_num_units": cell.num_units}
+def _add_place(group: pd.DataFrame, evidence: Mapping[str, Evidence], columns: list[dict[str, Any]]) -> None:
+    """The columns of the cells of one dataset and resolution."""
+    cells = {i: cell for i in group.index if (cell := cell_evidence(group.loc[i], evidence))}
+    finished = group[group["auc_mean"].notna() & group["complete"]]
+    chosen = {
+        "full": _highest(finished[finished["method"] == "full"], "val_auc_mean"),
+        "best": _highest(finished, "auc_mean"),
+    }
+    for i, (name, reference) in itertools.product(group.index, chosen.items()):
+        columns[i][f"is_{name}"] = i == reference
+    by_images: dict[str, list[int]] = {}
+    for i, cell in cells.items():
+        by_images.setdefault(next(iter(cell.values())).images, []).append(i)
+    for members in by_images.values():
+        tested = SameImages([cells[i] for i in members])
+        for i, found in zip(members, tested.intervals(), strict=True):
+            columns[i] |= _interval(found, cells[i], tested.fewest)
+        complete = [i for i in members if i in finished.index]
+        _compare(complete, tested, members, chosen, columns)
+
+
+def cell_evidence(row: pd.Series, evidence: Mapping[str, Evidence]) -> Cell:
+    """The evidence of a cell's averaged runs by seed; empty where one has none, or other images than another."""
+    runs = list(zip(str(row["run_seeds"]).split(), str(row["run_ids"]).split(), strict=True))
+    known = {int(seed): evidence[run_id] for seed, run_id in runs if run_id in evidence}
+    alike = len(known) == len(runs) and len({found.images for found in known.values()}) == 1
+    return known if alike else {}
+
+
+def _interval(found: Interval | None, cell: Cell, fewest: int) -> dict[str, Any]:
+    run = next(iter(cell.values()))
+    units = {"auc_unit": run.unit, "auc_num_units": len(run.influence), "auc_fewest_units": fewest}
+    return units | (dict(zip(_AUC, found, strict=True)) if found else {})
+
+
+def _compare(
+    complete: list[int],
+    tested: SameImages,
+    members: list[int],
+    chosen: Mapping[str, int | None],
+    columns: list[dict[str, Any]],
+) -> None:
+    """Compares complete cells with full fine-tuning and with the best; `members` are the cells of `tested`."""
+    place = {i: number for number, i in enumerate(members)}
+    full, best = chosen["full"], chosen["best"]
+    others = [i for i in complete if i != full] if full in complete else []
+    # Simultaneous intervals: together they hold at 95 %, so that one excludes 0 exactly where its p is under 0.05.
+    pairs = [(place[i], place[full]) for i in others if full is not None]
+    for i, found in zip(others, tested.compare(pairs, LEVEL / max(len(pairs), 1)), strict=True):
+        if found is not None:
+            values = (*found[:3], min(1.0, len(pairs) * found.p), *found[4:])
+            columns[i] |= {f"vs_full_{key}": value for key, value in zip(_FULL, values, strict=True)}
+    if best not in complete:
+        return
+    pairs = list(itertools.combinations([place[i] for i in complete], 2))
+    compared: dict[tuple[int, int], Comparison | None] = dict(zip(pairs, tested.compare(pairs), strict=True))
+    p_values = best_p(compared, [place[i] for i in complete])
+    for i in complete:
+        pair = (min(place[i], place[best]), max(place[i], place[best]))
+        found = compared.get(pair)
+        if found is not None and place[i] in p_values:
+            change = found.change if pair[0] == place[i] else -found.change
+            best_values = (change, p_values[place[i]], found.num_seeds)
+            columns[i] |= {f"vs_best_{key}": value for key, value in zip(_BEST, best_values, strict=True)}
 
 
 def _highest(rows: pd.DataFrame, column: str) -> int | None:

@@ -62,7 +62,8 @@ def summary(frame: pd.DataFrame, mix_code: bool = False) -> pd.DataFrame:
         split_kind, split_group_key, split_digest (of a dataset that bench.py prepare made);
         label (title of the method, with whatever tells its variants apart), dataset_label, synthetic, fallback,
         effective_resolution; state (ok when any seed is), message, phase, seeds_ok, seeds_asked (the distinct seeds
-        tried anywhere in the same block and dataset) and seeds_<state>;
+        that any method was tried with at the same place), seeds_<state>, and complete (whether all of these are ok:
+        only such cells are ranked and compared, since what is left of a method after its failures is no sample of it);
         trainable, trainable_head, trainable_total, frozen, percent;
         {auc,accuracy,...}_mean and _sd (0-1; sample sd, missing for one seed);
         {train,preload}_memory_bytes (peak allocated) and _source (measured where there is a measurement), and both
@@ -71,7 +72,7 @@ def summary(frame: pd.DataFrame, mix_code: bool = False) -> pd.DataFrame:
         tuned_lr, tuned_trials, tuned_at_edge: of a rate chosen on validation; missing where it was given;
         seconds_train, preload_seconds, images_per_second_preload (means over seeds), cache_bytes;
         majority_share (0-1, of the largest class in the test split), num_classes;
-        run_ids (of the runs that are ok and averaged) and seeds (tried), divided by spaces;
+        run_ids and run_seeds (of the runs that are ok and averaged) and seeds (tried), divided by spaces;
         shared_code and code (which code has trained the runs that are ok: digests as `training_code.add_code` has
         them, and in words), code_mix (`left out` or `averaged` where it differs within the cell, else missing);
         ppe, pme (0-1), pme_source: missing where full fine-tuning has no memory of the same source in that cell.
@@ -124,7 +125,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
 
     All cells at once: one by one, pandas takes milliseconds for each.
     """
-    seeds_asked = runs.groupby(list(_BLOCK), dropna=False)["seed"].transform("nunique")
+    seeds_asked = runs.groupby([*_BLOCK, "resolution"], dropna=False)["seed"].transform("nunique")
     runs = runs.assign(cell=runs.groupby(list(CELL), dropna=False).ngroup(), seeds_asked=seeds_asked)
     is_ok = runs["state"] == "ok"
     tried, good, bad = (part.groupby("cell") for part in (runs, runs[is_ok], runs[~is_ok]))
@@ -138,6 +139,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     columns |= {name: first[name] for name in (*PARAMETERS, "percent", "majority_share", "num_classes")}
     columns |= {f"seeds_{state}": (runs["state"] == state).groupby(runs["cell"]).sum() for state in STATES}
     columns["run_ids"] = good["run_id"].agg(" ".join)
+    columns["run_seeds"] = good["seed"].agg(lambda seeds: " ".join(map(str, seeds)))
     columns["seeds"] = tried["seed"].agg(lambda seeds: " ".join(map(str, seeds.unique())))
     for score in _SCORES:
         columns |= {f"{score}_mean": good[score].mean(), f"{score}_sd": good[score].std(ddof=1)}
@@ -157,7 +159,8 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     columns |= {name: good[name].mean() for name in _SECONDS}
     columns |= {name: good[name].max() for name in ("host_peak_bytes", "cache_bytes")}
     table = pd.DataFrame(columns | {"seeds_asked": first["seeds_asked"]}, index=first.index)
-    return _with_code(table.fillna({"run_ids": ""}), runs[is_ok], mix_code)
+    table["complete"] = table["seeds_ok"] == table["seeds_asked"]
+    return _with_code(table.fillna({"run_ids": "", "run_seeds": ""}), runs[is_ok], mix_code)
 
 
 def _with_code(table: pd.DataFrame, good: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
@@ -174,7 +177,7 @@ def _with_code(table: pd.DataFrame, good: pd.DataFrame, mix_code: bool) -> pd.Da
     if not mix_code:
         cells = mixed["cell"].unique()
         table.loc[cells, [*(f"{score}_{part}" for score in _SCORES for part in ("mean", "sd")), *_SECONDS]] = math.nan
-        table.loc[cells, "run_ids"] = ""
+        table.loc[cells, ["run_ids", "run_seeds"]] = ""
     return table
 
 

@@ -106,7 +106,7 @@ def show_results(results: Path, run_ids: set[str], mix_code: bool) -> int:
     """Writes tables and plots of all stored runs, and prints the table of some."""
     from rich.console import Console
 
-    from benchmarks.analysis.auc_resamples import load_evidence
+    from benchmarks.analysis.evidence import load_evidence
     from benchmarks.analysis.summary import refusals
     from benchmarks.records.frame import load_frame
     from benchmarks.report.plots import write_plots

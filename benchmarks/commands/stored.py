@@ -54,7 +54,7 @@ def tables(args: argparse.Namespace) -> int:
 
         print(*write_paper_tables(args.results, frame, args.published, args.mix_code), sep="\n")
         return 1 if num_problems else 0
-    from benchmarks.analysis.auc_resamples import load_evidence
+    from benchmarks.analysis.evidence import load_evidence
     from benchmarks.report.tables import write_tables
 
     evidence, problems = load_evidence(args.results, frame)
@@ -66,7 +66,7 @@ def tables(args: argparse.Namespace) -> int:
 
 def _compare(before: Path, after: Path, layout: str, mix_code: bool) -> int:
     """Prints what changed between two folders; what was resampled is kept in the second."""
-    from benchmarks.analysis.auc_resamples import load_evidence
+    from benchmarks.analysis.evidence import load_evidence
     from benchmarks.report.compare import NOTE, Side, compare_results, in_words, readable
 
     sides, num_problems = [], 0

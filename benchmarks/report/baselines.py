@@ -30,7 +30,13 @@ def _baselines(row: pd.Series) -> list[dict[str, Any]]:
     one_of_classes = 1 / int(row["num_classes"])
     same = {name: row[name] for name in row.index if name in _SHARED or str(name).startswith("dataset")}
     same |= {name: 0 for name in row.index if str(name).startswith("seeds_")}
-    same |= {"state": BASELINE, "auc_mean": 0.5, "balanced_accuracy_mean": one_of_classes, "kappa_mean": 0.0}
+    same |= {
+        "state": BASELINE,
+        "complete": False,
+        "auc_mean": 0.5,
+        "balanced_accuracy_mean": one_of_classes,
+        "kappa_mean": 0.0,
+    }
     return [
         same | {"method": method, "label": label, "accuracy_mean": accuracy, "fallback": False}
         for method, label, accuracy in (

@@ -5,13 +5,14 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.analysis.inference import FEW as FEW_UNITS
 from benchmarks.analysis.significance import Ranking
-from benchmarks.analysis.statistics import NUM_RESAMPLES
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT
 from benchmarks.records.schema import STATES
 from benchmarks.report.baselines import BASELINE
 
 PREDICTED, FALLBACK, INCIDENT, EDGE, CODE = "†", "‡", "§", "¶", "‖"
+FEW, MODELS = "⋆", "△"
 BAD_STATES = tuple(state for state in STATES if state != "ok")
 _WEIGHTS = {
     "hub": "weights from the model hub",
@@ -32,12 +33,14 @@ BASELINES = (
     "class alike; they are never ranked."
 )
 EVIDENCE = (
-    f"AUC 95 % CI: percentile bootstrap of the mean over seeds, {NUM_RESAMPLES:,} resamples of the test images, or of "
-    "their groups (patients) where there are any, the same for all seeds and methods; it holds the trained models "
-    "fixed, what training anew would change is the standard deviation over seeds. To full, to best: difference of "
-    "AUC to full fine-tuning and to the highest AUC on the same images, with the two-sided p of DeLong's test for two "
-    "classes and of the paired bootstrap otherwise, Holm-corrected over the methods of one resolution; the best was "
-    "chosen on these images, which favours it."
+    "AUC 95 % CI: a score interval of the mean. Its variance has two sources: the draw of the test images, or of their "
+    "groups (patients) where there are any, and training anew with another seed; SE: the standard error by either. "
+    "To full: difference of AUC to full fine-tuning on the same images and seeds, with 95 % intervals and two-sided p "
+    "that hold together for all methods of one resolution (Bonferroni; the primary comparison of this table). "
+    "Beats full: the share of seeds at which the method is the better, an estimate of the probability that a new "
+    "training is, with its exact 95 % interval. To best: difference to the highest AUC, with the p that the method is "
+    "as good as every other (Hsu's comparison with the best; Bonferroni over rivals, Holm over methods). Only cells "
+    "all of whose seeds finished are ranked and compared."
 )
 _SPLITS = {
     "official": "Splits are the publisher's (split {digest:.8}).",
@@ -154,10 +157,35 @@ def footnotes(block: pd.DataFrame) -> list[str]:
             f"{'; '.join(edges)}."
         )
     notes += _code_notes(block)
+    notes += _evidence_notes(block)
     incidents = "; ".join(_incidents(block))
     if incidents:
         notes.append(f"{INCIDENT} {incidents}.")
     return notes
+
+
+def _evidence_notes(block: pd.DataFrame) -> Iterator[str]:
+    """What the statistics of the table rest on too little to say."""
+    if "auc_fewest_units" not in block:
+        return
+    few = block["auc_fewest_units"].dropna()
+    if (few < FEW_UNITS).any():
+        what = "patients (or other groups)" if (block["auc_unit"] == "group").any() else "images"
+        yield (
+            f"{FEW} The rarest class has {few.min()} {what} in the test split: under {FEW_UNITS}, intervals are rough "
+            "and another test split may turn everything round."
+        )
+    seeds = block[["vs_full_seeds", "vs_best_seeds"]]
+    if (seeds == 1).any(axis=None):
+        mark = f"{MODELS} " if (seeds > 1).any(axis=None) else ""
+        yield (
+            f"{mark}One seed: intervals and p are of these trained models on other images, and no claim about the "
+            "methods, which training anew may turn round."
+        )
+    short = block[(block["state"] != BASELINE) & (block["seeds_ok"] < block["seeds_asked"]) & block["auc_mean"].notna()]
+    if len(short):
+        cells = "; ".join(f"{row['label']} at {row['resolution']} px" for _, row in short.iterrows())
+        yield f"Fewer seeds than others there, so neither ranked nor compared: {cells}."
 
 
 def _code_notes(block: pd.DataFrame) -> Iterator[str]:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from benchmarks.analysis.inference import FEW as FEW_UNITS
 from benchmarks.report.baselines import BASELINE
-from benchmarks.report.captions import BAD_STATES, CODE, EDGE, INCIDENT, PREDICTED
+from benchmarks.report.captions import BAD_STATES, CODE, EDGE, FEW, INCIDENT, MODELS, PREDICTED
 
 
 class Entry(NamedTuple):
@@ -78,17 +79,47 @@ def _accuracy(row: pd.Series) -> Entry:
 def _interval(row: pd.Series) -> Entry:
     if pd.isna(row["auc_low"]):
         return Entry("–")
-    return Entry(f"{100 * row['auc_low']:.2f} to {100 * row['auc_high']:.2f}")
+    mark = FEW if row["auc_fewest_units"] < FEW_UNITS else ""
+    return Entry(f"{100 * row['auc_low']:.2f} to {100 * row['auc_high']:.2f}", mark)
 
 
-def _against(name: str) -> Callable[[pd.Series], Entry]:
+def _errors(row: pd.Series) -> Entry:
+    if pd.isna(row["auc_se_images"]):
+        return Entry("–")
+    seeds = "–" if pd.isna(row["auc_se_seeds"]) else f"{100 * row['auc_se_seeds']:.2f}"
+    return Entry(f"{100 * row['auc_se_images']:.2f}, {seeds}")
+
+
+def _to_full(mark: bool) -> Callable[[pd.Series], Entry]:
     def entry(row: pd.Series) -> Entry:
-        if row[f"is_{name}"] is True:
-            return Entry(name)
-        change, p = row[f"vs_{name}_change"], row[f"vs_{name}_p_holm"]
-        return Entry("–") if pd.isna(p) else Entry(f"{100 * change:+.2f} ({shown_p(p)})".replace("-", "−"))
+        if row["is_full"] is True:
+            return Entry("full")
+        if pd.isna(row["vs_full_p"]):
+            return Entry("–")
+        change, low, high = (f"{100 * row[f'vs_full_{name}']:+.2f}" for name in ("change", "low", "high"))
+        text = f"{change}, {low} to {high} ({shown_p(row['vs_full_p'])})"
+        return Entry(text.replace("-", "−"), MODELS if mark and row["vs_full_seeds"] == 1 else "")
 
     return entry
+
+
+def _to_best(mark: bool) -> Callable[[pd.Series], Entry]:
+    def entry(row: pd.Series) -> Entry:
+        if row["is_best"] is True:
+            return Entry("best")
+        if pd.isna(row["vs_best_p"]):
+            return Entry("–")
+        text = f"{100 * row['vs_best_change']:+.2f} ({shown_p(row['vs_best_p'])})"
+        return Entry(text.replace("-", "−"), MODELS if mark and row["vs_best_seeds"] == 1 else "")
+
+    return entry
+
+
+def _wins(row: pd.Series) -> Entry:
+    if pd.isna(row["vs_full_wins"]):
+        return Entry("–")
+    share, low, high = (f"{100 * row[f'vs_full_{name}']:.0f}" for name in ("wins", "wins_low", "wins_high"))
+    return Entry(f"{share} ({low} to {high})")
 
 
 def shown_p(p: float) -> str:
@@ -138,11 +169,19 @@ COLUMNS = (
     Column("Accuracy (%)", "", 0, _accuracy),
     Column("Train (s)", "", 0, _number("seconds_train")),
 )
-# What the stored probabilities add.
+# What the stored predictions add.
 EVIDENCE_COLUMNS = (
     Column("AUC 95 % CI (%)", "", 0, _interval),
-    Column("To full (p)", "", 0, _against("full")),
-    Column("To best (p)", "", 0, _against("best")),
+    Column("SE by images, seeds", "", 0, _errors),
+    Column("To full, 95 % CI (p)", "", 0, _to_full(mark=True)),
+    Column("Beats full (%)", "", 0, _wins),
+    Column("To best (p)", "", 0, _to_best(mark=True)),
+)
+# The same of one seed, which supports no claim about a method.
+ONE_SEED_COLUMNS = (
+    *EVIDENCE_COLUMNS[:2],
+    Column("These models to full, 95 % CI (p)", "", 0, _to_full(mark=False)),
+    Column("These models to best (p)", "", 0, _to_best(mark=False)),
 )
 # What training on preloaded features took before it began.
 PRELOAD_COLUMNS = (
@@ -163,7 +202,8 @@ def columns_of(block: pd.DataFrame) -> list[Column]:
     columns = [column for column in COLUMNS if column.entry is not _host or on_host]
     if "auc_low" in block and block["auc_low"].notna().any():
         place = next(i for i, column in enumerate(columns) if column.entry is _auc) + 1
-        columns[place:place] = EVIDENCE_COLUMNS
+        several = (block[["vs_full_seeds", "vs_best_seeds"]] > 1).any(axis=None)
+        columns[place:place] = EVIDENCE_COLUMNS if several else ONE_SEED_COLUMNS
     return [*columns, *(PRELOAD_COLUMNS if block["cache_bytes"].notna().any() else ())]
 
 
@@ -173,7 +213,8 @@ def rows_by_resolution(block: pd.DataFrame, columns: Sequence[Column]) -> Iterat
         effective = group["effective_resolution"].dropna()
         runs_at = f" (runs at {int(effective.iloc[0])})" if len(effective) and effective.iloc[0] != resolution else ""
         rows = [[column.entry(row) for column in columns] for _, row in group.iterrows()]
-        usable = [i for i, state in enumerate(group["state"]) if state == "ok"]
+        # What is left of a method after its failures is no sample of it: only complete cells compete.
+        usable = [i for i, complete in enumerate(group["complete"]) if complete]
         for j, column in enumerate(columns):
             for i, rank in _ranks([rows[i][j] for i in usable], column.better):
                 rows[usable[i]][j] = rows[usable[i]][j]._replace(rank=rank)

@@ -6,17 +6,21 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from benchmarks.analysis.auc_resamples import Evidence, average, compare
-from benchmarks.analysis.significance import LEVEL
+from benchmarks.analysis.comparison import Comparison, SameImages
+from benchmarks.analysis.evidence import Evidence, same_evidence
+from benchmarks.analysis.inference import LEVEL
+from benchmarks.analysis.significance import cell_evidence
 from benchmarks.analysis.statistics import holm, seeds_p
 from benchmarks.analysis.summary import summary
 from benchmarks.report.columns import shown_p
 from benchmarks.report.tables import escape_markdown
 
 SAME, UNCLEAR, MOVED, UNTESTED = "same", "not significant", "significant", "no test"
+METHODS, MODELS, SEEDS = "images and seeds", "images, trained models", "seeds"
 NOTE = (
-    "p over images: whether the models that were trained differ; p over seeds: whether training anew would. "
-    "Both are Holm-corrected over all cells."
+    f"test: over {METHODS}, whether the methods differ; over {MODELS}, where one seed is all there is, whether these "
+    f"trained models do, which is no claim about methods; over {SEEDS} alone where predictions are missing. "
+    "p is Holm-corrected over all cells."
 )
 _PLACE = ("block", "dataset", "dataset_digest", "resolution", "method")
 _MIB = 2**20
@@ -41,26 +45,24 @@ def compare_results(before: Side, after: Side, mix_code: bool = False) -> pd.Dat
 
     Returns:
         One row a cell of either side: block, dataset, resolution, method, label, settings (what differs); state, seeds,
-        auc, memory_bytes and trainable, each as _before and _after; auc_change, with auc_low and auc_high (95 % paired
-        bootstrap), p_images and test (`DeLong` or `bootstrap`, where both predict the same images), p_seeds (t test,
-        paired where the seeds are the same), both also as _holm, corrected over all cells; memory_change, where both
-        are measured or both predicted; trainable_change; in (`both`, `before`, `after`); auc: `same`,
-        `not significant`, `significant` (by images, or by seeds without probabilities, at 0.05 after Holm) or
-        `no test`.
+        auc, memory_bytes and trainable, each as _before and _after; auc_change, with auc_low and auc_high (its 95 %
+        interval, where both have predictions of the same images), p, p_holm (corrected over all cells) and test (over
+        `images and seeds`, paired where the seeds are the same; `images, trained models` where a side has one seed;
+        `seeds`, a t test, without predictions); memory_change, where both are measured or both predicted;
+        trainable_change; in (`both`, `before`, `after`); auc: `same`, `not significant`, `significant` (at 0.05 after
+        Holm) or `no test`.
     """
     tables = [summary(side.frame, mix_code) for side in (before, after)]
     rows = [_row(first, second, before, after) for first, second in _matched(*tables)]
-    for name in ("p_images", "p_seeds"):
-        known = [row for row in rows if row[name] is not None]
-        for row, corrected in zip(known, holm([row[name] for row in known]), strict=True):
-            row[f"{name}_holm"] = corrected
+    known = [row for row in rows if row["p"] is not None]
+    for row, corrected in zip(known, holm([row["p"] for row in known]), strict=True):
+        row["p_holm"] = corrected
     for row in rows:
         row["auc"] = _verdict(row)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = pd.DataFrame(rows, columns=columns, dtype="object")
     whole = [name for name in columns if name.startswith(("seeds_", "memory_bytes_", "trainable_"))]
-    fractions = ["auc_before", "auc_after", "auc_change", "auc_low", "auc_high"]
-    fractions += [f"p_{name}{suffix}" for name in ("images", "seeds") for suffix in ("", "_holm")]
+    fractions = ["auc_before", "auc_after", "auc_change", "auc_low", "auc_high", "p", "p_holm"]
     return table.astype(dict.fromkeys(whole, "Int64") | dict.fromkeys(fractions, "float64"))
 
 
@@ -93,8 +95,7 @@ def _row(first: pd.Series | None, second: pd.Series | None, before: Side, after:
         row[f"state_{side}"] = None if cell is None else cell["state"]
         row[f"seeds_{side}"] = None if cell is None else int(cell["seeds_ok"])
         row[f"auc_{side}"] = None if cell is None else _number(cell["auc_mean"])
-    row |= dict.fromkeys(("auc_change", "auc_low", "auc_high", "p_images", "p_images_holm", "test"))
-    row |= dict.fromkeys(("p_seeds", "p_seeds_holm"))
+    row |= dict.fromkeys(("auc_change", "auc_low", "auc_high", "p", "p_holm", "test"))
     if first is not None and second is not None and row["auc_before"] is not None and row["auc_after"] is not None:
         row["auc_change"] = row["auc_after"] - row["auc_before"]
         row |= _tests(first, second, before, after)
@@ -106,22 +107,28 @@ def _row(first: pd.Series | None, second: pd.Series | None, before: Side, after:
 
 
 def _tests(first: pd.Series, second: pd.Series, before: Side, after: Side) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    comparison = compare(_evidence(second, after), _evidence(first, before))
+    comparison = _compared(second, first, after, before)
     if comparison is not None:
-        found |= {"auc_low": comparison.low, "auc_high": comparison.high}
-        found |= {"p_images": comparison.p, "test": comparison.test}
+        test = METHODS if comparison.num_seeds > 1 else MODELS
+        return {"auc_low": comparison.low, "auc_high": comparison.high, "p": comparison.p, "test": test}
     seeds = [
         side.frame[side.frame["run_id"].isin(cell["run_ids"].split())].sort_values("seed")
         for cell, side in ((first, before), (second, after))
     ]
     paired = seeds[0]["seed"].to_list() == seeds[1]["seed"].to_list()
-    found["p_seeds"] = seeds_p(seeds[0]["auc"].to_list(), seeds[1]["auc"].to_list(), paired)
-    return found
+    p = seeds_p(seeds[0]["auc"].to_list(), seeds[1]["auc"].to_list(), paired)
+    return {"p": p, "test": None if p is None else SEEDS}
 
 
-def _evidence(cell: pd.Series, side: Side) -> Evidence | None:
-    return average([side.evidence.get(run_id) for run_id in cell["run_ids"].split()])
+def _compared(first: pd.Series, second: pd.Series, first_side: Side, second_side: Side) -> Comparison | None:
+    """Of two cells whose predictions are of the same images; pair by pair where they have the same seeds."""
+    cells = cell_evidence(first, first_side.evidence), cell_evidence(second, second_side.evidence)
+    if not all(cells) or len({run.images for cell in cells for run in cell.values()}) > 1:
+        return None
+    if cells[0].keys() == cells[1].keys() and all(same_evidence(cells[0][seed], cells[1][seed]) for seed in cells[0]):
+        return Comparison(0.0, 0.0, 0.0, 1.0, len(cells[0]))
+    tested = SameImages(cells)
+    return tested.compare([(0, 1)])[0] if cells[0].keys() == cells[1].keys() else tested.compare_unpaired(0, 1)
 
 
 def _costs(cell: pd.Series | None, name: str, first: pd.Series | None, second: pd.Series | None) -> int | None:
@@ -147,7 +154,7 @@ def _settings(first: pd.Series | None, second: pd.Series | None) -> str:
 def _verdict(row: dict[str, Any]) -> str | None:
     if row["auc_change"] is None:
         return None
-    p = row["p_images_holm"] if row["p_images_holm"] is not None else row["p_seeds_holm"]
+    p = row["p_holm"]
     if row["auc_change"] == 0 and p in (None, 1.0) and not row["auc_low"] and not row["auc_high"]:
         return SAME
     return UNTESTED if p is None else MOVED if p < LEVEL else UNCLEAR
@@ -162,9 +169,6 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in table.to_dict("records"):
         interval = "" if pd.isna(row["auc_low"]) else f" ({_signed(row['auc_low'])} to {_signed(row['auc_high'])})"
-        p_values = {
-            name: "" if pd.isna(row[name]) else shown_p(row[name]) for name in ("p_images_holm", "p_seeds_holm")
-        }
         rows.append(
             {
                 "dataset": escape_markdown(str(row["dataset"])),
@@ -176,8 +180,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
                 "seeds": _pair(row["seeds_before"], row["seeds_after"]),
                 "AUC": _pair(_percent(row["auc_before"]), _percent(row["auc_after"])),
                 "change (95 % CI)": "" if pd.isna(row["auc_change"]) else f"{_signed(row['auc_change'])}{interval}",
-                "p, images": f"{p_values['p_images_holm']} {_text(row['test'])}".strip(),
-                "p, seeds": p_values["p_seeds_holm"],
+                "p": "" if pd.isna(row["p_holm"]) else shown_p(row["p_holm"]),
+                "test": _text(row["test"]),
                 "verdict": _text(row["auc"]),
                 "memory MiB": _pair(_mebibytes(row["memory_bytes_before"]), _mebibytes(row["memory_bytes_after"])),
                 "trainable": _pair(_whole(row["trainable_before"]), _whole(row["trainable_after"])),

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
-from benchmarks.analysis.auc_resamples import load_evidence
+from benchmarks.analysis.evidence import load_evidence
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import CELL, block_ids, blocks, refusals, summary
 from benchmarks.choices import PHASES

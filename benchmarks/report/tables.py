@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
-from benchmarks.analysis.auc_resamples import Evidence
+from benchmarks.analysis.evidence import Evidence
 from benchmarks.analysis.significance import Ranking, add_significance, ranking
 from benchmarks.analysis.summary import blocks, summary
 from benchmarks.errors import UserError
@@ -46,6 +46,8 @@ _TEX = {
         "§": r"$^{\S}$",
         "¶": r"$^{\P}$",
         "‖": r"$^{\|}$",
+        "⋆": r"$^{\star}$",
+        "△": r"$^{\triangle}$",
     },
 }
 

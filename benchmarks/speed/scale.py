@@ -26,9 +26,9 @@ import pandas as pd
 from PIL import Image
 
 from bench import make_parser
-from benchmarks.analysis.auc_resamples import load_evidence
+from benchmarks.analysis.evidence import load_evidence
+from benchmarks.analysis.influence import influence
 from benchmarks.analysis.significance import add_significance
-from benchmarks.analysis.statistics import macro_auc
 from benchmarks.analysis.summary import summary
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.options import positive
@@ -47,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("healthy", "mild", "severe")
 COUNTS = {"train": (30, 20, 10), "val": (15, 10, 5), "test": (50, 30, 20)}  # images of each class
 SIDES = (32, 48, 64, 96)  # stand for 224 to 1024 px: what is timed here never looks at an image
-IMPORTS = "import benchmarks.analysis.auc_resamples, benchmarks.report.tables"
+IMPORTS = "import benchmarks.analysis.evidence, benchmarks.report.tables"
 MODEL = ["--weights", "none", "--backbone", "vit_tiny_patch16_224", "--device", "cpu"]
 KIB, MIB = 2**10, 2**20
 
@@ -156,8 +156,9 @@ def store_like(model: Record, run: PlannedRun, dataset: Dataset, results: Path) 
     frame = pd.concat([frame, pd.DataFrame(scores)], axis=1)
     frame.columns = pd.Index(["split", "path", "label", *(f"prob_{name}" for name in dataset.classes)])
     test = (frame["split"] == "test").to_numpy()
-    record["measurements"]["test"]["auc"] = macro_auc(labels[test], scores[test])
-    record["measurements"]["val"]["auc"] = macro_auc(labels[~test], scores[~test])
+    for split, rows in (("test", test), ("val", ~test)):
+        found = influence(labels[rows], scores[rows], np.arange(rows.sum()))
+        record["measurements"][split]["auc"] = found.auc
     write_probabilities(results, config.run_id, frame)
     write_record(results, record)
 

@@ -1,0 +1,199 @@
+"""Methods tested on the same images: the interval of each one's AUC, and how they differ, over images and seeds.
+
+A cell is a method's runs, its evidence by seed. Of two cells the seeds they share are compared, pair by pair. With one
+shared seed nothing is known of training anew: what is said is then of these trained models, and of no method.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.analysis.evidence import Evidence
+from benchmarks.analysis.inference import (
+    LEVEL,
+    Differences,
+    Floats,
+    Means,
+    Split,
+    interval,
+    unpaired,
+    variance_parts,
+)
+from benchmarks.analysis.influence import Integers
+from benchmarks.analysis.statistics import holm
+
+Cell = Mapping[int, Evidence]
+
+FEWEST = 5  # units of a class: with fewer, no two methods are compared
+
+
+class Interval(NamedTuple):
+    """The 95 % interval of a mean AUC, and its standard error by source; `seeds` is None for one seed."""
+
+    low: float
+    high: float
+    images: float
+    seeds: float | None
+
+
+class Comparison(NamedTuple):
+    """How the mean AUC of one cell differs from that of another.
+
+    change: first less second; low, high: its interval, at 1 less the level of the comparison; p: two-sided;
+    num_seeds: that both have. With one, all this is of two trained models.
+    wins: the share of seeds at which the first is higher, ties counting half: an estimate of the probability that a new
+        training of it is; wins_low, wins_high: the 95 % interval of that probability. None for one seed, and where
+        seeds are not paired.
+    """
+
+    change: float
+    low: float
+    high: float
+    p: float
+    num_seeds: int
+    wins: float | None = None
+    wins_low: float | None = None
+    wins_high: float | None = None
+
+
+class SameImages:
+    """Cells whose runs were all tested on the same images.
+
+    Args:
+        cells: Each with at least one run.
+
+    Raises:
+        ValueError: The images are not the same.
+    """
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        runs = [run for cell in cells for run in cell.values()]
+        if len({run.images for run in runs}) != 1:
+            raise ValueError("cells must be tested on the same images, got others")
+        numbers = iter(range(len(runs)))
+        self._places = [{seed: next(numbers) for seed in cell} for cell in cells]
+        self._aucs = np.array([run.auc for run in runs])
+        influences = np.array([run.influence for run in runs])
+        self._products = influences @ influences.T
+        images, effect = runs[0].class_images, float(np.mean([run.design_effect for run in runs]))
+        self._split = Split(images / effect, (images.sum() - images) / effect, int(runs[0].class_units.min()))
+
+    @property
+    def fewest(self) -> int:
+        """Units of the rarest class."""
+        return self._split.fewest
+
+    def intervals(self) -> list[Interval | None]:
+        """Of each cell; None where a class sits in a single unit."""
+        if self._split.fewest < 2:
+            return [None] * len(self._places)
+        found: list[Interval | None] = []
+        for places in self._places:
+            means = self._means(np.array([list(places.values())]))
+            low, high = (float(end[0]) for end in interval(means, self._split))
+            images, seeds = (float(np.sqrt(part[0])) for part in means.parts[:2])
+            found.append(Interval(low, high, images, seeds if len(places) > 1 else None))
+        return found
+
+    def compare(self, pairs: Sequence[tuple[int, int]], level: float = LEVEL) -> list[Comparison | None]:
+        """Compares cells by their numbers; None for those that share no seed, and where a class has too few units."""
+        found: list[Comparison | None] = [None] * len(pairs)
+        if self._split.fewest < FEWEST:
+            return found
+        shared = [[seed for seed in self._places[i] if seed in self._places[j]] for i, j in pairs]
+        for num_seeds in {len(seeds) for seeds in shared} - {0}:
+            alike = [k for k, seeds in enumerate(shared) if len(seeds) == num_seeds]
+            sides = [
+                np.array([[self._places[pairs[k][side]][seed] for seed in shared[k]] for k in alike]) for side in (0, 1)
+            ]
+            differences = self._differences(*sides)
+            low, high = differences.interval(self._split, level)
+            p_values = differences.p_value(self._split)
+            for number, k in enumerate(alike):
+                ends = float(low[number]), float(high[number])
+                wins = _wins(self._aucs[sides[0][number]] - self._aucs[sides[1][number]])
+                change = float(differences.change[number])
+                found[k] = Comparison(change, *ends, float(p_values[number]), num_seeds, *wins)
+        return found
+
+    def compare_unpaired(self, first: int, second: int) -> Comparison | None:
+        """Compares two cells over all their seeds, which have nothing to do with each other."""
+        if self._split.fewest < FEWEST:
+            return None
+        places = [np.array([list(self._places[cell].values())]) for cell in (first, second)]
+        means = [self._means(place) for place in places]
+        covariance = self._products[np.ix_(places[0][0], places[1][0])].mean(keepdims=True)[0]
+        images = means[0].parts.images + means[1].parts.images - 2 * covariance
+        num_seeds = min(place.shape[1] for place in places)
+        parts = unpaired(means[0].parts, means[1].parts, images)
+        if num_seeds == 1:
+            parts = variance_parts(np.zeros((1, 1)), images, images)
+        differences = Differences(means[0], means[1], covariance, parts)
+        low, high = differences.interval(self._split)
+        p = float(differences.p_value(self._split)[0])
+        return Comparison(float(differences.change[0]), float(low[0]), float(high[0]), p, num_seeds)
+
+    def _means(self, places: Integers) -> Means:
+        """The means over runs `(P, S)`."""
+        blocks = self._products[places[:, :, None], places[:, None, :]]  # (P, S, S)
+        each, mean = np.trace(blocks, axis1=1, axis2=2) / places.shape[1], blocks.mean(axis=(1, 2))
+        aucs = self._aucs[places]
+        return Means(aucs.mean(axis=1), variance_parts(aucs, each, mean), each)
+
+    def _differences(self, first: Integers, second: Integers) -> Differences:
+        """The differences between means over runs `(P, S)`, the seeds in the same order."""
+        means = self._means(first), self._means(second)
+        blocks = self._products[first[:, :, None], second[:, None, :]]
+        covariance = blocks.mean(axis=(1, 2))
+        together = np.trace(blocks, axis1=1, axis2=2) / first.shape[1]
+        each = means[0].each + means[1].each - 2 * together
+        mean = means[0].parts.images + means[1].parts.images - 2 * covariance
+        parts = variance_parts(self._aucs[first] - self._aucs[second], np.maximum(each, 0), np.maximum(mean, 0))
+        return Differences(*means, covariance, parts)
+
+
+def _wins(differences: Floats) -> tuple[float, float, float] | tuple[None, None, None]:
+    """The share of seeds that the first wins, and the exact 95 % interval of the probability behind it.
+
+    Source: Bouthillier et al., MLSys 2021; Clopper, Pearson, Biometrika 26 (1934), 404-413.
+    """
+    num = len(differences)
+    if num == 1:
+        return None, None, None
+    ties = int((np.abs(differences) < 1e-12).sum())
+    won = int((differences >= 1e-12).sum())
+    low = float(stats.beta.ppf(LEVEL / 2, won, num - won + 1)) if won else 0.0
+    high = float(stats.beta.ppf(1 - LEVEL / 2, won + ties + 1, num - won - ties)) if won + ties < num else 1.0
+    return (won + ties / 2) / num, low, high
+
+
+def best_p(comparisons: Mapping[tuple[int, int], Comparison | None], cells: Sequence[int]) -> dict[int, float]:
+    """Of each cell the p that it is as good as every other: small where some other is better, whichever that is.
+
+    Hsu's comparison with the best, by Bonferroni over a cell's rivals; and Holm over the cells, so that among methods
+    that are all alike the chance to call any of them worse than the best stays at the level, however the best turned
+    out to be which.
+
+    Args:
+        comparisons: Of pairs of cells, each pair once.
+        cells: Which to compare.
+
+    Returns:
+        By cell; without those that could not be compared with all others.
+
+    Source: Hsu, Multiple Comparisons (1996), chapter 4; Holm, Scandinavian Journal of Statistics 6 (1979), 65-70.
+    """
+    worse: dict[int, float] = {}
+    for cell in cells:
+        sides = []
+        for other in cells:
+            pair = (cell, other) if (cell, other) in comparisons else (other, cell)
+            found = comparisons.get(pair)
+            if other != cell and found is not None:
+                change = found.change if pair[0] == cell else -found.change
+                sides.append(found.p / 2 if change < 0 else 1 - found.p / 2)
+        if sides and len(sides) == len(cells) - 1:
+            worse[cell] = min(1.0, len(sides) * min(sides))
+    return dict(zip(worse, holm(list(worse.values())), strict=True))
