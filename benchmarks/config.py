@@ -42,6 +42,7 @@ class RunConfig:
         trial: Whether this is a trial of one rate of the grid, which never reads the test split.
         stop_hopeless: Whether a trial ends at half its epochs where it lies below the median of those before it.
         plugins: File name and SHA-256 of each plugin that its method, dataset or backbone is from.
+        decay_all: Whether weight decay is of every parameter; else it spares biases, norms and what a module names.
     """
 
     method: str
@@ -66,6 +67,7 @@ class RunConfig:
     trial: bool = field(default=False, metadata=_LATER)
     stop_hopeless: bool = field(default=False, metadata=_LATER)
     plugins: tuple[tuple[str, str], ...] = field(default=(), metadata=_LATER)
+    decay_all: bool = field(default=False, metadata=_LATER)
 
     @functools.cached_property
     def run_id(self) -> str:

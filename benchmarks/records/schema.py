@@ -89,6 +89,7 @@ class Config(TypedDict, total=False):
     lr: Required[Amount]
     lr_grid: list[Amount] | None
     weight_decay: Amount | None
+    decay_all: bool | None
 
 
 class Method(TypedDict, total=False):

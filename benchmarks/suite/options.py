@@ -189,6 +189,9 @@ class SuiteOptions(_Model):
     stop_hopeless: Annotated[
         Switch, Option("end a trial at half its epochs where it is below the median of those before it", "budget")
     ] = False
+    decay_all: Annotated[
+        Switch, Option("let weight decay reach biases, norms and position embeddings too, as the FPT papers", "budget")
+    ] = False
     set: Annotated[Texts, Option("a method's option, like lora.rank=8", "budget", "M.OPTION=X", several=True)] = ()
     precision: Annotated[Precision | None, Option("default: bf16 on a GPU, fp32 on a CPU", "factors")] = None
     attention: Annotated[Attention, Option("default: sdpa (fused)", "factors")] = "sdpa"

@@ -197,6 +197,7 @@ def _plan_run(
         grad_checkpointing=options.grad_checkpointing,
         preload=METHODS[method].has_extractor and options.preload != "off",
         device_type=device_type,
+        decay_all=options.decay_all,
         plugins=tuple(sorted(digests_of(method, dataset.name, weights.backbone).items())),
     )
     return PlannedRun(config, places, weights)

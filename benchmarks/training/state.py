@@ -50,8 +50,9 @@ class Training:
         config = bench.config
         self.bench, self.result = bench, TrainingResult()
         self.optimization = make_optimization(
-            bench.model, config.lr, config.weight_decay, config.precision, bench.device.type, bench.recipe
-        )
+            bench.model, config.lr, config.weight_decay, config.precision, bench.device.type, bench.recipe,
+            config.decay_all,
+        )  # fmt: skip
         self.schedule = self.optimization.start_schedule(bench.config.num_steps(num_train))
         self.generator = torch.Generator().manual_seed(config.seed)
         self.trained = trainable_names(bench.model)

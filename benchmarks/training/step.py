@@ -1,6 +1,8 @@
 """One step of each kind: training, evaluation, extraction. Training, measuring and predicting all run these."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +43,7 @@ class Optimization:
         precision: Of the forward pass.
         device_type: `cpu` or `cuda`.
         lr, weight_decay: Of parameter groups that have none of their own.
+        decay_all: Whether `weight_decay` is of all parameters, also of those that it usually spares.
         step: Number of steps done.
         schedule: Of the learning rates, once `start_schedule` was called.
     """
@@ -52,6 +55,7 @@ class Optimization:
     device_type: str
     lr: float
     weight_decay: float
+    decay_all: bool = False
     step: int = 0
     schedule: torch.optim.lr_scheduler.CosineAnnealingLR | None = None
 
@@ -68,7 +72,7 @@ class Optimization:
     def regroup(self, model: nn.Module) -> None:
         """Goes on with what trains in `model` now: what stays keeps its state, what is new begins without."""
         first, state = self.optimizer.param_groups[0], self.optimizer.state
-        groups = _make_optimizer(model, self.recipe, self.lr, self.weight_decay).param_groups
+        groups = _make_optimizer(model, self.recipe, self.lr, self.weight_decay, self.decay_all).param_groups
         if self.schedule is not None:
             self.schedule.base_lrs = [group["lr"] for group in groups]
             for group in groups:
@@ -85,20 +89,63 @@ def make_optimization(
     precision: Precision,
     device_type: str,
     recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+    decay_all: bool = False,
 ) -> Optimization:
-    """The optimiser of whatever trains in `model`, and the loss scaler; AdamW where the recipe names no other."""
-    optimizer = _make_optimizer(model, recipe, lr, weight_decay)
+    """The optimiser of whatever trains in `model`, and the loss scaler; AdamW where the recipe names no other.
+
+    Args:
+        model: With the parameters to train.
+        lr: Peak learning rate.
+        weight_decay: Spares what `undecayed` names, unless `decay_all`.
+        precision: Of the forward pass.
+        device_type: `cpu` or `cuda`.
+        recipe: How the method trains.
+        decay_all: Whether every parameter decays, as in the FPT papers.
+    """
+    optimizer = _make_optimizer(model, recipe, lr, weight_decay, decay_all)
     scaler = torch.amp.GradScaler(device_type, enabled=precision == "fp16")
-    return Optimization(recipe, optimizer, scaler, precision, device_type, lr, weight_decay)
+    return Optimization(recipe, optimizer, scaler, precision, device_type, lr, weight_decay, decay_all)
 
 
-def _make_optimizer(model: nn.Module, recipe: Recipe, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+def undecayed(model: nn.Module) -> set[nn.Parameter]:
+    """What weight decay spares: vectors (biases, norms, scales), and what a module of `model` names as such.
+
+    A module names parameters of its own by a method `no_weight_decay() -> set[str]`, as timm's models do (a ViT its
+    class token and position embedding).
+    """
+    spared = {parameter for parameter in model.parameters() if parameter.ndim <= 1}
+    for module in model.modules():
+        if callable(names := getattr(module, "no_weight_decay", None)):
+            own = dict(module.named_parameters())
+            spared |= {own[name] for name in names() if name in own}
+    return spared
+
+
+def _make_optimizer(
+    model: nn.Module, recipe: Recipe, lr: float, weight_decay: float, decay_all: bool
+) -> torch.optim.Optimizer:
     """The recipe's, else AdamW (betas 0.9 and 0.999, fused: no temporary copies of the parameters)."""
     groups = [{"params": trainable_parameters(model)}] if recipe.groups is None else recipe.groups(model)
+    if not decay_all:
+        spared = undecayed(model)
+        groups = [part for group in groups for part in _split(group, spared)]
     groups = [{"lr": lr, "weight_decay": weight_decay} | group for group in groups]
     if recipe.optimizer is not None:
         return recipe.optimizer(groups)
     return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999), fused=True)
+
+
+def _split(group: dict[str, Any], spared: set[nn.Parameter]) -> Iterator[dict[str, Any]]:
+    """A group that states no weight decay, as what decays and what is spared; another as it is."""
+    if "weight_decay" in group:
+        yield group
+        return
+    parameters = list(group["params"])
+    decayed = [parameter for parameter in parameters if parameter not in spared]
+    if decayed:
+        yield group | {"params": decayed}
+    if len(decayed) < len(parameters):
+        yield group | {"params": [p for p in parameters if p in spared], "weight_decay": 0.0}
 
 
 def training_step(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, optimization: Optimization) -> Tensor:
