@@ -15,7 +15,7 @@ from methods.contract import ImageModel, Method, attach_head
 class Config:
     """Defaults of full fine-tuning."""
 
-    lr_grid: ClassVar[tuple[float, ...]] = (1e-5, 3e-5, 1e-4, 2e-4, 5e-4)
+    lr_grid: ClassVar[tuple[float, ...]] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
     lr: float = 1e-4
     weight_decay: float = 0.05
 

@@ -23,8 +23,8 @@ from methods.contract import Batches, Method, Recipe, freeze, init_head
 class Config:
     """Defaults of the linear probe (docs/methods.md)."""
 
-    lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    lr: float = 1e-2
+    lr_grid: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    lr: float = 3e-3
     weight_decay: float = 1e-4
 
 
