@@ -26,7 +26,8 @@ class MethodConfig(Protocol):
     `tuple[T, ...]` of one of these, or `T | None`.
 
     Attributes:
-        lr_grid: Learning rates to choose among with `--lr grid`, five for every method, around its default.
+        lr_grid: Learning rates to choose among with `--lr grid`, ascending: for every method five over a factor of 100,
+            its default inside.
     """
 
     lr_grid: ClassVar[tuple[float, ...]]
@@ -64,7 +65,7 @@ class Recipe:
         groups: `groups(model)`, the parameter groups of the optimiser, as torch.optim takes them; a group without `lr`
             has the run's; one without `weight_decay` has the run's too, which spares vectors (biases, norms) and what a
             module names by `no_weight_decay() -> set[str]`, as timm's models do. None: all that trains, in one group.
-        optimizer: `optimizer(groups)`, where it is not AdamW. Its rates decay to 0 by a cosine in any case.
+        optimizer: `optimizer(groups)`, where it is not AdamW. Its rates follow the run's schedule in any case.
         prepare: `prepare(model, batches)` before training, as for a start from data: `batches` gives inputs by name and
             labels `(B,)` of the whole training split, shuffled and not augmented, as often as it is iterated. It may
             change what trains. A run that goes on after it was stopped prepares anew.

@@ -119,6 +119,8 @@ def test_prepared_datasets_are_the_default(folder: Path) -> None:
         ("--backbone resnet50", r"backbone must be a timm ViT, got 'resnet50'"),
         ("--weights hubb", r"weights"),
         ("--batch-size 11", r"batch size must be at most the 10 training images of images, got 11; choose a smaller"),
+        ("--warmup-epochs 20", r"warmup epochs must be fewer than the 20 epochs, got 20; choose a smaller --warmup-"),
+        ("--warmup-epochs -1", r"warmup_epochs must be at least 0, got '-1'"),
         ("--res 15", r"resolution must be at least one patch of 16 px, got 15"),
         ("--set rank=8", r"set must be like lora\.rank=8, got 'rank=8'"),
         ("--set lora.rank", r"set must be like lora\.rank=8, got 'lora\.rank'"),

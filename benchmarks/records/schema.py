@@ -90,6 +90,7 @@ class Config(TypedDict, total=False):
     lr_grid: list[Amount] | None
     weight_decay: Amount | None
     decay_all: bool | None
+    warmup_epochs: Count | None
 
 
 class Method(TypedDict, total=False):

@@ -53,7 +53,8 @@ class Training:
             bench.model, config.lr, config.weight_decay, config.precision, bench.device.type, bench.recipe,
             config.decay_all,
         )  # fmt: skip
-        self.schedule = self.optimization.start_schedule(bench.config.num_steps(num_train))
+        num_steps, warmup_steps = config.num_steps(num_train), config.num_warmup_steps(num_train)
+        self.schedule = self.optimization.start_schedule(num_steps, warmup_steps)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.trained = trainable_names(bench.model)
         self.best: dict[str, Tensor] = {}

@@ -1,5 +1,6 @@
 """One step of each kind: training, evaluation, extraction. Training, measuring and predicting all run these."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.config import Precision
 from methods.contract import Recipe
@@ -57,11 +59,11 @@ class Optimization:
     weight_decay: float
     decay_all: bool = False
     step: int = 0
-    schedule: torch.optim.lr_scheduler.CosineAnnealingLR | None = None
+    schedule: LambdaLR | None = None
 
-    def start_schedule(self, num_steps: int) -> torch.optim.lr_scheduler.CosineAnnealingLR:
-        """From here on rates decay to 0 by a cosine; call its `step` behind each step."""
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=num_steps)
+    def start_schedule(self, num_steps: int, warmup_steps: int = 0) -> LambdaLR:
+        """From here on all rates follow `rate_factor`; call the schedule's `step` behind each step."""
+        self.schedule = LambdaLR(self.optimizer, lambda step: rate_factor(step, num_steps, warmup_steps))
         return self.schedule
 
     @property
@@ -71,15 +73,30 @@ class Optimization:
 
     def regroup(self, model: nn.Module) -> None:
         """Goes on with what trains in `model` now: what stays keeps its state, what is new begins without."""
-        first, state = self.optimizer.param_groups[0], self.optimizer.state
+        state = self.optimizer.state
         groups = _make_optimizer(model, self.recipe, self.lr, self.weight_decay, self.decay_all).param_groups
         if self.schedule is not None:
+            factor = self.schedule.lr_lambdas[0]
             self.schedule.base_lrs = [group["lr"] for group in groups]
+            self.schedule.lr_lambdas = [factor] * len(groups)
             for group in groups:
-                group["initial_lr"], group["lr"] = group["lr"], group["lr"] * first["lr"] / first["initial_lr"]
+                group["initial_lr"], group["lr"] = group["lr"], group["lr"] * factor(self.schedule.last_epoch)
         self.optimizer.param_groups[:] = groups  # in place, as the schedule holds the optimiser
         for parameter in set(state) - set(self.parameters):
             del state[parameter]
+
+
+def rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
+    """What the learning rates of a step are multiplied by: linear to 1, then a cosine to 0.
+
+    Args:
+        step: From 0; from 0 to 1 before the first step, exactly 1 in step `warmup_steps`, 0 behind the last.
+        num_steps: Of the whole training.
+        warmup_steps: Steps below the peak.
+    """
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return (1 + math.cos(math.pi * (step - warmup_steps) / (num_steps - warmup_steps))) / 2
 
 
 def make_optimization(
