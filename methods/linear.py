@@ -1,7 +1,8 @@
 """Linear probe: a linear classifier on the frozen ViT's pooled feature, standardised.
 
-Only the head trains (0 parameters besides the head). The feature of an image never changes, so it may be computed once
-and kept in the feature cache; therefore its image is only resized, not augmented. Pooling is the backbone's own.
+Only the head trains (0 parameters besides the head). Where its extractor runs in every step, the image is augmented as
+every method's is; a feature that is computed once and kept in the feature cache is of the image as it is, so that a
+probe on preloaded features trains without augmentation. Pooling is the backbone's own.
 
 Each of the feature's D numbers is shifted and scaled to mean 0 and standard deviation 1 over the training split, as its
 scale differs from backbone to backbone by a factor of ten and more, and a rate that suits one would not suit another.
@@ -42,7 +43,7 @@ class PooledFeature(nn.Module):
         self.backbone = backbone
         self.identity: Mapping[str, Any] = {"feature": "pooled"}
         self.parts = None
-        self.augment_live = False
+        self.augment_live = True
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Computes the pooled feature.

@@ -29,9 +29,9 @@ D = 6
 def features(count: int = 50) -> NDArray[np.float32]:
     """Of very different scales; number 4 is constant, number 5 but for rounding."""
     rows = np.random.default_rng(0).normal(size=(count, D)) * [1, 30, 1e-3, 1, 0, 0] + [0, 5, 1, 1e4, 0.1, 0.3]
-    rows = rows.astype(np.float32)
-    rows[::2, 5] = np.nextafter(rows[0, 5], np.float32(1))
-    return rows
+    made: NDArray[np.float32] = rows.astype(np.float32)
+    made[::2, 5] = np.nextafter(made[0, 5], np.float32(1))
+    return made
 
 
 def batches(rows: NDArray[np.float32], size: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:

@@ -124,9 +124,11 @@ class DatasetPart(TypedDict, total=False):
 
 
 class Input(TypedDict, total=False):
-    """The images' side as it ran (px)."""
+    """The images' side as it ran (px), their views with a side each, and those that training augmented."""
 
     effective_resolution: Positive | None
+    views: dict[str, Positive] | None
+    augmented: list[str] | None
 
 
 class Weights(TypedDict, total=False):
