@@ -1,6 +1,6 @@
 """Full fine-tuning: every parameter of the pretrained ViT and a new linear head train.
 
-Where the defaults are from: docs/methods.md. With 1e-3 and 1e-2 alone to choose from it looks worse than a linear probe.
+Where the defaults are from: docs/methods.md. Given only 1e-3 and 1e-2 to choose from, it looks worse than linear.
 
 With `layer_decay` below 1, layer i learns by lr * layer_decay^(L + 1 - i), as in BEiT (Bao et al., ICLR 2022) and MAE
 (He et al., CVPR 2022): i = 0 for what comes before the blocks, 1 to L for the blocks, L + 1 for what comes after them,

@@ -47,13 +47,14 @@ def test_every_default_is_resolved() -> None:
 
 def test_what_is_asked_for_is_what_runs() -> None:
     flags = (
-        "--epochs 3 --lr 0.5 --precision bf16 --attention eager --grad-checkpointing --preload off --set lora.rank=2"
+        "--epochs 3 --lr 0.5 --precision bf16 --attention eager --grad-checkpointing --preload off --set lora.rank=2 "
+        "--warmup-epochs 2 --decay-all"
     )
     for run in plan(f"{TINY} {flags}").runs:
         config = run.config
         assert (config.epochs, config.lr, config.batch_size) == (3, 0.5, 4)
         assert (config.precision, config.attention, config.grad_checkpointing) == ("bf16", "eager", True)
-        assert not config.preload
+        assert not config.preload and (config.warmup_epochs, config.decay_all) == (2, True)
         assert config.options.get("rank", 2) == 2
 
 

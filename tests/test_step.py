@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from benchmarks.config import identity
 from benchmarks.errors import UserError
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.predict import predict_memory
 from benchmarks.model.build import build_parts
 from benchmarks.model.method_config import make_config
 from benchmarks.training.step import make_optimization, undecayed
@@ -183,6 +185,14 @@ def test_without_layer_decay_full_fine_tuning_has_one_rate_and_its_id_is_as_befo
     model = build_parts("full", config, BACKBONES[0], 3, 64).model
     assert METHODS["full"].recipe(model, config, 10) == Recipe()
     assert identity(dataclasses.asdict(config), METHODS["full"].config).keys() == {"lr", "weight_decay"}
+
+
+def test_layer_decay_costs_no_memory() -> None:
+    point = MemoryPoint("full", 64, batch_size=2, backbone=BACKBONES[0], num_classes=3)
+    by_layer = predict_memory(dataclasses.replace(point, options=(("layer_decay", 0.75),))).phases["train"]
+    plain = predict_memory(point).phases["train"]
+    assert by_layer.breakdown["optimizer_state"] == plain.breakdown["optimizer_state"]
+    assert by_layer.allocated == plain.allocated
 
 
 @pytest.mark.parametrize("value", [0.0, 1.5, -0.1])
