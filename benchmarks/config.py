@@ -30,7 +30,7 @@ class RunConfig:
         weights_sha256: Digest of the weights, None for random ones.
         epochs: Passes over the training split.
         batch_size: Images a step.
-        lr: Peak learning rate of AdamW; decays to 0 by a cosine.
+        lr: Peak learning rate; decays to 0 by a cosine.
         weight_decay: Of AdamW.
         options: The method's other settings, as `identity` leaves them.
         precision: `fp32`, `bf16` or `fp16` (autocast).
@@ -42,6 +42,8 @@ class RunConfig:
         trial: Whether this is a trial of one rate of the grid, which never reads the test split.
         stop_hopeless: Whether a trial ends at half its epochs where it lies below the median of those before it.
         plugins: File name and SHA-256 of each plugin that its method, dataset or backbone is from.
+        decay_all: Whether weight decay is of every parameter; else it spares biases, norms and what a module names.
+        warmup_epochs: Epochs in which rates rise linearly to their peak, before the cosine.
     """
 
     method: str
@@ -66,6 +68,8 @@ class RunConfig:
     trial: bool = field(default=False, metadata=_LATER)
     stop_hopeless: bool = field(default=False, metadata=_LATER)
     plugins: tuple[tuple[str, str], ...] = field(default=(), metadata=_LATER)
+    decay_all: bool = field(default=False, metadata=_LATER)
+    warmup_epochs: int = field(default=0, metadata=_LATER)
 
     @functools.cached_property
     def run_id(self) -> str:
@@ -78,6 +82,10 @@ class RunConfig:
     def num_steps(self, num_train: int) -> int:
         """Optimiser steps of the whole training, on `num_train` images."""
         return self.epochs * (num_train // self.batch_size)
+
+    def num_warmup_steps(self, num_train: int) -> int:
+        """Steps of the warm-up, on `num_train` images."""
+        return self.warmup_epochs * (num_train // self.batch_size)
 
     def method_settings(self) -> dict[str, Any]:
         """Fields of the method's Config; what is not among them has its default."""

@@ -26,7 +26,8 @@ class MethodConfig(Protocol):
     `tuple[T, ...]` of one of these, or `T | None`.
 
     Attributes:
-        lr_grid: Learning rates to choose among with `--lr grid`, five for every method, around its default.
+        lr_grid: Learning rates to choose among with `--lr grid`, ascending: for every method five over a factor of 100,
+            its default inside.
     """
 
     lr_grid: ClassVar[tuple[float, ...]]
@@ -62,11 +63,12 @@ class Recipe:
 
     Attributes:
         groups: `groups(model)`, the parameter groups of the optimiser, as torch.optim takes them; a group without `lr`
-            or `weight_decay` has the run's. None: all that trains, in one group.
-        optimizer: `optimizer(groups)`, where it is not AdamW. Its rates decay to 0 by a cosine in any case.
+            has the run's; one without `weight_decay` has the run's too, which spares vectors (biases, norms) and what a
+            module names by `no_weight_decay() -> set[str]`, as timm's models do. None: all that trains, in one group.
+        optimizer: `optimizer(groups)`, where it is not AdamW. Its rates follow the run's schedule in any case.
         prepare: `prepare(model, batches)` before training, as for a start from data: `batches` gives inputs by name and
-            labels `(B,)` of the training split, shuffled and not augmented, as often as it is iterated. It may change
-            what trains. A run that goes on after it was stopped prepares anew.
+            labels `(B,)` of the whole training split, shuffled and not augmented, as often as it is iterated. It may
+            change what trains. A run that goes on after it was stopped prepares anew.
         extra_loss: `extra_loss(model, logits, labels)`, a scalar that is added to the cross-entropy.
         after_step: `after_step(model, step)` behind the optimiser's step number `step` (from 0), gradients still there;
             True says that other parameters train from now on: what `requires_grad` says then holds.

@@ -21,7 +21,7 @@ from methods.contract import Method, attach_head, freeze
 class Config:
     """Defaults of VPT-Deep (docs/methods.md; 16 prompts reproduce the published 0.17 %)."""
 
-    lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    lr_grid: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     lr: float = 1e-2
     weight_decay: float = 1e-4
     num_prompt_tokens: int = 16

@@ -16,7 +16,7 @@ from methods.vpt import PromptedViT
 class Config:
     """Defaults of VPT-Shallow (docs/methods.md)."""
 
-    lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    lr_grid: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     lr: float = 1e-2
     weight_decay: float = 1e-4
     num_prompt_tokens: int = 10

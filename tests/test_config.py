@@ -46,6 +46,8 @@ OTHERS: dict[str, Any] = {
     "preload": True,
     "device_type": "cuda",
     "lr_grid": (1e-3, 2e-3),
+    "decay_all": True,
+    "warmup_epochs": 2,
     "trial": True,
     "stop_hopeless": True,
     "plugins": (("mine.py", "ef" * 32),),

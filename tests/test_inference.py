@@ -183,7 +183,7 @@ def test_unpaired_differences_have_the_variances_of_both() -> None:
     rng = np.random.default_rng(8)
     values = [rng.normal(0.8, 0.02, 4), rng.normal(0.79, 0.01, 6)]
     sides = [variance_parts(side[None], np.array([1e-12]), np.array([1e-12])) for side in values]
-    parts = unpaired(*sides, np.array([1e-12]))
+    parts = unpaired(sides[0], sides[1], np.array([1e-12]))
     welch = stats.ttest_ind(*values, equal_var=False)
     assert parts.df[0] == pytest.approx(welch.df, rel=1e-3)
     assert (values[0].mean() - values[1].mean()) / math.sqrt(parts.images[0] + parts.seeds[0]) == pytest.approx(

@@ -47,13 +47,14 @@ def test_every_default_is_resolved() -> None:
 
 def test_what_is_asked_for_is_what_runs() -> None:
     flags = (
-        "--epochs 3 --lr 0.5 --precision bf16 --attention eager --grad-checkpointing --preload off --set lora.rank=2"
+        "--epochs 3 --lr 0.5 --precision bf16 --attention eager --grad-checkpointing --preload off --set lora.rank=2 "
+        "--warmup-epochs 2 --decay-all"
     )
     for run in plan(f"{TINY} {flags}").runs:
         config = run.config
         assert (config.epochs, config.lr, config.batch_size) == (3, 0.5, 4)
         assert (config.precision, config.attention, config.grad_checkpointing) == ("bf16", "eager", True)
-        assert not config.preload
+        assert not config.preload and (config.warmup_epochs, config.decay_all) == (2, True)
         assert config.options.get("rank", 2) == 2
 
 
@@ -119,6 +120,8 @@ def test_prepared_datasets_are_the_default(folder: Path) -> None:
         ("--backbone resnet50", r"backbone must be a timm ViT, got 'resnet50'"),
         ("--weights hubb", r"weights"),
         ("--batch-size 11", r"batch size must be at most the 10 training images of images, got 11; choose a smaller"),
+        ("--warmup-epochs 20", r"warmup epochs must be fewer than the 20 epochs, got 20; choose a smaller --warmup-"),
+        ("--warmup-epochs -1", r"warmup_epochs must be at least 0, got '-1'"),
         ("--res 15", r"resolution must be at least one patch of 16 px, got 15"),
         ("--set rank=8", r"set must be like lora\.rank=8, got 'rank=8'"),
         ("--set lora.rank", r"set must be like lora\.rank=8, got 'lora\.rank'"),

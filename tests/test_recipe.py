@@ -118,7 +118,7 @@ def test_groups_have_their_own_rates_and_the_schedule_scales_all() -> None:
             ]
 
         def optimizer(groups: ParameterGroups) -> torch.optim.Optimizer:
-            assert [group["weight_decay"] for group in groups] == [0.0, 0.1]
+            assert [group["weight_decay"] for group in groups] == [0.0, 0.1, 0.0]
             made = torch.optim.SGD(groups, momentum=0.9)
             made.register_step_pre_hook(lambda made, *_: seen.append(tuple(g["lr"] for g in made.param_groups)))
             return made
@@ -127,7 +127,7 @@ def test_groups_have_their_own_rates_and_the_schedule_scales_all() -> None:
 
     train_small(recipe)
     expected = [1e-2 * (1 + np.cos(np.pi * step / STEPS)) / 2 for step in range(STEPS)]
-    np.testing.assert_allclose(np.array(seen), np.array([[rate / 10, rate] for rate in expected]), rtol=1e-6)
+    np.testing.assert_allclose(np.array(seen), np.array([[rate / 10, rate, rate] for rate in expected]), rtol=1e-6)
 
 
 def test_no_decay_on_biases_leaves_a_bias_without_gradient_where_it_is() -> None:
@@ -233,7 +233,8 @@ def naive_stages(model: Any) -> Iterator[dict[str, Tensor]]:
                     count, first = count + 1, 0.9 * first + 0.1 * gradient
                     second = 0.999 * second + 0.001 * gradient**2
                     state[name] = (count, first, second)
-                    parameter *= 1 - rate * 0.1
+                    if parameter.ndim > 1:  # decay spares the biases
+                        parameter *= 1 - rate * 0.1
                     parameter -= rate * (first / (1 - 0.9**count)) / ((second / (1 - 0.999**count)).sqrt() + 1e-8)
             step += 1
         yield weights(model)

@@ -59,6 +59,7 @@ def test_every_run_is_stored_whole(suite: Suite) -> None:
         assert run["method"]["title"] == METHODS[method].title
         assert run["input"]["effective_resolution"] == run["input"]["resolution"] == 32
         assert run["dataset"]["counts"] == {split: {"bright": n, "dark": n} for split, n in COUNTS.items()}
+        assert run["input"]["augmented"] == {"full": ["image"]}.get(method, AUGMENTED.get(method, ([], []))[1])
         assert run["weights"]["source"] == "none" and not run["weights"]["fallback"]
         assert [epoch["epoch"] for epoch in measured["history"]] == [1, 2]
         assert measured["history"][-1]["lr"] == pytest.approx(0, abs=1e-9)
@@ -132,14 +133,24 @@ def test_a_run_repeats_bit_for_bit_without_anything_cached(suite: Suite) -> None
         assert predictions(suite.folder, "repeated", method) == predictions(suite.folder, "results", method)
 
 
-def test_preloaded_features_train_as_live_ones(suite: Suite) -> None:
+AUGMENTED: dict[str, tuple[list[str], list[str]]] = {
+    "linear": (["image"], []),
+    "fpt": (["image_low"], ["image_low"]),
+}
+
+
+def test_preloaded_features_train_as_live_ones_where_these_are_not_augmented(suite: Suite) -> None:
     flags = ("--epochs", "2", "--results", "live", "--preload", "off")
     assert finish_inside(suite.folder, "--methods", "linear", "fpt", *TINY, *flags).returncode == 0
     for method, record in records(suite.folder / "live").items():
         cached = suite.records[method]
+        seen = (record["run"]["input"]["augmented"], cached["run"]["input"]["augmented"])
+        assert seen == AUGMENTED[method]
         assert (record["run"]["config"]["preload"], cached["run"]["config"]["preload"]) == (False, True)
         assert "preload" not in record["measurements"]["seconds"]
         assert cached["measurements"]["cache_bytes"] > 0
+        if seen[0] != seen[1]:  # they did not see the same images
+            continue
         for split in ("val", "test"):
             live, kept = record["measurements"][split], cached["measurements"][split]
             assert live["auc"] == kept["auc"] and live["loss"] == pytest.approx(kept["loss"], abs=1e-4)

@@ -8,6 +8,7 @@ from bench_process import options_of
 
 from benchmarks.commands import COMMANDS
 from benchmarks.errors import UserError
+from benchmarks.model.choose import method_options
 from benchmarks.suite.options import SuiteOptions
 from benchmarks.suite.suite_file import SUITES, find_suite, read_suite_file
 from datasets import DATASETS
@@ -58,6 +59,14 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
     options = read(tmp_path, text, "--methods", "full", "--seeds", "7", "--lr", "0.2", "--overwrite")
     assert (options.methods, options.res, options.seeds, options.lr) == (("full",), (512,), (7,), (0.2,))
     assert options.policy == "overwrite" and read(tmp_path, text).policy == "retry-failed"
+
+
+def test_typed_settings_add_to_the_files_and_those_of_methods_left_out_go(tmp_path: Path) -> None:
+    text = "methods: [full, lora]\nset: [full.layer_decay=0.75, lora.rank=4]"
+    assert read(tmp_path, text, "--set", "lora.rank=8").set == ("full.layer_decay=0.75", "lora.rank=4", "lora.rank=8")
+    assert method_options(("lora.rank=4", "lora.rank=8"), ["lora"]) == {"lora": {"rank": 8}}
+    assert read(tmp_path, text, "--methods", "lora", "vpt").set == ("lora.rank=4",)
+    assert read(tmp_path, text, "--methods", "all").set == ("full.layer_decay=0.75", "lora.rank=4")
 
 
 def test_what_is_neither_stated_nor_typed_has_its_default() -> None:
@@ -150,3 +159,9 @@ def test_the_default_suite_gives_every_method_a_grid_of_its_own() -> None:
         False,
     )
     assert (options.precision, options.attention, options.datasets) == (None, "sdpa", ())
+
+
+def test_warm_up_and_layer_decay_are_the_default_suites_and_decay_of_all_the_papers() -> None:
+    default, paper = options_of("--suite", "default"), options_of("--suite", "paper")
+    assert (default.warmup_epochs, default.set, default.decay_all) == (2, ("full.layer_decay=0.75",), False)
+    assert (paper.warmup_epochs, paper.set, paper.decay_all) == (0, (), True)

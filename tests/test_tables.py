@@ -128,6 +128,48 @@ def test_markdown_marks_best_incidents_and_partial_seeds(tmp_path: Path) -> None
         assert part in text
 
 
+def test_one_sentence_says_which_rows_saw_augmented_images(tmp_path: Path) -> None:
+    """By the record alone: what was stored before it said so is named as not recorded, or not at all."""
+    seen: dict[str, tuple[list[str], list[str]]] = {
+        "full": (["image"], ["image"]),
+        "lora": (["image"], ["image"]),
+        "linear": (["image"], []),
+        "fpt": (["image", "image_low"], ["image_low"]),
+    }
+    records = [make_record(method, seed=seed) for method in seen for seed in (0, 1)]
+    assert "ugmented" not in markdown(tmp_path, records)
+    for record in records:
+        views, augmented = seen[record["run"]["config"]["method"]]
+        record["run"]["input"] |= {"views": dict.fromkeys(views, 224), "augmented": augmented}
+    said = (
+        "Trained on augmented images: Full fine-tuning, LoRA; with image_low alone augmented: FPT; on images as they "
+        "are: Linear probe"
+    )
+    console = Console(file=io.StringIO(), width=400)
+    console.print(console_table(runs_frame(records)))
+    written = [path.read_text() for path in write_tables(tmp_path, runs_frame(records))]
+    for text in (console.file.getvalue(), written[0], written[2].replace(r"\_", "_")):  # type: ignore[attr-defined]
+        assert " ".join(text.split()).count(f"{said}.") == 1
+    mixed = markdown(tmp_path, [*records, make_record("vpt", tag="old")])
+    assert f"{said}; augmented or not is not recorded: VPT-Deep." in mixed
+
+
+def test_warm_up_and_decay_of_all_are_another_protocol_and_their_absence_is_the_one_before(tmp_path: Path) -> None:
+    old = [make_record(method, seed=0) for method in ("full", "lora")]
+    names = set(summary(runs_frame(old))["block"])
+    same = [make_record("full", seed=1, config={"warmup_epochs": 0, "decay_all": False})]
+    assert set(summary(runs_frame([*old, *same]))["block"]) == names
+    other = [
+        make_record("full", config={"warmup_epochs": 2}, tag="w"),
+        make_record("full", config={"decay_all": True}, tag="d"),
+        make_record("full", config={"warmup_epochs": 2, "decay_all": True}, tag="b"),
+    ]
+    table = summary(runs_frame([*old, *same, *other]))
+    assert table["block"].nunique() == 4 and names < set(table["block"]) and len(table) == 5
+    text = markdown(tmp_path, [*old, *other])
+    assert text.count("2 of them warm-up") == text.count("weight decay of all parameters") == 2
+
+
 def test_what_preloading_took_stands_beside_training(tmp_path: Path) -> None:
     text = markdown(tmp_path, fixed_records())
     assert "Train (s) |   Preload (s) |   Preload (images/s) |   Disk (MiB) |" in text

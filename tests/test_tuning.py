@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bench_process import TINY, options_of, records
 from fixed_records import make_record
@@ -14,6 +15,7 @@ from tiny_images import make_images
 from benchmarks.suite.plan import Plan, make_plan
 from benchmarks.suite.tuning import choose, rivals_of, tuned_runs
 from benchmarks.training.loop import is_hopeless
+from docs.examples import ssf
 from methods import METHODS
 
 GRID = ["--lr", "1e-5", "1e-2", "--seeds", "0", "1", "--epochs", "2"]
@@ -98,11 +100,13 @@ def test_a_dry_run_shows_trials_and_what_was_chosen(folder: Path) -> None:
     assert [cell.strip() for cell in (rate, num_trials, num_runs, due)] == ["best of 3", "3", "1", "4"]
 
 
-def test_every_method_has_as_many_rates_around_its_default() -> None:
-    for method in METHODS.values():
+def test_every_method_has_five_rates_over_a_factor_of_100_with_its_default_inside() -> None:
+    for method in (*METHODS.values(), ssf.METHOD):
         config: Any = method.config
-        assert len(config.lr_grid) == 5 and list(config.lr_grid) == sorted(set(config.lr_grid))
-        assert config.lr_grid[0] < config().lr == config.lr_grid[2] < config.lr_grid[-1], method.name
+        rates = np.array(config.lr_grid)
+        assert len(rates) == 5 and rates[-1] / rates[0] == pytest.approx(100), method.name
+        assert ((rates[1:] / rates[:-1] > 2.9) & (rates[1:] / rates[:-1] < 3.5)).all(), method.name
+        assert config().lr in rates[1:-1], method.name
 
 
 def test_the_budget_is_the_same_for_every_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT, add_code, by_code, differs
-from benchmarks.records.frame import PROTOCOL
+from benchmarks.records.frame import LATER, PROTOCOL
 from benchmarks.records.schema import STATES
 from methods import METHODS
 
@@ -40,7 +40,8 @@ def block_ids(frame: pd.DataFrame) -> pd.Series:
 
 
 def _block_id(row: pd.Series) -> str:
-    values = [None if pd.isna(row[name]) else str(row[name]) for name in PROTOCOL]
+    values = [None if pd.isna(row[name]) else str(row[name]) for name in PROTOCOL if name not in LATER]
+    values += [f"{name} {row[name]}" for name, default in LATER.items() if row[name] != default]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:6]
 
 
@@ -61,9 +62,10 @@ def summary(frame: pd.DataFrame, mix_code: bool = False) -> pd.DataFrame:
         The columns `CELL` and those of the protocol, and:
         split_kind, split_group_key, split_digest (of a dataset that bench.py prepare made);
         label (title of the method, with whatever tells its variants apart), dataset_label, synthetic, fallback,
-        effective_resolution; state (ok when any seed is), message, phase, seeds_ok, seeds_asked (the distinct seeds
-        that any method was tried with at the same place), seeds_<state>, and complete (whether all of these are ok:
-        only such cells are ranked and compared, since what is left of a method after its failures is no sample of it);
+        effective_resolution, augmented (views that training augmented, as runs have it); state (ok when any seed is),
+        message, phase, seeds_ok, seeds_asked (the distinct seeds that any method was tried with at the same place),
+        seeds_<state>, and complete (whether all of these are ok: only such cells are ranked and compared, since what is
+        left of a method after its failures is no sample of it);
         trainable, trainable_head, trainable_total, frozen, percent;
         {auc,accuracy,...}_mean and _sd (0-1; sample sd, missing for one seed);
         {train,preload}_memory_bytes (peak allocated) and _source (measured where there is a measurement), and both
@@ -135,7 +137,9 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     columns["state"] = runs["state"].map(STATES.index).groupby(runs["cell"]).min().map(STATES.__getitem__)
     columns |= {name: bad[name].first() for name in ("message", "phase")}
     columns |= {name: tried[name].any().astype(bool) for name in ("synthetic", "fallback")}
-    columns |= {name: first[name] for name in ("effective_resolution", "backbone_requested", "weights_note")}
+    columns |= {
+        name: first[name] for name in ("effective_resolution", "augmented", "backbone_requested", "weights_note")
+    }
     columns |= {name: first[name] for name in (*PARAMETERS, "percent", "majority_share", "num_classes")}
     columns |= {f"seeds_{state}": (runs["state"] == state).groupby(runs["cell"]).sum() for state in STATES}
     columns["run_ids"] = good["run_id"].agg(" ".join)

@@ -22,11 +22,14 @@ PROTOCOL = (
     "batch_size",
     "epochs",
     "grad_checkpointing",
+    "warmup_epochs",
+    "decay_all",
 )
+LATER = {"warmup_epochs": 0, "decay_all": False}  # what runs did that were stored before these settings came
 # Keys of run.config that say which cell or protocol a run belongs to; whatever else differs makes another variant.
 _PLACE = (
     *("method", "dataset", "dataset_digest", "resolution", "seed", "device", "device_type"),
-    *("precision", "attention", "batch_size", "epochs", "grad_checkpointing"),
+    *("precision", "attention", "batch_size", "epochs", "grad_checkpointing", "warmup_epochs", "decay_all"),
 )
 _DTYPES = {int: "Int64", float: "float64", bool: "boolean", str: "object"}
 
@@ -44,7 +47,7 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     split_kind (official, ours, user), split_group_key, split_digest, resolution (asked), effective_resolution (run),
     seed. Protocol: backbone (used), backbone_requested, fallback,
     weights_source, weights_sha256, weights_note, device, device_type, precision, attention, batch_size, epochs,
-    grad_checkpointing; then preload, lr, weight_decay,
+    grad_checkpointing, warmup_epochs, decay_all; then preload, lr, weight_decay,
     tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started; code_digest and method_digest
     (of the code that trained: what all methods share, and the method's own), version, commit, dirty.
     Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).
@@ -52,19 +55,20 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     Memory in bytes: {measured,predicted}_{setup,preload,train,eval}_peak_{allocated,reserved,process}_bytes,
     host_peak_bytes, cache_bytes. Time: seconds_{total,...}, images_per_second_{train,eval,preload};
     preload_seconds is what computing the features took when it was done, seconds_preload what this run waited for.
+    augmented: the views that training augmented, divided by spaces: `all` or `none` of them, or their names.
     The test split: majority_share (0-1, of its largest class), num_classes.
     variant: JSON of every setting that is neither place, seed nor protocol; runs that differ in it are never averaged.
     Missing values are missing (NA), whatever the reason.
     """
     rows = [
         {name: _lookup(record, column.path) for name, column in COLUMNS.items()}
-        | {"variant": _variant(record)}
+        | {"variant": _variant(record), "augmented": _augmented(record)}
         | _test_classes(record)
         for record in records
     ]
     dtypes = {name: _DTYPES[column.kind] for name, column in COLUMNS.items()}
-    dtypes |= {"variant": "object", "majority_share": "float64", "num_classes": "Int64"}
-    return pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes)
+    dtypes |= {"variant": "object", "augmented": "object", "majority_share": "float64", "num_classes": "Int64"}
+    return pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes).fillna(LATER)
 
 
 def _variant(record: Record) -> str:
@@ -76,6 +80,13 @@ def _variant(record: Record) -> str:
     if config.get("lr_grid"):
         del settings["lr"]  # of a tuned run the grid is the setting, and the rate that it led to is a result
     return json.dumps(settings, sort_keys=True)
+
+
+def _augmented(record: Record) -> str | None:
+    views, augmented = (_lookup(record, ("run", "input", name)) for name in ("views", "augmented"))
+    if views is None or augmented is None:
+        return None
+    return "all" if set(views) <= set(augmented) else " ".join(augmented) or "none"
 
 
 def _test_classes(record: Record) -> dict[str, Any]:

@@ -89,6 +89,8 @@ class Config(TypedDict, total=False):
     lr: Required[Amount]
     lr_grid: list[Amount] | None
     weight_decay: Amount | None
+    decay_all: bool | None
+    warmup_epochs: Count | None
 
 
 class Method(TypedDict, total=False):
@@ -122,9 +124,11 @@ class DatasetPart(TypedDict, total=False):
 
 
 class Input(TypedDict, total=False):
-    """The images' side as it ran (px)."""
+    """The images' side as it ran (px), their views with a side each, and those that training augmented."""
 
     effective_resolution: Positive | None
+    views: dict[str, Positive] | None
+    augmented: list[str] | None
 
 
 class Weights(TypedDict, total=False):

@@ -42,6 +42,8 @@ EVIDENCE = (
     "as good as every other (Hsu's comparison with the best; Bonferroni over rivals, Holm over methods). Only cells "
     "all of whose seeds finished are ranked and compared."
 )
+UNKNOWN = "unknown"
+_SHARES = ("all", "none", UNKNOWN)  # of the views that training augmented; anything else names them
 _SPLITS = {
     "official": "Splits are the publisher's (split {digest:.8}).",
     "ours": "Splits are ours, by {group_key} (split {digest:.8}): those of the papers are not public.",
@@ -79,6 +81,10 @@ def protocol(block: pd.DataFrame) -> str:
     ]
     if _known(first["grad_checkpointing"]) and first["grad_checkpointing"]:
         parts.append("gradient checkpointing")
+    if first["warmup_epochs"]:
+        parts.append(f"{first['warmup_epochs']} of them warm-up")
+    if first["decay_all"]:
+        parts.append("weight decay of all parameters")
     return ", ".join(parts)
 
 
@@ -134,8 +140,8 @@ def definitions(table: pd.DataFrame) -> str:
 
 
 def footnotes(block: pd.DataFrame) -> list[str]:
-    """One line for each mark that the block carries, and one for who made the splits."""
-    notes = []
+    """What training augmented, a line for each mark that the block carries, and one for who made the splits."""
+    notes = augmentation(block)
     if "predicted" in {*block["train_memory_source"], *block["preload_memory_source"], *block["pme_source"]}:
         notes.append(f"{PREDICTED} Predicted for a GPU, not measured.")
     if block["fallback"].any():
@@ -186,6 +192,18 @@ def _evidence_notes(block: pd.DataFrame) -> Iterator[str]:
     if len(short):
         cells = "; ".join(f"{row['label']} at {row['resolution']} px" for _, row in short.iterrows())
         yield f"Fewer seeds than others there, so neither ranked nor compared: {cells}."
+
+
+def augmentation(block: pd.DataFrame) -> list[str]:
+    """Which rows were trained on augmented images, in one sentence; none where no record says."""
+    runs = block[block["state"] != BASELINE].fillna({"augmented": UNKNOWN})
+    labels = {views: ", ".join(rows["label"].unique()) for views, rows in runs.groupby("augmented", sort=False)}
+    if set(labels) <= {UNKNOWN}:
+        return []
+    words = {"all": "on augmented images"}
+    words |= {views: f"with {views.replace(' ', ' and ')} alone augmented" for views in labels if views not in _SHARES}
+    words |= {"none": "on images as they are", UNKNOWN: "augmented or not is not recorded"}
+    return [f"Trained {'; '.join(f'{said}: {labels[views]}' for views, said in words.items() if views in labels)}."]
 
 
 def _code_notes(block: pd.DataFrame) -> Iterator[str]:

@@ -93,6 +93,10 @@ def _protocol_flags(block: pd.DataFrame) -> list[str]:
         flags += ["--weights", "FILE" if first["weights_source"] == "file" else str(first["weights_source"])]
     if not pd.isna(first["grad_checkpointing"]) and first["grad_checkpointing"]:
         flags.append("--grad-checkpointing")
+    if first["warmup_epochs"]:
+        flags += ["--warmup-epochs", str(first["warmup_epochs"])]
+    if first["decay_all"]:
+        flags.append("--decay-all")
     return flags
 
 

@@ -91,6 +91,7 @@ def _as_mapping(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 Positive = Annotated[Whole, Field(ge=1)]
+Natural = Annotated[Whole, Field(ge=0)]
 Rate = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
 Switch = Annotated[bool, Field(strict=True)]
 Folder = Annotated[Path, BeforeValidator(_as_text)]
@@ -188,6 +189,12 @@ class SuiteOptions(_Model):
     ] = "first"
     stop_hopeless: Annotated[
         Switch, Option("end a trial at half its epochs where it is below the median of those before it", "budget")
+    ] = False
+    warmup_epochs: Annotated[
+        Natural, Option("epochs in which rates rise linearly to their peak (default: 0)", "budget", "N")
+    ] = 0
+    decay_all: Annotated[
+        Switch, Option("let weight decay reach biases, norms and position embeddings too, as the FPT papers", "budget")
     ] = False
     set: Annotated[Texts, Option("a method's option, like lora.rank=8", "budget", "M.OPTION=X", several=True)] = ()
     precision: Annotated[Precision | None, Option("default: bf16 on a GPU, fp32 on a CPU", "factors")] = None

@@ -95,6 +95,7 @@ def make_plan(options: SuiteOptions) -> Plan:
     }
     for dataset in datasets.values():
         _check_batch_size(dataset, options.batch_size or dataset.batch_size)
+        _check_warmup(options.warmup_epochs, options.epochs or dataset.epochs)
     weights = resolve_weights(options.weights, options.backbone, cache)
     if weights.note:
         notes.append(weights.note)
@@ -132,6 +133,14 @@ def _check_batch_size(dataset: Dataset, batch_size: int) -> None:
         raise UserError(
             f"batch size must be at most the {smallest} training images of {dataset.name}, got {batch_size!r}; "
             "choose a smaller --batch-size"
+        )
+
+
+def _check_warmup(warmup_epochs: int, epochs: int) -> None:
+    if warmup_epochs >= epochs:
+        raise UserError(
+            f"warmup epochs must be fewer than the {epochs} epochs, got {warmup_epochs!r}; choose a smaller "
+            "--warmup-epochs, or more --epochs"
         )
 
 
@@ -197,6 +206,8 @@ def _plan_run(
         grad_checkpointing=options.grad_checkpointing,
         preload=METHODS[method].has_extractor and options.preload != "off",
         device_type=device_type,
+        decay_all=options.decay_all,
+        warmup_epochs=options.warmup_epochs,
         plugins=tuple(sorted(digests_of(method, dataset.name, weights.backbone).items())),
     )
     return PlannedRun(config, places, weights)

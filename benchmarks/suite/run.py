@@ -105,6 +105,7 @@ class Run:
         extractor: Any = parts.extractor
         plain = extractor is not None and (config.preload or not extractor.augment_live)
         fixed = frozenset({IMAGE}) if plain else frozenset()
+        self.run["input"]["augmented"] = sorted(views.keys() - fixed)
         splits = {
             name: Split(np.array([sample.label for sample in dataset.splits[name]]), stores[name], fixed_views=fixed)
             for name in SPLITS

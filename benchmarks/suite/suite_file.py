@@ -44,8 +44,17 @@ def read_options(typed: Mapping[str, Any]) -> SuiteOptions:
     if any(name in own for name in POLICIES):
         stated = {name: value for name, value in stated.items() if name not in POLICIES}
     options = validate(stated | own)
+    if "set" in stated:
+        options = options.model_copy(update={"set": _settings(validate(stated).set, own, options)})
     check_together(options)
     return options
+
+
+def _settings(stated: tuple[str, ...], own: Mapping[str, Any], options: SuiteOptions) -> tuple[str, ...]:
+    """The option `set`: what is typed adds to the file's, of which goes what is of methods that are not to run."""
+    if "methods" in own and options.methods != ("all",):
+        stated = tuple(setting for setting in stated if setting.partition(".")[0] in options.methods)
+    return (*stated, *options.set) if "set" in own else stated
 
 
 def read_suite_file(path: Path) -> dict[str, Any]:

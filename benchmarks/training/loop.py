@@ -79,14 +79,16 @@ def _train_and_validate(training: Training, train: Split, val: Split, epoch: int
 
 @dataclass(frozen=True)
 class PreparationBatches:
-    """Inputs by name and labels of the training split, shuffled, not augmented; the same whenever it is iterated."""
+    """Inputs by name and labels of all training images, shuffled, not augmented; the same whenever it is iterated."""
 
     bench: Bench
     split: Split
 
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         bench, generator = self.bench, torch.Generator().manual_seed(self.bench.config.seed)
-        order = training_order(len(self.split), bench.config.batch_size, generator)
+        batch_size, num_images = bench.config.batch_size, len(self.split)
+        shuffled = torch.randperm(num_images, generator=generator).numpy()
+        order = [shuffled[start : start + batch_size] for start in range(0, num_images, batch_size)]
         for views, labels in iterate(self.split, order, bench.preprocessing, bench.device, augment=False):
             yield bench.inputs(views), labels
 

@@ -50,9 +50,11 @@ class Training:
         config = bench.config
         self.bench, self.result = bench, TrainingResult()
         self.optimization = make_optimization(
-            bench.model, config.lr, config.weight_decay, config.precision, bench.device.type, bench.recipe
-        )
-        self.schedule = self.optimization.start_schedule(bench.config.num_steps(num_train))
+            bench.model, config.lr, config.weight_decay, config.precision, bench.device.type, bench.recipe,
+            config.decay_all,
+        )  # fmt: skip
+        num_steps, warmup_steps = config.num_steps(num_train), config.num_warmup_steps(num_train)
+        self.schedule = self.optimization.start_schedule(num_steps, warmup_steps)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.trained = trainable_names(bench.model)
         self.best: dict[str, Tensor] = {}

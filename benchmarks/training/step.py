@@ -1,10 +1,14 @@
 """One step of each kind: training, evaluation, extraction. Training, measuring and predicting all run these."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.config import Precision
 from methods.contract import Recipe
@@ -41,6 +45,7 @@ class Optimization:
         precision: Of the forward pass.
         device_type: `cpu` or `cuda`.
         lr, weight_decay: Of parameter groups that have none of their own.
+        decay_all: Whether `weight_decay` is of all parameters, also of those that it usually spares.
         step: Number of steps done.
         schedule: Of the learning rates, once `start_schedule` was called.
     """
@@ -52,12 +57,13 @@ class Optimization:
     device_type: str
     lr: float
     weight_decay: float
+    decay_all: bool = False
     step: int = 0
-    schedule: torch.optim.lr_scheduler.CosineAnnealingLR | None = None
+    schedule: LambdaLR | None = None
 
-    def start_schedule(self, num_steps: int) -> torch.optim.lr_scheduler.CosineAnnealingLR:
-        """From here on rates decay to 0 by a cosine; call its `step` behind each step."""
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=num_steps)
+    def start_schedule(self, num_steps: int, warmup_steps: int = 0) -> LambdaLR:
+        """From here on all rates follow `rate_factor`; call the schedule's `step` behind each step."""
+        self.schedule = LambdaLR(self.optimizer, lambda step: rate_factor(step, num_steps, warmup_steps))
         return self.schedule
 
     @property
@@ -67,15 +73,30 @@ class Optimization:
 
     def regroup(self, model: nn.Module) -> None:
         """Goes on with what trains in `model` now: what stays keeps its state, what is new begins without."""
-        first, state = self.optimizer.param_groups[0], self.optimizer.state
-        groups = _make_optimizer(model, self.recipe, self.lr, self.weight_decay).param_groups
+        state = self.optimizer.state
+        groups = _make_optimizer(model, self.recipe, self.lr, self.weight_decay, self.decay_all).param_groups
         if self.schedule is not None:
+            factor = self.schedule.lr_lambdas[0]
             self.schedule.base_lrs = [group["lr"] for group in groups]
+            self.schedule.lr_lambdas = [factor] * len(groups)
             for group in groups:
-                group["initial_lr"], group["lr"] = group["lr"], group["lr"] * first["lr"] / first["initial_lr"]
+                group["initial_lr"], group["lr"] = group["lr"], group["lr"] * factor(self.schedule.last_epoch)
         self.optimizer.param_groups[:] = groups  # in place, as the schedule holds the optimiser
         for parameter in set(state) - set(self.parameters):
             del state[parameter]
+
+
+def rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
+    """What the learning rates of a step are multiplied by: linear to 1, then a cosine to 0.
+
+    Args:
+        step: From 0; from 0 to 1 before the first step, exactly 1 in step `warmup_steps`, 0 behind the last.
+        num_steps: Of the whole training.
+        warmup_steps: Steps below the peak.
+    """
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return (1 + math.cos(math.pi * (step - warmup_steps) / (num_steps - warmup_steps))) / 2
 
 
 def make_optimization(
@@ -85,20 +106,63 @@ def make_optimization(
     precision: Precision,
     device_type: str,
     recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+    decay_all: bool = False,
 ) -> Optimization:
-    """The optimiser of whatever trains in `model`, and the loss scaler; AdamW where the recipe names no other."""
-    optimizer = _make_optimizer(model, recipe, lr, weight_decay)
+    """The optimiser of whatever trains in `model`, and the loss scaler; AdamW where the recipe names no other.
+
+    Args:
+        model: With the parameters to train.
+        lr: Peak learning rate.
+        weight_decay: Spares what `undecayed` names, unless `decay_all`.
+        precision: Of the forward pass.
+        device_type: `cpu` or `cuda`.
+        recipe: How the method trains.
+        decay_all: Whether every parameter decays, as in the FPT papers.
+    """
+    optimizer = _make_optimizer(model, recipe, lr, weight_decay, decay_all)
     scaler = torch.amp.GradScaler(device_type, enabled=precision == "fp16")
-    return Optimization(recipe, optimizer, scaler, precision, device_type, lr, weight_decay)
+    return Optimization(recipe, optimizer, scaler, precision, device_type, lr, weight_decay, decay_all)
 
 
-def _make_optimizer(model: nn.Module, recipe: Recipe, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+def undecayed(model: nn.Module) -> set[nn.Parameter]:
+    """What weight decay spares: vectors (biases, norms, scales), and what a module of `model` names as such.
+
+    A module names parameters of its own by a method `no_weight_decay() -> set[str]`, as timm's models do (a ViT its
+    class token and position embedding).
+    """
+    spared = {parameter for parameter in model.parameters() if parameter.ndim <= 1}
+    for module in model.modules():
+        if callable(names := getattr(module, "no_weight_decay", None)):
+            own = dict(module.named_parameters())
+            spared |= {own[name] for name in names() if name in own}
+    return spared
+
+
+def _make_optimizer(
+    model: nn.Module, recipe: Recipe, lr: float, weight_decay: float, decay_all: bool
+) -> torch.optim.Optimizer:
     """The recipe's, else AdamW (betas 0.9 and 0.999, fused: no temporary copies of the parameters)."""
     groups = [{"params": trainable_parameters(model)}] if recipe.groups is None else recipe.groups(model)
+    if not decay_all:
+        spared = undecayed(model)
+        groups = [part for group in groups for part in _split(group, spared)]
     groups = [{"lr": lr, "weight_decay": weight_decay} | group for group in groups]
     if recipe.optimizer is not None:
         return recipe.optimizer(groups)
     return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999), fused=True)
+
+
+def _split(group: dict[str, Any], spared: set[nn.Parameter]) -> Iterator[dict[str, Any]]:
+    """A group that states no weight decay, as what decays and what is spared; another as it is."""
+    if "weight_decay" in group:
+        yield group
+        return
+    parameters = list(group["params"])
+    decayed = [parameter for parameter in parameters if parameter not in spared]
+    if decayed:
+        yield group | {"params": decayed}
+    if len(decayed) < len(parameters):
+        yield group | {"params": [p for p in parameters if p in spared], "weight_decay": 0.0}
 
 
 def training_step(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, optimization: Optimization) -> Tensor:
