@@ -14,7 +14,7 @@ from tiny_images import make_images
 from bench import main
 from benchmarks.analysis import auc_resamples as evidence_module
 from benchmarks.analysis.auc_resamples import Evidence, average, compare, interval, load_evidence, read_evidence
-from benchmarks.analysis.significance import Ranking, add_significance, ranking
+from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.statistics import auc_of_each_resample, bootstrap_p, delong_p, holm, placements
 from benchmarks.analysis.summary import summary
 from benchmarks.data.dataset import open_dataset
@@ -208,24 +208,6 @@ def test_tables_show_intervals_comparisons_and_baselines(tmp_path: Path) -> None
 def test_baselines_need_the_counts_of_the_test_split() -> None:
     bare = summary(runs_frame([make_record("lora")]))
     assert len(add_baselines(bare)) == 1
-
-
-def test_ranks_run_over_what_every_method_has() -> None:
-    aucs = {"full": (0.9, 0.8, 0.9), "lora": (0.8, 0.9, 0.8), "vpt": (0.7, 0.7, None)}
-    records = [
-        make_record(method, side, auc=auc)
-        for method, values in aucs.items()
-        for side, auc in zip((224, 448, 896), values, strict=True)
-        if auc is not None
-    ]
-    found = ranking(summary(runs_frame(records)))
-    assert isinstance(found, Ranking)
-    assert (found.methods, found.ranks) == (["full", "lora", "vpt"], [1.5, 1.5, 3.0])
-    assert (found.rows, found.left_out) == ([("Demo", 224), ("Demo", 448)], [("Demo", 896)])
-    assert found.critical == pytest.approx(2.343 * np.sqrt(3 * 4 / 12), abs=1e-3)
-    assert ranking(summary(runs_frame(records[:6]))) == "ranks need three methods, there are 2"
-    one = summary(runs_frame([make_record(method) for method in aucs]))
-    assert ranking(one) == ("ranks need two datasets or resolutions in which every method has an AUC, there are 1")
 
 
 def test_runs_store_the_groups_of_a_prepared_folder(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.analysis.significance import Ranking
+from benchmarks.analysis.ranks import Ranking
 from benchmarks.analysis.statistics import NUM_RESAMPLES
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT
 from benchmarks.records.schema import STATES

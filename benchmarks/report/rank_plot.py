@@ -8,8 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from benchmarks.analysis.significance import Ranking, ranking
-from benchmarks.analysis.statistics import indistinguishable
+from benchmarks.analysis.ranks import Ranking, indistinguishable, ranking
 from benchmarks.analysis.summary import blocks
 from benchmarks.report.captions import figure_caption, ranks, title
 from benchmarks.report.style import COLUMN, FONT_SIZE, PAGE, RC, draw_points, finish, styles

@@ -12,7 +12,8 @@ from rich.text import Text
 from tabulate import tabulate
 
 from benchmarks.analysis.auc_resamples import Evidence
-from benchmarks.analysis.significance import Ranking, add_significance, ranking
+from benchmarks.analysis.ranks import Ranking, ranking
+from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import blocks, summary
 from benchmarks.errors import UserError
 from benchmarks.report.baselines import BASELINE, add_baselines
