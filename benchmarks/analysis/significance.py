@@ -8,6 +8,7 @@ import pandas as pd
 from benchmarks.analysis.auc_resamples import Evidence, average, compare, interval
 from benchmarks.analysis.statistics import holm
 
+LEVEL = 0.05
 REFERENCES = ("full", "best")
 _PLACE = ["block", "dataset_label", "resolution"]
 _COMPARISON = ("change", "low", "high", "p", "p_holm", "test")
