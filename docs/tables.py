@@ -181,8 +181,7 @@ def _published() -> list[dict[str, str]]:
 
 def fpt_table() -> str:
     """What FPT and FPT+ cost beside a direct transcription of the papers, as results/speed/fpt.md has it."""
-    stored = (ROOT / "results/speed/fpt.md").read_text()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in stored.splitlines() if line[:1] == "|"]
+    cells = _stored_cells("results/speed/fpt.md")
     rows = []
     for name in ("fpt", "fpt_plus"):
         (peaks,) = (row[4:9] for row in cells if row[:4] == [name, str(RESOLUTION), "fp32", "sdpa"])
@@ -190,6 +189,21 @@ def fpt_table() -> str:
         rows.append([METHODS[name].title, *(f"{float(peak):,.0f}" for peak in peaks), f"{float(ratio):.1f}"])
     header = "| authors | naive | ours | with checkpointing | features and parameters alone | step: naive / ours"
     return markdown(header, "lrrrrrr", rows)
+
+
+def rank_sizes() -> str:
+    """How often tests over datasets tell equal methods apart, as results/speed/ranks.md has it."""
+    cells = _stored_cells("results/speed/ranks.md")
+    rows = [row for row in cells if len(row) == 5 and row[1] in ("3", "5", "8")]
+    shown = [[row[0], row[1], *(f"{100 * float(share):.1f} %" for share in row[2:])] for row in rows]
+    header = "methods | datasets | Friedman's chi-square | F distribution | permutation (ours)"
+    return markdown(header, "rrrrr", shown)
+
+
+def _stored_cells(path: str) -> list[list[str]]:
+    """The cells of every table of a stored page, row by row."""
+    lines = (ROOT / path).read_text().splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
 
 
 def rooms_table() -> str:
@@ -221,4 +235,5 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "example": example,
     "memory": memory_table,
     "fpt": fpt_table,
+    "ranks": rank_sizes,
 }

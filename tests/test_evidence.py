@@ -15,7 +15,7 @@ from bench import main
 from benchmarks.analysis import evidence as evidence_module
 from benchmarks.analysis.comparison import SameImages
 from benchmarks.analysis.evidence import Evidence, load_evidence, read_evidence
-from benchmarks.analysis.significance import Ranking, add_significance, ranking
+from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import summary
 from benchmarks.data.dataset import open_dataset
 from benchmarks.data.manifest import Entry, write_manifest
@@ -98,7 +98,8 @@ def test_comparisons_are_corrected_within_a_resolution(tmp_path: Path) -> None:
             for seed in range(3):
                 store_with_predictions(tmp_path, make_record(method, resolution, seed), skill)
     rows, evidence = table(tmp_path), load(tmp_path)
-    for resolution, group in rows.groupby("resolution"):
+    for side in (224, 448):
+        group = rows[rows["resolution"] == side]
         for name in ("full", "best"):
             (reference,) = group.index[group[f"is_{name}"]]
             assert reference == ("full" if name == "full" else group["auc_mean"].idxmax())
@@ -107,12 +108,12 @@ def test_comparisons_are_corrected_within_a_resolution(tmp_path: Path) -> None:
             change = others["auc_mean"] - group.loc[reference, "auc_mean"]
             assert others[f"vs_{name}_change"].to_list() == pytest.approx(change.to_list())
             assert (others[f"vs_{name}_seeds"] == 3).all()
-        pair = [{s: evidence[f"{method}_{resolution}_{s}_a"] for s in range(3)} for method in ("vpt", "full")]
+        pair = [{s: evidence[f"{method}_{side}_{s}_a"] for s in range(3)} for method in ("vpt", "full")]
         (alone,) = SameImages(pair).compare([(0, 1)], level=0.05 / 3)
         assert alone is not None
-        vpt = group.loc["vpt"]
+        vpt = group.loc["vpt"].to_dict()
         assert vpt["vs_full_p"] == pytest.approx(min(1, 3 * alone.p), rel=0.01)
-        assert vpt[["vs_full_low", "vs_full_high"]].to_list() == pytest.approx([alone.low, alone.high], rel=0.01)
+        assert [vpt["vs_full_low"], vpt["vs_full_high"]] == pytest.approx([alone.low, alone.high], rel=0.01)
         # An interval leaves 0 out exactly where its p is under 0.05: they cannot contradict each other.
         others = group.drop("full")
         outside = (others["vs_full_low"] > 0) | (others["vs_full_high"] < 0)
@@ -250,24 +251,6 @@ def test_tables_show_intervals_comparisons_and_baselines(tmp_path: Path) -> None
 def test_baselines_need_the_counts_of_the_test_split() -> None:
     bare = summary(runs_frame([make_record("lora")]))
     assert len(add_baselines(bare)) == 1
-
-
-def test_ranks_run_over_what_every_method_has() -> None:
-    aucs = {"full": (0.9, 0.8, 0.9), "lora": (0.8, 0.9, 0.8), "vpt": (0.7, 0.7, None)}
-    records = [
-        make_record(method, side, auc=auc)
-        for method, values in aucs.items()
-        for side, auc in zip((224, 448, 896), values, strict=True)
-        if auc is not None
-    ]
-    found = ranking(summary(runs_frame(records)))
-    assert isinstance(found, Ranking)
-    assert (found.methods, found.ranks) == (["full", "lora", "vpt"], [1.5, 1.5, 3.0])
-    assert (found.rows, found.left_out) == ([("Demo", 224), ("Demo", 448)], [("Demo", 896)])
-    assert found.critical == pytest.approx(2.343 * np.sqrt(3 * 4 / 12), abs=1e-3)
-    assert ranking(summary(runs_frame(records[:6]))) == "ranks need three methods, there are 2"
-    one = summary(runs_frame([make_record(method) for method in aucs]))
-    assert ranking(one) == ("ranks need two datasets or resolutions in which every method has an AUC, there are 1")
 
 
 def test_runs_store_the_groups_of_a_prepared_folder(tmp_path: Path) -> None:

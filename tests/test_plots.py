@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks.records.frame import runs_frame
-from benchmarks.report import memory_plot, style
+from benchmarks.records.schema import Record
+from benchmarks.report import memory_plot, plots, style
 from benchmarks.report.memory_plot import plot_memory_curves
 from benchmarks.report.page_data import _SYMBOLS
 from benchmarks.report.plots import pareto_front, write_plots
@@ -45,7 +46,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 class Suite(NamedTuple):
-    """Figures of three suites: three resolutions and seeds, a laptop's, and one resolution."""
+    """Figures of three suites: three resolutions and seeds, a laptop's, one resolution; and ranks over six datasets."""
 
     paths: list[Path]
     figures: list[Figure]
@@ -63,10 +64,27 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
             for i, records in enumerate((fixed_records(), fallback_records(), one_side))
             for path in write_plots(folder / str(i), runs_frame(records))
         ]
+        monkeypatch.setattr(plots, "blocks", lambda table: ())  # no figures of each dataset
+        paths += write_plots(folder / "ranks", runs_frame(datasets_records()))
     with matplotlib.rc_context(style.RC):
         for figure in seen:
             figure.draw_without_rendering()  # the pdf was the last to place the text, at its own resolution
     return Suite(paths, seen)
+
+
+def datasets_records() -> list[Record]:
+    """Seven methods on six datasets; one of each pair is the better by as much in all, but for FPT+ and the adapter."""
+    return [
+        make_record(
+            method,
+            auc=facts[3] + (0.02 * (-1) ** i if method == "fpt_plus" else 0) - 0.01 * i,
+            tag=f"d{i}",
+            config={"dataset": f"d{i}"},
+            dataset={"title": f"Data {i}"},
+        )
+        for method, facts in METHOD_FACTS.items()
+        for i in range(6)
+    ]
 
 
 def texts(figure: Figure) -> str:
@@ -97,10 +115,10 @@ def memory_points(**changes: Any) -> pd.DataFrame:
 
 
 @pytest.mark.slow
-def test_three_figures_a_suite_and_its_ranks_as_png_and_pdf(suite: Suite) -> None:
-    assert len(suite.paths) == 18 + 4  # one resolution cannot be ranked over
-    assert len(suite.figures) == 9 + 2
-    names = {path.name.rsplit("_", 1)[0].removesuffix("_demo") for path in suite.paths}
+def test_three_figures_a_suite_and_ranks_over_datasets_as_png_and_pdf(suite: Suite) -> None:
+    assert len(suite.paths) == 18 + 2  # resolutions of one dataset are no rows
+    assert len(suite.figures) == 9 + 1
+    names = {path.name.split("_")[0] for path in suite.paths}
     assert names == {"memory", "auc-over-memory", "auc-over-resolution", "ranks"}
     assert sorted({path.suffix for path in suite.paths}) == [".pdf", ".png"]
     assert plt.get_fignums() == []
@@ -110,9 +128,12 @@ def test_figures_state_data_and_protocol(suite: Suite) -> None:
     for figure in suite.figures:
         assert "(synthetic, not clinical)" in texts(figure)
         assert "batch size 16" in texts(figure)
-    assert all("vit_base_patch16_384, weights from the model hub" in texts(figure) for figure in suite.figures[:4])
-    assert all("‡ Fallback backbone in place of vit_base_patch16_384" in texts(figure) for figure in suite.figures[4:8])
-    assert "predicted, not measured" in texts(suite.figures[4])
+    assert all(
+        "vit_base_patch16_384, weights from the model hub" in texts(figure)
+        for figure in [*suite.figures[:3], suite.figures[9]]
+    )
+    assert all("‡ Fallback backbone in place of vit_base_patch16_384" in texts(figure) for figure in suite.figures[3:6])
+    assert "predicted, not measured" in texts(suite.figures[3])
 
 
 def test_figures_are_the_same_each_time(tmp_path: Path) -> None:
@@ -227,22 +248,31 @@ def test_nothing_to_draw_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_one_resolution_is_drawn_method_by_method(suite: Suite) -> None:
-    memory, _, auc = suite.figures[8:]
+    memory, _, auc = suite.figures[6:9]
     for figure in (memory, auc):
         rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
         assert rows == [METHODS[name].title for name in METHODS if name in METHOD_FACTS]
 
 
 def test_ranks_are_drawn_with_what_is_not_told_apart(suite: Suite) -> None:
-    ranks = suite.figures[3]
+    ranks = suite.figures[9]
     found = texts(ranks)
-    assert "over 2 rows: Demo 224 px, Demo 448 px; left out, for want of a method: Demo 896 px" in found
-    assert "Nemenyi critical difference 6.37 at 0.05" in found  # 2.949 sqrt(7 8 / (6 2))
+    assert "Average ranks over 6 datasets at 448 px (synthetic, not clinical)" in found
+    assert "over 6 datasets: Data 0, Data 1, Data 2, Data 3, Data 4, Data 5." in found
+    assert "Nemenyi critical difference 3.68 at 0.05" in found  # 2.949 sqrt(7 8 / (6 6))
+    assert "LoRA −0.80 (−0.80 to −0.80), p 0.188" in found  # six of six, 2 / 2^6, times six methods
+    assert "With 6 datasets no p to full can be under 0.188." in found
     shown = [text.get_text() for text in ranks.axes[0].texts]
-    assert shown[:8] == [*map(str, range(1, 8)), "critical difference 6.37 (longer than the line)"]
-    order = [text.rsplit(" ", 1)[0] for text in shown[8:]]
-    assert order == [METHODS[name].title for name in ("full", "lora", "fpt_plus", "adapter", "fpt", "vpt", "linear")]
-    assert suite.figures[3].legends[-1].get_texts()[0].get_text() == "not told apart (Nemenyi, 0.05)"
+    assert shown[:8] == [*map(str, range(1, 8)), "critical difference 3.68"]
+    places = {"full": 1.5, "lora": 2.5, "fpt_plus": 3, "adapter": 3.5, "fpt": 4.5, "vpt": 6, "linear": 7}
+    assert shown[8:] == [f"{METHODS[name].title} {place:.2f}" for name, place in places.items()]
+    bars = [line.get_xdata() for line in ranks.axes[0].lines if line.get_linewidth() == 2.2]
+    assert [ends.tolist() for ends in map(np.array, bars)] == [
+        pytest.approx([1.46, 4.54]),
+        pytest.approx([2.46, 6.04]),
+        pytest.approx([3.46, 7.04]),
+    ]
+    assert ranks.legends[-1].get_texts()[0].get_text() == "not told apart (Nemenyi, 0.05)"
 
 
 def test_pareto_front_keeps_what_no_other_beats() -> None:

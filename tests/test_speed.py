@@ -14,7 +14,7 @@ from benchmarks.config import Places, RunConfig
 from benchmarks.data.dataset import open_dataset
 from benchmarks.model.weights import Weights
 from benchmarks.records.frame import load_frame
-from benchmarks.speed import images, scale
+from benchmarks.speed import images, ranks, scale
 from benchmarks.suite.plan import PlannedRun
 
 
@@ -43,3 +43,10 @@ def test_the_records_of_the_scale_benchmark_are_as_runs_store_them(tmp_path: Pat
     assert problems == unreadable == [] and len(evidence) == 3
     assert frame["auc"].nunique() > 1 and set(frame["num_classes"]) == {3}
     assert frame["run_id"].to_list() == sorted(replace(config, seed=seed).run_id for seed in range(3))
+
+
+def test_the_benchmark_of_ranks_prints_a_line_for_each_place(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ranks.main(["--draws", "2"]) == 0
+    first, second = capsys.readouterr().out.strip().split("\n\n")
+    assert (len(first.splitlines()), len(second.splitlines())) == (2 + 3 * 5, 2 + 3 * 5)
+    assert second.count("no interval") == 3

@@ -1,17 +1,14 @@
-"""What a summary of cells gains from per-image predictions: intervals, comparisons with full and best, ranks."""
+"""What a summary of cells gains from per-image predictions: intervals, comparisons with full and best."""
 
 import itertools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from benchmarks.analysis.comparison import Cell, Comparison, Interval, SameImages, best_p
 from benchmarks.analysis.evidence import Evidence
 from benchmarks.analysis.inference import LEVEL
-from benchmarks.analysis.statistics import average_ranks, critical_difference, friedman_p
-from benchmarks.analysis.summary import across_datasets, method_rank
 
 REFERENCES = ("full", "best")
 _PLACE = ["block", "dataset_label", "resolution"]
@@ -119,52 +116,3 @@ def _highest(rows: pd.DataFrame, column: str) -> int | None:
     if rows.empty:
         return None
     return int(rows.index.to_list()[int(rows[column].fillna(-1).to_numpy().argmax())])
-
-
-class Ranking(NamedTuple):
-    """Average ranks of the methods of one protocol.
-
-    methods, labels: of each method, by rising rank; ranks: their average ranks, 1 the best; rows: the (dataset,
-    resolution) over which they run; left_out: those that lack a method; critical: Nemenyi's critical difference at
-    0.05; p: of Friedman's test.
-    """
-
-    methods: list[str]
-    labels: list[str]
-    ranks: list[float]
-    rows: list[tuple[str, int]]
-    left_out: list[tuple[str, int]]
-    critical: float
-    p: float
-
-
-def ranking(table: pd.DataFrame) -> Ranking | str:
-    """Ranks the methods of one protocol by AUC in each dataset and resolution, and averages the ranks.
-
-    Args:
-        table: the rows of one block of a summary, all its datasets.
-
-    Returns:
-        The ranking over the datasets and resolutions in which every method has an AUC, or why there is none.
-    """
-    table = table.assign(label=across_datasets(table))
-    scores = table.pivot_table("auc_mean", ["dataset_label", "resolution"], ["method", "label"], sort=False)
-    complete = scores.dropna()
-    if scores.shape[1] < 3:
-        return f"ranks need three methods, there are {scores.shape[1]}"
-    if len(complete) < 2:
-        return f"ranks need two datasets or resolutions in which every method has an AUC, there are {len(complete)}"
-    values = complete.to_numpy(dtype=np.float64)
-    ranks = average_ranks(values)
-    pairs = [(str(column[0]), str(column[1])) for column in scores.columns.to_list()]
-    order = sorted(range(len(pairs)), key=lambda i: (ranks[i], method_rank(pairs[i][0]), pairs[i][1]))
-    rows, used = ([(str(row[0]), int(row[1])) for row in frame.index.to_list()] for frame in (scores, complete))
-    return Ranking(
-        methods=[pairs[i][0] for i in order],
-        labels=[pairs[i][1] for i in order],
-        ranks=[float(ranks[i]) for i in order],
-        rows=used,
-        left_out=[row for row in rows if row not in used],
-        critical=critical_difference(len(pairs), len(used), LEVEL),
-        p=friedman_p(values),
-    )

@@ -1,6 +1,5 @@
-"""Corrections and tests of a comparison: Holm, t tests over seeds, ranks with Friedman and Nemenyi; arrays only."""
+"""Holm's correction, and t tests over seeds alone; arrays only."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,42 +41,3 @@ def seeds_p(first: Sequence[float], second: Sequence[float], paired: bool) -> fl
 
 def _no_spread(difference: Floats) -> float | None:
     return 1.0 if np.abs(difference).max() < 1e-12 else None
-
-
-def average_ranks(scores: Floats) -> Floats:
-    """Mean rank of each method `(rows, methods) -> (methods,)`; in a row the highest score has rank 1, ties share."""
-    return np.asarray(stats.rankdata(-scores, axis=1).mean(axis=0), dtype=np.float64)
-
-
-def friedman_p(scores: Floats) -> float:
-    """p of equal ranks of three or more methods over the rows `(rows, methods)`; 1 where all scores are equal."""
-    if (np.ptp(scores, axis=1) == 0).all():
-        return 1.0
-    return float(stats.friedmanchisquare(*scores.T).pvalue)
-
-
-def critical_difference(num_methods: int, num_rows: int, level: float = 0.05) -> float:
-    """The difference of average ranks from which two methods differ, by Nemenyi's test.
-
-    Source: Demsar, Statistical Comparisons of Classifiers over Multiple Data Sets, JMLR 7 (2006), section 3.2.2.
-    """
-    quantile = float(stats.studentized_range.ppf(1 - level, num_methods, np.inf)) / math.sqrt(2)
-    return quantile * math.sqrt(num_methods * (num_methods + 1) / (6 * num_rows))
-
-
-def indistinguishable(ranks: Sequence[float], critical: float) -> list[tuple[int, int]]:
-    """The widest groups of methods whose average ranks all lie within the critical difference.
-
-    Args:
-        ranks: Average ranks, rising.
-        critical: The critical difference.
-
-    Returns:
-        First and last index of each group of two or more.
-    """
-    groups: list[tuple[int, int]] = []
-    for first, rank in enumerate(ranks):
-        last = max(i for i, other in enumerate(ranks) if other - rank < critical)
-        if last > first and (not groups or last > groups[-1][1]):
-            groups.append((first, last))
-    return groups

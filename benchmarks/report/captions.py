@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.analysis.inference import FEW as FEW_UNITS
-from benchmarks.analysis.significance import Ranking
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT
 from benchmarks.records.schema import STATES
 from benchmarks.report.baselines import BASELINE
@@ -112,21 +111,6 @@ def majority(block: pd.DataFrame) -> str:
     """What always answering the largest class scores, in one sentence; empty where the test counts are unknown."""
     shares = block["majority_share"].dropna()
     return f"The majority class alone: accuracy {100 * shares.iloc[0]:.1f} %, AUC 50. " if len(shares) else ""
-
-
-def ranks(found: Ranking) -> str:
-    """What stands behind average ranks, and how far they may be trusted."""
-    over = ", ".join(f"{name} {resolution} px" for name, resolution in found.rows)
-    omitted = ", ".join(f"{name} {resolution} px" for name, resolution in found.left_out)
-    p = "<0.001" if found.p < 0.001 else f"= {found.p:.3f}"
-    dependent = len({name for name, _ in found.rows}) < len(found.rows)
-    return (
-        f"Average ranks by mean AUC, 1 the best, over {len(found.rows)} rows: {over}"
-        + (f"; left out, for want of a method: {omitted}" if omitted else "")
-        + f". Friedman p {p}; Nemenyi critical difference {found.critical:.2f} at 0.05: methods whose average ranks "
-        "lie closer are not told apart."
-        + (" Resolutions of one dataset are not independent: few datasets support little." if dependent else "")
-    )
 
 
 def definitions(table: pd.DataFrame) -> str:

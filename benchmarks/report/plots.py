@@ -11,9 +11,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from benchmarks.analysis.ranks import Ranking, compare_over_datasets
 from benchmarks.analysis.summary import blocks, summary
 from benchmarks.report.captions import figure_caption, spread, title
 from benchmarks.report.memory_plot import draw_memory
+from benchmarks.report.rank_captions import unranked
 from benchmarks.report.rank_plot import plot_ranks
 from benchmarks.report.style import (
     COLUMN,
@@ -34,8 +36,8 @@ from benchmarks.report.style import (
 def write_plots(results: Path, frame: pd.DataFrame, mix_code: bool = False) -> list[Path]:
     """Write the figures of every dataset and protocol to `results/plots`, each as png and pdf.
 
-    The names are `<figure>_<dataset>_<protocol>`, the protocol as the tables name it; the ranks of three
-    methods or more over all datasets and resolutions of a protocol are `ranks_<protocol>`. A figure for which there is
+    The names are `<figure>_<dataset>_<protocol>`, the protocol as the tables name it; the ranks of methods over the
+    datasets of a protocol at one resolution are `ranks_<protocol>_<resolution>`. A figure for which there is
     nothing to draw is named on stderr with the reason.
 
     Args:
@@ -55,9 +57,13 @@ def write_plots(results: Path, frame: pd.DataFrame, mix_code: bool = False) -> l
             path = results / "plots" / f"{name}_{place}_{block['block'].iloc[0]}.png"
             paths += _kept(draw(block, path), path)
     for protocol_name, group in table.groupby("block", sort=False) if len(table) else ():
-        if group["label"].nunique() > 2 and len(group[["dataset_label", "resolution"]].drop_duplicates()) > 1:
-            path = results / "plots" / f"ranks_{protocol_name}.png"
-            paths += _kept(plot_ranks(group, path), path)
+        comparisons = list(compare_over_datasets(group))
+        for found in comparisons:
+            if isinstance(found.ranking, Ranking):
+                path = results / "plots" / f"ranks_{protocol_name}_{found.resolution}.png"
+                paths += plot_ranks(group[group["resolution"] == found.resolution], found, found.ranking, path)
+        for reason in unranked(comparisons):
+            print(f"no figure ranks_{protocol_name}: {reason}", file=sys.stderr)
     return paths
 
 

@@ -8,31 +8,25 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from benchmarks.analysis.significance import Ranking, ranking
-from benchmarks.analysis.statistics import indistinguishable
-from benchmarks.analysis.summary import blocks
-from benchmarks.report.captions import figure_caption, ranks, title
+from benchmarks.analysis.ranks import DatasetsComparison, Ranking, indistinguishable
+from benchmarks.report.captions import figure_caption
+from benchmarks.report.rank_captions import differences, lacking, least_p, ranks
 from benchmarks.report.style import COLUMN, FONT_SIZE, PAGE, RC, draw_points, finish, styles
 
 _STEP = 1.0  # height of a label, in data units
 _BAR = 0.34  # between two bars
 
 
-def plot_ranks(table: pd.DataFrame, path: Path) -> list[Path] | str:
+def plot_ranks(table: pd.DataFrame, compared: DatasetsComparison, found: Ranking, path: Path) -> list[Path]:
     """Write the diagram as png and pdf.
 
     Args:
-        table: the rows of one protocol of a summary, all its datasets.
+        table: the rows of one protocol and resolution of a summary, all its datasets.
+        compared, found: their comparison over datasets, and its ranking.
         path: where to write; its suffix is replaced.
-
-    Returns:
-        The files, or why there is nothing to draw.
 
     Source: Demsar, JMLR 7 (2006), figure 1.
     """
-    found = ranking(table)
-    if isinstance(found, str):
-        return found
     bars = indistinguishable(found.ranks, found.critical)
     rows = (len(found.ranks) + 1) // 2
     width = PAGE if max(map(len, found.labels)) > 24 else COLUMN
@@ -43,10 +37,11 @@ def plot_ranks(table: pd.DataFrame, path: Path) -> list[Path] | str:
             ends = [found.ranks[first] - 0.04, found.ranks[last] + 0.04]
             axes.plot(ends, [-_BAR * (i + 1)] * 2, color="0.25", linewidth=2.2, solid_capstyle="butt", zorder=2)
         _labels(axes, found, top=-_BAR * (len(bars) + 1) - 0.5)
-        names = list(dict.fromkeys(title(block) for block in blocks(table)))
         bar = [Line2D([], [], color="0.25", linewidth=2.2, label="not told apart (Nemenyi, 0.05)")] if bars else []
-        caption = figure_caption(table, ranks(found))
-        paths = finish(figure, path, f"Average ranks: {', '.join(names)}", caption, [], bar)
+        said = [ranks(found), differences(compared, found.labels), least_p(compared), lacking(compared)]
+        drawn = " (synthetic, not clinical)" if table["synthetic"].any() else ""
+        name = f"Average ranks over {len(found.datasets)} datasets at {compared.resolution} px{drawn}"
+        paths = finish(figure, path, name, figure_caption(table, " ".join(filter(None, said))), [], bar)
         plt.close(figure)
     return paths
 
@@ -60,13 +55,11 @@ def _axis(axes: Axes, found: Ranking) -> None:
     for rank in range(1, num + 1):
         axes.plot([rank, rank], [0, 0.2], color="black", linewidth=0.8)
         axes.text(rank, 0.3, str(rank), ha="center", va="bottom")
-    shown = min(found.critical, num - 1)
-    axes.plot([1, 1 + shown], [1.75, 1.75], color="black", linewidth=0.8)
-    for end in (1.0, *([1 + shown] if shown == found.critical else [])):
+    ends = [1, 1 + found.critical]
+    axes.plot(ends, [1.75, 1.75], color="black", linewidth=0.8)
+    for end in ends:
         axes.plot([end, end], [1.6, 1.9], color="black", linewidth=0.8)
-    longer = " (longer than the line)" if found.critical > num - 1 else ""
-    text = f"critical difference {found.critical:.2f}{longer}"
-    axes.text(1, 2.0, text, ha="left", va="bottom")
+    axes.text(1, 2.0, f"critical difference {found.critical:.2f}", ha="left", va="bottom")
 
 
 def _labels(axes: Axes, found: Ranking, top: float) -> None:
@@ -79,7 +72,8 @@ def _labels(axes: Axes, found: Ranking, top: float) -> None:
         x = 1 - 0.05 * (num - 1) if left else num + 0.05 * (num - 1)
         axes.plot([rank, rank, x], [0, y, y], color=style[label].colour, linewidth=0.7, zorder=1)
         draw_points(axes, rank, 0, style[label])
+        draw_points(axes, x, y, style[label])  # where it is seen even if others have the same rank
         side = "right" if left else "left"
-        offset = -0.02 * (num - 1) if left else 0.02 * (num - 1)
+        offset = -0.045 * (num - 1) if left else 0.045 * (num - 1)
         axes.text(x + offset, y, f"{label} {rank:.2f}", ha=side, va="center", fontsize=FONT_SIZE)
     axes.set_ylim(top - _STEP * (half - 1) - 0.6, 3.0)

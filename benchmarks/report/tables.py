@@ -1,7 +1,7 @@
 """Tables of stored results: markdown, csv, LaTeX, and one for the terminal, all from the same entries."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,7 +12,8 @@ from rich.text import Text
 from tabulate import tabulate
 
 from benchmarks.analysis.evidence import Evidence
-from benchmarks.analysis.significance import Ranking, add_significance, ranking
+from benchmarks.analysis.ranks import DatasetsComparison, Ranking, ToFull, compare_over_datasets
+from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import blocks, summary
 from benchmarks.errors import UserError
 from benchmarks.report.baselines import BASELINE, add_baselines
@@ -22,11 +23,11 @@ from benchmarks.report.captions import (
     majority,
     preloading,
     protocol,
-    ranks,
     spread,
     title,
 )
-from benchmarks.report.columns import Column, Entry, columns_of, rows_by_resolution
+from benchmarks.report.columns import Column, Entry, columns_of, rows_by_resolution, shown_p
+from benchmarks.report.rank_captions import TO_FULL, difference, lacking, least_p, ranks, unranked
 from benchmarks.storage.files import write_atomic
 
 LATEX_PACKAGES = "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}.\n"
@@ -114,7 +115,7 @@ def _markdown(table: pd.DataFrame) -> str:
             markdown_rows(block, columns_of(block)),
             *(f"{escape_markdown(line)}\n" for line in footnotes(block)),
         ]
-    parts += _ranks_md(table)
+    parts += _over_datasets(table)
     return "\n".join([*parts, "## How to read\n", f"{definitions(table)}\n"])
 
 
@@ -128,21 +129,43 @@ def markdown_rows(block: pd.DataFrame, columns: Sequence[Column]) -> str:
     return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True) + "\n"
 
 
-def _ranks_md(table: pd.DataFrame) -> list[str]:
-    """A section for each protocol whose methods can be ranked over several datasets or resolutions."""
+def _over_datasets(table: pd.DataFrame) -> Iterator[str]:
+    """The methods of each protocol and resolution compared over datasets, or why they are not."""
     parts: list[str] = []
-    for name, group in table[table["state"] != BASELINE].groupby("block", sort=False):
-        found = ranking(group)
-        if isinstance(found, Ranking):
-            rows = [
-                [escape_markdown(label), f"{rank:.2f}"] for label, rank in zip(found.labels, found.ranks, strict=True)
-            ]
-            parts += [
-                f"## Average ranks by AUC, protocol {name}\n",
-                f"{escape_markdown(ranks(found))}\n",
-                tabulate(rows, ["Method", "Rank"], tablefmt="pipe", disable_numparse=True) + "\n",
-            ]
-    return parts
+    own = table[table["state"] != BASELINE]
+    for name, group in own.groupby("block", sort=False):
+        comparisons = list(compare_over_datasets(group))
+        for found in comparisons:
+            if isinstance(found.ranking, Ranking) or found.to_full:
+                ranked = ranks(found.ranking) if isinstance(found.ranking, Ranking) else ""
+                said = " ".join(filter(None, [ranked, least_p(found), lacking(found)]))
+                parts += [
+                    f"### {found.resolution} px, protocol {name}\n",
+                    f"{escape_markdown(said)}\n",
+                    _datasets_rows(found),
+                ]
+        parts += [f"No average ranks in protocol {name}: {escape_markdown(why)}.\n" for why in unranked(comparisons)]
+    if parts:
+        yield "## Over datasets\n"
+        yield f"A row is a dataset; resolutions are never taken together. {TO_FULL}\n"
+        yield from parts
+
+
+def _datasets_rows(found: DatasetsComparison) -> str:
+    ranked = found.ranking if isinstance(found.ranking, Ranking) else None
+    own = dict(zip(ranked.labels, ranked.ranks, strict=True)) if ranked else {}
+    labels = [*own, *(label for label in found.labels if label in found.to_full and label not in own)]
+    rows = [
+        [escape_markdown(label), f"{own[label]:.2f}" if label in own else "–", *_to_full_md(found.to_full.get(label))]
+        for label in labels
+    ]
+    headers = ["Method", "Average rank ↓", "To full ↑", "p", "Datasets with both"]
+    align = ["left", *["right"] * 4]
+    return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True) + "\n"
+
+
+def _to_full_md(entry: ToFull | None) -> list[str]:
+    return [difference(entry), shown_p(entry.p_holm), str(entry.num_datasets)] if entry else ["–"] * 3
 
 
 def _entry_md(entry: Entry) -> str:
