@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from methods.contract import Method, freeze, init_head
+from methods.contract import Head, Method, freeze, init_head
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class LinearProbe(nn.Module):
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()
-        self.head = nn.Linear(num_features, num_classes)
+        self.head = Head(num_features, num_classes)
         init_head(self.head)
 
     def set_grad_checkpointing(self, enable: bool) -> None:
@@ -72,7 +72,7 @@ class LinearProbe(nn.Module):
             - feature: `(B, D)`
             - Output: logits `(B, C)`
         """
-        return self.head(feature.to(self.head.weight.dtype))
+        return self.head(feature)
 
 
 def build(backbone: VisionTransformer, num_classes: int, config: Config) -> LinearProbe:
