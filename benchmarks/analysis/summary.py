@@ -18,7 +18,7 @@ PARAMETERS = ("trainable", "trainable_head", "trainable_total", "frozen")
 SPLIT = ("split_kind", "split_group_key", "split_digest")
 _BLOCK = CELL[:3]
 _NAMES = ("dataset_title", "method_title", "device_type")
-_SCORES = ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "val_auc")
+_SCORES = ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "quadratic_kappa", "val_auc")
 _SECONDS = ("seconds_train", "preload_seconds", "images_per_second_preload")
 
 
@@ -143,7 +143,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     columns |= {name: first[name] for name in (*PARAMETERS, "percent", "majority_share", "num_classes")}
     columns |= {f"seeds_{state}": (runs["state"] == state).groupby(runs["cell"]).sum() for state in STATES}
     columns["run_ids"] = good["run_id"].agg(" ".join)
-    columns["run_seeds"] = good["seed"].agg(lambda seeds: " ".join(map(str, seeds)))
+    columns["run_seeds"] = good["seed"].agg(lambda seeds: " ".join(map(str, seeds))).astype("object")
     columns["seeds"] = tried["seed"].agg(lambda seeds: " ".join(map(str, seeds.unique())))
     for score in _SCORES:
         columns |= {f"{score}_mean": good[score].mean(), f"{score}_sd": good[score].std(ddof=1)}

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterable
 
+from benchmarks.analysis.inference import LEVEL
 from benchmarks.analysis.ranks import MIN_DATASETS, DatasetsComparison, Ranking, ToFull
-from benchmarks.analysis.significance import LEVEL
 from benchmarks.report.columns import shown_p
 
 _MOST_LACKING = 8  # named in a sentence

@@ -16,8 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from benchmarks.analysis.inference import LEVEL
 from benchmarks.analysis.ranks import iman_davenport, signed_rank
-from benchmarks.analysis.significance import LEVEL
 from benchmarks.commands.options import positive
 
 Floats = NDArray[np.float64]
