@@ -1,0 +1,247 @@
+"""How often the intervals and tests of AUC err: sizes, coverage and power, where the truth is known.
+
+    python -m benchmarks.speed.claims [--trials 2000] [--workers 2]
+
+Methods and their seeds score the same images: what an image adds is partly shared by all methods, partly by the seeds
+of one, partly a seed's own; each training draws the AUC that it would have on endless images. Groups are patients of
+three images of one class. Size: the share of trials in which methods that are equal differ at p < 0.05; of one seed, of
+trained models that are. Power: where the AUCs are 0.85 and 0.80. Coverage: the share of 95 % intervals that hold what
+is true of the method. Beside ours stand what the tables showed before: DeLong's test of the means over seeds, which
+takes training noise for certain, and the percentile bootstrap.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from benchmarks.analysis.comparison import SameImages, best_p
+from benchmarks.analysis.evidence import Evidence
+from benchmarks.analysis.inference import LEVEL, Differences, Floats, Means, Split, interval, variance_parts
+from benchmarks.analysis.influence import Integers, influence, units_of_classes
+from benchmarks.analysis.statistics import holm
+from benchmarks.commands.options import positive
+
+_SHARED, _OF_METHOD, _OF_SEED = 0.5, 0.25, 0.25  # of the variance of a score within its class
+_PER_PATIENT = 3
+
+
+class Scene(NamedTuple):
+    """What is simulated: images, share of the rarer class, seeds, SD of AUC over trainings, AUCs of two methods."""
+
+    num_images: int
+    rarer: float
+    num_seeds: int
+    seed_sd: float
+    aucs: tuple[float, float]
+    grouped: bool = False
+    exponential: bool = False
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=positive, default=2_000, metavar="N", help="for each line (default: 2000)")
+    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="processes (default: 2)")
+    args = parser.parse_args(arguments)
+    with ProcessPoolExecutor(args.workers) as pool:
+        for title, rows in (
+            ("Two methods at 0.85", list(pool.map(size_row, *_with(equal_scenes(), args.trials)))),
+            ("Few images of a class, AUCs near 1", list(pool.map(edge_row, *_with(edge_scenes(), args.trials)))),
+            ("Seven methods that are equal", list(pool.map(family_row, *_with((0.0, 0.01, 0.02), args.trials // 2)))),
+        ):
+            print(f"## {title}\n\n{pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}\n", flush=True)
+    return 0
+
+
+def _with(scenes: Any, trials: int) -> tuple[list[Any], list[int]]:
+    scenes = list(scenes)
+    return scenes, [trials] * len(scenes)
+
+
+def equal_scenes() -> Iterator[Scene]:
+    """Of the first table."""
+    for num_images, grouped in itertools.product((50, 200, 500, 2000), (False, True)):
+        for num_seeds, seed_sd in itertools.product((1, 2, 3, 5, 10), (0.0, 0.01, 0.02)):
+            if num_seeds > 1 or seed_sd == 0:
+                yield Scene(num_images, 0.3, num_seeds, seed_sd, (0.85, 0.85), grouped)
+
+
+def edge_scenes() -> Iterator[Scene]:
+    """Of the second table."""
+    for (num_images, rarer), num_seeds in itertools.product(((53, 0.06), (50, 0.1), (100, 0.1), (50, 0.3)), (1, 3)):
+        for aucs, exponential in itertools.product(((0.9, 0.8), (0.98, 0.95), (0.99, 0.99)), (False, True)):
+            yield Scene(num_images, rarer, num_seeds, 0.0, aucs, exponential=exponential)
+
+
+def size_row(scene: Scene, trials: int) -> dict[str, Any]:
+    """A line of the first table."""
+    equal, apart = (Trials(scene._replace(aucs=aucs), trials) for aucs in (scene.aucs, (0.85, 0.80)))
+    return {
+        "images": scene.num_images,
+        "by patient": "yes" if scene.grouped else "no",
+        "seeds": scene.num_seeds,
+        "SD over seeds": f"{scene.seed_sd:.2f}",
+        "size, DeLong (before)": _share(equal.delong() < LEVEL),
+        "size": _share(equal.p() < LEVEL),
+        "power": _share(apart.p() < LEVEL),
+        "coverage, difference": _share(apart.difference_held()),
+        "coverage, AUC": _share(equal.auc_held()),
+    }
+
+
+def edge_row(scene: Scene, trials: int) -> dict[str, Any]:
+    """A line of the second table."""
+    found = Trials(scene, trials)
+    return {
+        "rarer class": round(scene.num_images * scene.rarer),
+        "images": scene.num_images,
+        "seeds": scene.num_seeds,
+        "AUCs": " and ".join(map(str, scene.aucs)),
+        "scores": "exponential" if scene.exponential else "normal",
+        "AUC, bootstrap (before)": _share(bootstrap_held(scene, trials // 4)) if scene.num_seeds == 1 else "–",
+        "coverage, AUC": _share(found.auc_held()),
+        "coverage, difference": _share(found.difference_held()) if found.split.fewest >= 5 else "none shown",
+    }
+
+
+def family_row(seed_sd: float, trials: int) -> dict[str, Any]:
+    """A line of the third table: the share of trials with any false claim among seven equal methods, of three seeds."""
+    scene = Scene(200, 0.3, 3, seed_sd, (0.85, 0.85))
+    rng = np.random.default_rng(5)
+    pairs = list(itertools.combinations(range(7), 2))
+    claims = []
+    for _ in range(trials):
+        labels, units, scores = draw(scene, rng, num_methods=7)
+        cells = [dict(enumerate(_evidence(labels, units, row) for row in method)) for method in scores]
+        compared = dict(zip(pairs, SameImages(cells).compare(pairs), strict=True))
+        means = np.array([np.mean([run.influence for run in cell.values()], axis=0) for cell in cells])
+        aucs = np.array([np.mean([run.auc for run in cell.values()]) for cell in cells])
+        best = int(aucs.argmax())
+        others = [i for i in range(7) if i != best]
+        errors = np.sqrt(((means[others] - means[best]) ** 2).sum(axis=1))
+        before = holm((2 * stats.norm.sf((aucs[best] - aucs[others]) / errors)).tolist())
+        to_full = [found.p for i in range(1, 7) if (found := compared[0, i]) is not None]
+        claims.append((min(before) < LEVEL, 6 * min(to_full) < LEVEL, min(best_p(compared, range(7)).values()) < LEVEL))
+    before_share, full_share, best_share = (_share(np.array(column)) for column in zip(*claims, strict=True))
+    return {
+        "SD over seeds": f"{seed_sd:.2f}",
+        "to best, DeLong and Holm (before)": before_share,
+        "to best": best_share,
+        "to full": full_share,
+    }
+
+
+def draw(scene: Scene, rng: np.random.Generator, num_methods: int = 2) -> tuple[Integers, Integers, Floats]:
+    """Labels and units `(n,)` of test images, and scores `(methods, seeds, n)`."""
+    positive_images = max(round(scene.rarer * scene.num_images), 2)
+    labels = np.repeat([1, 0], [positive_images, scene.num_images - positive_images])
+    units = np.arange(scene.num_images)
+    if scene.grouped:
+        first = -(-positive_images // _PER_PATIENT)
+        units = np.where(labels == 1, units // _PER_PATIENT, first + (units - positive_images) // _PER_PATIENT)
+
+    def effect(*shape: int) -> Floats:
+        own = rng.normal(size=(*shape, scene.num_images))
+        if not scene.grouped:
+            return own
+        return np.asarray(np.sqrt(0.5) * (own + rng.normal(size=(*shape, int(units.max()) + 1))[..., units]))
+
+    parts = ((_SHARED, (1, 1)), (_OF_METHOD, (num_methods, 1)), (_OF_SEED, (num_methods, scene.num_seeds)))
+    normal = sum(np.sqrt(share) * effect(*shape) for share, shape in parts)
+    centres = np.resize(scene.aucs, num_methods)[:, None]
+    aucs = np.clip(centres + scene.seed_sd * rng.normal(size=(num_methods, scene.num_seeds)), 0.5, 0.9999)[..., None]
+    if scene.exponential:
+        rate = np.where(labels == 1, 1, aucs / (1 - aucs))
+        return labels, units, -stats.norm.logsf(normal) / rate
+    return labels, units, normal + labels * np.sqrt(2) * stats.norm.ppf(aucs)
+
+
+def _evidence(labels: Integers, units: Integers, scores: Floats) -> Evidence:
+    found = influence(labels, np.stack([-scores, scores], axis=1), units)
+    return Evidence("", "", *found, np.bincount(labels), units_of_classes(labels, units))
+
+
+class Trials:
+    """Two methods on test images, many times over, and what is said of them."""
+
+    def __init__(self, scene: Scene, trials: int) -> None:
+        rng = np.random.default_rng([scene.num_images, scene.num_seeds, round(1000 * scene.seed_sd)])
+        self.scene = scene
+        aucs, each, mean, cross, effects = [], [], [], [], []
+        for _ in range(trials):
+            labels, units, scores = draw(scene, rng)
+            found = [[influence(labels, np.stack([-row, row], axis=1), units) for row in method] for method in scores]
+            aucs.append([[run.auc for run in method] for method in found])
+            by_seed = np.array([[run.units for run in method] for method in found])  # (2, S, U)
+            tables = np.concatenate([by_seed, by_seed[:1] - by_seed[1:]])  # the methods', and their difference's
+            means = tables.mean(axis=1)
+            each.append((tables**2).sum(axis=2).mean(axis=1))
+            mean.append((means**2).sum(axis=1))
+            cross.append(means[0] @ means[1])
+            effects.append(np.mean([run.design_effect for method in found for run in method]))
+        counts, effect = np.bincount(labels), float(np.mean(effects))
+        fewest = int(units_of_classes(labels, units).min())
+        self.split = Split(counts / effect, (counts.sum() - counts) / effect, fewest)
+        values, of_one, of_mean = np.array(aucs), np.array(each).T, np.array(mean).T
+        self.sides = [
+            Means(
+                values[:, i].mean(axis=1),
+                variance_parts(values[:, i], of_one[i], of_mean[i]),
+                of_one[i],
+            )
+            for i in (0, 1)
+        ]
+        parts = variance_parts(values[:, 0] - values[:, 1], of_one[2], of_mean[2])
+        self.differences = Differences(self.sides[0], self.sides[1], np.array(cross), parts)
+
+    def delong(self) -> Floats:
+        """p of DeLong's test of the means over seeds, by trial."""
+        errors = np.sqrt(np.maximum(self.differences.parts.images, 1e-24))
+        return np.asarray(2 * stats.norm.sf(np.abs(self.differences.change) / errors))
+
+    def p(self) -> Floats:
+        """p of ours."""
+        return self.differences.p_value(self.split)
+
+    def difference_held(self) -> Any:
+        """Whether the interval holds the true difference."""
+        low, high = self.differences.interval(self.split)
+        truth = self.scene.aucs[0] - self.scene.aucs[1]
+        return (low <= truth + 1e-9) & (truth - 1e-9 <= high)
+
+    def auc_held(self) -> Any:
+        """Whether the interval holds the second method's true AUC."""
+        low, high = interval(self.sides[1], self.split)
+        return (low <= self.scene.aucs[1]) & (self.scene.aucs[1] <= high)
+
+
+def bootstrap_held(scene: Scene, trials: int, num_resamples: int = 500) -> Any:
+    """Whether the percentile bootstrap interval of the second method's AUC holds the true one."""
+    rng = np.random.default_rng(7)
+    held = []
+    for _ in range(trials):
+        labels, _, scores = draw(scene, rng)
+        mine, others = scores[1, 0][labels == 1], scores[1, 0][labels == 0]
+        wins = (mine[:, None] > others).astype(np.float64)
+        drawn = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=2 * num_resamples)
+        ours, theirs = drawn[:, labels == 1], drawn[:, labels == 0]
+        ours, theirs = (table[ours.any(axis=1)][:num_resamples] for table in (ours, theirs))
+        aucs = np.einsum("bi,ij,bj->b", ours, wins, theirs, optimize=True) / (ours.sum(axis=1) * theirs.sum(axis=1))
+        low, high = np.quantile(aucs, [LEVEL / 2, 1 - LEVEL / 2])
+        held.append(low <= scene.aucs[1] <= high)
+    return np.array(held)
+
+
+def _share(held: Any) -> str:
+    return f"{100 * np.mean(held):.1f} %"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
