@@ -95,7 +95,13 @@ def draw_points(
 def draw_training(axes: Axes, x: Any, y: Any, look: Style, *, dashes: Any = "-", fill: bool = True) -> None:
     """Small lighter marks for training alone, and the line that joins them with each other, or with the whole run's."""
     face = look.colour if fill else "white"
-    mark: dict[str, Any] = {"marker": look.marker, "markersize": 3, "markerfacecolor": face, "linewidth": 0.8}
+    mark: dict[str, Any] = {
+        "marker": look.marker,
+        "markersize": 3,
+        "markerfacecolor": face,
+        "linewidth": 0.8,
+        "markeredgewidth": 0.6,
+    }
     axes.plot(x, y, color=look.colour, alpha=_LIGHTER, linestyle=dashes, zorder=1.5, **mark)
 
 
