@@ -48,7 +48,7 @@ def _peaks(group: Any, source: str, counter: str, also: pd.DataFrame) -> pd.Data
     found = []
     for values, others in zip(peaks.astype("object").to_numpy(), also.to_numpy(), strict=True):
         known = {phase: None if pd.isna(value) else int(value) for phase, value in zip(PHASES, values, strict=True)}
-        needed = [phase for phase, there in zip(also, others, strict=True) if there]
+        needed = [str(phase) for phase, there in zip(also, others, strict=True) if there]
         found.append(highest_phase(known, needed) or (None, None))
     highest, whole = zip(*found, strict=True)
     return peaks.assign(

@@ -201,12 +201,12 @@ def _memory_efficiencies(table: pd.DataFrame, part: str) -> Iterator[tuple[float
         for source, values in memories.items():
             full[source, *places[i]] = max(values[i], full.get((source, *places[i]), 0))
     for i, auc in enumerate(table["auc_mean"]):
-        known = (s for s, values in memories.items() if values[i] and full.get((s, *places[i]), 0))
-        source = None if pd.isna(auc) else next(known, None)
-        if source is None:
+        known = [name for name, values in memories.items() if values[i] and full.get((name, *places[i]), 0)]
+        if pd.isna(auc) or not known:
             yield None, None
         else:
-            yield performance_memory_efficiency(auc, memories[source][i], full[source, *places[i]]), source
+            own, reference = memories[known[0]][i], full[known[0], *places[i]]
+            yield performance_memory_efficiency(auc, own, reference), known[0]
 
 
 def _zip(table: pd.DataFrame, *names: str) -> Iterator[tuple[Any, ...]]:

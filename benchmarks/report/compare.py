@@ -42,11 +42,10 @@ def compare_results(before: Side, after: Side, mix_code: bool = False) -> pd.Dat
     Returns:
         One row a cell of either side: block, dataset, resolution, method, label, settings (what differs); state, seeds,
         auc, memory_bytes (of the whole run) and trainable, each as _before and _after; auc_change, with auc_low and
-        auc_high (95 % paired
-        bootstrap), p_images and test (`DeLong` or `bootstrap`, where both predict the same images), p_seeds (t test,
-        paired where the seeds are the same), both also as _holm, corrected over all cells; memory_change, where both
-        are measured or both predicted; trainable_change; in (`both`, `before`, `after`); auc: `same`,
-        `not significant`, `significant` (by images, or by seeds without probabilities, at 0.05 after Holm) or
+        auc_high (95 % paired bootstrap), p_images and test (`DeLong` or `bootstrap`, where both predict the same
+        images), p_seeds (t test, paired where the seeds are the same), both also as _holm, corrected over all cells;
+        memory_change, where both are measured or both predicted; trainable_change; in (`both`, `before`, `after`); auc:
+        `same`, `not significant`, `significant` (by images, or by seeds without probabilities, at 0.05 after Holm) or
         `no test`.
     """
     tables = [summary(side.frame, mix_code) for side in (before, after)]

@@ -116,7 +116,7 @@ def _auc_over_memory(block: pd.DataFrame, path: Path) -> list[Path] | str:
             axes.set_title(name, loc="left")
             axes.set_xlabel("Peak GPU memory of the whole run (log)")
             axes.tick_params(labelbottom=True)
-        training = rows.apply(_training_alone, axis=1)
+        training = pd.Series([_training_alone(row) for _, row in rows.iterrows()], dtype="float64")
         memory_axis(grid[0, 0], "x", pd.concat([rows["memory_bytes"], training.dropna()]), num_ticks=5)
         for axes in grid[:, 0]:
             axes.set_ylabel("Test AUC (%)")
