@@ -133,7 +133,7 @@ COLUMNS = (
     Column("Trainable (%)", "Train\n%", -1, _percent),
     Column("Memory (MiB)", "Memory\nMiB", -1, _memory("whole")),
     Column("Training (MiB)", "Training\nMiB", 0, _memory("train")),
-    Column("Preload (MiB)", "Preload\nMiB", 0, _memory("preload")),
+    Column("Preload (MiB)", "", 0, _memory("preload")),
     Column("Host (MiB)", "", 0, _host),
     Column("AUC (%)", "AUC\n%", 1, _auc),
     Column("Seeds", "Seeds", 0, _seeds),
