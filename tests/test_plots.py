@@ -286,7 +286,8 @@ def test_memory_curves_draw_attention_by_line_and_source_by_marker(tmp_path: Pat
     assert labels[-3:] == ["measured", "predicted", "out of memory"]
     lines = [line for line in figure.axes[0].lines if line.get_alpha() is not None]
     heights = [float(line.get_ydata()[1]) / MIB for line in lines]  # of training alone, at 512 px
-    assert heights == [METHOD_FACTS[name][4] * 512 // 448 for name in ("linear", "fpt", "fpt_plus") for _ in range(2)]
+    expected = [METHOD_FACTS[name][4] * 512 / 448 for name in ("linear", "fpt", "fpt_plus") for _ in range(2)]
+    assert heights == pytest.approx(expected)
     cards = [text.get_text() for text in figure.axes[0].texts]
     assert cards == ["8 GB", "12 GB", "16 GB", "24 GB", "40 GB"]
     assert "vit_base_patch16_384, batch size 16, fp32" in texts(figure)

@@ -74,17 +74,19 @@ function drawTradeOff(rows) {
   ].filter(Boolean).join(" ");
 }
 
+const recordOf = ({ row }) => runsOf(row.index).find((run) => DATA.records[run.id].content.status.state === "ok")?.id;
+const hoverOf = ({ row, y, predicted }, size) => `${plain(row.label)}, ${row.resolution_text}<br>AUC ${y.toFixed(2)} %<br>${size}${predicted ? "†" : ""}`;
+
 function tradeOffTrace(label, own, cost, several) {
   const { colour, symbol } = DATA.styles[label];
-  const shown = (point) => (cost === "trainable" ? point.x.toLocaleString("en") : bytes(point.x)) + (point.predicted ? "†" : "");
   return {
     name: plain(label), mode: several ? "markers+text" : "markers", cliponaxis: false,
     x: own.map(({ x }) => x), y: own.map(({ y }) => y),
     error_y: { type: "data", array: own.map(({ row }) => 100 * (row.auc_sd ?? 0)), color: colour, thickness: 1, width: 3, visible: own.some(({ row }) => row.auc_sd !== null) },
     marker: { color: colour, size: 11, symbol: own.map(({ predicted }) => symbol + (predicted ? HOLLOW : "")), line: { color: colour, width: 2 } },
     text: own.map(({ row }) => String(row.resolution)), textposition: "top center", textfont: { size: 11, color: "#333" },
-    customdata: own.map(({ row }) => runsOf(row.index).find((run) => DATA.records[run.id].content.status.state === "ok")?.id),
-    hovertext: own.map((point) => `${plain(label)}, ${point.row.resolution_text}<br>AUC ${point.y.toFixed(2)} %<br>${shown(point)}`),
+    customdata: own.map(recordOf),
+    hovertext: own.map((point) => hoverOf(point, cost === "trainable" ? point.x.toLocaleString("en") : bytes(point.x))),
     hoverinfo: "text",
   };
 }
@@ -98,8 +100,8 @@ function aloneTrace(own) {
     name: `${plain(own[0].row.label)}, training alone`, mode: "lines+markers", showlegend: false, opacity: 0.45, cliponaxis: false,
     x: pairs(({ x }) => x, ({ alone }) => alone), y: pairs(({ y }) => y, ({ y }) => y), line: { color: colour, width: 1.2 },
     marker: { color: colour, size: pairs(() => 0, () => 6), symbol: pairs(() => symbol, ({ predicted }) => symbol + (predicted ? HOLLOW : "")) },
-    hovertext: pairs(() => "", (point) => `${plain(point.row.label)}, ${point.row.resolution_text}, training alone<br>${bytes(point.alone)}${point.predicted ? "†" : ""}`),
-    hoverinfo: "text",
+    customdata: pairs(recordOf, recordOf), hoverinfo: "text",
+    hovertext: pairs((point) => hoverOf(point, bytes(point.x)), (point) => hoverOf(point, `training alone ${bytes(point.alone)}`)),
   }];
 }
 
