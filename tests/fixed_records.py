@@ -47,7 +47,8 @@ def make_record(method: str, resolution: int = 448, seed: int = 0, state: str = 
     dataset = {"name": "demo", "title": "Demo", "synthetic": True, "ordered": False, "metric": "auc"}
     dataset |= changes.get("dataset", {})
     environment = {"device": "NVIDIA A100-SXM4-40GB", "device_type": "cuda", "torch": "2.11.0"}
-    phases = {"train": _peaks(train * scale), "preload": _peaks(preload * scale) if preload else _peaks(None)}
+    phases = {"setup": _peaks(8), "train": _peaks(train * scale), "eval": _peaks(train * scale / 2)}
+    phases["preload"] = _peaks(preload * scale) if preload else _peaks(None)
     memory: dict[str, Any] = {"memory": None, "predicted_memory": {"source": "predicted", "phases": phases}}
     if changes.get("measured", True):
         memory["memory"] = {"source": "measured", "phases": phases}

@@ -21,9 +21,10 @@ PARTS = {"parameters": 100, "activations: attention scores": 700, "activations: 
 def breakdown(**changes: Any) -> pd.DataFrame:
     point = {"backbone": "vit", "resolution": 512, "batch_size": 16, "precision": "fp32", "attention": "eager"}
     point |= {"grad_checkpointing": False}
+    sizes = {("full", "setup"): 1, ("full", "train"): 1, ("fpt", "preload"): 2, ("fpt", "train"): 1}
     rows = [
-        point | {"method": method, "phase": phase, "purpose": purpose, "bytes": size * MIB}
-        for method, phase in (("full", "setup"), ("full", "train"), ("fpt", "preload"), ("fpt", "train"))
+        point | {"method": method, "phase": phase, "purpose": purpose, "bytes": factor * size * MIB}
+        for (method, phase), factor in sizes.items()
         for purpose, size in PARTS.items()
     ]
     return pd.DataFrame(rows).assign(**changes)
@@ -45,19 +46,28 @@ def bars(axes: Axes) -> list[Rectangle]:
     return [patch for patch in axes.patches if isinstance(patch, Rectangle)]
 
 
-def test_a_bar_for_each_method_and_phase_sums_to_the_peak(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_a_bar_for_each_method_sums_to_the_peak_of_its_run_and_a_lighter_one_to_that_of_training(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
     paths = plot_breakdown(breakdown(), tmp_path / "bars.png")
     assert [path.name for path in paths] == ["bars.png", "bars.pdf"]
     with Image.open(paths[0]) as image:
         assert image.width == 2100
     sizes, shares = drawn[0].axes
-    assert [label.get_text() for label in sizes.get_yticklabels()] == ["Full fine-tuning", "FPT, preload", "FPT"]
+    assert [label.get_text() for label in sizes.get_yticklabels()] == [
+        "Full fine-tuning",
+        "FPT, preload",
+        "FPT, training alone",
+    ]
     ends: dict[Any, float] = {}
     for bar in bars(sizes):
         ends[round(bar.get_y(), 2)] = max(ends.get(round(bar.get_y(), 2), 0.0), bar.get_x() + bar.get_width())
-    assert list(ends.values()) == pytest.approx([1000 / 1024] * 3)
+    assert list(ends.values()) == pytest.approx([1000 / 1024, 2000 / 1024, 1000 / 1024])
+    assert [line.get_xdata().tolist() for line in sizes.lines] == [pytest.approx([2000 / 1024, 1000 / 1024])]
+    looks = {(round(bar.get_height(), 2), bar.get_alpha()) for bar in bars(sizes)}
+    assert looks == {(0.72, 1), (0.4, 0.5)}
     assert max(bar.get_x() + bar.get_width() for bar in bars(shares)) == pytest.approx(100)
-    assert [text.get_text().strip() for text in sizes.texts] == ["1000 MiB"] * 3
+    assert [text.get_text().strip() for text in sizes.texts] == ["1000 MiB", "2.0 GiB", "1000 MiB"]
     labels = [text.get_text() for legend in drawn[0].legends for text in legend.get_texts()]
     assert labels == ["parameters", "attention scores", "gate", "workspace"]
     said = " ".join(text.get_text() for text in drawn[0].texts)

@@ -92,7 +92,7 @@ def test_filters_hold_for_the_whole_page(page: Chrome) -> None:
     choose(page, "filter-resolution", "448 px")
     assert column(page, "Method") == ["FPT"] * 2 and column(page, "Image side") == ["448 px"] * 2
     assert find(page, "#shown").text == "2 of 28 rows"
-    assert [trace["name"] for trace in drawn(page, "trade-off-plot")] == ["Pareto front", "FPT"]
+    assert [trace["name"] for trace in drawn(page, "trade-off-plot")] == ["Pareto front", "FPT, training alone", "FPT"]
     assert {trace["name"] for trace in drawn(page, "learning-plot")} == {"FPT"}
     assert texts(page, "#fits tbody th") == ["FPT"]
     choose(page, "filter-dataset", HOSTILE_DATASET)
@@ -176,11 +176,18 @@ def test_pareto_front_is_that_of_the_plots(page: Chrome) -> None:
 
 def test_cost_and_dataset_change_the_trade_off(page: Chrome) -> None:
     shown = {trace["name"]: trace for trace in drawn(page, "trade-off-plot")}
-    assert shown["FPT"]["x"] == [int(1_222 * 0.5**2.4 * MIB), 1_222 * MIB]
+    assert shown["FPT"]["x"] == [int(1_730 * 0.5**2.4 * MIB), 1_730 * MIB]
+    assert shown["FPT, training alone"]["x"][3:] == [1_730 * MIB, 1_222 * MIB, None]  # the larger side
+    assert {name.split(",")[0] for name in shown if "training alone" in name} == {"Linear probe", "FPT", "FPT+"}
+    assert "Lighter marks: training alone" in find(page, "#trade-off-caption").text
     assert set(shown["FPT"]["marker"]["symbol"]) == {"x"}  # measured: filled
     choose(page, "trade-off-cost", "trainable parameters, head included")
     assert {trace["name"]: trace for trace in drawn(page, "trade-off-plot")}["Linear probe"]["x"] == [3_845] * 2
-    choose(page, "trade-off-cost", "GPU memory, training or preloading: the higher")
+    choose(page, "trade-off-cost", "GPU memory of training alone")
+    shown = {trace["name"]: trace for trace in drawn(page, "trade-off-plot")}
+    assert shown["FPT"]["x"] == [int(1_222 * 0.5**2.4 * MIB), 1_222 * MIB]
+    assert not [name for name in shown if "training alone" in name]
+    choose(page, "trade-off-cost", "GPU memory of the whole run")
     Select(find(page, "#trade-off-group")).select_by_index(1)  # the laptop's, synthetic, comes last
     assert "predicted, not measured" in find(page, "#trade-off-caption").text
     assert "this ranks nothing" in find(page, "#trade-off-caption").text

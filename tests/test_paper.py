@@ -58,11 +58,16 @@ def test_average_runs_over_datasets_that_every_method_has(tmp_path: Path) -> Non
     assert rows[512, "lora"]["ppe"] == pytest.approx(performance_parameter_efficiency(0.6, 0.006805))
     scale = 512 / 448
     memory = int(12_650 * scale**2.4 * MIB), int(15_340 * scale**2.4 * MIB)
-    assert rows[512, "lora"]["pme"] == pytest.approx(performance_memory_efficiency(0.6, *memory))
+    for name in ("pme", "train_pme"):
+        assert rows[512, "lora"][name] == pytest.approx(performance_memory_efficiency(0.6, *memory))
+    fpt, full = int(1_730 * scale**2.4 * MIB), memory[1]
+    assert rows[512, "fpt"]["pme"] == pytest.approx(performance_memory_efficiency(0.5, fpt, full))
+    fpt = int(1_222 * scale**2.4 * MIB)
+    assert rows[512, "fpt"]["train_pme"] == pytest.approx(performance_memory_efficiency(0.5, fpt, full))
     text = markdown(tmp_path, two_datasets())
     assert "Average at 512 px: over Messidor2." in text
-    assert line(text, "FPT")[2:] == [""] * 7  # not run at 224 px
-    assert line(text, "FPT", nth=1)[4:7] == ["", "50.00", "50.00"]
+    assert line(text, "FPT")[2:] == [""] * 9  # not run at 224 px
+    assert line(text, "FPT", nth=1)[3:8] == ["**1,684**", "**2,384**", "", "50.00", "50.00"]
 
 
 def test_protocols_and_variants_are_never_mixed() -> None:
@@ -88,7 +93,7 @@ def test_incidents_are_results_and_gaps_are_empty(tmp_path: Path) -> None:
         on("messidor2", "full", 0.7),
     ]
     text = markdown(tmp_path, records)
-    assert line(text, "Full fine-tuning")[4:6] == ["OOM§", "<u>70.00 (1 of 2)</u>"]
+    assert line(text, "Full fine-tuning")[5:7] == ["OOM§", "<u>70.00 (1 of 2)</u>"]
     assert "§ Covid, Full fine-tuning at 512 px: out of memory in the train phase." in text
     table = summary(runs_frame([*records, on("messidor2", "vpt", 0, state="failed", message="killed")]))
     (paper,) = paper_tables(table)
@@ -102,7 +107,7 @@ def test_chance_is_marked_and_not_ranked(tmp_path: Path) -> None:
     for record in records:
         record["run"]["dataset"]["counts"] = {"test": {"a": 30, "b": 10}}
     text = markdown(tmp_path, [*records, on("messidor2", "vpt", 0.3)])
-    assert line(text, "Chance, majority class (baselines)", nth=1)[2:] == ["", "", "50.00", "50.00", "50.00", "", ""]
+    assert line(text, "Chance, majority class (baselines)", nth=1)[2:] == [*[""] * 3, *["50.00"] * 3, *[""] * 3]
     assert "Accuracy of always answering the majority class: Covid 75.0 %, Messidor2 75.0 %" in text
 
 
@@ -121,8 +126,10 @@ def test_published_figures_stand_beside_ours_with_the_difference(tmp_path: Path)
     assert all(pd.isna(beside[name]["auc_percent_ours"]) for name in ("vpt", "adapter", "fpt_plus"))
     text = markdown(tmp_path, two_datasets(), published=True)
     cells = line(text, "LoRA", nth=2)
-    assert cells[8:11] == ["60.00", "85.94", "−25.94"] and cells[11:13] == ["Messidor2", "mean of 8"]
-    assert "README of the authors' repository" in cells[13]
+    assert cells[8] == f"{process:,.0f}"  # of the whole run: LoRA preloads nothing
+    assert line(text, "FPT", nth=2)[5] != line(text, "FPT", nth=2)[8] == f"{(2_384 * 1.1 + 500):,.0f}"
+    assert cells[9:12] == ["60.00", "85.94", "−25.94"] and cells[12:14] == ["Messidor2", "mean of 8"]
+    assert "README of the authors' repository" in cells[14]
     rows = pd.read_csv(tmp_path / "tables" / "paper.csv")
     lora = rows[(rows["method"] == "lora") & (rows["resolution"] == 512)].iloc[0]
     assert lora["auc_percent_published"] == 85.94 and "README of the authors" in lora["source"]

@@ -107,7 +107,7 @@ def memory_points(**changes: Any) -> pd.DataFrame:
         for method, (*_, train, preload) in METHOD_FACTS.items()
         for side in (224, 512, 1024)
         for attention in ("eager", "sdpa")
-        for phase, memory in (("train", train), ("preload", preload))
+        for phase, memory in (("whole run", max(train, preload or 0)), ("train", train), ("preload", preload))
         for source in ("measured", "predicted")
         if memory is not None
     ]
@@ -279,6 +279,28 @@ def test_pareto_front_keeps_what_no_other_beats() -> None:
     assert pareto_front([10, 1, 5, 5, 20], [0.9, 0.7, 0.6, 0.8, 0.85]) == [(1, 0.7), (5, 0.8), (10, 0.9)]
 
 
+def test_the_whole_run_is_drawn_with_training_lighter_beside_it(suite: Suite) -> None:
+    memory, trade_off = suite.figures[8:10]  # of one resolution
+    for figure in (memory, trade_off):
+        labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+        assert "training alone" in labels
+        lighter = [line.get_xdata() for line in figure.axes[0].lines if line.get_alpha() is not None]
+        ends = sorted((round(whole / MIB), round(training / MIB)) for whole, training in lighter)
+        assert ends == [(1_420, 12), (1_730, 343), (1_730, 1_222)]  # as METHOD_FACTS has them
+
+
+def test_the_front_goes_by_the_whole_run(tmp_path: Path, drawn: list[Figure]) -> None:
+    # In training FPT+ needs least by far; with its preloading, LoRA here needs less.
+    lora, plus = make_record("lora", auc=0.8), make_record("fpt_plus", auc=0.9)
+    for phase in ("train", "eval"):
+        lora["measurements"]["memory"]["phases"][phase]["peak_allocated_bytes"] = 1_000 * MIB
+    write_plots(tmp_path, runs_frame([lora, plus]))
+    (axes,) = drawn[1].axes
+    front = next(line for line in axes.lines if line.get_drawstyle() == "steps-post")
+    assert [x / MIB for x in front.get_xdata()[:2]] == pytest.approx([1_000, 1_730])
+    assert list(front.get_ydata()[:2]) == pytest.approx([80, 90])
+
+
 def test_memory_curves_draw_attention_by_line_and_source_by_marker(tmp_path: Path, drawn: list[Figure]) -> None:
     points = memory_points()
     lost = (points["method"] == "full") & (points["resolution"] == 1024) & (points["source"] == "measured")
@@ -286,12 +308,16 @@ def test_memory_curves_draw_attention_by_line_and_source_by_marker(tmp_path: Pat
     paths = plot_memory_curves(points, tmp_path / "curves.png")
     assert [path.name for path in paths] == ["curves.png", "curves.pdf"]
     with Image.open(paths[0]) as image:
-        assert image.width == 2100
+        assert image.width == 1050
     figure = drawn[0]
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["training phase", "preload phase", "", ""]
-    assert [axes.get_ylabel() for axes in figure.axes] == ["Peak GPU memory (log)", "", "Error (%)", ""]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Peak GPU memory (log)", "Error (%)"]
     labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-    assert labels[-5:] == ["eager attention", "fused attention", "measured", "predicted", "out of memory"]
+    assert labels[-6:-3] == ["eager attention", "fused attention", "training alone"]
+    assert labels[-3:] == ["measured", "predicted", "out of memory"]
+    lines = [line for line in figure.axes[0].lines if line.get_alpha() is not None]
+    heights = [float(line.get_ydata()[1]) / MIB for line in lines]  # of training alone, at 512 px
+    expected = [METHOD_FACTS[name][4] * 512 / 448 for name in ("linear", "fpt", "fpt_plus") for _ in range(2)]
+    assert heights == pytest.approx(expected)
     cards = [text.get_text() for text in figure.axes[0].texts]
     assert cards == ["8 GB", "12 GB", "16 GB", "24 GB", "40 GB"]
     assert "vit_base_patch16_384, batch size 16, fp32" in texts(figure)
@@ -299,7 +325,7 @@ def test_memory_curves_draw_attention_by_line_and_source_by_marker(tmp_path: Pat
 
 def test_memory_curves_split_protocols_into_panels(tmp_path: Path, drawn: list[Figure]) -> None:
     both = pd.concat([memory_points(), memory_points(precision="bf16")])
-    plot_memory_curves(both[both["phase"] == "train"], tmp_path / "curves.png")
+    plot_memory_curves(both, tmp_path / "curves.png")
     assert [axes.get_title(loc="left") for axes in drawn[0].axes] == ["fp32", "bf16", "", ""]
 
 

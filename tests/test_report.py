@@ -43,24 +43,26 @@ def rows_of(data: dict[str, Any], method: str, resolution: int = 448, group: int
 def test_rows_are_those_of_the_tables(data: dict[str, Any]) -> None:
     titles = [column["title"] for column in data["columns"]]
     cells = dict(zip(titles, rows_of(data, "fpt")["cells"], strict=True))
-    assert cells["Memory (MiB)"] == ["1,222", "", 0]
+    assert cells["Memory (MiB)"] == ["1,730", "", 2]
+    assert cells["Training (MiB)"] == ["1,222", "", 0]
     assert cells["Preload (MiB)"] == ["1,730", "", 0]
     assert cells["Trainable (%)"][0] == "1.81"
     assert rows_of(data, "lora")["cells"][titles.index("Seeds")] == ["1 of 2", "§", 0]
     fallback = dict(zip(titles, rows_of(data, "fpt", group=0)["cells"], strict=True))
-    assert fallback["Memory (MiB)"][:2] == ["1,222", "†"]
+    assert fallback["Memory (MiB)"][:2] == ["1,730", "†"]
     assert [group["synthetic"] for group in data["groups"]] == [True, False]
     assert len(data["rows"]) == 7 * 2 * 2
 
 
 def test_costs_say_what_is_predicted(data: dict[str, Any]) -> None:
     assert rows_of(data, "fpt")["costs"] == {
+        "run": [1_730 * MIB, False],
+        "alone": [1_222 * MIB, False],
         "train": [1_222 * MIB, False],
-        "highest": [1_730 * MIB, False],
         "trainable": [1_601_856 + 3_845, False],
     }
-    assert rows_of(data, "fpt", group=0)["costs"]["highest"] == [1_730 * MIB, True]
-    assert rows_of(data, "full")["costs"]["highest"] == [15_340 * MIB, False]
+    assert rows_of(data, "fpt", group=0)["costs"]["run"] == [1_730 * MIB, True]
+    assert rows_of(data, "full")["costs"]["run"] == [15_340 * MIB, False]
 
 
 def test_every_run_belongs_to_its_row(folder: Path, data: dict[str, Any]) -> None:
@@ -83,7 +85,7 @@ def test_a_run_that_the_table_leaves_out_keeps_its_record(folder: Path, monkeypa
 def test_memory_prefers_nothing_and_counts_what_a_card_needs(data: dict[str, Any]) -> None:
     (point,) = [p for p in data["memory"] if (p["method"], p["resolution"]) == ("linear", 1024)]
     assert (point["source"], point["device"], point["oom"]) == ("measured", "NVIDIA H100", False)
-    assert (point["train"], point["preload"]) == (20 * 1024 * MIB, 880 * MIB)
+    assert (point["run"], point["train"], point["preload"]) == (20 * 1024 * MIB, 20 * 1024 * MIB, 880 * MIB)
     assert point["needs"] == int(20 * 1024 * MIB * 1.05) + 758 * MIB
     assert point["setting"] == "vit_base_patch16_384, batch size 16, bf16, sdpa attention"
     assert data["records"][point["record"]]["content"]["point"]["method"] == "linear"

@@ -34,7 +34,7 @@ def test_it_lists_first_and_starts_nothing(folder: Path, capsys: pytest.CaptureF
     assert main(["reproduce", "mine.yaml"]) == 0
     out, err = capsys.readouterr()
     (row,) = [line for line in out.splitlines() if "linear" in line]
-    assert "train MiB" in out and row.split("|")[-2].strip() == "1"
+    assert "memory MiB" in out and row.split("|")[-2].strip() == "1"
     assert "disk: " in err and "nothing was started; the same command with --yes starts what is to do" in err
     assert list((folder / "results" / "runs").glob("*.json")) == []
     assert main(["reproduce", "mine.yaml", "--yes", "--dry-run"]) == 2

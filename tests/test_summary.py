@@ -1,5 +1,6 @@
 """A summary of all cells at once against its definition, written out cell by cell in plain Python."""
 
+import copy
 import json
 import math
 import statistics
@@ -7,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from fixed_records import fallback_records, fixed_records, make_record
+from fixed_records import MIB, fallback_records, fixed_records, make_record
 
 from benchmarks.analysis.summary import (
     block_ids,
@@ -85,8 +86,20 @@ def expected_cell(runs: list[Record]) -> dict[str, Any]:
         source = "measured" if measured is not None else None if predicted is None else "predicted"
         row |= {f"measured_{phase}_bytes": measured, f"predicted_{phase}_bytes": predicted}
         row |= {f"{phase}_memory_bytes": predicted if measured is None else measured, f"{phase}_memory_source": source}
-    where = ("memory", good) if row["train_memory_source"] == "measured" else ("predicted_memory", runs)
-    row["train_process_bytes"] = highest([peak(run, where[0], "train", "peak_process_bytes") for run in where[1]])
+    row |= {"memory_bytes": None, "memory_source": None, "memory_phase": None, "process_bytes": None}
+    needed = {"setup", "train", "eval", *["preload"] * any("cache_bytes" in run["measurements"] for run in runs)}
+    for source, section, those in (("measured", "memory", good), ("predicted", "predicted_memory", runs)):
+        peaks = {phase: highest([peak(run, section, phase) for run in those]) for phase in (*needed, "preload")}
+        known = {phase: value for phase, value in peaks.items() if value is not None}
+        whole = max(known.values()) if needed <= known.keys() else None
+        row[f"{source}_whole_bytes"] = whole
+        if row["memory_source"] is None and whole is not None:
+            row |= {"memory_bytes": whole, "memory_source": source, "memory_phase": max(known, key=lambda p: known[p])}
+            row["process_bytes"] = highest(
+                [peak(r, section, phase, "peak_process_bytes") for phase in known for r in those]
+            )
+        if row["train_memory_source"] == source:
+            row["train_process_bytes"] = highest([peak(run, section, "train", "peak_process_bytes") for run in those])
     seconds = [run["measurements"]["seconds"]["train"] for run in good]
     return row | {"seconds_train": math.fsum(seconds) / len(seconds) if seconds else None}
 
@@ -98,36 +111,95 @@ def test_every_cell_is_what_its_runs_say() -> None:
     seeds: dict[tuple[Any, ...], set[int]] = {}
     for record, block, variant in zip(stored, block_ids(frame), frame["variant"], strict=True):
         config = record["run"]["config"]
-        place = (block, config["dataset_digest"])
+        place = (block, config["dataset_digest"], config["resolution"])
         seeds.setdefault(place, set()).add(config["seed"])
-        runs.setdefault((*place, config["resolution"], config["method"], variant), []).append(record)
+        runs.setdefault((*place, config["method"], variant), []).append(record)
     table = summary(frame.sample(frac=1, random_state=0))  # in whatever order the runs come
     assert len(table) == len(runs)
     for _, row in table.iterrows():
         digest = None if pd.isna(row["dataset_digest"]) else row["dataset_digest"]
-        place = (row["block"], digest)
-        expected = expected_cell(runs.pop((*place, row["resolution"], row["method"], row["variant"])))
+        place = (row["block"], digest, row["resolution"])
+        expected = expected_cell(runs.pop((*place, row["method"], row["variant"])))
         expected["seeds_asked"] = len(seeds[place])
         wrong = {name: (row[name], value) for name, value in expected.items() if not same(row[name], value)}
         assert wrong == {}, (row["method"], row["resolution"])
     assert not runs
 
 
-def test_efficiencies_are_relative_to_full_at_the_same_place() -> None:
+@pytest.mark.parametrize(("part", "prefix"), [("whole", ""), ("train", "train_")])
+def test_efficiencies_are_relative_to_full_at_the_same_place(part: str, prefix: str) -> None:
     table = summary(runs_frame(records()))
-    assert table["pme"].notna().any()
+    assert table[f"{prefix}pme"].notna().any()
     for _, row in table.iterrows():
         alike = table[(table["block"] == row["block"]) & (table["resolution"] == row["resolution"])]
         alike = alike[alike["dataset_digest"].astype(str) == str(row["dataset_digest"])]
         pme: dict[str, float] = {}
         for source in ("predicted", "measured"):
-            full = alike.loc[alike["method"] == "full", f"{source}_train_bytes"].dropna()
-            if len(full) and not pd.isna(row[f"{source}_train_bytes"]) and not pd.isna(row["auc_mean"]):
-                memory = row[f"{source}_train_bytes"]
+            full = alike.loc[alike["method"] == "full", f"{source}_{part}_bytes"].dropna()
+            if len(full) and not pd.isna(row[f"{source}_{part}_bytes"]) and not pd.isna(row["auc_mean"]):
+                memory = row[f"{source}_{part}_bytes"]
                 pme = {source: performance_memory_efficiency(row["auc_mean"], memory, full.max())}
-        assert ({} if pd.isna(row["pme"]) else {row["pme_source"]: row["pme"]}) == pme
+        found = {} if pd.isna(row[f"{prefix}pme"]) else {row[f"{prefix}pme_source"]: row[f"{prefix}pme"]}
+        assert found == pme
         if not pd.isna(row["auc_mean"]):
             assert row["ppe"] == performance_parameter_efficiency(row["auc_mean"], row["percent"] / 100)
+
+
+def without(record: Record, section: str, phase: str) -> Record:
+    """The record without the peaks of a phase."""
+    changed = copy.deepcopy(record)
+    del changed["measurements"][section]["phases"][phase]
+    return changed
+
+
+def one(*runs: Record) -> pd.Series:
+    table = summary(runs_frame(runs))
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_a_run_needs_the_highest_of_its_phases() -> None:
+    fpt = one(make_record("fpt"))
+    assert (fpt["memory_bytes"], fpt["memory_phase"]) == (1_730 * MIB, "preload")
+    assert (fpt["train_memory_bytes"], fpt["preload_memory_bytes"]) == (1_222 * MIB, 1_730 * MIB)
+    assert fpt["process_bytes"] == int((1_730 * 1.1 + 500) * MIB)
+    assert one(make_record("lora"))["memory_phase"] == "train"
+    evaluated = make_record("lora")
+    evaluated["measurements"]["memory"]["phases"]["eval"]["peak_allocated_bytes"] = 20_000 * MIB
+    assert (one(evaluated)["memory_bytes"], one(evaluated)["memory_phase"]) == (20_000 * MIB, "eval")
+
+
+@pytest.mark.parametrize("phase", ["setup", "preload", "train", "eval"])
+def test_a_whole_run_is_measured_only_where_all_its_phases_are(phase: str) -> None:
+    stored = make_record("fpt", measured=False)
+    measured = copy.deepcopy(stored["measurements"]["predicted_memory"])
+    for peaks in measured["phases"].values():
+        peaks |= {counter: value and value + MIB for counter, value in peaks.items()}
+    stored["measurements"]["memory"] = measured
+    assert (one(stored)["memory_source"], one(stored)["memory_bytes"]) == ("measured", 1_731 * MIB)
+    some = without(stored, "memory", phase)
+    assert (one(some)["memory_source"], one(some)["memory_bytes"]) == ("predicted", 1_730 * MIB)
+    none = one(without(some, "predicted_memory", phase))
+    assert pd.isna(none["memory_source"]) and pd.isna(none["memory_bytes"]) and pd.isna(none["pme"])
+    if phase != "train":
+        assert (none["train_memory_source"], none["train_memory_bytes"]) == ("measured", 1_223 * MIB)
+
+
+def test_a_prediction_does_not_know_what_preparing_the_model_takes() -> None:
+    prepared = make_record("lora", measured=False)
+    prepared["measurements"]["seconds"]["prepare"] = 2.0
+    assert pd.isna(one(prepared)["memory_bytes"]) and one(prepared)["train_memory_bytes"] == 12_650 * MIB
+    prepared["measurements"]["memory"] = copy.deepcopy(prepared["measurements"]["predicted_memory"])
+    prepared["measurements"]["memory"]["phases"]["prepare"] = {"peak_allocated_bytes": 13_000 * MIB}
+    assert (one(prepared)["memory_bytes"], one(prepared)["memory_phase"]) == (13_000 * MIB, "prepare")
+
+
+def test_what_preloads_may_need_more_than_what_trains_on_little() -> None:
+    table = summary(runs_frame([make_record("full", auc=0.9), make_record("fpt_plus", auc=0.9)])).set_index("method")
+    plus = table.loc["fpt_plus"]
+    assert plus["train_pme"] == pytest.approx(performance_memory_efficiency(0.9, 343, 15_340))
+    assert plus["pme"] == pytest.approx(performance_memory_efficiency(0.9, 1_730, 15_340))
+    assert table.loc["full", "pme"] == table.loc["full", "train_pme"]
 
 
 def test_a_protocol_has_the_name_that_its_values_give() -> None:

@@ -53,9 +53,10 @@ def test_pme_never_mixes_measured_and_predicted() -> None:
     full = make_record("full", state="oom")  # has a prediction, but no measurement
     fpt = make_record("fpt", auc=0.9)
     row = cell(summary(runs_frame([full, fpt])), "fpt")
-    assert row["train_memory_source"] == "measured"
-    assert row["pme_source"] == "predicted"
-    assert row["pme"] == pytest.approx(performance_memory_efficiency(0.9, 1_222, 15_340))
+    assert row["train_memory_source"] == row["memory_source"] == "measured"
+    assert row["pme_source"] == row["train_pme_source"] == "predicted"
+    assert row["pme"] == pytest.approx(performance_memory_efficiency(0.9, 1_730, 15_340))
+    assert row["train_pme"] == pytest.approx(performance_memory_efficiency(0.9, 1_222, 15_340))
     full["measurements"].pop("predicted_memory")
     row = cell(summary(runs_frame([full, fpt])), "fpt")
     assert pd.isna(row["pme"])
@@ -111,14 +112,15 @@ def test_same_name_other_images_are_two_datasets() -> None:
 
 def test_markdown_marks_best_incidents_and_partial_seeds(tmp_path: Path) -> None:
     text = markdown(tmp_path, fixed_records())
-    assert line(text, METHODS["fpt_plus"].title, nth=1)[3] == "<u>343</u>"
-    assert line(text, METHODS["linear"].title, nth=1)[3] == "**12**"
-    assert line(text, METHODS["fpt"].title, nth=1)[4] == "1,730"  # the preload phase beside the training phase
-    assert line(text, METHODS["lora"].title, nth=1)[6] == "2 of 3§"
+    # Memory of the whole run is ranked; beside it training and preloading.
+    assert line(text, METHODS["fpt_plus"].title, nth=1)[3:6] == ["<u>1,730</u>", "343", "1,730"]
+    assert line(text, METHODS["linear"].title, nth=1)[3:6] == ["**1,420**", "12", "1,420"]
+    assert line(text, METHODS["lora"].title, nth=1)[3:6] == ["12,650", "12,650", "–"]
+    assert line(text, METHODS["lora"].title, nth=1)[7] == "2 of 3§"
     oom = line(text, METHODS["full"].title, nth=2)
-    assert (oom[3], oom[5], oom[6]) == ("OOM§", "OOM§", "0 of 3")
+    assert oom[3:8] == ["OOM§", "OOM§", "–", "OOM§", "0 of 3"]
     assert "**" not in "".join(oom)
-    assert line(text, METHODS["vpt"].title, nth=2)[5] == "diverged§"
+    assert line(text, METHODS["vpt"].title, nth=2)[6] == "diverged§"
     assert (
         f"{METHODS['lora'].title} at 448 px: failed in the train phase, 1 seed (worker was killed by signal 9)" in text
     )
@@ -177,7 +179,7 @@ def test_what_preloading_took_stands_beside_training(tmp_path: Path) -> None:
     assert line(text, METHODS["full"].title)[-4:] == ["41.2", "–", "–", "–"]
     console = Console(file=io.StringIO(), width=400)
     console.print(console_table(runs_frame(fixed_records())))
-    assert "Preloading took up to 125 s and 720 MiB on disk" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Preloading took up to 125 s and 720 MiB on disk" in " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
     assert "Disk (MiB)" not in markdown(tmp_path, [make_record("full"), make_record("lora")])
 
 
@@ -203,7 +205,7 @@ def test_a_rate_at_the_edge_of_its_grid_is_flagged(tmp_path: Path) -> None:
 
 def test_predictions_and_fallback_are_marked(tmp_path: Path) -> None:
     text = markdown(tmp_path, fallback_records())
-    assert line(text, METHODS["fpt"].title, nth=1)[3] == "1,222†"
+    assert line(text, METHODS["fpt"].title, nth=1)[3:6] == ["<u>1,730</u>†", "1,222†", "1,730†"]
     assert "† Predicted for a GPU, not measured." in text
     assert "vit_small_patch14_dinov2‡, weights from the package index" in text
     assert "‡ Fallback backbone in place of vit_base_patch16_384" in text
@@ -213,7 +215,7 @@ def test_predictions_and_fallback_are_marked(tmp_path: Path) -> None:
 
 def test_out_of_memory_in_the_preload_phase_stands_in_its_column(tmp_path: Path) -> None:
     text = markdown(tmp_path, [make_record("fpt", state="oom", phase="preload"), make_record("full")])
-    assert line(text, METHODS["fpt"].title)[3:5] == ["1,222†", "OOM§"]
+    assert line(text, METHODS["fpt"].title)[3:6] == ["OOM§", "1,222†", "OOM§"]
 
 
 def test_resolution_that_ran_at_another_side_says_so(tmp_path: Path) -> None:
@@ -242,6 +244,7 @@ def test_csv_has_raw_numbers_and_a_row_a_cell(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(paths[1].read_text())))
     assert len(rows) == 7 * 3 + 7 * 2
     row = next(row for row in rows if (row["method"], row["resolution"], row["device_type"]) == ("fpt", "448", "cuda"))
+    assert row["memory_bytes"] == str(1_730 * MIB) and row["memory_phase"] == "preload"
     assert row["train_memory_bytes"] == str(1_222 * MIB)
     assert row["preload_memory_bytes"] == str(1_730 * MIB)
     assert row["seeds_ok"] == "3"

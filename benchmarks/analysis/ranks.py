@@ -185,7 +185,7 @@ def compare_over_datasets(table: pd.DataFrame) -> Iterator[DatasetsComparison]:
     """
     for resolution, group in table.groupby("resolution"):
         group = group.assign(label=across_datasets(group))
-        complete = group[group["auc_mean"].notna() & (group["seeds_ok"] == group["seeds_asked"])]
+        complete = group[group["auc_mean"].notna() & group["complete"]]
         methods = dict(zip(group["label"], group["method"], strict=True))
         labels = sorted(methods, key=lambda label: (method_rank(methods[label]), label))
         scores = complete.pivot_table("auc_mean", "dataset_label", "label", sort=False).round(_DECIMALS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.analysis.cell_memory import cell_memory
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT, add_code, by_code, differs
 from benchmarks.records.frame import LATER, PROTOCOL
 from benchmarks.records.schema import STATES
@@ -68,16 +69,20 @@ def summary(frame: pd.DataFrame, mix_code: bool = False) -> pd.DataFrame:
         left of a method after its failures is no sample of it);
         trainable, trainable_head, trainable_total, frozen, percent;
         {auc,accuracy,...}_mean and _sd (0-1; sample sd, missing for one seed);
-        {train,preload}_memory_bytes (peak allocated) and _source (measured where there is a measurement), and both
-        apart as {measured,predicted}_{train,preload}_bytes; host_peak_bytes;
-        train_process_bytes (what the driver reports for the process, of the source of train_memory_bytes);
+        memory_bytes (peak allocated of the whole run: the highest of its phases), memory_source (`measured` where all
+        its phases are, else `predicted` where all are, else missing), memory_phase (the highest) and process_bytes
+        (the same as the driver reports it for the process, of the same source);
+        {train,preload}_memory_bytes (peak allocated of the phase) and _source (measured where there is a measurement),
+        {train,preload}_process_bytes (of that source); all apart as {measured,predicted}_{whole,train,preload}_bytes;
+        host_peak_bytes;
         tuned_lr, tuned_trials, tuned_at_edge: of a rate chosen on validation; missing where it was given;
         seconds_train, preload_seconds, images_per_second_preload (means over seeds), cache_bytes;
         majority_share (0-1, of the largest class in the test split), num_classes;
         run_ids and run_seeds (of the runs that are ok and averaged) and seeds (tried), divided by spaces;
         shared_code and code (which code has trained the runs that are ok: digests as `training_code.add_code` has
         them, and in words), code_mix (`left out` or `averaged` where it differs within the cell, else missing);
-        ppe, pme (0-1), pme_source: missing where full fine-tuning has no memory of the same source in that cell.
+        ppe; pme and pme_source, by memory of the whole run; train_pme and train_pme_source, by that of training, as the
+        papers define it (0-1): missing where full fine-tuning has no memory of the same source in that cell.
         Sorted by dataset, block, resolution and the order of the methods.
     """
     if frame.empty:
@@ -147,17 +152,8 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     columns["seeds"] = tried["seed"].agg(lambda seeds: " ".join(map(str, seeds.unique())))
     for score in _SCORES:
         columns |= {f"{score}_mean": good[score].mean(), f"{score}_sd": good[score].std(ddof=1)}
-    for phase in ("train", "preload"):
-        # Only a run that finished has seen its peak; a prediction holds whatever became of the run.
-        measured = good[f"measured_{phase}_peak_allocated_bytes"].max().reindex(first.index)
-        predicted = tried[f"predicted_{phase}_peak_allocated_bytes"].max()
-        columns |= {f"measured_{phase}_bytes": measured, f"predicted_{phase}_bytes": predicted}
-        columns[f"{phase}_memory_bytes"] = measured.fillna(predicted)
-        columns[f"{phase}_memory_source"] = _sources(measured, predicted)
-    is_measured = columns["train_memory_source"] == "measured"
-    measured = good["measured_train_peak_process_bytes"].max().reindex(first.index)
-    predicted = tried["predicted_train_peak_process_bytes"].max()
-    columns["train_process_bytes"] = measured.where(is_measured, predicted)
+    memory = cell_memory(good, tried)
+    columns |= {str(name): memory[name] for name in memory}
     columns |= {name: first[name] for name in ("tuned_lr", "tuned_trials")}
     columns["tuned_at_edge"] = tried["tuned_at_edge"].any().astype(bool)
     columns |= {name: good[name].mean() for name in _SECONDS}
@@ -189,34 +185,35 @@ def _joined(divider: str) -> Callable[[pd.Series], str]:
     return lambda words: divider.join(dict.fromkeys(words))
 
 
-def _sources(measured: pd.Series, predicted: pd.Series) -> pd.Series:
-    known = predicted.notna().map({True: "predicted", False: None}).astype("object")
-    return known.mask(measured.notna(), "measured")
-
-
 def _efficiencies(table: pd.DataFrame) -> pd.DataFrame:
-    """PPE and PME of cells; a ratio of memories is taken between two measurements or two predictions, never across."""
-    full: dict[tuple[Any, ...], int] = {}  # the highest memory of full fine-tuning at each place, by source
-    rows: list[dict[str, Any]] = []
+    """PPE of cells, and PME by memory of the whole run and by that of training alone."""
+    ppe = [
+        None if pd.isna(auc) or pd.isna(percent) else performance_parameter_efficiency(auc, percent / 100)
+        for auc, percent in _zip(table, "auc_mean", "percent")
+    ]
+    gained = pd.DataFrame({"ppe": ppe}, index=table.index, dtype="float64")
+    for prefix, part in (("", "whole"), ("train_", "train")):
+        found = pd.DataFrame(_memory_efficiencies(table, part), index=table.index, columns=["score", "source"])
+        gained[f"{prefix}pme"] = found["score"].astype("float64")
+        gained[f"{prefix}pme_source"] = found["source"].astype("object")
+    return gained
+
+
+def _memory_efficiencies(table: pd.DataFrame, part: str) -> Iterator[tuple[float | None, str | None]]:
+    """PME of each cell and its source: a ratio of two measurements or of two predictions, never across."""
     places = [tuple(map(str, place)) for place in _zip(table, *_BLOCK, "resolution")]
-    memories = {source: table[f"{source}_train_bytes"].fillna(0).to_list() for source in ("measured", "predicted")}
+    memories = {source: table[f"{source}_{part}_bytes"].fillna(0).to_list() for source in ("measured", "predicted")}
+    full: dict[tuple[Any, ...], int] = {}  # the highest memory of full fine-tuning at each place, by source
     for i in (i for i, method in enumerate(table["method"]) if method == "full"):
         for source, values in memories.items():
             full[source, *places[i]] = max(values[i], full.get((source, *places[i]), 0))
-    for i, (auc, percent) in enumerate(_zip(table, "auc_mean", "percent")):
-        row: dict[str, Any] = {"ppe": None, "pme": None, "pme_source": None}
-        rows.append(row)
-        if pd.isna(auc):
-            continue
-        if not pd.isna(percent):
-            row["ppe"] = performance_parameter_efficiency(auc, percent / 100)
-        for source, values in memories.items():
-            reference = full.get((source, *places[i]), 0)
-            if values[i] and reference:
-                row |= {"pme": performance_memory_efficiency(auc, values[i], reference), "pme_source": source}
-                break
-    gained = pd.DataFrame(rows, index=table.index, dtype="object")
-    return gained.astype({"ppe": "float64", "pme": "float64"})
+    for i, auc in enumerate(table["auc_mean"]):
+        known = [name for name, values in memories.items() if values[i] and full.get((name, *places[i]), 0)]
+        if pd.isna(auc) or not known:
+            yield None, None
+        else:
+            own, reference = memories[known[0]][i], full[known[0], *places[i]]
+            yield performance_memory_efficiency(auc, own, reference), known[0]
 
 
 def _zip(table: pd.DataFrame, *names: str) -> Iterator[tuple[Any, ...]]:

@@ -58,7 +58,7 @@ def show_plan(plan: Plan, results: Path, policy: str, predict_all: bool) -> None
 
 def _predictor(cache: Path, predict_all: bool) -> Predict:
     def predict(points: Sequence[MemoryPoint]) -> dict[MemoryPoint, Prediction]:
-        print("memory is predicted for an NVIDIA GPU", file=sys.stderr)
+        print("memory is predicted for an NVIDIA GPU: of the whole run, and of training alone", file=sys.stderr)
         known = stored_predictions(points, cache)
         fresh = [point for point in points if point not in known]
         if len(fresh) > MOST_NEW and not predict_all:
@@ -87,8 +87,8 @@ def _row(cell: Cell, chosen: float | None, estimate: Estimate, stored: str, num_
         "epochs": config.epochs,
         "batch": config.batch_size,
         "lr": rate,
-        "train MiB": _mebibytes(estimate.train_bytes, 0),
-        "preload MiB": _mebibytes(estimate.preload_bytes, 0),
+        "memory MiB": _mebibytes(estimate.run_bytes, 0),
+        "training MiB": _mebibytes(estimate.train_bytes, 0),
         "images MiB": _mebibytes(estimate.image_bytes, 1),
         "features MiB": _mebibytes(estimate.feature_bytes or None, 1),
         "minutes a run": "" if estimate.seconds is None else f"{estimate.seconds / 60:,.1f}",

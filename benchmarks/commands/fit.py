@@ -59,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.memory.table import MIB
 
     context = CONTEXT_BYTES["train"] / MIB
-    note = f"predicted, not measured; with a margin of {MARGIN:.0%} and {context:,.0f} MiB of CUDA context"
+    note = (
+        f"the whole run, predicted, not measured; with a margin of {MARGIN:.0%} and {context:,.0f} MiB of CUDA context"
+    )
     if args.gpu_memory:
         memory = parse_memory(args.gpu_memory)
         jobs = [(point, memory, args.cache) for point in grid(args)]

@@ -40,8 +40,7 @@ def parse_memory(text: str) -> int:
 
 def needed_bytes(prediction: Prediction) -> int:
     """What a card must have for a point: the highest peak of its phases, the margin and the CUDA context."""
-    peak = max(phase.allocated for phase in prediction.phases.values())
-    return int(peak * (1 + MARGIN)) + CONTEXT_BYTES["train"]
+    return int(prediction.highest.allocated * (1 + MARGIN)) + CONTEXT_BYTES["train"]
 
 
 def largest_fitting(candidates: Sequence[int], fits: Callable[[int], bool], guess: int) -> int | None:

@@ -77,6 +77,11 @@ class Prediction:
     phases: dict[str, PhasePeak]
     feature_bytes: int = 0
 
+    @property
+    def highest(self) -> PhasePeak:
+        """The phase with the highest peak: what a whole run needs."""
+        return max(self.phases.values(), key=lambda peak: peak.allocated)
+
     def as_record(self) -> dict[str, Any]:
         """As records hold it."""
         phases = {

@@ -1,4 +1,4 @@
-"""Memory of points as tables: one row a point and phase, measured beside predicted, and the breakdown of a peak."""
+"""Memory of points as tables: a row a phase and whole run, measured beside predicted, and the breakdown of a peak."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,6 +8,7 @@ import pandas as pd
 from benchmarks.choices import COUNTERS
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction
+from benchmarks.records.whole_run import WHOLE_RUN, highest_phase
 
 POINT_COLUMNS = ("method", "backbone", "resolution", "batch_size", "precision", "attention", "grad_checkpointing")
 COLUMNS = (*POINT_COLUMNS, "phase", "source", "status", *COUNTERS)
@@ -17,7 +18,7 @@ MIB = 2**20
 def point_rows(
     point: MemoryPoint, memory: dict[str, Any] | None, status: dict[str, Any], source: str
 ) -> list[dict[str, Any]]:
-    """A row for each phase; the phase that broke off has no bytes.
+    """A row for each phase and one for the whole run, the highest of each counter; what broke off has no bytes.
 
     Args:
         point: What was measured or predicted.
@@ -29,12 +30,17 @@ def point_rows(
     if status["state"] != "ok":
         phases[status["phase"]] = None
     place = {column: getattr(point, column) for column in POINT_COLUMNS}
-    return [
+    rows = [
         place
         | {"phase": phase, "source": source, "status": "ok" if peaks else status["state"]}
         | {counter: (peaks or {}).get(counter) for counter in COUNTERS}
         for phase, peaks in phases.items()
     ]
+    whole = {"phase": WHOLE_RUN, "source": source, "status": status["state"]}
+    for counter in COUNTERS:
+        highest = highest_phase({row["phase"]: row[counter] for row in rows})
+        whole[counter] = highest[1] if highest and status["state"] == "ok" else None
+    return [*rows, place | whole]
 
 
 def measured_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -70,6 +76,8 @@ def compare_frame(pairs: Iterable[tuple[dict[str, Any], Prediction]]) -> pd.Data
     for record, prediction in pairs:
         phases = prediction.as_record()["phases"]
         for row in measured_rows(record):
+            if row["phase"] == WHOLE_RUN:
+                continue
             compared = {column: row[column] for column in (*POINT_COLUMNS, "phase", "status")}
             for counter in COUNTERS:
                 measured, predicted = row[counter], phases[row["phase"]][counter]

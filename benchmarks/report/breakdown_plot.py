@@ -1,8 +1,11 @@
-"""What fills predicted peaks: a stacked bar for each method, in GiB and as shares of the peak."""
+"""What fills predicted peaks: a stacked bar for each method's whole run, in GiB and as shares of the peak.
 
-from collections.abc import Sequence
+It is the bar of the phase with the highest peak; where that is not training, a thinner and lighter one is training's.
+"""
+
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -40,11 +43,19 @@ _FURTHER = (
     ("#FFE0CC", "----"),
 )  # kinds of other methods
 _FACTORS = ("resolution", "batch_size", "precision", "attention", "grad_checkpointing", "backbone")
-_PHASES = {"train": "", "preload": "preload"}
+_THICK, _THIN, _LIGHTER = 0.72, 0.4, 0.5  # heights of bars, and the opacity of thin ones
+
+
+class Bar(NamedTuple):
+    """One bar: its label, its bytes by purpose, and whether it is that of training beside a higher phase's."""
+
+    label: str
+    parts: pd.Series
+    alone: bool
 
 
 def plot_breakdown(frame: pd.DataFrame, path: Path) -> list[Path]:
-    """Draw a stacked bar for each method and setting, training phase and preload phase apart.
+    """Draw a stacked bar for each method and setting, and one for training where another phase needs more.
 
     Args:
         frame: a row for each point, phase and purpose, as `bench.py memory --breakdown --format csv` prints them.
@@ -54,43 +65,60 @@ def plot_breakdown(frame: pd.DataFrame, path: Path) -> list[Path]:
         UserError: there is nothing to draw.
         MachineError: the folder cannot be written.
     """
-    shown = frame[frame["phase"].isin(_PHASES)]
-    if shown.empty:
+    if not (frame["phase"] == "train").any():
         raise UserError("breakdown must hold at least one training phase, got none")
-    varying = [name for name in _FACTORS if shown[name].nunique() > 1]
+    varying = [name for name in _FACTORS if frame[name].nunique() > 1]
     bars = [
-        (_label(keys, varying), group.set_index("purpose")["bytes"])
-        for keys, group in shown.groupby(["method", *varying, "phase"], sort=False)
+        bar
+        for keys, group in frame.groupby(["method", *varying], sort=False)
+        for bar in _bars(_label(keys, varying), group)
     ]
-    looks = _looks(shown["purpose"])
+    purposes = pd.Series([purpose for bar in bars for purpose in bar.parts.index])
+    looks = _looks(purposes)
     with matplotlib.rc_context(RC | {"hatch.linewidth": 0.4, "axes.grid": False}):
         figure, (sizes, shares) = plt.subplots(1, 2, sharey=True, figsize=(PAGE, 0.7 + 0.17 * len(bars)))
-        for place, (_, parts) in enumerate(bars):
-            _stack(sizes, place, parts / 2**30, looks)
-            _stack(shares, place, 100 * parts / parts.sum(), looks)
+        for place, (_, parts, alone) in enumerate(bars):
+            _stack(sizes, place, parts / 2**30, looks, alone)
+            _stack(shares, place, 100 * parts / parts.sum(), looks, alone)
             sizes.text(parts.sum() / 2**30, place, f" {_size(parts.sum())}", va="center")
-        method_axis(sizes, [label for label, _ in bars])
+            if alone:
+                ends = [bar.parts.sum() / 2**30 for bar in bars[place - 1 : place + 1]]
+                rows = [place - 1 + _THICK / 2, place - _THIN / 2]
+                sizes.plot(ends, rows, color="0.4", linewidth=0.8)
+        method_axis(sizes, [bar.label for bar in bars])
         sizes.set_xlabel("Peak allocated memory (GiB)")
-        sizes.set_xlim(0, 1.22 * max(parts.sum() for _, parts in bars) / 2**30)
+        sizes.set_xlim(0, 1.22 * max(bar.parts.sum() for bar in bars) / 2**30)
         shares.set(xlabel="Share of the peak (%)", xlim=(0, 100))
         handles: Sequence[Any] = [
             Patch(facecolor=colour, hatch=hatch, edgecolor="black", linewidth=0.3, label=_name(kind))
             for kind, (colour, hatch) in looks.items()
         ]
-        caption = ", ".join(_said(name, shown[name].iloc[0]) for name in _FACTORS if name not in varying)
-        caption = f"Predicted for an NVIDIA GPU at the moment of each peak. {caption}."
+        caption = ", ".join(_said(name, frame[name].iloc[0]) for name in _FACTORS if name not in varying)
+        caption = f"Predicted for an NVIDIA GPU at the peak of the whole run, lighter at that of training. {caption}."
         paths = finish(figure, path, "What fills GPU memory at its peak", caption, handles)
         plt.close(figure)
     return paths
 
 
-def _stack(axes: Axes, place: int, parts: pd.Series, looks: dict[str, tuple[str, str]]) -> None:
+def _bars(label: str, point: pd.DataFrame) -> Iterator[Bar]:
+    """The phase of a point with the highest peak, and training where that is another."""
+    totals = point.groupby("phase", sort=False)["bytes"].sum()
+    highest = "train" if totals.get("train") == totals.max() else str(totals.idxmax())
+    for phase in dict.fromkeys((highest, "train")):
+        parts = point[point["phase"] == phase].set_index("purpose")["bytes"]
+        if len(parts):
+            words = highest if phase == highest else "training alone"
+            yield Bar(label if highest == "train" else f"{label}, {words}", parts, phase != highest)
+
+
+def _stack(axes: Axes, place: int, parts: pd.Series, looks: dict[str, tuple[str, str]], alone: bool) -> None:
+    height, opacity = (_THIN, _LIGHTER) if alone else (_THICK, 1)
     left = 0.0
     for kind, (colour, hatch) in looks.items():
         width = float(parts.get(kind, 0.0))
         if width:
             look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "black", "linewidth": 0.3}
-            axes.barh(place, width, left=left, height=0.72, **look)
+            axes.barh(place, width, left=left, height=height, alpha=opacity, **look)
         left += width
 
 
@@ -105,10 +133,10 @@ def _looks(purposes: pd.Series) -> dict[str, tuple[str, str]]:
 
 
 def _label(keys: tuple[Any, ...], varying: Sequence[str]) -> str:
-    method, *values, phase = keys
+    method, *values = keys
     title = METHODS[method].title if method in METHODS else method
     said = [_said(name, value) for name, value in zip(varying, values, strict=True)]
-    return ", ".join(filter(None, [title, *said, _PHASES[phase]]))
+    return ", ".join([title, *said])
 
 
 def _said(name: str, value: object) -> str:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from benchmarks.analysis.inference import FEW as FEW_UNITS
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT
+from benchmarks.choices import PHASES
 from benchmarks.records.schema import STATES
 from benchmarks.report.baselines import BASELINE
 
@@ -21,11 +22,13 @@ _WEIGHTS = {
 }
 DEFINITIONS = (
     "Trainable: parameters that train, without the new head, in percent of all parameters without it. "
-    "Memory: peak allocated GPU memory of the training phase; Preload: the same while frozen features are computed "
-    "ahead of training, for methods that do so; Preload (s), (images/s) and Disk: what computing them took, once for "
-    "all runs that share them, and their size. AUC: macro one-vs-rest on the test split. "
-    "PPE = AUC · exp(−log10(r + 1)), r the trainable share; PME = AUC · exp(−log10(m / m_full + 1)), m the training "
-    "memory, m_full that of full fine-tuning. Best in bold, second best underlined, for each resolution."
+    f"Memory: peak allocated GPU memory of the whole run, the highest of its phases ({', '.join(PHASES)}); "
+    "Training: of the training phase alone, as the papers count; Preload: while frozen features are computed ahead of "
+    "training, for methods that do so; Preload (s), (images/s) and Disk: what computing them took, once for all runs "
+    "that share them, and their size. AUC: macro one-vs-rest on the test split. "
+    "PPE = AUC · exp(−log10(r + 1)), r the trainable share; PME = AUC · exp(−log10(m / m_full + 1)), m the memory of "
+    "the whole run, m_full that of full fine-tuning; PME, training: the same by training memory, as the papers define "
+    "it. Best in bold, second best underlined, for each resolution."
 )
 BASELINES = (
     "Baselines ignore the image: the majority class always answers the largest class of the test split, chance each "
@@ -126,7 +129,8 @@ def definitions(table: pd.DataFrame) -> str:
 def footnotes(block: pd.DataFrame) -> list[str]:
     """What training augmented, a line for each mark that the block carries, and one for who made the splits."""
     notes = augmentation(block)
-    if "predicted" in {*block["train_memory_source"], *block["preload_memory_source"], *block["pme_source"]}:
+    sources = ("memory_source", "train_memory_source", "preload_memory_source", "pme_source", "train_pme_source")
+    if any((block[name] == "predicted").any() for name in sources):
         notes.append(f"{PREDICTED} Predicted for a GPU, not measured.")
     if block["fallback"].any():
         asked = block["backbone_requested"].dropna()

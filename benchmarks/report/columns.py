@@ -44,13 +44,16 @@ def _percent(row: pd.Series) -> Entry:
     return Entry("<0.01" if 0 < value < 0.005 else f"{value:.2f}")
 
 
-def _memory(phase: str) -> Callable[[pd.Series], Entry]:
+def _memory(part: str) -> Callable[[pd.Series], Entry]:
+    """The entry of a phase, or of the `whole` run, which is out of memory wherever a phase of it is."""
+    prefix = "" if part == "whole" else f"{part}_"
+
     def entry(row: pd.Series) -> Entry:
         where = row["phase"] if row["phase"] == "preload" else "train"
-        if row["state"] == "oom" and where == phase:
+        if row["state"] == "oom" and part in ("whole", where):
             return Entry("OOM", INCIDENT)
-        value = row[f"{phase}_memory_bytes"]
-        mark = PREDICTED if row[f"{phase}_memory_source"] == "predicted" else ""
+        value = row[f"{prefix}memory_bytes"]
+        mark = PREDICTED if row[f"{prefix}memory_source"] == "predicted" else ""
         return Entry("–") if pd.isna(value) else Entry(_mebibytes(value), mark)
 
     return entry
@@ -138,7 +141,7 @@ def _seeds(row: pd.Series) -> Entry:
 
 def _score(name: str) -> Callable[[pd.Series], Entry]:
     def entry(row: pd.Series) -> Entry:
-        mark = PREDICTED if name == "pme" and row["pme_source"] == "predicted" else ""
+        mark = PREDICTED if name != "ppe" and row[f"{name}_source"] == "predicted" else ""
         return Entry("–") if pd.isna(row[name]) else Entry(f"{100 * row[name]:.2f}", mark)
 
     return entry
@@ -159,13 +162,15 @@ def _disk(row: pd.Series) -> Entry:
 COLUMNS = (
     Column("Method", "Method", 0, _method),
     Column("Trainable (%)", "Train\n%", -1, _percent),
-    Column("Memory (MiB)", "Memory\nMiB", -1, _memory("train")),
-    Column("Preload (MiB)", "Preload\nMiB", 0, _memory("preload")),
+    Column("Memory (MiB)", "Memory\nMiB", -1, _memory("whole")),
+    Column("Training (MiB)", "Training\nMiB", 0, _memory("train")),
+    Column("Preload (MiB)", "", 0, _memory("preload")),
     Column("Host (MiB)", "", 0, _host),
     Column("AUC (%)", "AUC\n%", 1, _auc),
     Column("Seeds", "Seeds", 0, _seeds),
     Column("PPE", "PPE", 1, _score("ppe")),
     Column("PME", "PME", 1, _score("pme")),
+    Column("PME, training", "", 0, _score("train_pme")),
     Column("Accuracy (%)", "", 0, _accuracy),
     Column("Train (s)", "", 0, _number("seconds_train")),
 )

@@ -45,12 +45,12 @@ def compare_results(before: Side, after: Side, mix_code: bool = False) -> pd.Dat
 
     Returns:
         One row a cell of either side: block, dataset, resolution, method, label, settings (what differs); state, seeds,
-        auc, memory_bytes and trainable, each as _before and _after; auc_change, with auc_low and auc_high (its 95 %
-        interval, where both have predictions of the same images), p, p_holm (corrected over all cells) and test (over
-        `images and seeds`, paired where the seeds are the same; `images, trained models` where a side has one seed;
-        `seeds`, a t test, without predictions); memory_change, where both are measured or both predicted;
-        trainable_change; in (`both`, `before`, `after`); auc: `same`, `not significant`, `significant` (at 0.05 after
-        Holm) or `no test`.
+        auc, memory_bytes (of the whole run) and trainable, each as _before and _after; auc_change, with auc_low and
+        auc_high (its 95 % interval, where both have predictions of the same images), p, p_holm (corrected over all
+        cells) and test (over `images and seeds`, paired where the seeds are the same; `images, trained models` where a
+        side has one seed; `seeds`, a t test, without predictions); memory_change, where both are measured or both
+        predicted; trainable_change; in (`both`, `before`, `after`); auc: `same`, `not significant`, `significant` (at
+        0.05 after Holm) or `no test`.
     """
     tables = [summary(side.frame, mix_code) for side in (before, after)]
     rows = [_row(first, second, before, after) for first, second in _matched(*tables)]
@@ -138,8 +138,8 @@ def _costs(cell: pd.Series | None, name: str, first: pd.Series | None, second: p
         return None if pd.isna(cell[name]) else int(cell[name])
     # A measurement and a prediction are no change of memory: both sides show the same kind, where there is one.
     both = [other for other in (first, second) if other is not None]
-    source = next((s for s in ("measured", "predicted") if not any(pd.isna(o[f"{s}_train_bytes"]) for o in both)), None)
-    return None if source is None else int(cell[f"{source}_train_bytes"])
+    source = next((s for s in ("measured", "predicted") if not any(pd.isna(o[f"{s}_whole_bytes"]) for o in both)), None)
+    return None if source is None else int(cell[f"{source}_whole_bytes"])
 
 
 def _settings(first: pd.Series | None, second: pd.Series | None) -> str:

@@ -1,4 +1,7 @@
-"""Peak memory over resolution: measured points over predicted lines, with the sizes of common cards."""
+"""Peak memory over resolution: measured points over predicted lines, with the sizes of common cards.
+
+It is that of the whole run; lighter, where a run needs more than its training, that of training alone.
+"""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +17,14 @@ from matplotlib.lines import Line2D
 
 from benchmarks.choices import CARDS_GB
 from benchmarks.errors import UserError
+from benchmarks.records.whole_run import WHOLE_RUN
 from benchmarks.report.style import (
     COLUMN,
     PAGE,
     RC,
     Style,
+    draw_points,
+    draw_training,
     finish,
     legend_handle,
     memory_axis,
@@ -26,6 +32,7 @@ from benchmarks.report.style import (
     resolution_axis,
     source_handles,
     styles,
+    training_handle,
 )
 from methods import METHODS
 
@@ -33,8 +40,8 @@ _COLUMNS = ("method", "resolution", "attention", "phase", "source", "status", "p
 _PROTOCOL = ["backbone", "batch_size", "precision", "grad_checkpointing"]
 _LINES: dict[str, Any] = {"eager": (0, (4, 1.5)), "sdpa": "-"}
 _ATTENTION = {"eager": "eager", "sdpa": "fused"}
-_PRELOAD: Any = (0, (1, 1.5))
-_SIZES = {"train": 4.5, "preload": 2.5}  # of markers, in points
+_TRAINING: Any = (0, (1, 1.5))
+_SHOWN = (WHOLE_RUN, "train")
 
 
 def plot_memory_curves(points: pd.DataFrame, path: Path) -> list[Path]:
@@ -43,7 +50,7 @@ def plot_memory_curves(points: pd.DataFrame, path: Path) -> list[Path]:
     Args:
         points: one row for each point, phase and source, with the columns of `bench.py memory --format csv`: method,
             backbone, resolution, batch_size, precision, attention, grad_checkpointing, phase, source, status,
-            peak_allocated_bytes. The phases train and preload are drawn.
+            peak_allocated_bytes. Of the phases the whole run and train are drawn.
         path: where to write; png and pdf are written beside each other.
 
     Raises:
@@ -55,15 +62,14 @@ def plot_memory_curves(points: pd.DataFrame, path: Path) -> list[Path]:
         raise UserError(f"points must have the columns of bench.py memory, got none called {', '.join(missing)}")
     titles = {name: METHODS[name].title if name in METHODS else name for name in points["method"].unique()}
     labelled = points.assign(label=points["method"].map(titles))
-    labelled = labelled[labelled["phase"].isin(("train", "preload")) & _filled(labelled)]
-    parts = [*_PROTOCOL, "phase"]
-    varying = [name for name in parts if labelled[name].nunique(dropna=False) > 1]
+    labelled = labelled[labelled["phase"].isin(_SHOWN) & _filled(labelled)]
+    varying = [name for name in _PROTOCOL if labelled[name].nunique(dropna=False) > 1]
     shared = [_said(name, points[name].iloc[0]) for name in _PROTOCOL if name not in varying]
     panels = [
         (", ".join(said for name in varying if (said := _said(name, group[name].iloc[0]))), group)
-        for _, group in labelled.groupby(parts, sort=False, dropna=False)
+        for _, group in labelled.groupby(_PROTOCOL, sort=False, dropna=False)
     ]
-    caption = f"Peak allocated GPU memory. {', '.join(filter(None, shared))}.{_error_note(labelled)}"
+    caption = f"Peak allocated GPU memory of the whole run. {', '.join(filter(None, shared))}.{_error_note(labelled)}"
     return draw_memory(panels, path, "Peak GPU memory over image resolution", caption)
 
 
@@ -110,9 +116,8 @@ def _curve_figure(panels: Sequence[tuple[str, pd.DataFrame]], known: pd.DataFram
     for index, (name, group) in enumerate(panels):
         axes, below = grid[::step].flat[index], grid[step - 1 :: step].flat[index]
         memory_axis(axes, "y", known["peak_allocated_bytes"])
-        phases = [phase for phase in ("train", "preload") if (group["phase"] == phase).any()]
         for (label, attention), series in group.groupby(["label", "attention"], sort=False):
-            _draw_series(axes, series, style[str(label)], str(attention), phases)
+            _draw_series(axes, series, style[str(label)], str(attention))
         _draw_cards(axes, "y")
         axes.set_title(name, loc="left")
         if reach is not None:
@@ -128,9 +133,10 @@ def _curve_figure(panels: Sequence[tuple[str, pd.DataFrame]], known: pd.DataFram
 
 
 def prediction_errors(points: pd.DataFrame) -> pd.DataFrame:
-    """The points that were measured and predicted, with `error`, the prediction's, in percent of what was measured."""
-    place = ["label", "resolution", "attention", "phase", *(name for name in _PROTOCOL if name in points)]
-    values = points[points["peak_allocated_bytes"].notna()].astype({"peak_allocated_bytes": "float64"})
+    """The whole runs measured and predicted, with `error`, the prediction's, in percent of what was measured."""
+    place = ["label", "resolution", "attention", *(name for name in _PROTOCOL if name in points)]
+    known = points["peak_allocated_bytes"].notna() & (points["phase"] == WHOLE_RUN)
+    values = points[known].astype({"peak_allocated_bytes": "float64"})
     table = values.pivot_table(index=place, columns="source", values="peak_allocated_bytes", aggfunc="max")
     if not {"measured", "predicted"} <= set(table.columns):
         return pd.DataFrame(columns=[*place, "error"])
@@ -152,43 +158,44 @@ def _list_figure(points: pd.DataFrame, style: dict[str, Style]) -> Figure:
     known = points[points["peak_allocated_bytes"].notna()]
     figure, axes = plt.subplots(figsize=(COLUMN, 0.8 + 0.19 * len(style)))
     memory_axis(axes, "x", known["peak_allocated_bytes"], num_ticks=5)
-    for _, row in known.iterrows():
-        look = style[row["label"]]
-        fill = "white" if row["source"] == "predicted" else look.colour
-        marker: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": _SIZES[row["phase"]]}
-        place = list(style).index(row["label"])
-        axes.plot(row["peak_allocated_bytes"], place, linestyle="none", markerfacecolor=fill, **marker)
+    for (label, source), group in known.groupby(["label", "source"], sort=False):
+        look, place, fill = style[str(label)], list(style).index(str(label)), source == "measured"
+        whole, training = (group.loc[group["phase"] == phase, "peak_allocated_bytes"] for phase in _SHOWN)
+        if len(whole) and len(training) and training.max() < whole.max():
+            draw_training(axes, (whole.max(), training.max()), (place, place), look, fill=fill)
+        draw_points(axes, whole, [place] * len(whole), look, fill=fill)
     for label in points.loc[_out_of_memory(points), "label"].unique():
         axes.plot(0.985, list(style).index(label), transform=axes.get_yaxis_transform(), **_cross(style[label]))
     method_axis(axes, list(style))
     _draw_cards(axes, "x")
-    axes.set_xlabel(f"Peak GPU memory at {known['resolution'].iloc[0]} px (log)")
+    axes.set_xlabel(f"Peak GPU memory of the whole run at {known['resolution'].iloc[0]} px (log)")
     return figure
 
 
-def _draw_series(axes: Axes, series: pd.DataFrame, look: Style, attention: str, phases: Sequence[str]) -> None:
+def _draw_series(axes: Axes, series: pd.DataFrame, look: Style, attention: str) -> None:
     """One method under one kind of attention: a line, filled markers where measured, hollow where predicted only."""
-    for phase in phases:
-        part = series[(series["phase"] == phase) & series["peak_allocated_bytes"].notna()]
-        values = part.pivot_table(index="resolution", columns="source", values="peak_allocated_bytes", aggfunc="max")
-        measured = values.get("measured", pd.Series(dtype="float64")).dropna().astype("float64")
-        predicted = values.get("predicted", pd.Series(dtype="float64")).dropna().astype("float64")
-        # The line is the prediction where there is one, so that a measured point shows its distance from it.
-        line = predicted.combine_first(measured).sort_index()
-        main = phase == phases[0]
-        dashes: Any = _LINES.get(attention, "-") if main else _PRELOAD
-        axes.plot(line.index, line, color=look.colour, linestyle=dashes, linewidth=1.1 if main else 0.8)
-        alone = predicted[~predicted.index.isin(measured.index)]
-        marker: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": "none"}
-        marker["markersize"] = _SIZES["train" if main else "preload"]
-        axes.plot(alone.index, alone, **marker, markerfacecolor="white", markeredgewidth=0.9)
-        axes.plot(measured.index, measured, **marker)
-        if main:
-            for resolution in series.loc[_out_of_memory(series), "resolution"].unique():
-                if resolution in line.index:
-                    axes.plot([resolution], [line[resolution]], **_cross(look))
-                else:
-                    axes.plot([resolution], [0.97], transform=axes.get_xaxis_transform(), **_cross(look))
+    known = series[series["peak_allocated_bytes"].notna()].astype({"peak_allocated_bytes": "float64"})
+    values = known.pivot_table(
+        index="resolution", columns=["phase", "source"], values="peak_allocated_bytes", aggfunc="max"
+    )
+    empty = pd.Series(dtype="float64")
+    measured, predicted = (values.get((WHOLE_RUN, source), empty).dropna() for source in ("measured", "predicted"))
+    # The line is the prediction where there is one, so that a measured point shows its distance from it.
+    line = predicted.combine_first(measured).sort_index()
+    training = values.get(("train", "predicted"), empty).combine_first(values.get(("train", "measured"), empty))
+    if (training < line).any():
+        training = training.dropna().sort_index()
+        draw_training(axes, training.index, training, look, dashes=_TRAINING)
+    axes.plot(line.index, line, color=look.colour, linestyle=_LINES.get(attention, "-"))
+    alone = predicted[~predicted.index.isin(measured.index)]
+    marker: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": "none"}
+    axes.plot(alone.index, alone, **marker, markerfacecolor="white", markeredgewidth=0.9)
+    axes.plot(measured.index, measured, **marker)
+    for resolution in series.loc[_out_of_memory(series), "resolution"].unique():
+        if resolution in line.index:
+            axes.plot([resolution], [line[resolution]], **_cross(look))
+        else:
+            axes.plot([resolution], [0.97], transform=axes.get_xaxis_transform(), **_cross(look))
 
 
 def _draw_cards(axes: Axes, name: str) -> None:
@@ -232,7 +239,7 @@ def _filled(points: pd.DataFrame) -> pd.Series:
 
 
 def _out_of_memory(points: pd.DataFrame) -> pd.Series:
-    return (points["status"] == "oom") & (points["phase"] == "train")
+    return (points["status"] == "oom") & (points["phase"] == WHOLE_RUN)
 
 
 def _cross(look: Style) -> dict[str, Any]:
@@ -246,9 +253,11 @@ def _notes(points: pd.DataFrame, panels: Sequence[tuple[str, pd.DataFrame]]) -> 
     kinds = [kind for kind in _LINES if (known["attention"] == kind).any()]
     notes = [Line2D([], [], **grey, linestyle=_LINES[kind], label=f"{_ATTENTION[kind]} attention") for kind in kinds]
     notes = notes if len(kinds) > 1 else []
-    if any({"train", "preload"} <= set(group["phase"][group["peak_allocated_bytes"].notna()]) for _, group in panels):
-        small: dict[str, Any] = {"marker": "o", "markersize": _SIZES["preload"]}
-        notes.append(Line2D([], [], **grey, **small, linestyle=_PRELOAD, linewidth=0.8, label="preload phase"))
+    whole, training = (known[known["phase"] == phase] for phase in _SHOWN)
+    place = ["label", "resolution", "attention", "source", *(name for name in _PROTOCOL if name in known)]
+    both = whole.merge(training, on=place, suffixes=("", "_training"))
+    if (both["peak_allocated_bytes_training"] < both["peak_allocated_bytes"]).any():
+        notes.append(training_handle(":" if known["resolution"].nunique() > 1 or len(panels) > 1 else "-"))
     notes += source_handles(known["source"])
     if _out_of_memory(points).any():
         notes.append(Line2D([], [], **grey, marker="x", linestyle="none", label="out of memory"))
@@ -265,8 +274,6 @@ def _error_note(points: pd.DataFrame) -> str:
 
 
 def _said(name: str, value: object) -> str:
-    if name == "phase":
-        return {"train": "training phase", "preload": "preload phase"}[str(value)]
     if name == "batch_size":
         return f"batch size {value}"
     if name == "grad_checkpointing":

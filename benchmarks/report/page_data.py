@@ -21,6 +21,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import CONTEXT_BYTES
 from benchmarks.records.frame import PROTOCOL, runs_frame
 from benchmarks.records.schema import Record
+from benchmarks.records.whole_run import highest_phase
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import definitions, footnotes, preloading, protocol, spread, title
 from benchmarks.report.columns import columns_of, rows_by_resolution
@@ -71,7 +72,7 @@ def collect(
     return _plain(
         {
             "definitions": definitions(table),
-            "needs": f"the highest peak of all phases, {MARGIN:.0%} of it for fragmentation and the prediction's "
+            "needs": f"the highest peak of a run's phases, {MARGIN:.0%} of it for fragmentation and the prediction's "
             f"error, and {CONTEXT_BYTES['train'] / 2**20:,.0f} MiB of CUDA context, as bench.py fit counts",
             "problems": [*problems, *dict.fromkeys([*unreadable, *unread]), *([] if mix_code else refusals(frame))],
             "styles": _styles(table, points),
@@ -171,13 +172,16 @@ def _place(row: pd.Series, block: str) -> tuple[Any, ...]:
 
 
 def _costs(row: pd.Series) -> dict[str, Any]:
-    """What AUC can be drawn against: for each its value, and whether that is predicted."""
-    memory = {phase: row[f"{phase}_memory_bytes"] for phase in ("train", "preload")}
-    known = {phase: value for phase, value in memory.items() if not pd.isna(value)}
-    highest = max(known, key=lambda phase: known[phase], default="train")
-    costs = {"train": "train", "highest": highest}
+    """What AUC can be drawn against: for each its value, and whether that is predicted.
+
+    `alone` is training's part of `run`, of the same source.
+    """
+    source = row["memory_source"]
+    predicted = source == "predicted"
     return {
-        **{name: [memory[phase], row[f"{phase}_memory_source"] == "predicted"] for name, phase in costs.items()},
+        "run": [row["memory_bytes"], predicted],
+        "alone": [None if pd.isna(source) else row[f"{source}_train_bytes"], predicted],
+        "train": [row["train_memory_bytes"], row["train_memory_source"] == "predicted"],
         "trainable": [row["trainable_total"], False],
     }
 
@@ -218,10 +222,11 @@ def _run_points(
         place |= {"setting": _setting(row), "label": rows[run["row"]]["label"], "record": run["id"]}
         for source in ("measured", "predicted"):
             peaks = {phase: row[f"{source}_{phase}_peak_allocated_bytes"] for phase in PHASES}
+            also = ["preload"] * (not pd.isna(row["cache_bytes"])) + ["prepare"] * (not pd.isna(row["seconds_prepare"]))
             # Only a run that finished has seen its peak.
             out = source == "measured" and row["state"] == "oom" and row["device_type"] == "cuda"
             if out or source == "predicted" or row["state"] == "ok":
-                yield from _point(place, source, {} if out else peaks, out)
+                yield from _point(place, source, {} if out else peaks, out, also)
 
 
 def _measured_points(measured: dict[Path, Record]) -> Iterator[dict[str, Any]]:
@@ -240,17 +245,20 @@ def _measured_points(measured: dict[Path, Record]) -> Iterator[dict[str, Any]]:
         place["record"] = f"measured/{path.parent.name}/{path.stem}"
         phases = (record.get("memory") or {"phases": {}})["phases"]
         peaks = {phase: (phases.get(phase) or {}).get("peak_allocated_bytes") for phase in PHASES}
-        yield from _point(place, "measured", peaks, record["status"]["state"] == "oom")
+        yield from _point(place, "measured", peaks, record["status"]["state"] == "oom", [])
 
 
-def _point(place: dict[str, Any], source: str, peaks: dict[str, Any], out_of_memory: bool) -> Iterator[dict[str, Any]]:
+def _point(
+    place: dict[str, Any], source: str, peaks: dict[str, Any], out_of_memory: bool, also: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     known = {phase: int(value) for phase, value in peaks.items() if not (value is None or pd.isna(value))}
+    highest = highest_phase(known, also)
     if out_of_memory:
-        yield place | {"source": source, "oom": True, "train": None, "preload": None, "needs": None}
-    elif "train" in known:
-        needs = max(known.values()) * (1 + MARGIN) + CONTEXT_BYTES["train"]
+        yield place | {"source": source, "oom": True, "run": None, "train": None, "preload": None, "needs": None}
+    elif highest is not None:
         phases = {phase: known.get(phase) for phase in ("train", "preload")}
-        yield place | {"source": source, "oom": False, **phases, "needs": int(needs)}
+        needs = int(highest[1] * (1 + MARGIN) + CONTEXT_BYTES["train"])
+        yield place | {"source": source, "oom": False, "run": highest[1], **phases, "needs": needs}
 
 
 def _highest(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -15,14 +15,16 @@ from benchmarks.report.tables import LATEX_PACKAGES, escape_latex, escape_markdo
 from benchmarks.storage.files import write_atomic
 
 _HOW = (
-    "Trainable: parameters that train, without the new head, in percent of all without it. Memory: peak allocated GPU "
-    "memory of the training phase, the largest over datasets. Then macro one-vs-rest AUC (%) on the test split of each "
-    "dataset. PPE and PME weigh the average by the trainable share and by the memory against full fine-tuning's. Best "
-    "in bold, second best underlined, for each resolution. An empty cell was not run."
+    "Trainable: parameters that train, without the new head, in percent of all without it. Training: peak allocated "
+    "GPU memory of the training phase, as the papers count it, the largest over datasets; Memory: of the whole run, "
+    "preloading included. Then macro one-vs-rest AUC (%) on the test split of each dataset. PPE weighs the average by "
+    "the trainable share; PME, training, by training memory against full fine-tuning's, as the papers do; PME by "
+    "memory of the whole run. Best in bold, second best underlined, for each resolution. An empty cell was not run."
 )
 _PAIRS = {"trainable_percent": "Trainable (%)", "memory_mb": "Process memory (MiB)", "auc_percent": "Average AUC (%)"}
 _PUBLISHED = (
-    "Difference: ours less published. Memory: what the driver counts for the process in the training phase. A "
+    "Difference: ours less published. Memory: what the driver counts for the process in the training phase, as "
+    "published; whole run: the same over all phases, preloading included. A "
     "published average and ours compare only where they are over the same datasets."
 )
 _MISSING = "What was not run, this would run (PATH: where a folder of yours lies; FILE: your weights)"
@@ -118,6 +120,7 @@ def _published_rows(beside: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     headers = ["Resolution", "Method"]
     for name in _PAIRS.values():
         headers += [name, "published", "difference"]
+    headers.insert(headers.index(_PAIRS["memory_mb"]) + 3, "whole run (MiB)")
     headers += ["Ours over", "Published over", "Source"]
     rows = []
     for _, row in beside.iterrows():
@@ -127,6 +130,7 @@ def _published_rows(beside: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             mark = "†" if name == "memory_mb" and row["memory_source"] == "predicted" else ""
             cells += [_shown(row[f"{name}_ours"], digits) + mark, _shown(row[f"{name}_published"], digits)]
             cells.append(_shown(row[f"{name}_difference"], digits, sign="+"))
+            cells += [_shown(row["whole_run_mb_ours"], 0)] * (name == "memory_mb")
         rows.append([*cells, *(str(row[name]) for name in ("averaged", "datasets", "source"))])
     return headers, rows
 
@@ -140,7 +144,7 @@ def _shown(value: float | None, digits: int, sign: str = "") -> str:
 def _published_md(beside: pd.DataFrame) -> str:
     headers, rows = _published_rows(beside)
     escaped = [[escape_markdown(cell) for cell in row] for row in rows]
-    align = ["left", "left", *["right"] * 9, "left", "left", "left"]
+    align = ["left", "left", *["right"] * 10, "left", "left", "left"]
     return tabulate(escaped, headers, tablefmt="pipe", colalign=align, disable_numparse=True) + "\n"
 
 
@@ -149,7 +153,8 @@ def _csv(papers: Sequence[PaperTable], paired: Sequence[pd.DataFrame], alone: pd
     parts = []
     keys = ["method", "label", "resolution"]
     for paper, beside in zip(papers, paired, strict=True):
-        rows = paper.rows.drop(columns=["phase", "measured_train_bytes", "predicted_train_bytes"])
+        apart = [f"{source}_{part}_bytes" for source in ("measured", "predicted") for part in ("whole", "train")]
+        rows = paper.rows.drop(columns=["phase", *apart])
         rows = rows.drop(columns=[f"mark {name}" for name in paper.datasets])
         rows["averaged_over"] = [", ".join(paper.averaged[side]) for side in rows["resolution"]]
         rows["protocol"] = protocol(paper.block)
@@ -182,7 +187,7 @@ def _published_tex(beside: pd.DataFrame, name: str) -> str:
         r"\centering",
         rf"\caption{{Beside the published figures. {escape_latex(_PUBLISHED)}}}",
         rf"\label{{tab:{name}}}",
-        r"\begin{tabular}{llrrrrrrrrrlll}",
+        r"\begin{tabular}{llrrrrrrrrrrlll}",
         r"\toprule",
         *(" & ".join(map(escape_latex, cells)) + r" \\" for cells in [headers]),
         r"\midrule",

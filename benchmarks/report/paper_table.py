@@ -20,6 +20,7 @@ from benchmarks.report.columns import COLUMNS, Column, Entry
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 # As papers name backbones, and how timm begins the name of the same architecture.
 _TIMM = {"ViT-S/16": "vit_small_patch16", "ViT-B/16": "vit_base_patch16", "ViT-L/16": "vit_large_patch16"}
+_SOURCES = ("measured", "predicted")
 _MIB = 2**20
 
 
@@ -42,9 +43,10 @@ def paper_tables(table: pd.DataFrame) -> Iterator[PaperTable]:
     """The papers' comparison for each protocol of a summary; protocols are never mixed.
 
     Every method of a protocol has a row at each of its resolutions, run or not. Columns: block, resolution,
-    effective_resolution, method, label, state (`ok` with any AUC); percent; train_memory_bytes (the largest over
-    datasets), train_memory_source, train_process_bytes; `auc <dataset>`, `sd <dataset>`, `state <dataset>` (missing
-    where it was not run), `seeds <dataset>` (finished of asked); auc_mean (the average), ppe and pme of it, pme_source.
+    effective_resolution, method, label, state (`ok` with any AUC); percent; memory_bytes (of the whole run, the
+    largest over datasets), memory_source, process_bytes, and the same of training with `train_` before it;
+    `auc <dataset>`, `sd <dataset>`, `state <dataset>` (missing where it was not run), `seeds <dataset>` (finished of
+    asked); auc_mean (the average), ppe, pme and train_pme of it, and the sources of the last two.
 
     The average runs over the datasets in which every method that has a result at that resolution has one, so that all
     averages of one resolution are over the same datasets.
@@ -80,15 +82,7 @@ def _row(group: pd.DataFrame, method: str, label: str, datasets: list[str], aver
     cells = group[group["label"] == label]
     row: dict[str, Any] = {"method": method, "label": label, "phase": None}
     row["percent"] = cells["percent"].dropna().max()
-    for source in ("measured", "predicted"):
-        row[f"{source}_train_bytes"] = cells[f"{source}_train_bytes"].dropna().max()
-    known = cells[cells["train_memory_source"].notna()]
-    # As in each cell: a measurement wherever there is one.
-    source = "measured" if (known["train_memory_source"] == "measured").any() else "predicted"
-    known = known[known["train_memory_source"] == source]
-    row["train_memory_bytes"] = known["train_memory_bytes"].max() if len(known) else None
-    row["train_process_bytes"] = known["train_process_bytes"].dropna().max() if len(known) else None
-    row["train_memory_source"] = source if len(known) else None
+    row |= _memory(cells, "whole", "") | _memory(cells, "train", "train_")
     for name in datasets:
         for _, cell in cells[cells["dataset_label"] == name].iterrows():
             row |= {f"auc {name}": cell["auc_mean"], f"sd {name}": cell["auc_sd"], f"state {name}": cell["state"]}
@@ -109,25 +103,44 @@ def _row(group: pd.DataFrame, method: str, label: str, datasets: list[str], aver
     return row
 
 
+def _memory(cells: pd.DataFrame, part: str, prefix: str) -> dict[str, Any]:
+    """The largest over datasets, of the whole run or of training; as in each cell, measured wherever there is one."""
+    largest = {f"{source}_{part}_bytes": cells[f"{source}_{part}_bytes"].dropna().max() for source in _SOURCES}
+    sources = set(cells[f"{prefix}memory_source"].dropna())
+    source = next((source for source in _SOURCES if source in sources), None)
+    process = cells.loc[cells[f"{prefix}memory_source"] == source, f"{prefix}process_bytes"].dropna()
+    return largest | {
+        f"{prefix}memory_bytes": largest[f"{source}_{part}_bytes"] if source else None,
+        f"{prefix}memory_source": source,
+        f"{prefix}process_bytes": process.max() if len(process) else None,
+    }
+
+
 def _pme(row: dict[str, Any], page: list[dict[str, Any]]) -> dict[str, Any]:
-    """PME of an average, from two measurements or two predictions."""
+    """PME of an average, by the whole run and by training, from two measurements or two predictions."""
+    found: dict[str, Any] = {}
     full = [other for other in page if other["method"] == "full"]
-    if row["auc_mean"] is not None:
-        for source in ("measured", "predicted"):
-            memory = row[f"{source}_train_bytes"]
-            reference = [value for other in full if not pd.isna(value := other[f"{source}_train_bytes"])]
+    for part, name in (("whole", "pme"), ("train", "train_pme")):
+        found |= {name: None, f"{name}_source": None}
+        for source in _SOURCES if row["auc_mean"] is not None else ():
+            memory = row[f"{source}_{part}_bytes"]
+            reference = [value for other in full if not pd.isna(value := other[f"{source}_{part}_bytes"])]
             if reference and not pd.isna(memory):
                 score = performance_memory_efficiency(row["auc_mean"], memory, max(reference))
-                return {"pme": score, "pme_source": source}
-    return {"pme": None, "pme_source": None}
+                found |= {name: score, f"{name}_source": source}
+                break
+    return found
 
 
 def paper_columns(datasets: list[str]) -> list[Column]:
     """The columns to show."""
-    method, percent, memory = COLUMNS[:3]
-    ppe, pme = (next(column for column in COLUMNS if column.header == name) for name in ("PPE", "PME"))
+    known = {column.header: column for column in COLUMNS}
+    costs = [known[name] for name in ("Method", "Trainable (%)", "Training (MiB)", "Memory (MiB)")]
     aucs = [Column(name, "", 1, _auc(name)) for name in datasets]
-    shown = [method, percent, memory, *aucs, Column("Average", "", 1, _average), ppe, pme]
+    scores = [known[name] for name in ("PPE", "PME, training", "PME")]
+    shown = [*costs, *aucs, Column("Average", "", 1, _average), *scores]
+    published = {"Training (MiB)": -1, "PME, training": 1}  # ranked here, too
+    shown = [column._replace(better=published.get(column.header, column.better)) for column in shown]
     # Here a dash would read as a result: what was not run is empty.
     return [column._replace(entry=_empty_for_dash(column.entry)) for column in shown]
 
@@ -186,7 +199,8 @@ def beside_published(paper: PaperTable | None, published: pd.DataFrame) -> pd.Da
     Returns:
         A row a cited figure: method, label, resolution, backbone, datasets (published), averaged (ours);
         {trainable_percent,memory_mb,auc_percent}_published, _ours and _difference; source. Ours for memory is the
-        process's as the driver reports it, in MiB, as published; memory_source says whether measured or predicted.
+        process's in training as the driver reports it, in MiB, as published; memory_source says whether measured or
+        predicted; whole_run_mb_ours is that of the whole run.
         Empty where none is of this backbone and a resolution of ours.
     """
     rows = []
@@ -203,12 +217,13 @@ def beside_published(paper: PaperTable | None, published: pd.DataFrame) -> pd.Da
             ]
             ours = found.iloc[0] if len(found) else None
         row = {name: cited[name] for name in ("method", "resolution", "backbone", "datasets", "source")}
-        row |= {"label": cited["title"], "memory_source": None, "averaged": ""}
+        row |= {"label": cited["title"], "memory_source": None, "averaged": "", "whole_run_mb_ours": None}
         values: dict[str, float | None] = dict.fromkeys(("trainable_percent", "memory_mb", "auc_percent"))
         if ours is not None:
             row |= {"label": ours["label"], "memory_source": ours["train_memory_source"]}
             row["averaged"] = ", ".join(paper.averaged[int(cited["resolution"])] if paper is not None else [])
             values["trainable_percent"] = _number(ours["percent"])
+            row["whole_run_mb_ours"] = _number(ours["process_bytes"], 1 / _MIB)
             values["memory_mb"] = _number(ours["train_process_bytes"], 1 / _MIB)
             values["auc_percent"] = _number(ours["auc_mean"], 100)
         for name, value in values.items():

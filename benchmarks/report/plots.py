@@ -1,4 +1,7 @@
-"""Figures of stored results: memory over resolution, AUC over memory with the Pareto front, AUC over resolution."""
+"""Figures of stored results: memory over resolution, AUC over memory with the Pareto front, AUC over resolution.
+
+Memory is that of the whole run; a lighter mark beside it is that of training alone, where a run needs more.
+"""
 
 import re
 import sys
@@ -13,6 +16,7 @@ from matplotlib.lines import Line2D
 
 from benchmarks.analysis.ranks import Ranking, compare_over_datasets
 from benchmarks.analysis.summary import blocks, summary
+from benchmarks.records.whole_run import WHOLE_RUN
 from benchmarks.report.captions import figure_caption, spread, title
 from benchmarks.report.memory_plot import draw_memory
 from benchmarks.report.rank_captions import unranked
@@ -23,6 +27,7 @@ from benchmarks.report.style import (
     RC,
     Style,
     draw_points,
+    draw_training,
     finish,
     legend_handle,
     memory_axis,
@@ -30,6 +35,7 @@ from benchmarks.report.style import (
     resolution_axis,
     source_handles,
     styles,
+    training_handle,
 )
 
 
@@ -84,22 +90,22 @@ def _memory(block: pd.DataFrame, path: Path) -> list[Path] | str:
         {
             **{name: row[name] for name in ("method", "label", "resolution", "attention")},
             **{"phase": phase, "source": source, "status": row["state"]},
-            "peak_allocated_bytes": row[f"{source}_{phase}_bytes"],
+            "peak_allocated_bytes": row[f"{source}_{part}_bytes"],
         }
         for _, row in block.iterrows()
-        for phase in ("train", "preload")
+        for phase, part in ((WHOLE_RUN, "whole"), ("train", "train"))
         for source in ("measured", "predicted")
     )
     if not points["peak_allocated_bytes"].notna().any():
         return "no run has a GPU memory, measured or predicted"
     all_predicted = not (points["source"] == "measured")[points["peak_allocated_bytes"].notna()].any()
-    what = "Peak allocated GPU memory, predicted, not measured." if all_predicted else "Peak allocated GPU memory."
+    what = f"Peak allocated GPU memory of the whole run{', predicted, not measured' if all_predicted else ''}."
     return draw_memory([("", points)], path, title(block), figure_caption(block, what))
 
 
 def _auc_over_memory(block: pd.DataFrame, path: Path) -> list[Path] | str:
-    """AUC over training memory, one panel a resolution, with the front of the methods that no other beats in both."""
-    rows = block[block["auc_mean"].notna() & block["train_memory_bytes"].notna()]
+    """AUC over memory, one panel a resolution, with the front of the methods that no other beats in both."""
+    rows = block[block["auc_mean"].notna() & block["memory_bytes"].notna()]
     if rows.empty:
         return "no finished run has both an AUC and a GPU memory"
     panels = [(f"{resolution} px", group) for resolution, group in rows.groupby("resolution")]
@@ -112,26 +118,41 @@ def _auc_over_memory(block: pd.DataFrame, path: Path) -> list[Path] | str:
         for axes, (name, group) in zip(grid.flat, panels, strict=False):
             _draw_front(axes, group)
             for _, row in group.iterrows():
-                look, measured = style[row["label"]], row["train_memory_source"] == "measured"
-                draw_points(
-                    axes, row["train_memory_bytes"], 100 * row["auc_mean"], look, yerr=_error(row), fill=measured
-                )
+                _draw_method(axes, row, style[row["label"]])
             axes.set_title(name, loc="left")
-            axes.set_xlabel("Peak GPU memory in training (log)")
+            axes.set_xlabel("Peak GPU memory of the whole run (log)")
             axes.tick_params(labelbottom=True)
-        memory_axis(grid[0, 0], "x", rows["train_memory_bytes"], num_ticks=5)
+        training = pd.Series([_training_alone(row) for _, row in rows.iterrows()], dtype="float64")
+        memory_axis(grid[0, 0], "x", pd.concat([rows["memory_bytes"], training.dropna()]), num_ticks=5)
         for axes in grid[:, 0]:
             axes.set_ylabel("Test AUC (%)")
         for axes in grid.flat[len(panels) :]:
             axes.remove()
-        predicted = (rows["train_memory_source"] == "predicted").all()
-        front = Line2D([], [], color="0.6", linewidth=0.9, label="Pareto front")
-        what = f"{spread(block)}; memory: peak allocated in the training phase{', predicted' if predicted else ''}."
+        predicted = (rows["memory_source"] == "predicted").all()
+        what = f"{spread(block)}; memory: peak allocated in the whole run{', predicted' if predicted else ''}."
         handles = [legend_handle(label, look) for label, look in style.items()]
-        notes = [front, *source_handles(rows["train_memory_source"])]
+        notes = [
+            Line2D([], [], color="0.6", linewidth=0.9, label="Pareto front"),
+            *source_handles(rows["memory_source"]),
+        ]
+        notes += [training_handle()] * bool(training.notna().any())
         paths = finish(figure, path, title(block), figure_caption(block, what), handles, notes)
         plt.close(figure)
     return paths
+
+
+def _training_alone(row: pd.Series) -> float | None:
+    """Memory of training, of the source of the whole run's, where the run needs more than that."""
+    training = row[f"{row['memory_source']}_train_bytes"]
+    return None if pd.isna(training) or training >= row["memory_bytes"] else float(training)
+
+
+def _draw_method(axes: Axes, row: pd.Series, look: Style) -> None:
+    """A method's AUC at the memory of the whole run, joined with a lighter mark at that of training."""
+    fill, training = row["memory_source"] == "measured", _training_alone(row)
+    if training is not None:
+        draw_training(axes, (row["memory_bytes"], training), [100 * row["auc_mean"]] * 2, look, fill=fill)
+    draw_points(axes, row["memory_bytes"], 100 * row["auc_mean"], look, yerr=_error(row), fill=fill)
 
 
 def _auc_over_resolution(block: pd.DataFrame, path: Path) -> list[Path] | str:
@@ -177,10 +198,10 @@ def _error(row: pd.Series) -> float | None:
 def _draw_front(axes: Axes, rows: pd.DataFrame) -> None:
     """The Pareto front: each step is a method with a higher AUC than every other that needs no more memory."""
     # A front across measured and predicted memory would compare what cannot be compared.
-    source = "measured" if (rows["train_memory_source"] == "measured").any() else "predicted"
-    rivals = rows[rows["train_memory_source"] == source]
-    front = pareto_front(rivals["train_memory_bytes"].to_list(), rivals["auc_mean"].to_list())
-    x = [memory for memory, _ in front] + [rows["train_memory_bytes"].max() * 1.6]
+    source = "measured" if (rows["memory_source"] == "measured").any() else "predicted"
+    rivals = rows[rows["memory_source"] == source]
+    front = pareto_front(rivals["memory_bytes"].to_list(), rivals["auc_mean"].to_list())
+    x = [memory for memory, _ in front] + [rows["memory_bytes"].max() * 1.6]
     y = [100 * auc for _, auc in front] + [100 * front[-1][1]]
     axes.step(x, y, where="post", color="0.6", linewidth=0.9, zorder=1)
 

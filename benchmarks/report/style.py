@@ -45,6 +45,7 @@ class Style(NamedTuple):
     dashes: Any
 
 
+_LIGHTER = 0.45  # opacity of what stands for training alone, beside the whole run
 FULL = Style("#000000", "o", "-")
 
 
@@ -89,6 +90,25 @@ def draw_points(
         capsize=1.5,
         capthick=0.7,
     )
+
+
+def draw_training(axes: Axes, x: Any, y: Any, look: Style, *, dashes: Any = "-", fill: bool = True) -> None:
+    """Small lighter marks for training alone, and the line that joins them with each other, or with the whole run's."""
+    face = look.colour if fill else "white"
+    mark: dict[str, Any] = {
+        "marker": look.marker,
+        "markersize": 3,
+        "markerfacecolor": face,
+        "linewidth": 0.8,
+        "markeredgewidth": 0.6,
+    }
+    axes.plot(x, y, color=look.colour, alpha=_LIGHTER, linestyle=dashes, zorder=1.5, **mark)
+
+
+def training_handle(dashes: Any = "-") -> Line2D:
+    """The legend entry of the lighter marks."""
+    look: dict[str, Any] = {"color": "0.4", "alpha": _LIGHTER, "marker": "o", "markersize": 3, "linewidth": 0.8}
+    return Line2D([], [], **look, linestyle=dashes, label="training alone")
 
 
 def legend_handle(label: str, look: Style, dashes: Any = "none") -> Line2D:

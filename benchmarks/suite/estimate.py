@@ -28,16 +28,17 @@ class Estimate:
     """What each run of a cell will take; its trials take as much.
 
     Attributes:
-        train_bytes: Predicted peak allocated memory of training; None without a prediction.
-        preload_bytes: That of preloading; None without such a phase too.
+        run_bytes: Predicted peak allocated memory of the whole run, the highest of its phases; None without a
+            prediction.
+        train_bytes: That of training alone.
         image_bytes: Resized images on disk, shared by all runs on the same dataset and resolution.
         feature_bytes: Preloaded features on disk, shared by runs that differ in seed or budget only; None without a
             prediction.
         seconds: From stored runs; None where there are none.
     """
 
+    run_bytes: int | None
     train_bytes: int | None
-    preload_bytes: int | None
     image_bytes: int
     feature_bytes: int | None
     seconds: float | None
@@ -66,15 +67,14 @@ def estimate_cells(cells: Sequence[Cell], stored: pd.DataFrame, predict: Predict
             (dataset.digest, side): count * 3 * side**2 for side in views_of(point).values()
         }
         disk |= images
-        train, preload, features = None, None, None
+        whole, train, features = None, None, None
         if point in predictions:
             prediction = predictions[point]
-            train = prediction.phases["train"].allocated
-            preload = prediction.phases["preload"].allocated if "preload" in prediction.phases else None
+            whole, train = prediction.highest.allocated, prediction.phases["train"].allocated
             features = math.ceil(count / point.batch_size * prediction.feature_bytes)
             disk[dataset.digest, point] = features
         seconds = expected_seconds(run.config, alike)
-        estimates.append(Estimate(train, preload, sum(images.values()), features, seconds))
+        estimates.append(Estimate(whole, train, sum(images.values()), features, seconds))
     return estimates, sum(disk.values())
 
 

@@ -22,13 +22,19 @@ function byteTicks(values) {
   return { type: "log", tickvals: ticks, ticktext: ticks.map(bytes) };
 }
 
+/** Memory of training where the whole run needs more, else null. */
+function trainingAlone({ costs }) {
+  const alone = costs.alone[0];
+  return alone !== null && alone < costs.run[0] ? alone : null;
+}
+
 function drawTradeOff(rows) {
   fill(byId("trade-off-group"), choices(rows, false));
   const chosen = rows.filter((row) => String(row.group) === byId("trade-off-group").value);
   const cost = byId("trade-off-cost").value;
   const points = chosen
     .filter((row) => row.auc_mean !== null && row.costs[cost][0] !== null)
-    .map((row) => ({ row, x: row.costs[cost][0], y: 100 * row.auc_mean, predicted: row.costs[cost][1] }));
+    .map((row) => ({ row, x: row.costs[cost][0], y: 100 * row.auc_mean, predicted: row.costs[cost][1], alone: cost === "run" ? trainingAlone(row) : null }));
   const missing = chosen.filter((row) => runsOf(row.index).length && !points.some((point) => point.row.index === row.index));
   const reason = !DATA.rows.length ? NO_RUNS : !rows.length ? NO_MATCH : points.length ? ""
     : "No finished run here has both an AUC and this cost. Choose another dataset, protocol or cost, or run bench.py --retry-failed.";
@@ -39,6 +45,7 @@ function drawTradeOff(rows) {
     .map((label) => [label, points.filter(({ row }) => row.label === label)])
     .filter(([, own]) => own.length)
     .map(([label, own]) => tradeOffTrace(label, own, cost, several));
+  traces.unshift(...traces.map(({ name }) => name).flatMap((name) => aloneTrace(points.filter(({ row, alone }) => plain(row.label) === name && alone !== null))));
   // A front across measured and predicted memory would compare what cannot be compared.
   const measured = points.filter((point) => !point.predicted);
   const front = paretoFront(measured.length ? measured : points);
@@ -48,8 +55,8 @@ function drawTradeOff(rows) {
     x: [...front.map(({ x }) => x), end], y: [...front.map(({ y }) => y), front.at(-1).y],
   });
   const memory = cost !== "trainable";
-  const axis = memory ? byteTicks(points.map(({ x }) => x)) : { type: "log", dtick: 1 };
-  const name = { train: "Peak GPU memory, training", highest: "Peak GPU memory, higher phase", trainable: "Trainable parameters, with head" };
+  const axis = memory ? byteTicks(points.flatMap(({ x, alone }) => (alone === null ? [x] : [x, alone]))) : { type: "log", dtick: 1 };
+  const name = { run: "Peak GPU memory, whole run", train: "Peak GPU memory, training alone", trainable: "Trainable parameters, with head" };
   draw("trade-off-plot", traces, {
     xaxis: { ...AXIS, ...axis, title: { text: `${name[cost]} (log)` } },
     yaxis: { ...AXIS, title: { text: "Test AUC (%)" } },
@@ -58,6 +65,7 @@ function drawTradeOff(rows) {
   byId("trade-off-caption").textContent = [
     `${spread}.`,
     memory ? "Memory: peak allocated on the GPU." : "",
+    points.some(({ alone }) => alone !== null) ? "Lighter marks: training alone." : "",
     memory && points.some((point) => point.predicted) ? "† Hollow markers: memory predicted, not measured." : "",
     synthetic ? "Synthetic images: this ranks nothing." : "",
     missing.length ? `Not drawn, for want of an AUC or of this cost: ${missing.map((row) => `${row.label} at ${row.resolution} px`).join(", ")}.` : "",
@@ -66,19 +74,35 @@ function drawTradeOff(rows) {
   ].filter(Boolean).join(" ");
 }
 
+const recordOf = ({ row }) => runsOf(row.index).find((run) => DATA.records[run.id].content.status.state === "ok")?.id;
+const hoverOf = ({ row, y, predicted }, size) => `${plain(row.label)}, ${row.resolution_text}<br>AUC ${y.toFixed(2)} %<br>${size}${predicted ? "†" : ""}`;
+
 function tradeOffTrace(label, own, cost, several) {
   const { colour, symbol } = DATA.styles[label];
-  const shown = (point) => (cost === "trainable" ? point.x.toLocaleString("en") : bytes(point.x)) + (point.predicted ? "†" : "");
   return {
     name: plain(label), mode: several ? "markers+text" : "markers", cliponaxis: false,
     x: own.map(({ x }) => x), y: own.map(({ y }) => y),
     error_y: { type: "data", array: own.map(({ row }) => 100 * (row.auc_sd ?? 0)), color: colour, thickness: 1, width: 3, visible: own.some(({ row }) => row.auc_sd !== null) },
     marker: { color: colour, size: 11, symbol: own.map(({ predicted }) => symbol + (predicted ? HOLLOW : "")), line: { color: colour, width: 2 } },
     text: own.map(({ row }) => String(row.resolution)), textposition: "top center", textfont: { size: 11, color: "#333" },
-    customdata: own.map(({ row }) => runsOf(row.index).find((run) => DATA.records[run.id].content.status.state === "ok")?.id),
-    hovertext: own.map((point) => `${plain(label)}, ${point.row.resolution_text}<br>AUC ${point.y.toFixed(2)} %<br>${shown(point)}`),
+    customdata: own.map(recordOf),
+    hovertext: own.map((point) => hoverOf(point, cost === "trainable" ? point.x.toLocaleString("en") : bytes(point.x))),
     hoverinfo: "text",
   };
+}
+
+/** Small lighter marks for training alone, each joined with its whole run; nothing where there are none. */
+function aloneTrace(own) {
+  if (!own.length) return [];
+  const { colour, symbol } = DATA.styles[own[0].row.label];
+  const pairs = (first, second) => own.flatMap((point) => [first(point), second(point), null]);
+  return [{
+    name: `${plain(own[0].row.label)}, training alone`, mode: "lines+markers", showlegend: false, opacity: 0.45, cliponaxis: false,
+    x: pairs(({ x }) => x, ({ alone }) => alone), y: pairs(({ y }) => y, ({ y }) => y), line: { color: colour, width: 1.2 },
+    marker: { color: colour, size: pairs(() => 0, () => 6), symbol: pairs(() => symbol, ({ predicted }) => symbol + (predicted ? HOLLOW : "")) },
+    customdata: pairs(recordOf, recordOf), hoverinfo: "text",
+    hovertext: pairs((point) => hoverOf(point, bytes(point.x)), (point) => hoverOf(point, `training alone ${bytes(point.alone)}`)),
+  }];
 }
 
 const QUANTITIES = { val_auc: "Validation AUC", loss: "Training loss", lr: "Learning rate", seconds: "Seconds an epoch" };

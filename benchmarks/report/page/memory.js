@@ -75,7 +75,7 @@ function drawMemoryCurves(points, quantity, card) {
   const label = { xref: "paper", x: 0, y: Math.log10(limit), xanchor: "left", yanchor: "bottom", showarrow: false, text: `<b>${card} GB card</b>`, bgcolor: "#fff" };
   const apart = byId("memory-plot").clientWidth < 600 ? 1.3 : 1.1;
   const readable = sides.reduce((kept, side) => (kept.length && side / kept.at(-1) < apart ? kept : [...kept, side]), []);
-  const title = { needs: "A card must have (log)", train: "Peak allocated, training (log)", preload: "Peak allocated, preloading (log)" };
+  const title = { needs: "A card must have (log)", run: "Peak allocated, whole run (log)", train: "Peak allocated, training (log)", preload: "Peak allocated, preloading (log)" };
   draw("memory-plot", traces, {
     xaxis: { ...AXIS, type: "log", tickvals: readable, ticktext: readable.map(String), tickangle: 0, title: { text: "Image side (px, log)" } },
     yaxis: { ...AXIS, ...byteTicks(values), range, title: { text: title[quantity] } },
