@@ -280,7 +280,7 @@ def test_pareto_front_keeps_what_no_other_beats() -> None:
 
 
 def test_the_whole_run_is_drawn_with_training_lighter_beside_it(suite: Suite) -> None:
-    memory, trade_off = suite.figures[8:10]  # of one resolution
+    memory, trade_off = suite.figures[6:8]  # of one resolution
     for figure in (memory, trade_off):
         labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
         assert "training alone" in labels
