@@ -89,12 +89,15 @@ class SameImages:
         """Of each cell; None where a class sits in a single unit."""
         if self._split.fewest < 2:
             return [None] * len(self._places)
-        found: list[Interval | None] = []
-        for places in self._places:
-            means = self._means(np.array([list(places.values())]))
-            low, high = (float(end[0]) for end in interval(means, self._split))
-            images, seeds = (float(np.sqrt(part[0])) for part in means.parts[:2])
-            found.append(Interval(low, high, images, seeds if len(places) > 1 else None))
+        found: list[Interval | None] = [None] * len(self._places)
+        for num_seeds in {len(places) for places in self._places}:
+            alike = [i for i, places in enumerate(self._places) if len(places) == num_seeds]
+            means = self._means(np.array([list(self._places[i].values()) for i in alike]))
+            low, high = interval(means, self._split)
+            images, seeds = (np.sqrt(part) for part in means.parts[:2])
+            for k, i in enumerate(alike):
+                of_seeds = float(seeds[k]) if num_seeds > 1 else None
+                found[i] = Interval(float(low[k]), float(high[k]), float(images[k]), of_seeds)
         return found
 
     def compare(self, pairs: Sequence[tuple[int, int]], level: float = LEVEL) -> list[Comparison | None]:

@@ -21,7 +21,7 @@ LEVEL = 0.05
 FEW = 10  # units of a class: with fewer, what is said about an AUC rests on next to nothing
 _LEAST = 0.75  # of the model's variance: with less, a test split is taken to have been lucky
 _NOTHING = 1e-24  # a variance that is one of rounding alone
-_HALVINGS = 50
+_HALVINGS = 40
 
 
 class Parts(NamedTuple):
