@@ -127,9 +127,9 @@ def test_every_table_says_it(tmp_path: Path, records: list[Record]) -> None:
         tex = latex.read_text()
         assert sum(line.count(r"$^{\diamond}$") for line in tex.splitlines() if line.endswith(r"\\")) == 1
         assert r"$^{\diamond}$ Not converged: FPT at 448 px" in tex
-        rows = pd.read_csv(csv).set_index(["method", "resolution"])
-        column = "unconverged" if "unconverged" in rows else "unconverged Demo"
-        assert rows[column].dropna().to_list() == [NOTE[NOTE.index("(") + 1 : NOTE.index(")")]]
+        cells = pd.read_csv(csv).set_index(["method", "resolution"])
+        column = "unconverged" if "unconverged" in cells else "unconverged Demo"
+        assert cells[column].dropna().to_list() == [NOTE[NOTE.index("(") + 1 : NOTE.index(")")]]
     stream = io.StringIO()
     Console(file=stream, width=100).print(console_table(frame))
     assert stream.getvalue().count("◊") == 2  # the row, the note
