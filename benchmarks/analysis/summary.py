@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.analysis.cell_memory import cell_memory
+from benchmarks.analysis.convergence import in_words, reasons
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT, add_code, by_code, differs
 from benchmarks.records.frame import LATER, PROTOCOL
 from benchmarks.records.schema import STATES
@@ -77,6 +78,7 @@ def summary(frame: pd.DataFrame, mix_code: bool = False) -> pd.DataFrame:
         host_peak_bytes;
         tuned_lr, tuned_trials, tuned_at_edge: of a rate chosen on validation; missing where it was given;
         seconds_train, preload_seconds, images_per_second_preload (means over seeds), cache_bytes;
+        unconverged (how many of the runs averaged have not converged and why, see `convergence`; missing if none);
         majority_share (0-1, of the largest class in the test split), num_classes;
         run_ids and run_seeds (of the runs that are ok and averaged) and seeds (tried), divided by spaces;
         shared_code and code (which code has trained the runs that are ok: digests as `training_code.add_code` has
@@ -134,6 +136,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     """
     seeds_asked = runs.groupby([*_BLOCK, "resolution"], dropna=False)["seed"].transform("nunique")
     runs = runs.assign(cell=runs.groupby(list(CELL), dropna=False).ngroup(), seeds_asked=seeds_asked)
+    runs["unconverged"] = reasons(runs)
     is_ok = runs["state"] == "ok"
     tried, good, bad = (part.groupby("cell") for part in (runs, runs[is_ok], runs[~is_ok]))
     first = tried.first()  # of each column, what is there
@@ -149,6 +152,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     columns |= {f"seeds_{state}": (runs["state"] == state).groupby(runs["cell"]).sum() for state in STATES}
     columns["run_ids"] = good["run_id"].agg(" ".join)
     columns["run_seeds"] = good["seed"].agg(lambda seeds: " ".join(map(str, seeds))).astype("object")
+    columns["unconverged"] = good["unconverged"].agg(in_words).reindex(first.index).astype("object")
     columns["seeds"] = tried["seed"].agg(lambda seeds: " ".join(map(str, seeds.unique())))
     for score in _SCORES:
         columns |= {f"{score}_mean": good[score].mean(), f"{score}_sd": good[score].std(ddof=1)}
@@ -178,6 +182,7 @@ def _with_code(table: pd.DataFrame, good: pd.DataFrame, mix_code: bool) -> pd.Da
         cells = mixed["cell"].unique()
         table.loc[cells, [*(f"{score}_{part}" for score in _SCORES for part in ("mean", "sd")), *_SECONDS]] = math.nan
         table.loc[cells, ["run_ids", "run_seeds"]] = ""
+        table.loc[cells, "unconverged"] = None
     return table
 
 

@@ -111,6 +111,7 @@ class Split(TypedDict):
 class Counts(TypedDict, total=False):
     """Images by split and class."""
 
+    train: dict[str, Count] | None
     test: dict[str, Count] | None
 
 

@@ -6,13 +6,14 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.analysis.inference import FEW as FEW_UNITS
+from benchmarks.analysis.summary import across_datasets
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT
 from benchmarks.choices import PHASES
 from benchmarks.records.schema import STATES
 from benchmarks.report.baselines import BASELINE
 
 PREDICTED, FALLBACK, INCIDENT, EDGE, CODE = "†", "‡", "§", "¶", "‖"
-FEW, MODELS = "⋆", "△"
+FEW, MODELS, UNCONVERGED = "⋆", "△", "◊"
 BAD_STATES = tuple(state for state in STATES if state != "ok")
 _WEIGHTS = {
     "hub": "weights from the model hub",
@@ -152,6 +153,7 @@ def footnotes(block: pd.DataFrame) -> list[str]:
         )
     notes += _code_notes(block)
     notes += _evidence_notes(block)
+    notes += _unconverged_notes(block)
     incidents = "; ".join(_incidents(block))
     if incidents:
         notes.append(f"{INCIDENT} {incidents}.")
@@ -212,10 +214,34 @@ def _code_notes(block: pd.DataFrame) -> Iterator[str]:
         yield f"Not all rows were trained by the same code: {'. '.join(parts)}."
 
 
+def _unconverged_notes(block: pd.DataFrame) -> Iterator[str]:
+    """Which cells hold runs that had not converged, those with the same reason together, and what that means."""
+    cells = block.dropna(subset=["unconverged"])
+    if len(cells):
+        several = block["dataset_label"].nunique() > 1
+        parts = []
+        for why, rows in cells.groupby("unconverged", sort=False):
+            sides = rows.groupby(["dataset_label", "label"], sort=False)["resolution"]
+            where = [
+                f"{label}{f' on {dataset}' if several else ''} at {' and '.join(map(str, group))} px"
+                for (dataset, label), group in sides
+            ]
+            parts.append(f"{', '.join(where)} ({why})")
+        yield f"{UNCONVERGED} Not converged: {'; '.join(parts)}. More epochs may raise its AUC."
+
+
+def rank_marks(table: pd.DataFrame) -> dict[str, str]:
+    """The mark that each label, across datasets as in `analysis.ranks`, carries where methods are ranked."""
+    marked = table.assign(label=across_datasets(table)).dropna(subset=["unconverged"])
+    return dict.fromkeys(marked["label"], UNCONVERGED)
+
+
 def figure_caption(block: pd.DataFrame, what: str) -> str:
-    """What a figure shows, under which protocol, with the notes of a fallback backbone and of mixed code."""
+    """What a figure shows, under which protocol, with the notes of a fallback backbone, mixed code and convergence."""
     # A no-break space keeps the mark with its note.
-    notes = [note.replace(" ", "\u00a0", 1) for note in footnotes(block) if note.startswith((FALLBACK, CODE))]
+    notes = [
+        note.replace(" ", "\u00a0", 1) for note in footnotes(block) if note.startswith((FALLBACK, CODE, UNCONVERGED))
+    ]
     return " ".join([what, f"{protocol(block)}.", *notes])
 
 

@@ -12,6 +12,7 @@ from benchmarks.analysis.inference import LEVEL
 from benchmarks.analysis.significance import cell_evidence
 from benchmarks.analysis.statistics import holm, seeds_p
 from benchmarks.analysis.summary import summary
+from benchmarks.report.captions import UNCONVERGED
 from benchmarks.report.columns import shown_p
 from benchmarks.report.tables import escape_markdown
 
@@ -20,7 +21,7 @@ METHODS, MODELS, SEEDS = "images and seeds", "images, trained models", "seeds"
 NOTE = (
     f"test: over {METHODS}, whether the methods differ; over {MODELS}, where one seed is all there is, whether these "
     f"trained models do, which is no claim about methods; over {SEEDS} alone where predictions are missing. "
-    "p is Holm-corrected over all cells."
+    f"p is Holm-corrected over all cells. {UNCONVERGED} AUC: runs of it had not converged, more epochs may raise it."
 )
 _PLACE = ("block", "dataset", "dataset_digest", "resolution", "method")
 _MIB = 2**20
@@ -95,6 +96,7 @@ def _row(first: pd.Series | None, second: pd.Series | None, before: Side, after:
         row[f"state_{side}"] = None if cell is None else cell["state"]
         row[f"seeds_{side}"] = None if cell is None else int(cell["seeds_ok"])
         row[f"auc_{side}"] = None if cell is None else _number(cell["auc_mean"])
+        row[f"unconverged_{side}"] = None if cell is None else _text(cell["unconverged"]) or None
     row |= dict.fromkeys(("auc_change", "auc_low", "auc_high", "p", "p_holm", "test"))
     if first is not None and second is not None and row["auc_before"] is not None and row["auc_after"] is not None:
         row["auc_change"] = row["auc_after"] - row["auc_before"]
@@ -178,7 +180,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
                 "in": row["in"],
                 "state": _pair(row["state_before"], row["state_after"]),
                 "seeds": _pair(row["seeds_before"], row["seeds_after"]),
-                "AUC": _pair(_percent(row["auc_before"]), _percent(row["auc_after"])),
+                "AUC": _pair(_auc(row, "before"), _auc(row, "after")),
                 "change (95 % CI)": "" if pd.isna(row["auc_change"]) else f"{_signed(row['auc_change'])}{interval}",
                 "p": "" if pd.isna(row["p_holm"]) else shown_p(row["p_holm"]),
                 "test": _text(row["test"]),
@@ -218,6 +220,10 @@ def _text(value: Any) -> str:
 
 def _signed(value: float) -> str:
     return f"{round(100 * value, 2) + 0.0:+.2f}"
+
+
+def _auc(row: Any, side: str) -> str:
+    return _percent(row[f"auc_{side}"]) + (UNCONVERGED if _text(row[f"unconverged_{side}"]) else "")
 
 
 def _percent(value: float | None) -> str:

@@ -32,7 +32,7 @@ _SETTING = ("backbone", "batch_size", "precision", "attention", "grad_checkpoint
 # What a row says elsewhere: in its place, its protocol or its footnotes.
 _SAID = (
     *(*CELL, *PROTOCOL, "label", "dataset_label", "dataset_title", "method_title", "message", "backbone_requested"),
-    *("shared_code", "code", "code_mix"),
+    *("shared_code", "code", "code_mix", "unconverged"),
 )
 _SYMBOLS = {
     **{"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"},
@@ -157,7 +157,10 @@ def _rows(
                 rows.append(
                     {
                         **{"group": group, "resolution": row["resolution"], "resolution_text": resolution},
-                        **{name: row[name] for name in ("label", "method", "state", "auc_mean", "auc_sd")},
+                        **{
+                            name: row[name]
+                            for name in ("label", "method", "state", "auc_mean", "auc_sd", "unconverged")
+                        },
                         **{"cells": [list(entry) for entry in row_entries], "costs": _costs(row)},
                         "extra": [_raw(name, row[name]) for name in extra],
                     }

@@ -14,7 +14,7 @@ from benchmarks.analysis.summary import (
 )
 from benchmarks.errors import MissingError
 from benchmarks.report.baselines import BASELINE
-from benchmarks.report.captions import BAD_STATES, CODE, INCIDENT
+from benchmarks.report.captions import BAD_STATES, CODE, INCIDENT, UNCONVERGED
 from benchmarks.report.columns import COLUMNS, Column, Entry
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
@@ -22,6 +22,7 @@ PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 _TIMM = {"ViT-S/16": "vit_small_patch16", "ViT-B/16": "vit_base_patch16", "ViT-L/16": "vit_large_patch16"}
 _SOURCES = ("measured", "predicted")
 _MIB = 2**20
+_BY_DATASET = ("auc", "sd", "state", "seeds", "unconverged", "mark")  # columns of `PaperTable.rows`
 
 
 class PaperTable(NamedTuple):
@@ -46,7 +47,7 @@ def paper_tables(table: pd.DataFrame) -> Iterator[PaperTable]:
     effective_resolution, method, label, state (`ok` with any AUC); percent; memory_bytes (of the whole run, the
     largest over datasets), memory_source, process_bytes, and the same of training with `train_` before it;
     `auc <dataset>`, `sd <dataset>`, `state <dataset>` (missing where it was not run), `seeds <dataset>` (finished of
-    asked); auc_mean (the average), ppe, pme and train_pme of it, and the sources of the last two.
+    asked), `unconverged <dataset>` (as in the summary), `mark <dataset>`; auc_mean (the average), ppe, pme and train_pme of it, and the sources of the last two.
 
     The average runs over the datasets in which every method that has a result at that resolution has one, so that all
     averages of one resolution are over the same datasets.
@@ -87,9 +88,11 @@ def _row(group: pd.DataFrame, method: str, label: str, datasets: list[str], aver
         for _, cell in cells[cells["dataset_label"] == name].iterrows():
             row |= {f"auc {name}": cell["auc_mean"], f"sd {name}": cell["auc_sd"], f"state {name}": cell["state"]}
             row[f"seeds {name}"] = f"{cell['seeds_ok']} of {cell['seeds_asked']}"
+            row[f"unconverged {name}"] = cell["unconverged"]
             failed = sum(cell[f"seeds_{state}"] for state in BAD_STATES)
-            row[f"mark {name}"] = (CODE if pd.notna(cell["code_mix"]) else "") + (INCIDENT if failed else "")
-        row = {f"{part} {name}": None for part in ("auc", "sd", "state", "seeds", "mark")} | row
+            marks = {CODE: pd.notna(cell["code_mix"]), UNCONVERGED: pd.notna(cell["unconverged"]), INCIDENT: failed}
+            row[f"mark {name}"] = "".join(mark for mark, applies in marks.items() if applies)
+        row = {f"{part} {name}": None for part in _BY_DATASET} | row
     states = [row[f"state {name}"] for name in datasets if row[f"state {name}"]]
     row["state"] = "ok" if "ok" in states else states[0] if states else None
     if "oom" in states:

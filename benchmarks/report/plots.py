@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from benchmarks.analysis.ranks import Ranking, compare_over_datasets
 from benchmarks.analysis.summary import blocks, summary
 from benchmarks.records.whole_run import WHOLE_RUN
-from benchmarks.report.captions import figure_caption, spread, title
+from benchmarks.report.captions import UNCONVERGED, figure_caption, spread, title
 from benchmarks.report.memory_plot import draw_memory
 from benchmarks.report.rank_captions import unranked
 from benchmarks.report.rank_plot import plot_ranks
@@ -30,6 +30,7 @@ from benchmarks.report.style import (
     draw_training,
     finish,
     legend_handle,
+    mark_points,
     memory_axis,
     method_axis,
     resolution_axis,
@@ -153,6 +154,7 @@ def _draw_method(axes: Axes, row: pd.Series, look: Style) -> None:
     if training is not None:
         draw_training(axes, (row["memory_bytes"], training), [100 * row["auc_mean"]] * 2, look, fill=fill)
     draw_points(axes, row["memory_bytes"], 100 * row["auc_mean"], look, yerr=_error(row), fill=fill)
+    mark_points(axes, [row["memory_bytes"]], [100 * row["auc_mean"]], [_mark(row)], look)
 
 
 def _auc_over_resolution(block: pd.DataFrame, path: Path) -> list[Path] | str:
@@ -168,6 +170,7 @@ def _auc_over_resolution(block: pd.DataFrame, path: Path) -> list[Path] | str:
             for _, row in rows.iterrows():
                 place = list(style).index(row["label"])
                 draw_points(axes, 100 * row["auc_mean"], place, style[row["label"]], xerr=_error(row))
+                mark_points(axes, [100 * row["auc_mean"]], [place], [_mark(row)], style[row["label"]])
             method_axis(axes, list(style))
             axes.margins(x=0.1)
             axes.set_xlabel(f"Test AUC (%) at {rows['resolution'].iloc[0]} px")
@@ -189,6 +192,11 @@ def _draw_lines(axes: Axes, rows: pd.DataFrame, style: dict[str, Style]) -> None
         x = line["resolution"] * (1 + apart * (i - (len(style) - 1) / 2))
         error = 100 * line["auc_sd"] if line["auc_sd"].notna().any() else None
         draw_points(axes, x, 100 * line["auc_mean"], look, yerr=error, dashes=look.dashes)
+        mark_points(axes, x, 100 * line["auc_mean"], [_mark(row) for _, row in line.iterrows()], look)
+
+
+def _mark(row: pd.Series) -> str:
+    return "" if pd.isna(row["unconverged"]) else UNCONVERGED
 
 
 def _error(row: pd.Series) -> float | None:

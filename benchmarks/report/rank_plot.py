@@ -1,5 +1,6 @@
 """The critical-difference diagram: average ranks of methods on a line, those that are not told apart joined."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from benchmarks.analysis.ranks import DatasetsComparison, Ranking, indistinguishable
-from benchmarks.report.captions import figure_caption
+from benchmarks.report.captions import figure_caption, rank_marks
 from benchmarks.report.rank_captions import differences, lacking, least_p, ranks
 from benchmarks.report.style import COLUMN, FONT_SIZE, PAGE, RC, draw_points, finish, styles
 
@@ -36,7 +37,7 @@ def plot_ranks(table: pd.DataFrame, compared: DatasetsComparison, found: Ranking
         for i, (first, last) in enumerate(bars):
             ends = [found.ranks[first] - 0.04, found.ranks[last] + 0.04]
             axes.plot(ends, [-_BAR * (i + 1)] * 2, color="0.25", linewidth=2.2, solid_capstyle="butt", zorder=2)
-        _labels(axes, found, top=-_BAR * (len(bars) + 1) - 0.5)
+        _labels(axes, found, rank_marks(table), top=-_BAR * (len(bars) + 1) - 0.5)
         bar = [Line2D([], [], color="0.25", linewidth=2.2, label="not told apart (Nemenyi, 0.05)")] if bars else []
         said = [ranks(found), differences(compared, found.labels), least_p(compared), lacking(compared)]
         drawn = " (synthetic, not clinical)" if table["synthetic"].any() else ""
@@ -62,7 +63,7 @@ def _axis(axes: Axes, found: Ranking) -> None:
     axes.text(1, 2.0, f"critical difference {found.critical:.2f}", ha="left", va="bottom")
 
 
-def _labels(axes: Axes, found: Ranking, top: float) -> None:
+def _labels(axes: Axes, found: Ranking, marks: Mapping[str, str], top: float) -> None:
     """The better half at the left, the others at the right, each tied to its rank on the line."""
     num, half = len(found.ranks), (len(found.ranks) + 1) // 2
     style = styles(zip(found.methods, found.labels, strict=True))
@@ -75,5 +76,5 @@ def _labels(axes: Axes, found: Ranking, top: float) -> None:
         draw_points(axes, x, y, style[label])  # where it is seen even if others have the same rank
         side = "right" if left else "left"
         offset = -0.045 * (num - 1) if left else 0.045 * (num - 1)
-        axes.text(x + offset, y, f"{label} {rank:.2f}", ha=side, va="center", fontsize=FONT_SIZE)
+        axes.text(x + offset, y, f"{label}{marks.get(label, '')} {rank:.2f}", ha=side, va="center", fontsize=FONT_SIZE)
     axes.set_ylim(top - _STEP * (half - 1) - 0.6, 3.0)

@@ -111,6 +111,14 @@ def training_handle(dashes: Any = "-") -> Line2D:
     return Line2D([], [], **look, linestyle=dashes, label="training alone")
 
 
+def mark_points(axes: Axes, x: Iterable[float], y: Iterable[float], marks: Iterable[str], look: Style) -> None:
+    """The marks of a table beside the points of a method; an empty one leaves its point as it is."""
+    for place_x, place_y, mark in zip(x, y, marks, strict=True):
+        if mark:
+            beside: dict[str, Any] = {"xytext": (2.5, 2.0), "textcoords": "offset points", "color": look.colour}
+            axes.annotate(mark, (place_x, place_y), **beside, annotation_clip=False)
+
+
 def legend_handle(label: str, look: Style, dashes: Any = "none") -> Line2D:
     """The legend entry of a method."""
     return Line2D([], [], color=look.colour, marker=look.marker, linestyle=dashes, label=label)

@@ -23,6 +23,7 @@ from benchmarks.report.captions import (
     majority,
     preloading,
     protocol,
+    rank_marks,
     spread,
     title,
 )
@@ -49,6 +50,7 @@ _TEX = {
         "‖": r"$^{\|}$",
         "⋆": r"$^{\star}$",
         "△": r"$^{\triangle}$",
+        "◊": r"$^{\diamond}$",
     },
 }
 
@@ -142,7 +144,7 @@ def _over_datasets(table: pd.DataFrame) -> Iterator[str]:
                 parts += [
                     f"### {found.resolution} px, protocol {name}\n",
                     f"{escape_markdown(said)}\n",
-                    _datasets_rows(found),
+                    _datasets_rows(found, rank_marks(group[group["resolution"] == found.resolution])),
                 ]
         parts += [f"No average ranks in protocol {name}: {escape_markdown(why)}.\n" for why in unranked(comparisons)]
     if parts:
@@ -151,12 +153,16 @@ def _over_datasets(table: pd.DataFrame) -> Iterator[str]:
         yield from parts
 
 
-def _datasets_rows(found: DatasetsComparison) -> str:
+def _datasets_rows(found: DatasetsComparison, marks: Mapping[str, str]) -> str:
     ranked = found.ranking if isinstance(found.ranking, Ranking) else None
     own = dict(zip(ranked.labels, ranked.ranks, strict=True)) if ranked else {}
     labels = [*own, *(label for label in found.labels if label in found.to_full and label not in own)]
     rows = [
-        [escape_markdown(label), f"{own[label]:.2f}" if label in own else "–", *_to_full_md(found.to_full.get(label))]
+        [
+            escape_markdown(label) + marks.get(label, ""),
+            f"{own[label]:.2f}" if label in own else "–",
+            *_to_full_md(found.to_full.get(label)),
+        ]
         for label in labels
     ]
     headers = ["Method", "Average rank ↓", "To full ↑", "p", "Datasets with both"]

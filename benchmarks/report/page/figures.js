@@ -2,6 +2,10 @@
 // AUC against cost with its Pareto front, and learning curves.
 
 const HOLLOW = "-open";
+const UNCONVERGED = "◊";
+
+/** The mark of a row some of whose runs had not converged, as its AUC carries it in the table. */
+const markOf = (row) => (row.unconverged === null ? "" : UNCONVERGED);
 
 /** Points that no other matches at lower cost or higher gain, by rising cost. */
 function paretoFront(points) {
@@ -75,16 +79,16 @@ function drawTradeOff(rows) {
 }
 
 const recordOf = ({ row }) => runsOf(row.index).find((run) => DATA.records[run.id].content.status.state === "ok")?.id;
-const hoverOf = ({ row, y, predicted }, size) => `${plain(row.label)}, ${row.resolution_text}<br>AUC ${y.toFixed(2)} %<br>${size}${predicted ? "†" : ""}`;
+const hoverOf = ({ row, y, predicted }, size) => `${plain(row.label)}, ${row.resolution_text}<br>AUC ${y.toFixed(2)} %${markOf(row)}<br>${size}${predicted ? "†" : ""}`;
 
 function tradeOffTrace(label, own, cost, several) {
   const { colour, symbol } = DATA.styles[label];
   return {
-    name: plain(label), mode: several ? "markers+text" : "markers", cliponaxis: false,
+    name: plain(label), mode: several || own.some(({ row }) => markOf(row)) ? "markers+text" : "markers", cliponaxis: false,
     x: own.map(({ x }) => x), y: own.map(({ y }) => y),
     error_y: { type: "data", array: own.map(({ row }) => 100 * (row.auc_sd ?? 0)), color: colour, thickness: 1, width: 3, visible: own.some(({ row }) => row.auc_sd !== null) },
     marker: { color: colour, size: 11, symbol: own.map(({ predicted }) => symbol + (predicted ? HOLLOW : "")), line: { color: colour, width: 2 } },
-    text: own.map(({ row }) => String(row.resolution)), textposition: "top center", textfont: { size: 11, color: "#333" },
+    text: own.map(({ row }) => (several ? String(row.resolution) : "") + markOf(row)), textposition: "top center", textfont: { size: 11, color: "#333" },
     customdata: own.map(recordOf),
     hovertext: own.map((point) => hoverOf(point, cost === "trainable" ? point.x.toLocaleString("en") : bytes(point.x))),
     hoverinfo: "text",
@@ -111,7 +115,7 @@ const historyOf = (run) => DATA.records[run.id].content.measurements.history ?? 
 function drawLearning(rows) {
   fill(byId("learning-group"), choices(rows, true));
   const chosen = rows.filter((row) => `${row.group}/${row.resolution}` === byId("learning-group").value);
-  const runs = chosen.flatMap((row) => runsOf(row.index).map((run) => ({ run, label: row.label, history: historyOf(run) })));
+  const runs = chosen.flatMap((row) => runsOf(row.index).map((run) => ({ run, label: row.label, mark: markOf(row), history: historyOf(run) })));
   const keys = new Set(runs.flatMap(({ history }) => history.flatMap((epoch) => Object.keys(epoch))));
   keys.delete("epoch");
   const first = (key) => (key in QUANTITIES ? Object.keys(QUANTITIES).indexOf(key) : 9);
@@ -124,14 +128,14 @@ function drawLearning(rows) {
   showEmpty("learning", reason, byId("learning-plot"), byId("learning-caption"));
   if (reason) return;
   const named = new Set();
-  const traces = drawn.map(({ run, label, history }) => {
+  const traces = drawn.map(({ run, label, mark, history }) => {
     const { colour, symbol, dash } = DATA.styles[label];
     const best = DATA.records[run.id].content.run.selection?.best_epoch;
     const ring = (on, off) => history.map(({ epoch }) => (epoch === best ? on : off));
     const again = named.has(label);
     named.add(label);
     return {
-      name: plain(label), legendgroup: label, showlegend: !again, mode: "lines+markers", cliponaxis: false,
+      name: plain(label) + mark, legendgroup: label, showlegend: !again, mode: "lines+markers", cliponaxis: false,
       x: history.map(({ epoch }) => epoch), y: history.map((epoch) => epoch[key] ?? null),
       line: { color: colour, dash, width: 1.8 },
       marker: { symbol, color: colour, size: ring(12, 6), line: { color: "#000", width: ring(2, 0) } },
@@ -139,6 +143,10 @@ function drawLearning(rows) {
       hovertext: history.map((epoch) => `${plain(label)}, seed ${run.seed}<br>epoch ${epoch.epoch}${epoch.epoch === best ? " (picked)" : ""}: ${epoch[key]}`),
     };
   });
+  byId("learning-caption").textContent = [
+    "A line a run, its seeds alike; the large ringed marker is the epoch that validation picked.",
+    ...group(chosen[0]).footnotes.filter((note) => note.startsWith(UNCONVERGED)),
+  ].join(" ");
   const last = Math.max(...drawn.flatMap(({ history }) => history.map(({ epoch }) => epoch)));
   draw("learning-plot", traces, {
     xaxis: { ...AXIS, title: { text: "Epoch" }, tick0: 0, dtick: Math.ceil(last / 10) },
