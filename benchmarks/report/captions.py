@@ -169,7 +169,7 @@ def footnotes(block: pd.DataFrame) -> list[str]:
 def augmentation(block: pd.DataFrame) -> list[str]:
     """Which rows were trained on augmented images, in one sentence; none where no record says."""
     runs = block[block["state"] != BASELINE].fillna({"augmented": UNKNOWN})
-    labels = {views: ", ".join(rows["label"].unique()) for views, rows in runs.groupby("augmented", sort=False)}
+    labels = {str(views): ", ".join(rows["label"].unique()) for views, rows in runs.groupby("augmented", sort=False)}
     if set(labels) <= {UNKNOWN}:
         return []
     words = {"all": "on augmented images"}
