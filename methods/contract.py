@@ -117,7 +117,8 @@ class Method:
         config: Its frozen dataclass of defaults, with at least `lr`, `weight_decay` and `lr_grid`.
         build: `build(backbone, num_classes, config) -> nn.Module`, the trainable model. It may change and keep the
             backbone. Its `forward` takes its inputs by name and returns logits `(B, C)`; its head is its attribute
-            `head`, and every other parameter with `requires_grad` is the method's own. Raises `OptionError`.
+            `head`, a `Head` or a module that ends in one, and every other parameter with `requires_grad` is the
+            method's own. Raises `OptionError`.
         count: `count(backbone, config) -> int`, the closed formula of the parameters that train besides the head, from
             the sizes of the backbone as it was before `build`.
         views: `views(config, resolution) -> {input name: side length}`, the resized images that a sample carries.
@@ -152,15 +153,41 @@ def freeze(module: nn.Module) -> None:
     module.requires_grad_(False)
 
 
-def attach_head(backbone: VisionTransformer, num_classes: int) -> None:
-    """Replaces the backbone's pretrained head by a new trainable linear one, truncated normal 0.02, zero bias."""
-    backbone.reset_classifier(num_classes)
-    init_head(backbone.head)
+class Head(nn.Linear):
+    """A linear classification head that computes in its weights' type, fp32, whatever the rest of the model runs in.
+
+    Logits in bf16 have eight significant bits: in a few hundred images many are equal, and AUC counts ties half.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Classifies features.
+
+        Shape:
+            - input: `(B, E)`, E the width of the features, of any floating type
+            - Output: logits `(B, C)`
+        """
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.to(self.weight.dtype))
 
 
-def init_head(head: nn.Module) -> None:
-    """Initialises a linear head the same way for every method: truncated normal 0.02, zero bias."""
-    assert isinstance(head, nn.Linear)
+def attach_head(vit: VisionTransformer, num_classes: int) -> None:
+    """Replaces a ViT's head by a new trainable one; see `init_head`."""
+    vit.reset_classifier(num_classes)
+    use_head(vit)
+
+
+def use_head(vit: VisionTransformer) -> None:
+    """Makes the linear head that a ViT was made with a `Head` of the same parameters, initialised anew."""
+    linear = vit.head
+    assert isinstance(linear, nn.Linear)
+    head = Head(linear.in_features, linear.out_features, device="meta")  # there, it draws no random numbers
+    head.weight, head.bias = linear.weight, linear.bias
+    vit.head = head
+    init_head(head)
+
+
+def init_head(head: Head) -> None:
+    """Initialises a head the same way for every method: truncated normal 0.02, zero bias."""
     nn.init.trunc_normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
 

@@ -17,7 +17,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from methods.contract import Batches, Method, Recipe, freeze, init_head
+from methods.contract import Batches, Head, Method, Recipe, freeze, init_head
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class LinearProbe(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("std", torch.ones(num_features))
-        self.head = nn.Linear(num_features, num_classes)
+        self.head = Head(num_features, num_classes)
         init_head(self.head)
 
     def set_grad_checkpointing(self, enable: bool) -> None:

@@ -8,10 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.config import Precision
 from benchmarks.model.backbone import create_backbone
 from benchmarks.model.build import Parts, build_parts, count_parameters
 from benchmarks.model.method_config import make_config
-from benchmarks.training.step import evaluation_step, extraction_step, make_optimization, training_step
+from benchmarks.training.step import (
+    AUTOCAST_DTYPES,
+    autocast,
+    evaluation_step,
+    extraction_step,
+    make_optimization,
+    training_step,
+)
 from methods import METHODS
 
 BACKBONE = "vit_tiny_patch16_224"
@@ -51,6 +59,18 @@ def test_config_is_frozen_with_rate_and_decay(method: str) -> None:
 def test_logits_have_a_row_an_image_and_a_column_a_class(method: str) -> None:
     parts, inputs, _ = make_parts(method)
     assert evaluation_step(parts.model.eval(), inputs, "fp32", "cpu").shape == (BATCH, NUM_CLASSES)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_logits_are_in_fp32_whatever_the_precision(method: str, precision: Precision) -> None:
+    """And in training too, where the loss sees them; `evaluation_step` would make fp32 of rounded ones."""
+    parts, inputs, _ = make_parts(method)
+    for model in (parts.model.train(), parts.model.eval()):
+        with autocast("cpu", precision):
+            logits = model(**inputs)
+        assert logits.dtype == torch.float32
+        low = logits.to(AUTOCAST_DTYPES[precision]).float()
+        assert (low != logits).any()
 
 
 @pytest.mark.parametrize("backbone", [BACKBONE, OTHER_BACKBONE])

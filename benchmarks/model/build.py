@@ -11,7 +11,7 @@ from benchmarks.config import Attention
 from benchmarks.errors import UserError
 from benchmarks.model.backbone import check_needs, create_backbone, set_attention
 from methods import METHODS
-from methods.contract import OptionError
+from methods.contract import Head, OptionError
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ def build_parts(
         state_dict: Pretrained weights under timm's names; None for random ones.
 
     Raises:
-        UserError: The backbone is unknown or lacks what the method needs, or an option does not suit it.
+        UserError: The backbone is unknown or lacks what the method needs, an option does not suit it, or the head of a
+            plugin's method does not compute in fp32.
     """
     check_needs(backbone, METHODS[method])
     vit = create_backbone(backbone, resolution, state_dict)
@@ -59,6 +60,11 @@ def build_parts(
         extractor = METHODS[method].extractor(vit, config)
     except OptionError as error:
         raise UserError(f"{error} (an option of {method})") from error
+    if not any(isinstance(module, Head) for module in model.head.modules()):  # type: ignore[union-attr]
+        raise UserError(
+            f"head of {method} must be a methods.contract.Head or end in one, got {type(model.head).__name__}; make it "
+            "with attach_head(backbone, num_classes) or Head(num_features, num_classes)"
+        )
     for part in (model, extractor):
         if part is not None:
             set_attention(part, attention)

@@ -6,7 +6,7 @@ from typing import Any
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from methods.contract import OptionError, init_head
+from methods.contract import OptionError, use_head
 
 
 def init_side(module: nn.Module) -> None:
@@ -41,7 +41,7 @@ def build_side_network(
         block_fn=block,
     )
     init_side(side)
-    init_head(side.head)
+    use_head(side)
     return side
 
 
