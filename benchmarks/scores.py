@@ -1,4 +1,4 @@
-"""How likely a class is for an image, as a number that does not saturate."""
+"""Scores that rank: of images by how likely a class is, and of trained models by how well they did on validation."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,3 +21,15 @@ def log_odds(logits: Floats) -> Floats:
     columns = range(logits.shape[1])
     others = [logsumexp(np.delete(logits, index, axis=1), axis=1) for index in columns]
     return logits - np.stack(others, axis=1)
+
+
+def preference(auc: float, loss: float) -> tuple[float, float]:
+    """Orders what validation chooses among, the best last: by AUC, of equals by the lower loss.
+
+    AUCs count as equal where they differ by less than rounding does.
+
+    Args:
+        auc: On the validation split.
+        loss: Mean cross-entropy there, in nats.
+    """
+    return round(auc, 12), -loss

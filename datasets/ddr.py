@@ -77,6 +77,7 @@ DATASET = DatasetInfo(
     name="ddr",
     title="DDR",
     classes=("0", "1", "2", "3", "4"),
+    ordered=True,
     mean=(0.4237, 0.2609, 0.1284),
     std=(0.2948, 0.2017, 0.1367),
     url="https://github.com/nkicsl/DDR-dataset",

@@ -63,6 +63,7 @@ class DatasetInfo:
         epochs: Default number of epochs.
         batch_size: Default images a step.
         synthetic: Whether the images are generated; never to be mistaken for clinical data.
+        ordered: Whether the classes are grades, each more than the one before.
         url: Where the raw images come from.
         download: What to fetch there, one step a line.
         parts: Split archives among it, and how many parts each has.
@@ -87,6 +88,7 @@ class DatasetInfo:
     epochs: int = 20
     batch_size: int = 16
     synthetic: bool = False
+    ordered: bool = False
     url: str = ""
     download: tuple[str, ...] = ()
     parts: Mapping[str, int] = field(default_factory=dict)

@@ -90,6 +90,7 @@ DATASET = DatasetInfo(
     name="messidor2",
     title="Messidor-2",
     classes=("0", "1", "2", "3", "4"),
+    ordered=True,
     mean=(0.4844, 0.2238, 0.0758),
     std=(0.2939, 0.1472, 0.0635),
     url="https://www.adcis.net/en/third-party/messidor2/",

@@ -44,7 +44,8 @@ def make_record(method: str, resolution: int = 448, seed: int = 0, state: str = 
         **{"requested": "auto", "source": "hub", "backbone": "vit_base_patch16_384", "sha256": "ab" * 32, "note": None},
         **{"backbone_requested": "vit_base_patch16_384", "fallback": False, "path": "/cache/vit.safetensors"},
     } | changes.get("weights", {})
-    dataset = {"name": "demo", "title": "Demo", "synthetic": True, "metric": "auc"} | changes.get("dataset", {})
+    dataset = {"name": "demo", "title": "Demo", "synthetic": True, "ordered": False, "metric": "auc"}
+    dataset |= changes.get("dataset", {})
     environment = {"device": "NVIDIA A100-SXM4-40GB", "device_type": "cuda", "torch": "2.11.0"}
     phases = {"train": _peaks(train * scale), "preload": _peaks(preload * scale) if preload else _peaks(None)}
     memory: dict[str, Any] = {"memory": None, "predicted_memory": {"source": "predicted", "phases": phases}}

@@ -65,6 +65,28 @@ def test_a_clean_folder_has_status_0_and_its_numbers_are_right(root: Path, capsy
     assert "images: 24 images; problems: 0, notes: 0; look at .cache/check/images.png" in checked.err
 
 
+def test_the_declared_order_of_classes_is_shown_and_a_wrong_one_named(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "classes.txt").write_text("# ordered\ndark\nbright\n")
+    checked = Checked(capsys)
+    assert checked.status == 0 and [row["class"] for row in checked.tables["images"]] == ["dark", "bright"]
+    (root / "classes.txt").write_text("dark\nlight\n")
+    checked = Checked(capsys)
+    assert checked.status == 1 and [row["class"] for row in checked.tables["images"]] == ["bright", "dark"]
+    assert checked.found("order")["classes.txt"].startswith("classes.txt must name the class folders bright, dark, got")
+
+
+def test_numbered_classes_without_a_declared_order_are_a_note(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = [f"grade{number}" for number in (0, 1, 2, 10)]
+    make_images(Path("numbered"), tuple(numbers))
+    checked = Checked(capsys, "numbered")
+    assert [row["class"] for row in checked.tables["images"]] == numbers
+    assert "below a first line '# ordered'" in checked.found("order", "note")["all"] and not checked.found("order")
+    Path("numbered/classes.txt").write_text("# ordered\n" + "\n".join(numbers))
+    assert not Checked(capsys, "numbered").found("order", "note")
+
+
 def test_sizes_are_those_shown_and_the_shorter_side_counts(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, size in enumerate([(300, 500), (600, 600), (1200, 230)]):
         noise(number).resize(size).save(root / f"val/dark/{number}.png")

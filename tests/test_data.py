@@ -1,12 +1,17 @@
 """Datasets as folders: listing, digest, normalisation, and one clear line for each kind of bad input."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.data.classes import natural_key
 from benchmarks.data.dataset import Dataset, Sample, open_dataset
+from benchmarks.errors import UserError
 from datasets import DATASETS
 
 
@@ -37,6 +42,101 @@ def test_a_folder_is_listed_in_order_with_its_classes(tmp_path: Path) -> None:
     )
     assert dataset.counts() == {split: {"cat": 2, "dog": 2} for split in ("train", "val", "test")}
     assert (dataset.normalization_source, dataset.synthetic) == ("computed", False)
+
+
+def test_classes_are_in_natural_order_and_no_grades_unless_declared(tmp_path: Path) -> None:
+    numbers = tuple(map(str, range(12)))
+    root = make_folder(tmp_path / "pain", numbers, images_per_class=1)
+    plain = open_at(root)
+    assert (plain.classes, plain.ordered) == (numbers, False)
+    assert {sample.path.split("/")[1]: sample.label for sample in plain.splits["test"]} == {
+        name: int(name) for name in numbers
+    }
+    (root / "classes.txt").write_text("# ordered\n" + "\n".join(numbers))
+    graded = open_at(root)
+    assert (graded.classes, graded.ordered, graded.splits) == (numbers, True, plain.splits)
+    assert graded.digest != plain.digest
+    (root / "classes.txt").write_text("\n".join(numbers))
+    assert open_at(root) == plain  # nothing new is said
+
+
+def test_declared_classes_have_the_order_of_their_lines(tmp_path: Path) -> None:
+    grades = ("none", "mild", "moderate", "severe")
+    root = make_folder(tmp_path / "grades", grades)
+    plain = open_at(root)
+    assert (plain.classes, plain.ordered) == (tuple(sorted(grades)), False)
+    digests = {plain.digest}
+    for text in ("# ordered\r\nnone\r\n mild \r\n\r\nmoderate\r\nsevere\r\n", "\ufeffnone\nmild\nmoderate\nsevere"):
+        (root / "classes.txt").write_bytes(text.encode())
+        dataset = open_at(root)
+        assert (dataset.classes, dataset.ordered) == (grades, "ordered" in text)
+        assert {sample.path.split("/")[1]: sample.label for sample in dataset.splits["val"]} == {
+            name: label for label, name in enumerate(grades)
+        }
+        assert dataset.mean == plain.mean
+        digests.add(dataset.digest)
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "classes.txt must name each class folder once, a line each, got no name in"),
+        (b"# ordered\n", "classes.txt must name each class folder once, a line each, got no name in"),
+        (b"cat\ndog\ncat\n", "classes.txt must name each class folder once, a line each, got 'cat' twice in"),
+        (b"cat\nfox\n", "classes.txt must name the class folders cat, dog, got cat, fox in"),
+        (b"cat\n", "classes.txt must name the class folders cat, dog, got cat in"),
+        (b"# grades\ncat\ndog\n", "classes.txt must name the class folders cat, dog, got # grades, cat, dog in"),
+        (b"cat\n\xff\n", "classes.txt must be a text file in UTF-8, got"),
+    ],
+)
+def test_a_wrong_list_of_classes_is_one_line(tmp_path: Path, text: bytes, message: str) -> None:
+    root = make_folder(tmp_path / "pets")
+    (root / "classes.txt").write_bytes(text)
+    with pytest.raises(UserError) as caught:
+        open_at(root)
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_a_dataset_of_the_table_is_ordered_as_its_file_says(tmp_path: Path) -> None:
+    grades = DATASETS["messidor2"].classes
+    root = make_folder(tmp_path / "data" / "messidor2", grades)
+
+    def opened() -> Dataset:
+        return open_dataset("messidor2", tmp_path / "data", tmp_path / "cache")
+
+    before = opened()
+    assert (before.classes, before.ordered) == (grades, True)
+    (root / "classes.txt").write_text("# ordered\n0\n1\n2\n3\n4\n")
+    assert opened() == before  # ids of runs stay
+    (root / "classes.txt").write_text("# ordered\n4\n3\n2\n1\n0\n")
+    with pytest.raises(UserError, match=r"classes.txt must say of messidor2 .* got 4, 3, 2, 1, 0, ordered in"):
+        opened()
+
+
+def test_grades_are_said_to_be() -> None:
+    assert {name for name, info in DATASETS.items() if info.ordered} == {"messidor2", "ddr"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["0", "1", "2", "9", "10", "11"],
+        ["grade 2", "grade 10", "grade 10b", "grades"],
+        ["0", "0.25", "0.5", "1", "2"],
+        ["-", "1", ":", "A", "a", "a-b", "a1", "a9", "a10", "ab"],
+        ["01", "1", "02", "2", "010"],
+        ["9" * 30, "1" + "0" * 30],
+    ],
+)
+def test_natural_order(names: list[str]) -> None:
+    assert sorted(names[::-1], key=natural_key) == names
+
+
+@given(st.lists(st.text(alphabet="abAB-_ 0123456789.", max_size=8)))
+def test_without_numbers_of_several_digits_the_order_is_that_of_plain_text(names: list[str]) -> None:
+    short = [name for name in names if not re.search(r"\d[\d.]", name)]
+    assert sorted(short, key=natural_key) == sorted(short)
 
 
 def test_a_folder_in_the_data_root_opens_by_its_name(tmp_path: Path) -> None:

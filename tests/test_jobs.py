@@ -102,7 +102,6 @@ def test_each_process_sees_its_own_gpu_alone(monkeypatch: pytest.MonkeyPatch) ->
     ("options", "message"),
     [
         ("--jobs 0", "must be at least 1"),
-        ("--jobs 2 --lr 1e-3 1e-2 --stop-hopeless", "stop-hopeless must be used with one process"),
         ("--slurm minutes=5", "slurm must be used with --launcher slurm, got it alone"),
         ("--launcher slurm --jobs 2 --slurm minutes=5", "jobs and device must be left to SLURM"),
         ("--launcher slurm", "slurm must have minutes, the time limit of a run"),

@@ -18,6 +18,7 @@ from benchmarks.memory import predict
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.prediction_cache import predict_point, stored_predictions
 from benchmarks.model.backbone import BACKBONES, patch_size
+from benchmarks.model.build import build_parts
 from benchmarks.suite.plan import make_plan
 from datasets import DATASETS
 from methods import METHODS
@@ -128,6 +129,14 @@ def test_they_run_like_those_of_the_repository_and_the_record_tells(folder: Path
     assert stored["biases"]["run"]["config"]["plugins"] == [list(item) for item in sorted(both.items())]
     assert stored["linear"]["run"]["config"]["plugins"] == [["others.py", both["others.py"]]]
     assert stored["biases"]["measurements"]["predicted_memory"]["phases"]["train"]["peak_allocated_bytes"] > 0
+
+
+def test_a_head_that_would_not_compute_in_fp32_is_refused(folder: Path) -> None:
+    text = METHOD.replace("attach_head(backbone, num_classes)", "backbone.reset_classifier(num_classes)")
+    (folder / "biases.py").write_text(text)
+    plugins.load_plugins([folder / "biases.py"])
+    with pytest.raises(UserError, match=r"head of biases must be a methods\.contract\.Head .*, got Linear; make"):
+        build_parts("biases", METHODS["biases"].config(), "vit_tiny_patch16_224", 2, 32)
 
 
 def test_every_command_that_takes_them_knows_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,8 @@ def test_each_dataset_comes_out_complete_and_without_leaks(prepared: Path, name:
     assert len(about(root)["excluded"]) == num_excluded
     files = {path.relative_to(root).as_posix() for path in root.glob("*/*/*")}
     assert files == {row["path"] for row in listed}
+    order = (root / "classes.txt").read_text().splitlines()
+    assert order == [*(["# ordered"] if name in ("messidor2", "ddr") else []), *DATASETS[name].classes]
     assert all(row["path"].split("/")[:2] == [row["split"], row["class"]] for row in listed)
     splits = defaultdict(set)
     for row in listed:

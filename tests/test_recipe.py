@@ -33,7 +33,7 @@ from benchmarks.training.peak_memory import PhaseMemory
 from benchmarks.training.state import TrainingResult
 from benchmarks.training.step import make_optimization, training_step
 from methods import METHODS
-from methods.contract import Batches, Method, ParameterGroups, Recipe, default_recipe, freeze, init_head
+from methods.contract import Batches, Head, Method, ParameterGroups, Recipe, default_recipe, freeze, init_head
 
 SIDE, CLASSES, TRAIN, EPOCHS, BATCH = 8, 2, 12, 4, 4
 STEPS = EPOCHS * TRAIN // BATCH
@@ -52,7 +52,7 @@ class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Linear(3 * SIDE * SIDE, 4)
-        self.head = nn.Linear(4, CLASSES)
+        self.head = Head(4, CLASSES)
         self.mean: Tensor
         self.register_buffer("mean", torch.zeros(3 * SIDE * SIDE))
         freeze(self.body)
@@ -275,6 +275,20 @@ def test_weights_of_the_best_epoch_come_back_whatever_trained_then(best: int, mo
     assert result.best_epoch == best
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, by_epoch[best - 1][name], rtol=0, atol=0)
+
+
+def test_of_epochs_with_equal_auc_the_lowest_loss_is_kept_then_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = iter([(0.9, 0.3), (1.0, 0.4), (1.0, 0.2), (1.0, 0.2)])
+    evaluate = loop.evaluate
+
+    def fake(bench: Bench, split: Split, part: str) -> Any:
+        metrics, logits = evaluate(bench, split, part)
+        return metrics | dict(zip(("auc", "loss"), next(shown), strict=True)), logits
+
+    monkeypatch.setattr(loop, "evaluate", fake)
+    result, _, _ = train_small(stages)
+    assert result.best_epoch == 3 and result.validation["loss"] == 0.2
+    assert [entry["val_loss"] for entry in result.history] == [0.3, 0.4, 0.2, 0.2]
 
 
 class Killed(Exception):

@@ -1,5 +1,6 @@
 """Records: written whole or not at all, checked when read, flattened without loss."""
 
+import csv
 import json
 import math
 import os
@@ -9,11 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from fixed_records import fixed_records, make_record
+from tiny_images import make_images
 
+from benchmarks.data.dataset import open_dataset
 from benchmarks.records.frame import load_frame, runs_frame
 from benchmarks.records.record import load_records, read_record, write_probabilities, write_record
 from benchmarks.records.schema import COLUMNS
 from benchmarks.storage.files import check_writable, write_atomic
+from benchmarks.suite.run import _image_probabilities
 
 
 def test_record_comes_back_as_written(tmp_path: Path) -> None:
@@ -170,13 +174,29 @@ def test_write_atomic_replaces(tmp_path: Path, sync: bool) -> None:
 
 def test_frame_has_every_column_and_missing_is_missing() -> None:
     frame = runs_frame(fixed_records())
-    assert list(frame) == [*COLUMNS, "variant", "augmented", "majority_share", "num_classes"]
+    made = ["variant", "augmented", "majority_share", "num_classes", "quadratic_kappa"]
+    assert list(frame) == [*COLUMNS, *made]
     assert len(frame) == 63
     oom = frame[frame["state"] == "oom"].iloc[0]
     assert pd.isna(oom["auc"])
     assert pd.isna(oom["measured_train_peak_allocated_bytes"])
     assert oom["predicted_train_peak_allocated_bytes"] > 2**30
     assert list(runs_frame([])) == list(frame)
+
+
+def test_kappa_is_called_what_it_is() -> None:
+    """Runs that do not say whether classes are grades are of a time when all had quadratic weights."""
+    graded = {"ordered": True, "counts": {"test": {"0": 3, "1": 4, "2": 5}}}
+    datasets = [
+        ({}, "kappa"),  # not ordered
+        (graded, "quadratic_kappa"),
+        (graded | {"ordered": None}, "quadratic_kappa"),
+        (graded | {"counts": {"test": {"no": 3, "yes": 4}}}, "kappa"),  # of two classes both are the same
+    ]
+    frame = runs_frame([make_record("lora", dataset=dataset, auc=0.8) for dataset, _ in datasets])
+    for (_, name), (_, row) in zip(datasets, frame.iterrows(), strict=True):
+        other = {"kappa": "quadratic_kappa", "quadratic_kappa": "kappa"}[name]
+        assert row[name] == pytest.approx(0.6) and pd.isna(row[other])
 
 
 def test_records_become_a_frame_one_by_one_or_all_at_once(tmp_path: Path) -> None:
@@ -205,3 +225,15 @@ def test_variant_holds_what_is_neither_place_nor_protocol() -> None:
     assert variant["rank"] == 8
     assert variant["lr"] == 1e-3
     assert not {"seed", "resolution", "dataset", "precision", "epochs"} & set(variant)
+
+
+def test_predictions_hold_probabilities_and_the_very_logits(tmp_path: Path) -> None:
+    dataset = open_dataset(str(make_images(tmp_path / "images")), tmp_path, tmp_path / "cache")
+    logits = np.random.default_rng(0).normal(0, 20, (8, 2)).astype(np.float32).astype(np.float64)
+    path = write_probabilities(tmp_path, "a", _image_probabilities(dataset, "test", logits))
+    with path.open(newline="") as file:
+        stored = list(csv.DictReader(file))
+    for row, expected in zip(stored, logits, strict=True):
+        assert [float(row["logit_bright"]), float(row["logit_dark"])] == expected.tolist()
+        assert float(row["prob_bright"]) == pytest.approx(1 / (1 + math.exp(expected[1] - expected[0])))
+    assert (pd.read_csv(path)[["logit_bright", "logit_dark"]].to_numpy() == logits).all()

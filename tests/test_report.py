@@ -136,6 +136,12 @@ def test_damaged_predictions_are_named(tmp_path: Path, text: str, reason: str) -
         class_results(path)
 
 
+def test_logits_tell_apart_what_probabilities_do_not(tmp_path: Path) -> None:
+    columns = "split,path,label,prob_a,prob_b,logit_a,logit_b"
+    (tmp_path / "p.csv").write_text(f"{columns}\ntest,1,a,0.5,0.5,1e-18,2e-18\ntest,2,b,0.5,0.5,2e-18,1e-18\n")
+    assert class_results(tmp_path / "p.csv")["confusion"] == [[0, 1], [1, 0]]
+
+
 def test_a_class_called_na_is_a_class(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("split,path,label,prob_NA,prob_1\ntest,1.png,NA,0.9,0.1\ntest,2.png,1,0.2,0.8\n")
     assert class_results(tmp_path / "p.csv")["confusion"] == [[1, 0], [0, 1]]

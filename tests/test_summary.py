@@ -26,6 +26,14 @@ SCORES = {
 }
 
 
+def test_a_mean_never_mixes_weighted_and_plain_kappas() -> None:
+    datasets: list[dict[str, Any]] = [{"ordered": True}, {"ordered": False}]
+    runs = [make_record("lora", 224, seed, dataset=dataset) for seed, dataset in enumerate(datasets)]
+    (row,) = summary(runs_frame(runs)).to_dict("records")
+    expected = [run["measurements"]["test"]["kappa"] for run in runs]
+    assert [row["quadratic_kappa_mean"], row["kappa_mean"]] == pytest.approx(expected, abs=1e-12)
+
+
 def records() -> list[Record]:
     """Cells with failed, missing and odd runs, of two protocols, two sets of images and two variants."""
     return [

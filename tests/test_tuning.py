@@ -12,8 +12,12 @@ from fixed_records import make_record
 from inside import finish_inside
 from tiny_images import make_images
 
-from benchmarks.suite.plan import Plan, make_plan
-from benchmarks.suite.tuning import choose, rivals_of, tuned_runs
+from benchmarks.records.record import load_records, write_record
+from benchmarks.records.stored import StoredStates, trial_results
+from benchmarks.suite import slurm
+from benchmarks.suite.plan import Plan, PlannedRun, make_plan
+from benchmarks.suite.suite import Work, _Suite
+from benchmarks.suite.tuning import choose, tuned_runs, val_aucs_of
 from benchmarks.training.loop import is_hopeless
 from docs.examples import ssf
 from methods import METHODS
@@ -44,18 +48,21 @@ def trials(folder: Path, method: str) -> list[dict[str, Any]]:
 
 def test_a_damaged_record_of_a_trial_is_no_rival(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cell, _) = plan(folder, monkeypatch, " ".join(GRID)).cells
-    first, second = cell.trials
+    first, _ = cell.trials
     runs = shutil.copytree(folder / "results/trials/runs", tmp_path / "trials/runs")
-    assert [len(aucs) for aucs in rivals_of(second, cell, tmp_path)] == [2]
+    assert [len(aucs) for aucs in val_aucs_of([first], tmp_path)] == [2]
+    stored = StoredStates(tmp_path / "trials", "only-missing")
+    assert not stored.is_due(first.config.run_id)
     (runs / f"{first.config.run_id}.json").write_bytes(b"{")
-    assert rivals_of(second, cell, tmp_path) == []
+    assert stored.is_due(first.config.run_id)  # so that `second` would wait for it
 
 
 @pytest.mark.parametrize("method", ["linear", "lora"])
 def test_the_rate_with_the_best_validation_auc_trains_every_seed(folder: Path, method: str) -> None:
     tried = {record["run"]["config"]["lr"]: record for record in trials(folder, method)}
     assert set(tried) == {1e-5, 1e-2}
-    best = max(sorted(tried), key=lambda rate: tried[rate]["measurements"]["val"]["auc"])
+    validated = {rate: record["measurements"]["val"] for rate, record in tried.items()}
+    (_, _, best) = max((record["auc"], -record["loss"], rate) for rate, record in validated.items())
     runs = [json.loads(path.read_text()) for path in sorted((folder / "results/runs").glob(f"*-{method}-*.json"))]
     assert [run["run"]["config"]["seed"] for run in runs] == [0, 1]
     for run in runs:
@@ -66,6 +73,9 @@ def test_the_rate_with_the_best_validation_auc_trains_every_seed(folder: Path, m
         assert sorted(tuning["runs"]) == sorted(record["run_id"] for record in tried.values())
         for rate, record in tried.items():
             assert tuning["val_auc"][f"{rate:g}"] == record["measurements"]["val"]["auc"]
+            assert tuning["val_loss"][f"{rate:g}"] == record["measurements"]["val"]["loss"]
+            epoch = record["run"]["selection"]["best_epoch"] - 1
+            assert record["measurements"]["history"][epoch]["val_loss"] == record["measurements"]["val"]["loss"]
 
 
 def test_a_trial_never_reads_the_test_split(folder: Path) -> None:
@@ -136,9 +146,97 @@ def test_choosing_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     tuning = choose(cell.trials, [*stored(0), *stored(1)])
     assert (tuning["chosen"], tuning["at_edge"]) == (1e-3, False)  # a draw with 1e-2; 1e-1 is out
     assert tuning["val_auc"] == pytest.approx({"0.0001": 0.6, "0.001": 0.8, "0.01": 0.8, "0.1": None})
+    assert set(tuning["val_loss"].values()) == {None}  # as before losses were stored
+    losses = (0.9, 0.5, 0.4, 0.1)
+    with_losses = [*stored(0), *stored(1)]
+    for record, loss in zip(with_losses, losses * 2, strict=True):
+        record["measurements"]["val"]["loss"] = loss
+    tuning = choose(cell.trials, with_losses)
+    assert (tuning["chosen"], tuning["at_edge"]) == (1e-2, False)  # the lower loss decides the draw
+    assert tuning["val_loss"] == pytest.approx({"0.0001": 0.9, "0.001": 0.5, "0.01": 0.4, "0.1": None})
+    perfect = [make_record("lora") for _ in cell.trials]
+    for record, loss in zip(perfect, losses * 2, strict=True):
+        record["measurements"]["val"] = {"auc": 1.0, "loss": loss}
+    assert choose(cell.trials, perfect)["chosen"] == 1e-1
     nothing = [make_record("lora", state="oom") for _ in cell.trials]
     tuning = choose(cell.trials, nothing)
     assert (tuning["chosen"], tuning["at_edge"]) == (1e-2, False)
+
+
+CURVES = {  # validation AUC by epoch of each rate; the third fails, another curve each seed
+    1e-5: [0.6, 0.7, 0.95, 0.99],
+    1e-4: [0.8, 0.6, 0.9, 0.9],
+    1e-3: None,
+    1e-2: [0.5, 0.65, 0.9, 0.9],
+    1e-1: [0.5, 0.69, 0.99, 0.99],
+}
+
+
+class Processes:
+    """Suites that share trials, as processes would; each does a trial by its curve, stopped if it is hopeless.
+
+    Args:
+        cut_in: At which trials to come another suite does what it can in the meantime.
+    """
+
+    def __init__(self, made: Plan, results: Path, cut_in: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.results, self.cut_in, self.num_done = results, cut_in, 0
+        self.suites = [_Suite(Work.make(made, results, "only-missing", 60)) for _ in range(2)]
+        self.cell = made.cells[0]
+        monkeypatch.setattr(_Suite, "_run", lambda suite, _, run, rivals, __: self.train(suite, run, rivals))
+
+    def train(self, suite: _Suite, run: PlannedRun, rivals: list[list[float]]) -> None:
+        self.num_done += 1
+        suite.num_done += 1
+        if self.num_done - 1 in self.cut_in:
+            self.suites[suite is self.suites[0]]._do_cell(1, self.cell)
+        if not run.config.trial:
+            return
+        curve, record = CURVES[run.config.lr], make_record("lora", state="ok")
+        if curve is None:
+            record = make_record("lora", state="diverged")
+        else:
+            curve = [value - run.config.seed / 10 for value in curve]
+            lengths = [n for n in range(1, 5) if is_hopeless(curve[:n], 4, rivals)] or [4]
+            history = [{"epoch": i + 1, "val_auc": value} for i, value in enumerate(curve[: lengths[0]])]
+            record["measurements"] |= {"history": history, "val": {"auc": max(curve[: lengths[0]])}}
+        write_record(trial_results(self.results), record | {"run_id": run.config.run_id})
+
+    def lengths(self) -> dict[tuple[int, float], int]:
+        """Epochs of each trial."""
+        states = {run.config.run_id: (run.config.seed, run.config.lr) for run in self.cell.trials}
+        stored, _ = load_records(trial_results(self.results))
+        return {states[record["run_id"]]: len(record["measurements"].get("history", [])) for record in stored}
+
+
+@pytest.mark.parametrize("cut_in", [set(), {0}, {1}, {0, 1, 2}, {3, 5}, set(range(10))])
+def test_what_is_hopeless_depends_on_the_plan_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_in: set[int]
+) -> None:
+    make_images(tmp_path / "images")
+    rates = " ".join(map(str, CURVES))
+    made = plan(tmp_path, monkeypatch, f"--lr {rates} --seeds 0 1 --trial-seeds all --epochs 4 --stop-hopeless")
+    processes = Processes(made, tmp_path / "results", cut_in, monkeypatch)
+    for _ in range(20):
+        ended = [suite._do_cell(1, processes.cell) for suite in processes.suites]
+        if all(ended):
+            break
+    # With two rivals the bar is at 0.75; with three, one of them stopped at 0.65, at 0.7.
+    expected = {1e-5: 4, 1e-4: 4, 1e-3: 0, 1e-2: 2, 1e-1: 2}
+    assert processes.lengths() == {(seed, rate): length for seed in (0, 1) for rate, length in expected.items()}
+
+
+def test_trials_that_wait_for_one_another_are_one_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_images(tmp_path / "images")
+    arguments = "--lr 1e-3 1e-2 1e-1 --seeds 0 1 --trial-seeds all"
+    for flags, sizes in (("", [1] * 6), ("--stop-hopeless", [3, 3])):
+        made = plan(tmp_path, monkeypatch, f"{arguments} {flags}")
+        (cell, _) = made.cells
+        work = Work.make(Plan([cell], []), tmp_path / "results", "only-missing", 60)
+        jobs = [share.plan.trials for share, _ in slurm._trials(work)]
+        assert list(map(len, jobs)) == sizes
+        assert {trial.config.run_id for job in jobs for trial in job} == {trial.config.run_id for trial in cell.trials}
+        assert all(len({trial.config.seed for trial in job}) == 1 for job in jobs)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ PARAMETERS = ("trainable", "trainable_head", "trainable_total", "frozen")
 SPLIT = ("split_kind", "split_group_key", "split_digest")
 _BLOCK = CELL[:3]
 _NAMES = ("dataset_title", "method_title", "device_type")
-_SCORES = ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "val_auc")
+_SCORES = ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "quadratic_kappa", "val_auc")
 _SECONDS = ("seconds_train", "preload_seconds", "images_per_second_preload")
 
 

@@ -3,12 +3,14 @@
 What would spoil a run is a problem; what may be as it should, but is worth a look, is a note.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from benchmarks.check.survey import Survey, by_pixels, class_key, expected_counts
 from benchmarks.choices import SPLITS
+from benchmarks.data.classes import FILE, MARK, natural_key
 from benchmarks.data.dataset import list_folders
 
 IMBALANCE = 10  # images of the largest class for one of the smallest, from which on a note is made
@@ -34,8 +36,9 @@ class Finding(NamedTuple):
 
 def findings(found: Survey) -> list[Finding]:
     """All faults, problems first, then in the order of the checks."""
-    checks = (_splits, _folder_names, _classes, _files, _same_pixels, _groups, _counts, _manifest, _depths, _balance)
-    everything = [finding for check in checks for finding in check(found)]
+    of_folders = (_splits, _folder_names, _classes, _order)
+    of_files = (_files, _same_pixels, _groups, _counts, _manifest, _depths, _balance)
+    everything = [finding for check in (*of_folders, *of_files) for finding in check(found)]
     return sorted(everything, key=lambda finding: finding.level != "problem")
 
 
@@ -87,6 +90,19 @@ def _classes(found: Survey) -> Iterator[Finding]:
                 yield Finding("problem", "class", f"{split}/{name}", f"holds {what}")
 
 
+def _order(found: Survey) -> Iterator[Finding]:
+    """An order of the classes that is declared wrongly, or not at all where names look like grades."""
+    numbers = [name for name in found.classes if re.fullmatch(r"\D*\d+", name)]
+    if found.order_error:
+        yield Finding("problem", "order", FILE, found.order_error)
+    elif found.declared is None and len(numbers) == len(found.classes) > 2:
+        detail = (
+            f"classes are numbered ({', '.join(numbers)}) and no grades, so kappa has no weights; if they are grades, "
+            f"name them in {FILE} in the root folder, one a line, below a first line {MARK!r}"
+        )
+        yield Finding("note", "order", "all", detail)
+
+
 def _files(found: Survey) -> Iterator[Finding]:
     for file in found.files:
         if file.facts is None:
@@ -97,7 +113,7 @@ def _same_pixels(found: Survey) -> Iterator[Finding]:
     for files in by_pixels(found.images):
         others = ", ".join(file.path for file in files[1:])
         splits = [split for split in SPLITS if any(file.split == split for file in files)]
-        labels = sorted({file.label for file in files})
+        labels = sorted({file.label for file in files}, key=natural_key)
         if len(splits) > 1:
             detail = f"is in {' and '.join(splits)}, the same image as {others}; keep it in one split"
             yield Finding("problem", "leak", files[0].path, detail)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from benchmarks.choices import SPLITS
+from benchmarks.data.classes import FILE, ClassOrder, class_order, natural_key
 from benchmarks.data.dataset import list_files, list_folders
 from benchmarks.data.manifest import Entry, has_manifest, read_about, read_entries
 from benchmarks.errors import UserError
@@ -58,6 +59,8 @@ class Survey:
         strays: Paths of images that lie in a split, but in no class folder.
         manifest: Its entries by path; empty where there is none.
         about: What the manifest says of the whole dataset; None where there is none.
+        declared: The order of the classes by `classes.txt` or the table of datasets; None where neither says one.
+        order_error: What is wrong with `classes.txt`.
     """
 
     root: Path
@@ -67,6 +70,8 @@ class Survey:
     strays: list[str]
     manifest: dict[str, Entry]
     about: dict[str, Any] | None
+    declared: ClassOrder | None
+    order_error: str
 
     @property
     def images(self) -> list[File]:
@@ -75,11 +80,11 @@ class Survey:
 
     @property
     def classes(self) -> list[str]:
-        """The classes of the table in its order, then the others; of several spellings the commonest."""
-        known = {class_key(name): name for name in (self.info.classes if self.info else ())}
+        """The classes in the declared order, then the others in natural order; of several spellings the commonest."""
+        known = {class_key(name): name for name in (self.declared.names if self.declared else ())}
         spellings = Counter(name for names in self.folders.values() for name in names)
         commonest = {class_key(name): name for name, _ in reversed(spellings.most_common())}
-        return [*known.values(), *(commonest[key] for key in sorted(commonest) if key not in known)]
+        return [*known.values(), *(commonest[key] for key in sorted(commonest, key=natural_key) if key not in known)]
 
 
 def class_key(name: str) -> str:
@@ -124,7 +129,18 @@ def survey(root: Path, info: DatasetInfo | None, on_progress: Callable[[int, int
         files.append(file)
         if on_progress is not None:
             on_progress(len(files), len(listed))
-    return Survey(root, info, folders, files, strays, {entry.path: entry for entry in entries}, about)
+    declared, order_error = _declared(root, {name for names in folders.values() for name in names}, info)
+    by_path = {entry.path: entry for entry in entries}
+    return Survey(root, info, folders, files, strays, by_path, about, declared, order_error)
+
+
+def _declared(root: Path, folders: set[str], info: DatasetInfo | None) -> tuple[ClassOrder | None, str]:
+    """The declared order of the classes, and what is wrong with `classes.txt`."""
+    try:
+        order = class_order(root, folders, info)
+    except UserError as error:
+        return None if info is None else ClassOrder(info.classes, info.ordered), str(error)
+    return order if info is not None or (root / FILE).exists() else None, ""
 
 
 def _inspect(root: Path, path: Path, split: str, folder: str) -> File:

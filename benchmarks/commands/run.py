@@ -54,9 +54,6 @@ def run_options(options: "SuiteOptions") -> int:
     work = Work.make(plan, options.results, options.policy, options.hang_minutes, options.verbose, options.track)
     announce(work)
     devices = devices_of(options)
-    several = options.launcher == "slurm" or len(devices) > 1
-    if several and any(trial.config.stop_hopeless for trial in plan.trials):
-        raise UserError("stop-hopeless must be used with one process, as it looks at the trials before; got several")
     return _do(work, devices, options) if options.slurm is None else _submit(work, options.slurm)
 
 

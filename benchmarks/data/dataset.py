@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.choices import LITTER, SPLITS
+from benchmarks.data.classes import class_order, natural_key
 from benchmarks.data.manifest import SplitOrigin, read_origin
 from benchmarks.errors import MissingError, UserError
 from benchmarks.images.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
@@ -45,8 +46,10 @@ class Dataset:
         title: Name in tables and plots; says so where the images are synthetic.
         root: The folder that holds the splits.
         classes: Folder names in class order.
+        ordered: Whether the classes are grades, in their order.
         splits: `train`, `val` and `test`, each sorted by class and path.
-        digest: Hex SHA-256 over split, class, path and content of every image; the same on every machine.
+        digest: Hex SHA-256 over split, class, path and content of every image, in the order of the classes, and over a
+            mark of grades in `classes.txt`; the same on every machine.
         mean: Normalisation mean per RGB channel, of pixels in [0, 1].
         std: Normalisation standard deviation per RGB channel.
         normalization_source: `dataset` (stated in the dataset's file) or `computed` (over the train split).
@@ -61,6 +64,7 @@ class Dataset:
     title: str
     root: Path
     classes: tuple[str, ...]
+    ordered: bool
     splits: dict[str, tuple[Sample, ...]]
     digest: str
     mean: tuple[float, float, float]
@@ -81,8 +85,9 @@ class Dataset:
 def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Dataset:
     """Opens a dataset of the table by its name, or any folder of the layout by its path.
 
-    The demo is generated at first use. For a folder by its path the classes are its sorted folder names, and the
-    normalisation is computed once over the train split and kept in the cache.
+    The demo is generated at first use. For a folder by its path the classes are its folder names, in the order that
+    its `classes.txt` says or in natural order, and the normalisation is computed once over the train split and kept in
+    the cache.
 
     Args:
         name_or_path: A name in `datasets.DATASETS`, the path of a folder, or the name of a folder in `data_root`.
@@ -90,20 +95,21 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
         cache_root: Content hashes and computed normalisations are kept here.
 
     Raises:
-        UserError: Unknown name, or a folder whose layout, classes or files are wrong.
+        UserError: Unknown name, or a folder whose layout, classes, files or `classes.txt` are wrong.
         MissingError: A dataset of the table that has not been prepared.
         MachineError: The cache cannot be written.
     """
     info, root = find_root(name_or_path, data_root)
     if info is None:
         return _open_folder(root, cache_root)
-    classes = _classes(root)
-    if set(classes) != set(info.classes):
-        raise UserError(f"classes of {info.name} must be {', '.join(info.classes)}, got {', '.join(classes)} in {root}")
-    splits = _list_splits(root, info.classes)
-    digest = _digest(root, splits, info.classes, cache_root)
+    folders = _class_folders(root)
+    if set(folders) != set(info.classes):
+        raise UserError(f"classes of {info.name} must be {', '.join(info.classes)}, got {', '.join(folders)} in {root}")
+    classes, ordered = class_order(root, folders, info)
+    splits = _list_splits(root, classes)
+    digest = _digest(root, splits, classes, False, cache_root)  # the entry's mark is as fixed as its name
     return Dataset(
-        info.name, info.title, root, info.classes, splits, digest, info.mean, info.std,
+        info.name, info.title, root, classes, ordered, splits, digest, info.mean, info.std,
         "dataset", info.metric, info.epochs, info.batch_size, info.synthetic, _split_origin(root, splits),
     )  # fmt: skip
 
@@ -139,15 +145,15 @@ def _find_folder(name_or_path: str, data_root: Path) -> Path:
 
 
 def _open_folder(root: Path, cache_root: Path) -> Dataset:
-    classes = _classes(root)
+    classes, ordered = class_order(root, _class_folders(root))
     splits = _list_splits(root, classes)
-    digest = _digest(root, splits, classes, cache_root)
+    digest = _digest(root, splits, classes, ordered, cache_root)
     mean, std = _normalization(root, splits["train"], digest, cache_root)
     name = root.resolve().name
     synthetic = (root / SYNTHETIC_MARK).is_file()
     defaults = DatasetInfo(name, f"{name} (synthetic, not clinical)" if synthetic else name, classes, mean, std)
     return Dataset(
-        name, defaults.title, root, classes, splits, digest, mean, std,
+        name, defaults.title, root, classes, ordered, splits, digest, mean, std,
         "computed", defaults.metric, defaults.epochs, defaults.batch_size, synthetic, _split_origin(root, splits),
     )  # fmt: skip
 
@@ -173,9 +179,9 @@ def _generate(info: DatasetInfo, root: Path) -> None:
 
 
 def list_folders(parent: Path) -> list[str]:
-    """Sorted names of the folders in a folder, but for hidden ones and litter."""
+    """Names of the folders in a folder in natural order, but for hidden ones and litter."""
     names = [entry.name for entry in parent.iterdir() if entry.is_dir() and not _is_litter(entry)]
-    return sorted(names)
+    return sorted(names, key=natural_key)
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -192,8 +198,8 @@ def _is_litter(path: Path) -> bool:
     return path.name.startswith(".") or path.name.lower() in LITTER
 
 
-def _classes(root: Path) -> tuple[str, ...]:
-    """The class folders, the same in every split."""
+def _class_folders(root: Path) -> list[str]:
+    """The class folders in natural order, the same in every split."""
     missing = [split for split in SPLITS if not (root / split).is_dir()]
     if missing:
         found = ", ".join(list_folders(root)) or "no folder"
@@ -202,7 +208,7 @@ def _classes(root: Path) -> tuple[str, ...]:
             f"({', '.join(missing)} missing); the layout is {root}/{{train,val,test}}/<class>/<images>"
         )
     per_split = {split: list_folders(root / split) for split in SPLITS}
-    everything = sorted(set().union(*per_split.values()))
+    everything = sorted(set().union(*per_split.values()), key=natural_key)
     for split, names in per_split.items():
         absent = [name for name in everything if name not in names]
         if absent:
@@ -214,7 +220,7 @@ def _classes(root: Path) -> tuple[str, ...]:
         raise UserError(
             f"dataset must have at least 2 class folders in each split, got {everything!r} in {str(root)!r}"
         )
-    return tuple(everything)
+    return everything
 
 
 def _list_splits(root: Path, classes: tuple[str, ...]) -> dict[str, tuple[Sample, ...]]:
@@ -248,10 +254,12 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
-def _digest(root: Path, splits: dict[str, tuple[Sample, ...]], classes: tuple[str, ...], cache_root: Path) -> str:
-    """SHA-256 over (split, class, path, content) of every image."""
+def _digest(
+    root: Path, splits: dict[str, tuple[Sample, ...]], classes: tuple[str, ...], ordered: bool, cache_root: Path
+) -> str:
+    """SHA-256 over (split, class, path, content) of every image, class by class, and over the mark of grades."""
     hashes = _content_hashes(root, [sample.path for samples in splits.values() for sample in samples], cache_root)
-    total = hashlib.sha256()
+    total = hashlib.sha256(b"ordered\n" if ordered else b"")
     for split, samples in splits.items():
         for path, label in samples:
             total.update("\0".join([split, classes[label], path, hashes[path]]).encode() + b"\n")

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import InstanceOf, TypeAdapter
 from typing_extensions import TypedDict
 
+from benchmarks.data.classes import natural_key
 from benchmarks.errors import UserError
 from benchmarks.storage.files import check_content
 
@@ -112,7 +113,7 @@ def count(entries: Iterable[Entry]) -> dict[str, dict[str, int]]:
     """Images per split and class."""
     counted = Counter((entry.split, entry.label) for entry in entries)
     table: dict[str, dict[str, int]] = {}
-    for (split, label), number in sorted(counted.items()):
+    for (split, label), number in sorted(counted.items(), key=lambda item: (item[0][0], natural_key(item[0][1]))):
         table.setdefault(split, {})[label] = number
     return table
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.choices import SPLITS
+from benchmarks.data.classes import ClassOrder, write_class_order
 from benchmarks.data.manifest import (
     Entry,
     SplitOrigin,
@@ -83,6 +84,7 @@ def prepare(info: DatasetInfo, request: Request, on_progress: Progress, datasets
         about = _about(info, request, found, batch, entries, assignment)
         about["excluded"] = _excluded(left_out, found, samples, batch, assignment)
         stage.place((Path(entry.path).name, entry.path) for entry in entries)
+        write_class_order(stage.tree, ClassOrder(info.classes, info.ordered))
         write_manifest(stage.tree, entries, about)
         _check_written(stage.tree, entries)
         stage.publish()

@@ -51,7 +51,9 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started; code_digest and method_digest
     (of the code that trained: what all methods share, and the method's own), version, commit, dirty.
     Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).
-    Scores (0-1, on the test split unless named val_): val_auc, auc, accuracy, balanced_accuracy, macro_f1, kappa, loss.
+    Scores (0-1, on the test split unless named val_): val_auc, auc, accuracy, balanced_accuracy, macro_f1, loss; kappa
+    (-1 to 1, without weights) or, where the classes are grades, quadratic_kappa: `ordered`, which runs did not say
+    before, when all had quadratic weights.
     Memory in bytes: {measured,predicted}_{setup,preload,train,eval}_peak_{allocated,reserved,process}_bytes,
     host_peak_bytes, cache_bytes. Time: seconds_{total,...}, images_per_second_{train,eval,preload};
     preload_seconds is what computing the features took when it was done, seconds_preload what this run waited for.
@@ -68,7 +70,14 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     ]
     dtypes = {name: _DTYPES[column.kind] for name, column in COLUMNS.items()}
     dtypes |= {"variant": "object", "augmented": "object", "majority_share": "float64", "num_classes": "Int64"}
-    return pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes).fillna(LATER)
+    frame = pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes)
+    return _with_kappas(frame.fillna(LATER))
+
+
+def _with_kappas(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tells the two kappas apart, which are one number only where there are two classes."""
+    quadratic = frame["ordered"].fillna(True).astype(bool) & frame["num_classes"].ne(2).fillna(True).astype(bool)
+    return frame.assign(kappa=frame["kappa"].mask(quadratic), quadratic_kappa=frame["kappa"].where(quadratic))
 
 
 def _variant(record: Record) -> str:

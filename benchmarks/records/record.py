@@ -26,8 +26,9 @@ def write_probabilities(results: Path, run_id: str, probabilities: pd.DataFrame)
     Args:
         results: the results root.
         run_id: the run they belong to.
-        probabilities: one row an image with the columns split, path, label, prob_<class> for each class and, where
-            images belong to patients, group.
+        probabilities: one row an image with the columns split, path, label; group, where images belong to patients;
+            prob_<class> for each class and, in runs since these are stored, logit_<class>. Numbers are written so
+            that reading them gives the same ones.
     """
     path = _stored(results, run_id, ".predictions.csv")
     return write_atomic(path, probabilities.to_csv(index=False, lineterminator="\n").encode())

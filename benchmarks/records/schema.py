@@ -115,10 +115,11 @@ class Counts(TypedDict, total=False):
 
 
 class DatasetPart(TypedDict, total=False):
-    """The dataset."""
+    """The dataset; kappa is quadratic where its classes are ordered, or where that is not said, as it was before."""
 
     title: Annotated[str | None, Column("dataset_title")]
     synthetic: bool | None
+    ordered: bool | None
     split: Annotated[Split | None, Prefix("split_")]
     counts: Counts | None
 
@@ -212,6 +213,7 @@ class Epoch(TypedDict, total=False):
 
     epoch: Required[Count]
     val_auc: Amount | None
+    val_loss: Amount | None
     loss: Amount | None
 
 

@@ -22,21 +22,17 @@ def add_baselines(table: pd.DataFrame) -> pd.DataFrame:
         parts.append(group.astype("object"))
         known = group.dropna(subset=["majority_share", "num_classes"])
         if len(known):
-            parts.append(pd.DataFrame(_baselines(known.iloc[0]), columns=table.columns, dtype="object"))
+            kappas = [name for name in ("kappa_mean", "quadratic_kappa_mean") if group[name].notna().any()]
+            parts.append(pd.DataFrame(_baselines(known.iloc[0], kappas), columns=table.columns, dtype="object"))
     return pd.concat(parts, ignore_index=True)
 
 
-def _baselines(row: pd.Series) -> list[dict[str, Any]]:
+def _baselines(row: pd.Series, kappas: list[str]) -> list[dict[str, Any]]:
     one_of_classes = 1 / int(row["num_classes"])
     same = {name: row[name] for name in row.index if name in _SHARED or str(name).startswith("dataset")}
     same |= {name: 0 for name in row.index if str(name).startswith("seeds_")}
-    same |= {
-        "state": BASELINE,
-        "complete": False,
-        "auc_mean": 0.5,
-        "balanced_accuracy_mean": one_of_classes,
-        "kappa_mean": 0.0,
-    }
+    same |= {"state": BASELINE, "complete": False, "auc_mean": 0.5, "balanced_accuracy_mean": one_of_classes}
+    same |= dict.fromkeys(kappas, 0.0)
     return [
         same | {"method": method, "label": label, "accuracy_mean": accuracy, "fallback": False}
         for method, label, accuracy in (

@@ -97,7 +97,7 @@ def collect(
 
 
 def class_results(path: Path) -> dict[str, Any]:
-    """Test results of each class, from stored per-image probabilities: the class of highest probability counts.
+    """Test results of each class, from stored predictions: the class of the highest logit or, without, probability.
 
     Returns:
         `classes`: names; `confusion`: counts, a row for each true class, a column for each predicted one;
@@ -107,14 +107,17 @@ def class_results(path: Path) -> dict[str, Any]:
         UserError: the file is missing, damaged, or has no image of the test split.
     """
     try:
-        frame = pd.read_csv(path, dtype={"split": str, "label": str}, keep_default_na=False)
+        kinds = {"split": str, "label": str}
+        frame = pd.read_csv(path, dtype=kinds, keep_default_na=False)
         test = frame[frame["split"] == "test"]
         names = [str(name) for name in frame.columns if str(name).startswith("prob_")]
         classes = [name.removeprefix("prob_") for name in names]
         unknown = sorted(set(test["label"]) - set(classes))
         if test.empty or unknown:
             raise UserError(f"no column for class {unknown[0]}" if unknown else "no image of the test split")
-        predicted = test[names].to_numpy(dtype="float64").argmax(axis=1)
+        logits = [f"logit_{name}" for name in classes]
+        scores = logits if set(logits) <= set(frame.columns) else names
+        predicted = test[scores].to_numpy(dtype="float64").argmax(axis=1)
         counts = confusion_matrix(test["label"], [classes[i] for i in predicted], labels=classes)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from benchmarks.config import Places, RunConfig
 from benchmarks.data.batches import Split
 from benchmarks.data.dataset import open_dataset
 from benchmarks.model.method_config import make_config
 from benchmarks.model.weights import Weights, resolve_weights
+from benchmarks.scores import log_odds
 from benchmarks.suite.run import Run
 from benchmarks.training.bench import Bench
 from benchmarks.training.clock import Clock
@@ -97,12 +97,8 @@ def _run(method: str, storage: str, seed: int, args: argparse.Namespace, cache: 
 
 def _moved(bench: Bench, exact: Split, stored: Split) -> tuple[float, float]:
     """The largest change of a log-odds, and the change of AUC, between two storages of the same images."""
-    (first, first_p), (second, second_p) = (evaluate(bench, split, "test") for split in (exact, stored))
-    return float(np.abs(_log_odds(first_p) - _log_odds(second_p)).max()), abs(first["auc"] - second["auc"])
-
-
-def _log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.log(probabilities) - np.log1p(-probabilities)
+    (first, logits), (second, others) = (evaluate(bench, split, "test") for split in (exact, stored))
+    return float(np.abs(log_odds(logits) - log_odds(others)).max()), abs(first["auc"] - second["auc"])
 
 
 def _quiet(event: str, **fields: Any) -> None:

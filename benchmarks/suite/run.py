@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
 
 from benchmarks.choices import SPLITS
 from benchmarks.config import Places, RunConfig
@@ -77,7 +79,7 @@ class Run:
         )
         bench = Bench(
             self.config, parts.model, parts.extractor, recipe, preprocessing, dataset.classes, self.device, self.clock,
-            self.memory, self.emit,
+            self.memory, self.emit, dataset.ordered,
         )  # fmt: skip
         if not self.config.trial:
             self._predict_memory(len(dataset.classes))
@@ -142,6 +144,7 @@ class Run:
                 "synthetic": dataset.synthetic,
                 "digest": dataset.digest,
                 "classes": list(dataset.classes),
+                "ordered": dataset.ordered,
                 "counts": dataset.counts(),
                 "split": dataset.split_origin.as_json() if dataset.split_origin else None,
                 "metric": dataset.metric,
@@ -179,7 +182,7 @@ class Run:
 
     def _train_and_test(self, bench: Bench, splits: dict[str, Split], dataset: Dataset) -> None:
         trained = train(bench, splits["train"], splits["val"], self.rivals, self.checkpoints)
-        assert trained.probabilities is not None
+        assert trained.logits is not None
         selection = {"metric": "val auc", "best_epoch": trained.best_epoch, "stopped_after": trained.stopped_after}
         self.run |= {"selection": selection, "resumed_after": trained.resumed_after}
         self.measurements |= {"history": trained.history, "val": trained.validation}
@@ -187,9 +190,9 @@ class Run:
             return  # the test split is for the chosen rate alone
         if bench.recipe.before_inference is not None:
             bench.model = bench.recipe.before_inference(copy.deepcopy(bench.model))
-        metrics, probabilities = evaluate(bench, splits["test"], "test")
+        metrics, logits = evaluate(bench, splits["test"], "test")
         self.measurements["test"] = metrics
-        frames = (("val", trained.probabilities), ("test", probabilities))
+        frames = (("val", trained.logits), ("test", logits))
         self.probabilities = pd.concat([_image_probabilities(dataset, split, values) for split, values in frames])
         seconds, num_epochs = self.clock.seconds, self.config.epochs
         num_trained = self.config.num_steps(len(splits["train"])) * self.config.batch_size
@@ -220,8 +223,8 @@ class Run:
         self.measurements["host_peak_bytes"] = host_peak_bytes()
 
 
-def _image_probabilities(dataset: Dataset, split: str, probabilities: Any) -> pd.DataFrame:
-    """One row an image: its label, its probabilities and, in a prepared folder, its group (patient, lesion, ...)."""
+def _image_probabilities(dataset: Dataset, split: str, logits: NDArray[np.float64]) -> pd.DataFrame:
+    """One row an image: its label, its group (patient, lesion, ...) in a prepared folder, probabilities and logits."""
     samples = dataset.splits[split]
     frame = pd.DataFrame(
         {
@@ -233,6 +236,7 @@ def _image_probabilities(dataset: Dataset, split: str, probabilities: Any) -> pd
     if dataset.split_origin is not None:
         groups = {entry.path: entry.group for entry in read_entries(dataset.root)}
         frame["group"] = [groups[sample.path] for sample in samples]
-    for index, name in enumerate(dataset.classes):
-        frame[f"prob_{name}"] = probabilities[:, index]
+    for kind, values in (("prob", softmax(logits, axis=1)), ("logit", logits)):
+        for index, name in enumerate(dataset.classes):
+            frame[f"{kind}_{name}"] = values[:, index]
     return frame

@@ -1,5 +1,7 @@
 """Hands a suite to SLURM through submitit: an array of jobs, one a trial, and behind it an array of one a run.
 
+Trials that wait for one another (`--stop-hopeless`) are one job.
+
 A job whose time is over is queued again by submitit, one that is preempted by SLURM itself; either goes on from the
 last epoch's checkpoint. Nobody waits for the jobs: their records are in the results folder, which all nodes share.
 """
@@ -22,7 +24,7 @@ from benchmarks.suite.options import SlurmSettings
 from benchmarks.suite.plan import Cell, Plan, PlannedRun
 from benchmarks.suite.slurm_queue import FOLDER, QUEUED, RUNNING, JobEntry, queued_jobs
 from benchmarks.suite.suite import Work
-from benchmarks.suite.tuning import tuned_runs
+from benchmarks.suite.tuning import rivals_of, tuned_runs
 
 MAX_ARRAY = 1000  # jobs: SLURM takes 1001 unless it is configured otherwise
 
@@ -48,9 +50,13 @@ def submit_suite(work: Work, settings: SlurmSettings) -> list[JobEntry]:
 
 
 def _trials(work: Work) -> Iterator[tuple[Work, JobEntry]]:
-    for trial in work.plan.trials:
-        if work.trials.is_due(trial.config.run_id):
-            yield _share(work, Cell([trial], []), trial), _entry(trial, trial.config.run_id, [])
+    for cell in work.plan.cells:
+        due = [trial for trial in cell.trials if work.trials.is_due(trial.config.run_id)]
+        waited_for = {rival.config.run_id for trial in due for rival in rivals_of(trial, cell)}
+        for trial in due:
+            if trial.config.run_id not in waited_for:  # else the job of the last that waits for it does it as well
+                share = _share(work, Cell([*rivals_of(trial, cell), trial], []), trial)
+                yield share, _entry(trial, trial.config.run_id, [])
 
 
 def _runs(work: Work) -> Iterator[tuple[Work, JobEntry]]:

@@ -24,7 +24,7 @@ from benchmarks.storage.locks import SAY_EVERY, Lock
 from benchmarks.suite.plan import Cell, Plan, PlannedRun
 from benchmarks.suite.processes import Job, Workers, follow
 from benchmarks.suite.progress import SuiteProgress
-from benchmarks.suite.tuning import rivals_of, tuned_runs
+from benchmarks.suite.tuning import rivals_of, tuned_runs, val_aucs_of
 from benchmarks.training.checkpoint import Checkpoints
 
 LOOK_EVERY = 2.0  # seconds between looks at the runs that another process does
@@ -194,8 +194,12 @@ class _Suite:
         results = self.work.results
         done = []
         for place, trial in enumerate(cell.trials, start=number):
-            rivals = rivals_of(trial, cell, results) if trial.config.stop_hopeless else []
-            done.append(self._do(place, trial, rivals))
+            rivals = rivals_of(trial, cell)
+            to_come = [rival.config.run_id for rival in rivals if self.work.trials.is_due(rival.config.run_id)]
+            if to_come:
+                done.append(self.tried.issuperset(to_come))  # then they could not be stored, and it is not done either
+            else:
+                done.append(self._do(place, trial, val_aucs_of(rivals, results)))
         if not all(done):
             return False
         runs = tuned_runs(cell, results)

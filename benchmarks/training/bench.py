@@ -31,6 +31,7 @@ class Bench:
         clock: Takes the seconds of each part.
         memory: Measures memory phases.
         emit: Receives progress events.
+        ordered: Whether the classes are grades, in their order.
     """
 
     config: RunConfig
@@ -43,6 +44,7 @@ class Bench:
     clock: Clock
     memory: PhaseMemory
     emit: Emit
+    ordered: bool = False
 
     def inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch's views as the model's inputs: a live extractor turns its image into features."""

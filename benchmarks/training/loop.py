@@ -69,10 +69,11 @@ def _train_and_validate(training: Training, train: Split, val: Split, epoch: int
     bench, config, result = training.bench, training.bench.config, training.result
     order = training_order(len(train), config.batch_size, training.generator)
     seconds, loss = _train_epoch(training, train, order, epoch)
-    metrics, probabilities = evaluate(bench, val, "validate")
-    entry = {"epoch": epoch, "loss": loss, "lr": training.schedule.get_last_lr()[0], "val_auc": metrics["auc"]}
+    metrics, logits = evaluate(bench, val, "validate")
+    entry = {"epoch": epoch, "loss": loss, "lr": training.schedule.get_last_lr()[0]}
+    entry |= {"val_auc": metrics["auc"], "val_loss": metrics["loss"]}
     result.history.append(entry | {"seconds": seconds})
-    training.keep_best(epoch, metrics, probabilities)
+    training.keep_best(epoch, metrics, logits)
     speed = len(order) * config.batch_size / seconds
     bench.emit("epoch", epochs=config.epochs, images_per_second=speed, **entry)
 
@@ -135,7 +136,7 @@ def _train_epoch(
 
 
 def evaluate(bench: Bench, split: Split, part: str) -> tuple[dict[str, Any], NDArray[np.float64]]:
-    """Metrics and per-image probabilities `(n, C)` of a split.
+    """Metrics and per-image logits `(n, C)` of a split, what the head computed in fp32 as float64.
 
     Args:
         bench: With the model to evaluate.
@@ -155,8 +156,8 @@ def evaluate(bench: Bench, split: Split, part: str) -> tuple[dict[str, Any], NDA
             del views, inputs
             if len(logits) % CHECK_EVERY == 0:
                 bench.emit("stage", stage=part, done=len(logits), total=len(order))
-        probabilities = torch.cat(logits).double().softmax(dim=1).numpy()
-        if not np.isfinite(probabilities).all():
+        found = torch.cat(logits).double().numpy()
+        if not np.isfinite(found).all():
             raise Diverged("predictions must stay finite; try a smaller --lr")
-        metrics = classification_metrics(split.labels, probabilities, bench.classes)
-    return metrics, probabilities
+        metrics = classification_metrics(split.labels, found, bench.classes, bench.ordered)
+    return metrics, found

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.scores import preference
 from benchmarks.training.bench import Bench
 from benchmarks.training.step import make_optimization
 
@@ -18,10 +19,10 @@ class TrainingResult:
     """What training yields.
 
     Attributes:
-        history: One entry an epoch: epoch (from 1), loss, lr (at its end), val_auc, seconds.
-        best_epoch: The epoch with the best validation AUC, the first of equals.
+        history: One entry an epoch: epoch (from 1), loss, lr (at its end), val_auc, val_loss, seconds.
+        best_epoch: The epoch with the best validation AUC; of equals the lowest validation loss, then the first.
         validation: Metrics of that epoch.
-        probabilities: What it gives the images of the validation split `(n, C)`.
+        logits: What it gives the images of the validation split `(n, C)`.
         stopped_after: The epoch after which a hopeless trial was stopped; None where all epochs ran.
         resumed_after: The epochs after which it went on from a checkpoint.
     """
@@ -29,7 +30,7 @@ class TrainingResult:
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     validation: dict[str, Any] = field(default_factory=dict)
-    probabilities: NDArray[np.float64] | None = None
+    logits: NDArray[np.float64] | None = None
     stopped_after: int | None = None
     resumed_after: list[int] = field(default_factory=list)
 
@@ -59,11 +60,12 @@ class Training:
         self.trained = trainable_names(bench.model)
         self.best: dict[str, Tensor] = {}
 
-    def keep_best(self, epoch: int, metrics: dict[str, Any], probabilities: NDArray[np.float64]) -> None:
-        """Keeps an epoch's weights where its validation AUC is better than any before."""
-        if not self.best or metrics["auc"] > self.result.validation["auc"]:
+    def keep_best(self, epoch: int, metrics: dict[str, Any], logits: NDArray[np.float64]) -> None:
+        """Keeps an epoch's weights where validation prefers them to any before."""
+        best = self.result.validation
+        if not self.best or preference(metrics["auc"], metrics["loss"]) > preference(best["auc"], best["loss"]):
             self.best = self._copied(self.changing())
-            self.result.best_epoch, self.result.validation, self.result.probabilities = epoch, metrics, probabilities
+            self.result.best_epoch, self.result.validation, self.result.logits = epoch, metrics, logits
 
     def changing(self) -> dict[str, Tensor]:
         """What training has changed in the model, by name: parameters that train or did, and stored buffers."""
@@ -85,7 +87,7 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers, texts, and lists and dicts of them."""
         result, device = self.result, self.bench.device
-        assert result.probabilities is not None
+        assert result.logits is not None
         return {
             "model": self.changing(),
             "best": self.best,
@@ -100,7 +102,7 @@ class Training:
             "order_generator": self.generator.get_state(),
             "cpu_generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            "result": vars(result) | {"probabilities": torch.from_numpy(result.probabilities)},
+            "result": vars(result) | {"logits": torch.from_numpy(result.logits)},
             "seconds": dict(self.bench.clock.seconds),
             "total_seconds": self.bench.clock.total(),
             "memory": self.bench.memory.phases,
@@ -123,7 +125,7 @@ class Training:
         torch.set_rng_state(state["cpu_generator"])
         if state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"], self.bench.device)
-        self.result = TrainingResult(**state["result"] | {"probabilities": state["result"]["probabilities"].numpy()})
+        self.result = TrainingResult(**state["result"] | {"logits": state["result"]["logits"].numpy()})
         self.result.resumed_after.append(len(self.result.history))
         self.bench.clock.add(state["seconds"], state["total_seconds"])
         self.bench.memory.add(state["memory"])
