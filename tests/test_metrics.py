@@ -88,4 +88,5 @@ def test_everything_can_be_stored_as_json_numbers() -> None:
 
 def test_validation_prefers_the_higher_auc_then_the_lower_loss() -> None:
     ordered = [(0.9, 0.1), (0.95, 9.0), (1.0, 0.5), (1.0 - 1e-15, 0.4), (1.0, 0.3)]
-    assert sorted(ordered[::-1], key=lambda pair: preference(*pair)) == ordered
+    backwards = [*reversed(ordered)]
+    assert sorted(backwards, key=lambda pair: preference(*pair)) == ordered

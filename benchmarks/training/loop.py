@@ -70,8 +70,10 @@ def _train_and_validate(training: Training, train: Split, val: Split, epoch: int
     order = training_order(len(train), config.batch_size, training.generator)
     seconds, loss = _train_epoch(training, train, order, epoch)
     metrics, logits = evaluate(bench, val, "validate")
-    entry = {"epoch": epoch, "loss": loss, "lr": training.schedule.get_last_lr()[0]}
-    entry |= {"val_auc": metrics["auc"], "val_loss": metrics["loss"]}
+    entry = {
+        **{"epoch": epoch, "loss": loss, "lr": training.schedule.get_last_lr()[0]},
+        **{"val_auc": metrics["auc"], "val_loss": metrics["loss"]},
+    }
     result.history.append(entry | {"seconds": seconds})
     training.keep_best(epoch, metrics, logits)
     speed = len(order) * config.batch_size / seconds
