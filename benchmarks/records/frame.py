@@ -75,7 +75,8 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     dtypes = {name: _DTYPES[column.kind] for name, column in COLUMNS.items()}
     dtypes |= {"variant": "object", "augmented": "object", "majority_share": "float64", "num_classes": "Int64"}
     dtypes |= {"train_losses": "object", "val_aucs": "object", "class_entropy": "float64"}
-    return _with_kappas(pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes).fillna(LATER))
+    frame = pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes)
+    return _with_kappas(frame.fillna(LATER))
 
 
 def _with_kappas(frame: pd.DataFrame) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.special import softmax
 
 from bench import make_parser
 from benchmarks.analysis.evidence import load_evidence
@@ -39,6 +40,7 @@ from benchmarks.records.frame import load_frame
 from benchmarks.records.record import read_record, write_probabilities, write_record
 from benchmarks.records.schema import Record
 from benchmarks.records.stored import StoredStates
+from benchmarks.scores import log_odds
 from benchmarks.suite.plan import Plan, PlannedRun, make_plan
 from benchmarks.suite.suite_file import read_options
 from methods import METHODS
@@ -150,11 +152,12 @@ def store_like(model: Record, run: PlannedRun, dataset: Dataset, results: Path) 
     skill = 0.5 + 0.2 * list(METHODS).index(config.method) + config.resolution / 100 + 0.1 * rng.normal()
     samples = [(split, sample) for split in ("val", "test") for sample in dataset.splits[split]]
     labels = np.array([sample.label for _, sample in samples])
-    scores = np.exp(skill * np.eye(len(CLASSES))[labels] + rng.normal(size=(len(labels), len(CLASSES))))
-    scores /= scores.sum(axis=1, keepdims=True)
+    logits = skill * np.eye(len(CLASSES))[labels] + rng.normal(size=(len(labels), len(CLASSES)))
+    scores = log_odds(logits)
     frame = pd.DataFrame([(split, sample.path, dataset.classes[sample.label]) for split, sample in samples])
-    frame = pd.concat([frame, pd.DataFrame(scores)], axis=1)
-    frame.columns = pd.Index(["split", "path", "label", *(f"prob_{name}" for name in dataset.classes)])
+    frame = pd.concat([frame, pd.DataFrame(softmax(logits, axis=1)), pd.DataFrame(logits)], axis=1)
+    columns = [f"{kind}_{name}" for kind in ("prob", "logit") for name in dataset.classes]
+    frame.columns = pd.Index(["split", "path", "label", *columns])
     test = (frame["split"] == "test").to_numpy()
     for split, rows in (("test", test), ("val", ~test)):
         found = influence(labels[rows], scores[rows], np.arange(rows.sum()))
