@@ -204,7 +204,7 @@ def claim_sizes() -> str:
     """How often claims about AUC err, as results/speed/claims.md has it: images, one each, three seeds or more."""
     cells = [row for row in _stored_cells("results/speed/claims.md") if len(row) == 9]
     rows = [row for row in cells if row[1] == "no" and row[2] in ("3", "10") and row[3] in ("0.00", "0.02")]
-    header = "images | seeds | SD of AUC over seeds | size, DeLong | size, ours | power | coverage, difference | coverage, AUC"
+    header = "images | seeds | SD over seeds | size, DeLong | size, ours | power | coverage, difference | coverage, AUC"
     return markdown(header, "rrrrrrrr", [[row[0], *row[2:]] for row in rows])
 
 

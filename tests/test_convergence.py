@@ -1,6 +1,7 @@
 """Trainings that had not come to their end: what counts as one, and that every table and figure says it."""
 
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,7 +123,7 @@ def test_every_table_says_it(tmp_path: Path, records: list[Record]) -> None:
         text = markdown.read_text()
         rows = [line for line in text.splitlines() if line.startswith("|") and "◊" in line]
         assert all("FPT" in line for line in rows)
-        assert sum(line.count("◊") for line in rows) == (2 if "Average ranks" in text else 1)
+        assert sum(line.count("◊") for line in rows) == 1
         assert NOTE in text
         tex = latex.read_text()
         assert sum(line.count(r"$^{\diamond}$") for line in tex.splitlines() if line.endswith(r"\\")) == 1
@@ -139,13 +140,32 @@ def test_every_figure_of_aucs_says_it(tmp_path: Path, records: list[Record], mon
     figures = watch(monkeypatch)
     paths = write_plots(tmp_path, runs_frame(records))
     drawn = dict(zip([path.name.split("_")[0] for path in paths[::2]], figures, strict=True))
-    for name in ("auc-over-memory", "auc-over-resolution", "ranks"):
+    for name in ("auc-over-memory", "auc-over-resolution"):
         assert "◊ Not converged: FPT at 448 px (1 of 3 seeds" in texts(drawn[name]), name
         marked = [text.get_text() for axes in drawn[name].axes for text in axes.texts if "◊" in text.get_text()]
         assert len(marked) == 1, name
     one = [record for record in records if record["run"]["config"]["resolution"] == 448]
     write_plots(tmp_path / "one", runs_frame(one))
     assert [text.get_text() for text in figures[-1].axes[0].texts if "◊" in text.get_text()] == ["◊"]
+
+
+def test_ranks_over_datasets_say_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = watch(monkeypatch)
+    flat = (0.8, 0.85, 0.85, 0.85, 0.85)
+    records = []
+    for number, method in itertools.product(range(6), ("full", "lora", "fpt")):
+        record = _record(0, (0.7,) * 5 if (number, method) == (3, "fpt") else FALLING, flat, method)
+        record["run"]["config"] |= {"dataset": f"d{number}", "dataset_digest": f"d{number}"}
+        record["run"]["dataset"] |= {"name": f"d{number}", "title": f"Data {number}"}
+        records.append(record | {"run_id": f"{record['run_id']}{number}"})
+    paths = write_plots(tmp_path, runs_frame(records))
+    drawn = dict(zip([path.stem for path in paths[::2]], figures, strict=True))
+    (ranks,) = (figure for name, figure in drawn.items() if name.startswith("ranks"))
+    assert "◊ Not converged: FPT on Data 3 at 448 px (training loss" in texts(ranks)
+    assert len([text for axes in ranks.axes for text in axes.texts if "◊" in text.get_text()]) == 1
+    markdown = write_tables(tmp_path, runs_frame(records))[0].read_text()
+    rows = [line for line in markdown[markdown.index("## Over datasets") :].splitlines() if "◊" in line]
+    assert len(rows) == 1 and "FPT" in rows[0]
 
 
 def test_the_page_says_it(tmp_path: Path, records: list[Record]) -> None:

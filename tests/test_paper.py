@@ -93,7 +93,7 @@ def test_incidents_are_results_and_gaps_are_empty(tmp_path: Path) -> None:
         on("messidor2", "full", 0.7),
     ]
     text = markdown(tmp_path, records)
-    assert line(text, "Full fine-tuning")[5:7] == ["OOM§", "<u>70.00 (1 of 2)</u>"]
+    assert line(text, "Full fine-tuning")[5:7] == ["OOM§", "70.00 (1 of 2)"]
     assert "§ Covid, Full fine-tuning at 512 px: out of memory in the train phase." in text
     table = summary(runs_frame([*records, on("messidor2", "vpt", 0, state="failed", message="killed")]))
     (paper,) = paper_tables(table)

@@ -12,11 +12,16 @@ from benchmarks.report.captions import BAD_STATES, CODE, EDGE, FEW, INCIDENT, MO
 
 
 class Entry(NamedTuple):
-    """What one place of a table says. rank: 1 best, 2 second best of its resolution, 0 neither."""
+    """What one place of a table says.
+
+    rank: 1 best, 2 second best of its resolution, 0 neither. competes: whether it may be either; what is left of a
+    method after some of its seeds failed may not, as it is no sample of the method.
+    """
 
     text: str
     mark: str = ""
     rank: int = 0
+    competes: bool = True
 
 
 class Column(NamedTuple):
@@ -73,7 +78,7 @@ def _auc(row: pd.Series) -> Entry:
         return Entry("–", mark)
     spread = "" if pd.isna(row["auc_sd"]) else f" ± {100 * row['auc_sd']:.2f}"
     mark += "" if pd.isna(row["unconverged"]) else UNCONVERGED
-    return Entry(f"{100 * row['auc_mean']:.2f}{spread}", mark)
+    return Entry(f"{100 * row['auc_mean']:.2f}{spread}", mark, competes=row["complete"])
 
 
 def _accuracy(row: pd.Series) -> Entry:
@@ -143,7 +148,7 @@ def _seeds(row: pd.Series) -> Entry:
 def _score(name: str) -> Callable[[pd.Series], Entry]:
     def entry(row: pd.Series) -> Entry:
         mark = PREDICTED if name != "ppe" and row[f"{name}_source"] == "predicted" else ""
-        return Entry("–") if pd.isna(row[name]) else Entry(f"{100 * row[name]:.2f}", mark)
+        return Entry("–") if pd.isna(row[name]) else Entry(f"{100 * row[name]:.2f}", mark, competes=row["complete"])
 
     return entry
 
@@ -219,8 +224,7 @@ def rows_by_resolution(block: pd.DataFrame, columns: Sequence[Column]) -> Iterat
         effective = group["effective_resolution"].dropna()
         runs_at = f" (runs at {int(effective.iloc[0])})" if len(effective) and effective.iloc[0] != resolution else ""
         rows = [[column.entry(row) for column in columns] for _, row in group.iterrows()]
-        # What is left of a method after its failures is no sample of it: only complete cells compete.
-        usable = [i for i, complete in enumerate(group["complete"]) if complete]
+        usable = [i for i, state in enumerate(group["state"]) if state == "ok"]
         for j, column in enumerate(columns):
             for i, rank in _ranks([rows[i][j] for i in usable], column.better):
                 rows[usable[i]][j] = rows[usable[i]][j]._replace(rank=rank)
@@ -230,12 +234,9 @@ def rows_by_resolution(block: pd.DataFrame, columns: Sequence[Column]) -> Iterat
 def _ranks(entries: Sequence[Entry], better: int) -> Iterator[tuple[int, int]]:
     """Index and rank of the best and second-best entries, by the value shown: what reads the same ranks the same."""
     # A prediction does not compete with measurements.
-    measured = any(entry.mark != PREDICTED and _value(entry) is not None for entry in entries)
-    values = {
-        i: value * better
-        for i, entry in enumerate(entries)
-        if (value := _value(entry)) is not None and not (measured and entry.mark == PREDICTED)
-    }
+    known = {i: (value, entry.mark) for i, entry in enumerate(entries) if (value := _value(entry)) is not None}
+    measured = any(mark != PREDICTED for _, mark in known.values())
+    values = {i: value * better for i, (value, mark) in known.items() if not (measured and mark == PREDICTED)}
     if better and len(values) > 1:
         order = sorted(set(values.values()), reverse=True)
         for i, value in values.items():
@@ -244,5 +245,7 @@ def _ranks(entries: Sequence[Entry], better: int) -> Iterator[tuple[int, int]]:
 
 
 def _value(entry: Entry) -> float | None:
+    if not entry.competes:
+        return None
     number = re.match(r"<?([\d,.]+)", entry.text)
     return float(number[1].replace(",", "")) if number else None

@@ -22,7 +22,7 @@ PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 _TIMM = {"ViT-S/16": "vit_small_patch16", "ViT-B/16": "vit_base_patch16", "ViT-L/16": "vit_large_patch16"}
 _SOURCES = ("measured", "predicted")
 _MIB = 2**20
-_BY_DATASET = ("auc", "sd", "state", "seeds", "unconverged", "mark")  # columns of `PaperTable.rows`
+_BY_DATASET = ("auc", "sd", "state", "seeds", "complete", "unconverged", "mark")  # columns of `PaperTable.rows`
 
 
 class PaperTable(NamedTuple):
@@ -47,7 +47,8 @@ def paper_tables(table: pd.DataFrame) -> Iterator[PaperTable]:
     effective_resolution, method, label, state (`ok` with any AUC); percent; memory_bytes (of the whole run, the
     largest over datasets), memory_source, process_bytes, and the same of training with `train_` before it;
     `auc <dataset>`, `sd <dataset>`, `state <dataset>` (missing where it was not run), `seeds <dataset>` (finished of
-    asked), `unconverged <dataset>` (as in the summary), `mark <dataset>`; auc_mean (the average), ppe, pme and train_pme of it, and the sources of the last two.
+    asked), `complete <dataset>` and `unconverged <dataset>` (as in the summary), `mark <dataset>`; auc_mean (the
+    average), complete (whether all it runs over are), ppe, pme and train_pme of it, and the sources of the last two.
 
     The average runs over the datasets in which every method that has a result at that resolution has one, so that all
     averages of one resolution are over the same datasets.
@@ -88,7 +89,7 @@ def _row(group: pd.DataFrame, method: str, label: str, datasets: list[str], aver
         for _, cell in cells[cells["dataset_label"] == name].iterrows():
             row |= {f"auc {name}": cell["auc_mean"], f"sd {name}": cell["auc_sd"], f"state {name}": cell["state"]}
             row[f"seeds {name}"] = f"{cell['seeds_ok']} of {cell['seeds_asked']}"
-            row[f"unconverged {name}"] = cell["unconverged"]
+            row |= {f"{part} {name}": cell[part] for part in ("complete", "unconverged")}
             failed = sum(cell[f"seeds_{state}"] for state in BAD_STATES)
             marks = {CODE: pd.notna(cell["code_mix"]), UNCONVERGED: pd.notna(cell["unconverged"]), INCIDENT: failed}
             row[f"mark {name}"] = "".join(mark for mark, applies in marks.items() if applies)
@@ -100,6 +101,7 @@ def _row(group: pd.DataFrame, method: str, label: str, datasets: list[str], aver
     scores = [row[f"auc {name}"] for name in averaged]
     full = averaged and row["state"] == "ok" and not any(pd.isna(score) for score in scores)
     row["auc_mean"] = sum(scores) / len(scores) if full else None
+    row["complete"] = all(row[f"complete {name}"] for name in averaged)
     row["ppe"] = None
     if full and not pd.isna(row["percent"]):
         row["ppe"] = performance_parameter_efficiency(row["auc_mean"], row["percent"] / 100)
@@ -160,13 +162,14 @@ def _auc(name: str) -> Callable[[pd.Series], Entry]:
         spread = "" if pd.isna(row[f"sd {name}"]) else f" ± {100 * row[f'sd {name}']:.2f}"
         done, asked = row[f"seeds {name}"].split(" of ")
         seeds = "" if done == asked else f" ({done} of {asked})"
-        return Entry(f"{100 * row[f'auc {name}']:.2f}{spread}{seeds}", row[f"mark {name}"])
+        text = f"{100 * row[f'auc {name}']:.2f}{spread}{seeds}"
+        return Entry(text, row[f"mark {name}"], competes=row[f"complete {name}"])
 
     return entry
 
 
 def _average(row: pd.Series) -> Entry:
-    return Entry("" if pd.isna(row["auc_mean"]) else f"{100 * row['auc_mean']:.2f}")
+    return Entry("" if pd.isna(row["auc_mean"]) else f"{100 * row['auc_mean']:.2f}", competes=row["complete"])
 
 
 def _empty_for_dash(shown: Callable[[pd.Series], Entry]) -> Callable[[pd.Series], Entry]:

@@ -205,9 +205,12 @@ def _error(row: pd.Series) -> float | None:
 
 def _draw_front(axes: Axes, rows: pd.DataFrame) -> None:
     """The Pareto front: each step is a method with a higher AUC than every other that needs no more memory."""
+    complete = rows[rows["complete"]]
+    if complete.empty:
+        return
     # A front across measured and predicted memory would compare what cannot be compared.
-    source = "measured" if (rows["memory_source"] == "measured").any() else "predicted"
-    rivals = rows[rows["memory_source"] == source]
+    source = "measured" if (complete["memory_source"] == "measured").any() else "predicted"
+    rivals = complete[complete["memory_source"] == source]
     front = pareto_front(rivals["memory_bytes"].to_list(), rivals["auc_mean"].to_list())
     x = [memory for memory, _ in front] + [rows["memory_bytes"].max() * 1.6]
     y = [100 * auc for _, auc in front] + [100 * front[-1][1]]

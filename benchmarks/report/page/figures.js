@@ -50,11 +50,12 @@ function drawTradeOff(rows) {
     .filter(([, own]) => own.length)
     .map(([label, own]) => tradeOffTrace(label, own, cost, several));
   traces.unshift(...traces.map(({ name }) => name).flatMap((name) => aloneTrace(points.filter(({ row, alone }) => plain(row.label) === name && alone !== null))));
-  // A front across measured and predicted memory would compare what cannot be compared.
-  const measured = points.filter((point) => !point.predicted);
-  const front = paretoFront(measured.length ? measured : points);
+  // What is left of a method after its failures competes with nothing; nor does measured memory with predicted.
+  const complete = points.filter(({ row }) => row.complete);
+  const measured = complete.filter((point) => !point.predicted);
+  const front = paretoFront(measured.length ? measured : complete);
   const end = Math.max(...points.map(({ x }) => x)) * 1.15;
-  traces.unshift({
+  if (front.length) traces.unshift({
     name: "Pareto front", mode: "lines", line: { shape: "hv", color: "#888", width: 1.5 }, hoverinfo: "skip",
     x: [...front.map(({ x }) => x), end], y: [...front.map(({ y }) => y), front.at(-1).y],
   });
