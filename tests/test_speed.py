@@ -5,6 +5,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from fixed_records import make_record
 from tiny_images import make_images
@@ -12,9 +13,11 @@ from tiny_images import make_images
 from benchmarks.analysis.evidence import load_evidence
 from benchmarks.config import Places, RunConfig
 from benchmarks.data.dataset import open_dataset
+from benchmarks.memory.point import MemoryPoint, build_point
+from benchmarks.memory.predict import predict_memory, trace_run
 from benchmarks.model.weights import Weights
 from benchmarks.records.frame import load_frame
-from benchmarks.speed import images, ranks, scale
+from benchmarks.speed import images, memory, ranks, scale
 from benchmarks.suite.plan import PlannedRun
 
 
@@ -26,6 +29,36 @@ def test_the_image_benchmark_prints_a_line_for_each_thing(capsys: pytest.Capture
     assert all(float(row["images_per_second"]) > 0 and float(row["ratio"]) > 0 for row in rows)
     assert [rows[index]["ratio"] for index in (0, 3, 6, 9, 12, 14, 16)] == ["1.0"] * 7
     assert "2 JPEGs of 2240 x 1488 px" in err
+
+
+def test_a_model_built_on_the_gpu_holds_what_one_moved_there_does() -> None:
+    point = MemoryPoint("lora", 64, 2, "vit_tiny_patch16_224")
+    events, order = memory.build_events(point)
+    live: dict[int, int] = {}
+    for number, size in events:
+        live.pop(number) if size < 0 else live.__setitem__(number, size)
+    model = build_point(point).model
+    assert set(order) <= live.keys()
+    assert sum(live[number] for number in order) == sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    traced = trace_run(point)
+    moved = predict_memory(point).phases
+    built = memory.built_on_gpu(traced, (events, order))
+    assert built.keys() == moved.keys()
+    assert built["setup"].allocated >= moved["setup"].allocated  # what initialising took comes on top
+    assert all(abs(built[phase].allocated / moved[phase].allocated - 1) < 0.03 for phase in ("train", "eval"))
+
+
+def test_errors_of_predictions_are_counted_by_way_and_counter() -> None:
+    same = {"model": "moved", "phase": "eval"}
+    rows = [
+        same | {"counter": counter, "point": str(i), "error": error}
+        for counter, found in (("allocated", [0, 1, -2, None]), ("reserved", [0.001, 3.0, -50, 3.1]))
+        for i, error in enumerate(found)
+    ]
+    allocated, reserved = memory.summarised(pd.DataFrame(rows)).to_dict("records")
+    assert (allocated["phases"], allocated["exact"], allocated["within 3 %"]) == (3, 1, 3)
+    assert (reserved["phases"], reserved["exact"], reserved["within 3 %"]) == (4, 1, 2)
+    assert (reserved["worst %"], reserved["worst phase"]) == ("−50.00", "eval of 2")
 
 
 def test_the_records_of_the_scale_benchmark_are_as_runs_store_them(tmp_path: Path) -> None:

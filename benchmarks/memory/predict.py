@@ -116,7 +116,21 @@ def predict_memory(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts
         raise PredictionError(point, f"{type(error).__name__}: {lines[0]}") from error
 
 
+@dataclass(frozen=True)
+class TracedRun:
+    """What a point allocates and releases, without an allocator's view of it; see `replay`."""
+
+    trace: StorageTrace
+    bounds: dict[str, tuple[int, int]]
+
+
 def _predict(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts]) -> Prediction:
+    traced = trace_run(point, make_parts)
+    return Prediction(point, replay(traced.trace.events, traced.trace.tags, traced.bounds), traced.trace.host_bytes)
+
+
+def trace_run(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts] = build_point) -> TracedRun:
+    """Runs a point's phases on fake tensors; arguments as those of `predict_memory`."""
     trace = StorageTrace()
     bounds: dict[str, tuple[int, int]] = {}
     images = views_of(point)
@@ -152,7 +166,7 @@ def _predict(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts]) -> 
             run_phases(point, build, torch.device("cpu"), watch, _no_timing, 1, trace.on_host, prepare=False)
     finally:
         gc.unfreeze()
-    return Prediction(point, replay(trace.events, trace.tags, bounds), trace.host_bytes)
+    return TracedRun(trace, bounds)
 
 
 def map_points(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
