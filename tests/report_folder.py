@@ -36,7 +36,7 @@ def make_folder(results: Path) -> list[Record]:
 def write_measured(results: Path, method: str, resolution: int, mebibytes: dict[str, int | None]) -> Path:
     """Store what `bench.py memory --measure` would have, with the peaks of some phases."""
     point = MemoryPoint(method, resolution, precision="bf16", attention="sdpa")
-    mebibytes = {"setup": 8, "eval": 9} | mebibytes
+    mebibytes = {"setup": 8, "eval": 9, **mebibytes}
     phases = {phase: {"peak_allocated_bytes": size * MIB} for phase, size in mebibytes.items() if size}
     record = {
         **{"schema": 1, "point": point.as_dict(), "status": {"state": "ok", "message": None, "phase": None}},

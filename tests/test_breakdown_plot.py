@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
@@ -63,7 +64,9 @@ def test_a_bar_for_each_method_sums_to_the_peak_of_its_run_and_a_lighter_one_to_
     for bar in bars(sizes):
         ends[round(bar.get_y(), 2)] = max(ends.get(round(bar.get_y(), 2), 0.0), bar.get_x() + bar.get_width())
     assert list(ends.values()) == pytest.approx([1000 / 1024, 2000 / 1024, 1000 / 1024])
-    assert [line.get_xdata().tolist() for line in sizes.lines] == [pytest.approx([2000 / 1024, 1000 / 1024])]
+    assert [np.asarray(line.get_xdata()).tolist() for line in sizes.lines] == [
+        pytest.approx([2000 / 1024, 1000 / 1024])
+    ]
     looks = {(round(bar.get_height(), 2), bar.get_alpha()) for bar in bars(sizes)}
     assert looks == {(0.72, 1), (0.4, 0.5)}
     assert max(bar.get_x() + bar.get_width() for bar in bars(shares)) == pytest.approx(100)

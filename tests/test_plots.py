@@ -284,7 +284,7 @@ def test_the_whole_run_is_drawn_with_training_lighter_beside_it(suite: Suite) ->
     for figure in (memory, trade_off):
         labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
         assert "training alone" in labels
-        lighter = [line.get_xdata() for line in figure.axes[0].lines if line.get_alpha() is not None]
+        lighter = [np.asarray(line.get_xdata()) for line in figure.axes[0].lines if line.get_alpha() is not None]
         ends = sorted((round(whole / MIB), round(training / MIB)) for whole, training in lighter)
         assert ends == [(1_420, 12), (1_730, 343), (1_730, 1_222)]  # as METHOD_FACTS has them
 
@@ -297,8 +297,8 @@ def test_the_front_goes_by_the_whole_run(tmp_path: Path, drawn: list[Figure]) ->
     write_plots(tmp_path, runs_frame([lora, plus]))
     (axes,) = drawn[1].axes
     front = next(line for line in axes.lines if line.get_drawstyle() == "steps-post")
-    assert [x / MIB for x in front.get_xdata()[:2]] == pytest.approx([1_000, 1_730])
-    assert list(front.get_ydata()[:2]) == pytest.approx([80, 90])
+    assert (np.asarray(front.get_xdata())[:2] / MIB).tolist() == pytest.approx([1_000, 1_730])
+    assert np.asarray(front.get_ydata())[:2].tolist() == pytest.approx([80, 90])
 
 
 def test_memory_curves_draw_attention_by_line_and_source_by_marker(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -315,7 +315,7 @@ def test_memory_curves_draw_attention_by_line_and_source_by_marker(tmp_path: Pat
     assert labels[-6:-3] == ["eager attention", "fused attention", "training alone"]
     assert labels[-3:] == ["measured", "predicted", "out of memory"]
     lines = [line for line in figure.axes[0].lines if line.get_alpha() is not None]
-    heights = [float(line.get_ydata()[1]) / MIB for line in lines]  # of training alone, at 512 px
+    heights = [float(np.asarray(line.get_ydata())[1]) / MIB for line in lines]  # of training alone, at 512 px
     expected = [METHOD_FACTS[name][4] * 512 / 448 for name in ("linear", "fpt", "fpt_plus") for _ in range(2)]
     assert heights == pytest.approx(expected)
     cards = [text.get_text() for text in figure.axes[0].texts]

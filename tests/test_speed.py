@@ -4,6 +4,7 @@ import csv
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -49,7 +50,7 @@ def test_a_model_built_on_the_gpu_holds_what_one_moved_there_does() -> None:
 
 
 def test_errors_of_predictions_are_counted_by_way_and_counter() -> None:
-    same = {"model": "moved", "phase": "eval"}
+    same: dict[str, Any] = {"model": "moved", "phase": "eval"}
     rows = [
         same | {"counter": counter, "point": str(i), "error": error}
         for counter, found in (("allocated", [0, 1, -2, None]), ("reserved", [0.001, 3.0, -50, 3.1]))

@@ -199,7 +199,8 @@ def test_what_preloads_may_need_more_than_what_trains_on_little() -> None:
     plus = table.loc["fpt_plus"]
     assert plus["train_pme"] == pytest.approx(performance_memory_efficiency(0.9, 343, 15_340))
     assert plus["pme"] == pytest.approx(performance_memory_efficiency(0.9, 1_730, 15_340))
-    assert table.loc["full", "pme"] == table.loc["full", "train_pme"]
+    full = table.loc["full"]
+    assert float(full["pme"]) == float(full["train_pme"]) > 0
 
 
 def test_a_protocol_has_the_name_that_its_values_give() -> None:
