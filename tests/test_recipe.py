@@ -395,12 +395,27 @@ def with_recipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Method]:
     yield method
 
 
-def test_a_prediction_trains_by_the_recipe_and_prepares_nothing(with_recipe: Method) -> None:
+def test_a_prediction_prepares_and_trains_by_the_recipe(with_recipe: Method) -> None:
     point = MemoryPoint("with_recipe", 64, batch_size=2, backbone="vit_tiny_patch16_224", num_classes=2)
-    state = predict_memory(point).phases["train"].breakdown["optimizer_state"]
+    phases = predict_memory(point).phases
+    assert list(phases) == ["setup", "prepare", "train", "eval"]
+    state = phases["train"].breakdown["optimizer_state"]
     plain = predict_memory(dataclasses.replace(point, method="adapter")).phases["train"].breakdown["optimizer_state"]
-    assert calls == [("after_step", 0)]
+    assert calls == [("prepare", 2), ("after_step", 0)]
     assert state < 0.6 * plain  # momentum alone, where AdamW has two moments
+
+
+def test_a_preparation_that_reads_values_is_left_out_of_a_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(model: Any, batches: Batches) -> None:
+        for inputs, _ in batches:
+            calls.append(("prepare", int(inputs["image"].sum().item())))
+
+    recipe = Recipe(prepare=read)
+    method = dataclasses.replace(METHODS["adapter"], name="reads", recipe=lambda *_: recipe)
+    monkeypatch.setitem(METHODS, "reads", method)
+    point = MemoryPoint("reads", 64, batch_size=2, backbone="vit_tiny_patch16_224", num_classes=2)
+    plain = predict_memory(dataclasses.replace(point, method="adapter"))
+    assert predict_memory(point).phases == plain.phases
 
 
 def test_measuring_prepares_in_a_phase_of_its_own(with_recipe: Method) -> None:

@@ -185,7 +185,7 @@ def test_a_whole_run_is_measured_only_where_all_its_phases_are(phase: str) -> No
         assert (none["train_memory_source"], none["train_memory_bytes"]) == ("measured", 1_223 * MIB)
 
 
-def test_a_prediction_does_not_know_what_preparing_the_model_takes() -> None:
+def test_a_run_that_prepared_its_model_is_not_predicted_whole_without_that_phase() -> None:
     prepared = make_record("lora", measured=False)
     prepared["measurements"]["seconds"]["prepare"] = 2.0
     assert pd.isna(one(prepared)["memory_bytes"]) and one(prepared)["train_memory_bytes"] == 12_650 * MIB

@@ -22,7 +22,9 @@ from benchmarks.model.build import Parts
 from benchmarks.plugins import load_plugins, loaded_plugins
 
 # CUDA context with the kernels and libraries loaded by each phase: as measured on an H100, driver 580, CUDA 13.0.
-CONTEXT_BYTES = {"setup": 610 * 2**20, "preload": 686 * 2**20, "train": 758 * 2**20, "eval": 758 * 2**20}
+# What preparation loads was never measured: taken as preloading's.
+_CONTEXT_MIB = {"setup": 610, "preload": 686, "prepare": 686, "train": 758, "eval": 758}
+CONTEXT_BYTES = {phase: size * 2**20 for phase, size in _CONTEXT_MIB.items()}
 STEPS = 3  # of training, as many as are measured: state that the first one makes lies among what it then releases
 MANY = 12  # points from which a second process is worth its start
 
@@ -66,6 +68,8 @@ class PhasePeak:
 @dataclass(frozen=True)
 class Prediction:
     """Predicted memory of a point, phase by phase; without an extractor to preload there is no phase `preload`.
+
+    Nor is there `prepare` where preparing the model reads values, which fake tensors lack.
 
     Attributes:
         point: What was predicted.
@@ -124,13 +128,27 @@ class TracedRun:
     bounds: dict[str, tuple[int, int]]
 
 
+class _PreparationError(Exception):
+    """What a method does before training cannot be done on fake tensors."""
+
+
 def _predict(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts]) -> Prediction:
     traced = trace_run(point, make_parts)
     return Prediction(point, replay(traced.trace.events, traced.trace.tags, traced.bounds), traced.trace.host_bytes)
 
 
 def trace_run(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts] = build_point) -> TracedRun:
-    """Runs a point's phases on fake tensors; arguments as those of `predict_memory`."""
+    """Runs a point's phases on fake tensors; arguments as those of `predict_memory`.
+
+    A method whose preparation reads values, as a start from data may, is traced without that phase.
+    """
+    try:
+        return _trace_run(point, make_parts, prepare=True)
+    except _PreparationError:
+        return _trace_run(point, make_parts, prepare=False)
+
+
+def _trace_run(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts], prepare: bool) -> TracedRun:
     trace = StorageTrace()
     bounds: dict[str, tuple[int, int]] = {}
     images = views_of(point)
@@ -149,7 +167,12 @@ def trace_run(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts] = b
     @contextmanager
     def watch(phase: str) -> Iterator[None]:
         begin = len(trace.events)
-        yield
+        try:
+            yield
+        except Exception as error:
+            if phase == "prepare":
+                raise _PreparationError from error
+            raise
         bounds[phase] = (begin, len(trace.events))
 
     gc.freeze()  # collections on the way then pass over all that is older, torch and its modules, in no time
@@ -163,7 +186,7 @@ def trace_run(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts] = b
             FoldRepeats(trace),
         ):
             warnings.simplefilter("ignore")
-            run_phases(point, build, torch.device("cpu"), watch, _no_timing, 1, trace.on_host, prepare=False)
+            run_phases(point, build, torch.device("cpu"), watch, _no_timing, 1, trace.on_host, prepare)
     finally:
         gc.unfreeze()
     return TracedRun(trace, bounds)
