@@ -142,7 +142,10 @@ def test_measuring_out_of_memory_is_a_result(monkeypatch: pytest.MonkeyPatch) ->
         "phase": "train",
     }
     rows = measured_rows(record)
-    assert [(row["phase"], row["status"], row["peak_allocated_bytes"]) for row in rows] == [("train", "oom", None)]
+    assert [(row["phase"], row["status"], row["peak_allocated_bytes"]) for row in rows] == [
+        ("train", "oom", None),
+        ("whole run", "oom", None),
+    ]
 
 
 @pytest.mark.process

@@ -372,7 +372,12 @@ def test_the_command_prints_the_columns_asked_for() -> None:
     arguments += ["--backbone", "vit_tiny_patch16_224", "--format", "json"]
     result = subprocess.run([sys.executable, "bench.py", *arguments], capture_output=True, text=True, check=True)
     rows = json.loads(result.stdout)
-    assert [row["phase"] for row in rows] == ["setup", "preload", "train", "eval"]
+    *phases, whole = rows
+    assert [row["phase"] for row in phases] == ["setup", "preload", "prepare", "train", "eval"]
+    assert whole["phase"] == "whole run"
+    for counter in ("allocated", "reserved", "process"):
+        name = f"peak_{counter}_bytes"
+        assert whole[name] == max(row[name] for row in phases)
     assert {(row["source"], row["status"]) for row in rows} == {("predicted", "ok")}
     assert all(row["peak_process_bytes"] > row["peak_reserved_bytes"] >= row["peak_allocated_bytes"] for row in rows)
     assert "predicted on fake tensors, not measured" in result.stderr
