@@ -159,9 +159,10 @@ def _rows(
                         **{"group": group, "resolution": row["resolution"], "resolution_text": resolution},
                         **{
                             name: row[name]
-                            for name in ("label", "method", "state", "auc_mean", "auc_sd", "unconverged")
+                            for name in ("label", "method", "state", "complete", "auc_mean", "auc_sd", "unconverged")
                         },
-                        **{"cells": [list(entry) for entry in row_entries], "costs": _costs(row)},
+                        "cells": [[entry.text, entry.mark, entry.rank] for entry in row_entries],
+                        "costs": _costs(row),
                         "extra": [_raw(name, row[name]) for name in extra],
                     }
                 )
