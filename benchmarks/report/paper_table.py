@@ -47,7 +47,8 @@ def paper_tables(table: pd.DataFrame) -> Iterator[PaperTable]:
     effective_resolution, method, label, state (`ok` with any AUC); percent; memory_bytes (of the whole run, the
     largest over datasets), memory_source, process_bytes, and the same of training with `train_` before it;
     `auc <dataset>`, `sd <dataset>`, `state <dataset>` (missing where it was not run), `seeds <dataset>` (finished of
-    asked), `unconverged <dataset>` (as in the summary), `mark <dataset>`; auc_mean (the average), ppe, pme and train_pme of it, and the sources of the last two.
+    asked), `unconverged <dataset>` (as in the summary), `mark <dataset>`; auc_mean (the average), ppe, pme
+    and train_pme of it, and the sources of the last two.
 
     The average runs over the datasets in which every method that has a result at that resolution has one, so that all
     averages of one resolution are over the same datasets.
