@@ -76,7 +76,7 @@ def unpaired(first: Parts, second: Parts, images: Floats) -> Parts:
     return Parts(images, seeds, np.minimum(both / np.maximum(images + seeds, _NOTHING), 1), np.maximum(df, least))
 
 
-def critical_value(level: Floats | float, parts: Parts, image_df: float) -> Floats:
+def critical_value(level: Floats | float, parts: Parts, image_df: float = np.inf) -> Floats:
     """How many standard errors two-sided `level` allows `(P,)`: t of the seeds and of the images, by their shares.
 
     Source: Cochran, Biometrics 20 (1964), 191-195.
@@ -92,12 +92,6 @@ class Split(NamedTuple):
     own: Floats
     others: Floats
     fewest: int
-
-    @property
-    def image_df(self) -> float:
-        """Degrees of freedom of a variance over images."""
-        return np.inf if self.fewest >= FEW else max(self.fewest - 1, 1)
-
 
 class Means(NamedTuple):
     """AUCs averaged over seeds, each `(P,)`: the mean, its variance by source, and the variance of one seed's."""
@@ -198,7 +192,7 @@ class Differences(NamedTuple):
 
     def interval(self, split: Split, level: float = LEVEL) -> tuple[Floats, Floats]:
         """All differences that two-sided `level` does not reject: 0 is among them where `p_value` exceeds the level."""
-        critical = critical_value(level, self.parts, split.image_df)
+        critical = critical_value(level, self.parts)
 
         def inside(change: Floats) -> NDArray[np.bool_]:
             return np.asarray(np.abs(self.change - change) <= critical * np.sqrt(self.variance(change, split)))
@@ -213,6 +207,6 @@ class Differences(NamedTuple):
         low, high = np.full_like(distance, -300.0), np.zeros_like(distance)  # of the logarithm
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            allowed = critical_value(10**middle, self.parts, split.image_df) > distance
+            allowed = critical_value(10**middle, self.parts) > distance
             low, high = np.where(allowed, middle, low), np.where(allowed, high, middle)
         return np.where(distance > 1e-9, 10**high, 1.0)
