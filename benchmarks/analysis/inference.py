@@ -93,6 +93,7 @@ class Split(NamedTuple):
     others: Floats
     fewest: int
 
+
 class Means(NamedTuple):
     """AUCs averaged over seeds, each `(P,)`: the mean, its variance by source, and the variance of one seed's."""
 

@@ -47,11 +47,11 @@ def compare_results(before: Side, after: Side, mix_code: bool = False) -> pd.Dat
     Returns:
         One row a cell of either side: block, dataset, resolution, method, label, settings (what differs); state, seeds,
         auc, unconverged (as in the summary), memory_bytes (of the whole run) and trainable, each as _before and _after;
-        auc_change, with auc_low and auc_high (its 95 % interval, where both have predictions of the same images), p, p_holm (corrected over all
-        cells) and test (over `images and seeds`, paired where the seeds are the same; `images, trained models` where a
-        side has one seed; `seeds`, a t test, without predictions); memory_change, where both are measured or both
-        predicted; trainable_change; in (`both`, `before`, `after`); auc: `same`, `not significant`, `significant` (at
-        0.05 after Holm) or `no test`.
+        auc_change, with auc_low and auc_high (its 95 % interval, where both have predictions of the same images), p,
+        p_holm (corrected over all cells) and test (over `images and seeds`, paired where the seeds are the same;
+        `images, trained models` where a side has one seed; `seeds`, a t test, without predictions); memory_change,
+        where both are measured or both predicted; trainable_change; in (`both`, `before`, `after`); auc: `same`,
+        `not significant`, `significant` (at 0.05 after Holm) or `no test`.
     """
     tables = [summary(side.frame, mix_code) for side in (before, after)]
     rows = [_row(first, second, before, after) for first, second in _matched(*tables)]
