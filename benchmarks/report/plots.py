@@ -69,7 +69,7 @@ def write_plots(results: Path, frame: pd.DataFrame, mix_code: bool = False) -> l
             if isinstance(found.ranking, Ranking):
                 path = results / "plots" / f"ranks_{protocol_name}_{found.resolution}.png"
                 paths += plot_ranks(group[group["resolution"] == found.resolution], found, found.ranking, path)
-        for reason in unranked(comparisons):
+        for reason in unranked([found for found in comparisons if found.num_datasets > 1]):
             print(f"no figure ranks_{protocol_name}: {reason}", file=sys.stderr)
     return paths
 
