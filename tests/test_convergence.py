@@ -16,6 +16,8 @@ from benchmarks.analysis.convergence import NO_FALL, ONE_EPOCH, RISING, not_conv
 from benchmarks.analysis.summary import summary
 from benchmarks.records.frame import runs_frame
 from benchmarks.records.schema import Record
+from benchmarks.report.compare import NOTE as NOTE_OF_COMPARISON
+from benchmarks.report.compare import Side, compare_results, readable
 from benchmarks.report.page_data import collect
 from benchmarks.report.paper_layout import write_paper_tables
 from benchmarks.report.plots import write_plots
@@ -166,6 +168,13 @@ def test_ranks_over_datasets_say_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     markdown = write_tables(tmp_path, runs_frame(records))[0].read_text()
     rows = [line for line in markdown[markdown.index("## Over datasets") :].splitlines() if "◊" in line]
     assert len(rows) == 1 and "FPT" in rows[0]
+
+
+def test_a_comparison_of_folders_says_it(records: list[Record]) -> None:
+    side = Side(runs_frame(records), {})
+    shown = readable(compare_results(side, side)).set_index(["method", "px"])["AUC"]
+    assert [place for place, auc in shown.items() if "◊" in auc] == [("FPT", 448)]
+    assert "◊" in NOTE_OF_COMPARISON
 
 
 def test_the_page_says_it(tmp_path: Path, records: list[Record]) -> None:
