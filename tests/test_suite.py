@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -81,10 +82,13 @@ def test_the_seconds_of_a_run_add_up(suite: Suite) -> None:
 def test_predictions_lie_beside_each_record(suite: Suite) -> None:
     for record in suite.records.values():
         frame = pd.read_csv(suite.folder / "results" / "runs" / f"{record['run_id']}.predictions.csv")
-        assert list(frame.columns) == ["split", "path", "label", "prob_bright", "prob_dark"]
+        of_classes = ["prob_bright", "prob_dark", "logit_bright", "logit_dark"]
+        assert list(frame.columns) == ["split", "path", "label", *of_classes]
         assert dict(frame["split"].value_counts()) == {"val": 2 * COUNTS["val"], "test": 2 * COUNTS["test"]}
         assert (frame["path"] == frame["split"] + "/" + frame["label"] + "/" + frame["path"].str[-5:]).all()
         assert (frame["prob_bright"] + frame["prob_dark"]).tolist() == pytest.approx([1.0] * len(frame))
+        odds = frame["prob_bright"] / (1 + np.exp(frame["logit_dark"] - frame["logit_bright"])) ** -1
+        assert odds.tolist() == pytest.approx([1.0] * len(frame))
         test = frame[frame["split"] == "test"]
         right = (test["prob_bright"] > 0.5) == (test["label"] == "bright")
         assert right.mean() == pytest.approx(record["measurements"]["test"]["accuracy"])
