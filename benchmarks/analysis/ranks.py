@@ -11,7 +11,7 @@ from scipy import stats
 
 from benchmarks.analysis.inference import LEVEL
 from benchmarks.analysis.statistics import holm
-from benchmarks.analysis.summary import across_datasets, method_rank
+from benchmarks.analysis.summary import across_datasets, highest, method_rank
 
 NUM_ORDERS = 20_000
 MIN_DATASETS = 5  # of four, no two-sided signed-rank p is under 0.125
@@ -230,10 +230,8 @@ def _ranking(scores: pd.DataFrame, methods: Mapping[str, str]) -> Ranking | str:
 
 def _to_full(scores: pd.DataFrame, full: pd.DataFrame) -> dict[str, ToFull]:
     """Each method against full fine-tuning, over the datasets where both have a score."""
-    best_first = full.assign(selected_by=full["val_auc_mean"].fillna(-1)).sort_values(
-        "selected_by", ascending=False, kind="stable"
-    )
-    reference = best_first.drop_duplicates("dataset_label").set_index("dataset_label")["auc_mean"]
+    chosen = [highest(rows, "val_auc_mean") for _, rows in full.groupby("dataset_label")]
+    reference = full.loc[chosen].set_index("dataset_label")["auc_mean"]
     found: dict[str, tuple[int, SignedRank]] = {}
     for label in (str(name) for name in scores if name not in set(full["label"])):
         differences = (scores[label] - reference).dropna().to_numpy(dtype=np.float64)

@@ -226,6 +226,13 @@ def _zip(table: pd.DataFrame, *names: str) -> Iterator[tuple[Any, ...]]:
     return zip(*(table[name] for name in names), strict=True)
 
 
+def highest(rows: pd.DataFrame, column: str) -> int | None:
+    """The index of the row with the highest value, the first of equals; a missing value is the lowest."""
+    if rows.empty:
+        return None
+    return int(rows.index.to_list()[int(rows[column].fillna(-1).to_numpy().argmax())])
+
+
 def across_datasets(table: pd.DataFrame) -> pd.Series:
     """Labels under which the rows of one protocol, all its datasets, are one method or another.
 
