@@ -14,14 +14,13 @@ from benchmarks.analysis.evidence import Evidence
 from benchmarks.analysis.inference import (
     LEVEL,
     Differences,
-    Floats,
     Means,
-    Split,
     interval,
+    make_split,
     unpaired,
     variance_parts,
 )
-from benchmarks.analysis.influence import Integers
+from benchmarks.analysis.influence import Floats, Integers
 from benchmarks.analysis.statistics import holm
 
 Cell = Mapping[int, Evidence]
@@ -57,6 +56,23 @@ class Comparison(NamedTuple):
     wins_low: float | None = None
     wins_high: float | None = None
 
+    def turned(self) -> "Comparison":
+        """Second less first."""
+        wins = self.wins, self.wins_high, self.wins_low
+        return Comparison(
+            0 - self.change, 0 - self.high, 0 - self.low, self.p, self.num_seeds,  # 0 less 0 has no sign
+            *(None if share is None else 1 - share for share in wins),
+        )  # fmt: skip
+
+
+Pairs = Mapping[tuple[int, int], Comparison | None]  # of cells by their numbers, each pair once
+
+
+def between(compared: Pairs, first: int, second: int) -> Comparison | None:
+    """How the first cell differs from the second, whichever way round the pair was compared."""
+    found = compared.get((second, first))
+    return found.turned() if found else compared.get((first, second))
+
 
 class SameImages:
     """Cells whose runs were all tested on the same images.
@@ -77,8 +93,7 @@ class SameImages:
         self._aucs = np.array([run.auc for run in runs])
         influences = np.array([run.influence for run in runs])
         self._products = influences @ influences.T
-        images, effect = runs[0].class_images, float(np.mean([run.design_effect for run in runs]))
-        self._split = Split(images / effect, (images.sum() - images) / effect, int(runs[0].class_units.min()))
+        self._split = make_split(runs[0].class_images, runs[0].class_units, [run.design_effect for run in runs])
 
     @property
     def fewest(self) -> int:
@@ -172,7 +187,7 @@ def _wins(differences: Floats) -> tuple[float, float, float] | tuple[None, None,
     return (won + ties / 2) / num, low, high
 
 
-def best_p(comparisons: Mapping[tuple[int, int], Comparison | None], cells: Sequence[int]) -> dict[int, float]:
+def best_p(compared: Pairs, cells: Sequence[int]) -> dict[int, float]:
     """Of each cell the p that it is as good as every other: small where some other is better, whichever that is.
 
     Hsu's comparison with the best, by Bonferroni over a cell's rivals; and Holm over the cells, so that among methods
@@ -180,7 +195,7 @@ def best_p(comparisons: Mapping[tuple[int, int], Comparison | None], cells: Sequ
     out to be which.
 
     Args:
-        comparisons: Of pairs of cells, each pair once.
+        compared: All pairs of the cells.
         cells: Which to compare.
 
     Returns:
@@ -190,13 +205,8 @@ def best_p(comparisons: Mapping[tuple[int, int], Comparison | None], cells: Sequ
     """
     worse: dict[int, float] = {}
     for cell in cells:
-        sides = []
-        for other in cells:
-            pair = (cell, other) if (cell, other) in comparisons else (other, cell)
-            found = comparisons.get(pair)
-            if other != cell and found is not None:
-                change = found.change if pair[0] == cell else -found.change
-                sides.append(found.p / 2 if change < 0 else 1 - found.p / 2)
+        against = [found for other in cells if (found := between(compared, cell, other))]
+        sides = [found.p / 2 if found.change < 0 else 1 - found.p / 2 for found in against]
         if sides and len(sides) == len(cells) - 1:
             worse[cell] = min(1.0, len(sides) * min(sides))
     return dict(zip(worse, holm(list(worse.values())), strict=True))

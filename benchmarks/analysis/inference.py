@@ -8,19 +8,20 @@ add to the spread over seeds is in the variance over images already, and is coun
 How often it all errs is simulated: `python -m benchmarks.speed.claims`, docs/statistics.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-Floats = NDArray[np.float64]
+from benchmarks.analysis.influence import Floats, Integers
 
 LEVEL = 0.05
 FEW = 10  # units of a class: with fewer, what is said about an AUC rests on next to nothing
 _LEAST = 0.75  # of the model's variance: with less, a test split is taken to have been lucky
 _NOTHING = 1e-24  # a variance that is one of rounding alone
+_LEAST_LOGARITHM = -200.0  # of p, to base 10: much further out SciPy's quantiles of t are wrong
 _HALVINGS = 40
 
 
@@ -92,6 +93,17 @@ class Split(NamedTuple):
     own: Floats
     others: Floats
     fewest: int
+
+
+def make_split(class_images: Integers, class_units: Integers, design_effects: Sequence[float]) -> Split:
+    """The split that models were tested on.
+
+    Args:
+        class_images, class_units: Images of each class, and units that have one `(C,)`.
+        design_effects: Of the models' variances; their mean is taken.
+    """
+    effect = float(np.mean(design_effects))
+    return Split(class_images / effect, (class_images.sum() - class_images) / effect, int(class_units.min()))
 
 
 class Means(NamedTuple):
@@ -174,40 +186,45 @@ class Differences(NamedTuple):
         """First less second."""
         return self.first.auc - self.second.auc
 
-    def variance(self, change: Floats, split: Split) -> Floats:
-        """The variance that the difference has if the true one is `change`.
+    def variance(self, split: Split) -> Callable[[Floats], Floats]:
+        """The variance that the difference has, as a function of what the true one is `(P,) -> (P,)`.
 
         The larger of what images show, as DeLong et al., and of what they would at AUCs that far apart and as near as
         can be to those observed.
         """
         middle = (self.first.auc + self.second.auc) / 2
-        aucs = np.stack([middle + change / 2, middle - change / 2])
-        aucs -= np.maximum(aucs.max(axis=0) - 1, 0)
-        both = zip((self.first, self.second), aucs, strict=True)
-        one, other = (_scale(means, split) * model_variance(auc, split) for means, auc in both)
+        scales = [_scale(means, split) for means in (self.first, self.second)]
         product = self.first.parts.images * self.second.parts.images
         known = product > _NOTHING**2
         correlation = np.where(known, self.covariance / np.sqrt(np.where(known, product, 1)), 0)
-        expected = one + other - 2 * np.clip(correlation, -1, 1) * np.sqrt(one * other)
-        return np.asarray(np.maximum(self.parts.images, expected) + self.parts.seeds)
+        correlation = np.clip(correlation, -1, 1)
+
+        def of(change: Floats) -> Floats:
+            aucs = np.stack([middle + change / 2, middle - change / 2])
+            aucs -= np.maximum(aucs.max(axis=0) - 1, 0)
+            one, other = (scale * model_variance(auc, split) for scale, auc in zip(scales, aucs, strict=True))
+            expected = one + other - 2 * correlation * np.sqrt(one * other)
+            return np.asarray(np.maximum(self.parts.images, expected) + self.parts.seeds)
+
+        return of
 
     def interval(self, split: Split, level: float = LEVEL) -> tuple[Floats, Floats]:
         """All differences that two-sided `level` does not reject: 0 is among them where `p_value` exceeds the level."""
-        critical = critical_value(level, self.parts)
+        critical, variance = critical_value(level, self.parts), self.variance(split)
 
         def inside(change: Floats) -> NDArray[np.bool_]:
-            return np.asarray(np.abs(self.change - change) <= critical * np.sqrt(self.variance(change, split)))
+            return np.asarray(np.abs(self.change - change) <= critical * np.sqrt(variance(change)))
 
         limit = np.ones_like(self.change)
         return _edge(inside, self.change, -limit), _edge(inside, self.change, limit)
 
     def p_value(self, split: Split) -> Floats:
         """Two-sided p of no difference: the level whose critical value is the difference in standard errors `(P,)`."""
-        variance = self.variance(np.zeros_like(self.change), split)
+        variance = self.variance(split)(np.zeros_like(self.change))
         distance = np.abs(self.change) / np.sqrt(np.maximum(variance, _NOTHING))
-        low, high = np.full_like(distance, -300.0), np.zeros_like(distance)  # of the logarithm
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            allowed = critical_value(10**middle, self.parts) > distance
-            low, high = np.where(allowed, middle, low), np.where(allowed, high, middle)
-        return np.where(distance > 1e-9, 10**high, 1.0)
+
+        def rejected(logarithm: Floats) -> NDArray[np.bool_]:
+            return np.asarray(critical_value(10**logarithm, self.parts) <= distance)
+
+        logarithms = _edge(rejected, np.zeros_like(distance), np.full_like(distance, _LEAST_LOGARITHM))
+        return np.where(distance > 1e-9, 10**logarithms, 1.0)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.analysis.comparison import Cell, Comparison, Interval, SameImages, best_p
+from benchmarks.analysis.comparison import Cell, Interval, SameImages, best_p, between
 from benchmarks.analysis.evidence import Evidence
 from benchmarks.analysis.inference import LEVEL
+from benchmarks.analysis.summary import highest
 
 REFERENCES = ("full", "best")
 _PLACE = ["block", "dataset_label", "resolution"]
@@ -51,8 +52,8 @@ def _add_place(group: pd.DataFrame, evidence: Mapping[str, Evidence], columns: l
     cells = {i: cell for i in group.index if (cell := cell_evidence(group.loc[i], evidence))}
     finished = group[group["auc_mean"].notna() & group["complete"]]
     chosen = {
-        "full": _highest(finished[finished["method"] == "full"], "val_auc_mean"),
-        "best": _highest(finished, "auc_mean"),
+        "full": highest(finished[finished["method"] == "full"], "val_auc_mean"),
+        "best": highest(finished, "auc_mean"),
     }
     for i, (name, reference) in itertools.product(group.index, chosen.items()):
         columns[i][f"is_{name}"] = i == reference
@@ -63,8 +64,8 @@ def _add_place(group: pd.DataFrame, evidence: Mapping[str, Evidence], columns: l
         tested = SameImages([cells[i] for i in members])
         for i, found in zip(members, tested.intervals(), strict=True):
             columns[i] |= _interval(found, cells[i], tested.fewest)
-        complete = [i for i in members if i in finished.index]
-        _compare(complete, tested, members, chosen, columns)
+        complete = {i: number for number, i in enumerate(members) if i in finished.index}
+        _compare(complete, tested, chosen, columns)
 
 
 def cell_evidence(row: pd.Series, evidence: Mapping[str, Evidence]) -> Cell:
@@ -82,37 +83,22 @@ def _interval(found: Interval | None, cell: Cell, fewest: int) -> dict[str, Any]
 
 
 def _compare(
-    complete: list[int],
-    tested: SameImages,
-    members: list[int],
-    chosen: Mapping[str, int | None],
-    columns: list[dict[str, Any]],
+    complete: Mapping[int, int], tested: SameImages, chosen: Mapping[str, int | None], columns: list[dict[str, Any]]
 ) -> None:
-    """Compares complete cells with full fine-tuning and with the best; `members` are the cells of `tested`."""
-    place = {i: number for number, i in enumerate(members)}
-    full, best = chosen["full"], chosen["best"]
-    others = [i for i in complete if i != full] if full in complete else []
-    # Simultaneous intervals: together they hold at 95 %, so that one excludes 0 exactly where its p is under 0.05.
-    pairs = [(place[i], place[full]) for i in others if full is not None]
-    for i, found in zip(others, tested.compare(pairs, LEVEL / max(len(pairs), 1)), strict=True):
-        if found is not None:
-            values = (*found[:3], min(1.0, len(pairs) * found.p), *found[4:])
-            columns[i] |= {f"vs_full_{key}": value for key, value in zip(_FULL, values, strict=True)}
-    if best not in complete:
+    """Compares complete cells, each with its number in `tested`, with full fine-tuning and with the best."""
+    references = {name: complete[i] for name, i in chosen.items() if i is not None and i in complete}
+    if not references:
         return
-    pairs = list(itertools.combinations([place[i] for i in complete], 2))
-    compared: dict[tuple[int, int], Comparison | None] = dict(zip(pairs, tested.compare(pairs), strict=True))
-    p_values = best_p(compared, [place[i] for i in complete])
-    for i in complete:
-        pair = (min(place[i], place[best]), max(place[i], place[best]))
-        found = compared.get(pair)
-        if found is not None and place[i] in p_values:
-            change = found.change if pair[0] == place[i] else -found.change
-            best_values = (change, p_values[place[i]], found.num_seeds)
+    # Simultaneous intervals: together they hold at 95 %, so that one excludes 0 exactly where its p is under 0.05.
+    num_others = max(len(complete) - 1, 1)
+    pairs = list(itertools.combinations(complete.values(), 2))
+    compared = dict(zip(pairs, tested.compare(pairs, LEVEL / num_others), strict=True))
+    p_of_best = best_p(compared, list(complete.values()))
+    for i, number in complete.items():
+        to = {name: between(compared, number, reference) for name, reference in references.items()}
+        if full := to.get("full"):
+            values = full._replace(p=min(1.0, num_others * full.p))
+            columns[i] |= {f"vs_full_{key}": value for key, value in zip(_FULL, values, strict=True)}
+        if (best := to.get("best")) and number in p_of_best:
+            best_values = (best.change, p_of_best[number], best.num_seeds)
             columns[i] |= {f"vs_best_{key}": value for key, value in zip(_BEST, best_values, strict=True)}
-
-
-def _highest(rows: pd.DataFrame, column: str) -> int | None:
-    if rows.empty:
-        return None
-    return int(rows.index.to_list()[int(rows[column].fillna(-1).to_numpy().argmax())])

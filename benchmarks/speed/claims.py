@@ -15,6 +15,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,8 +24,8 @@ from scipy import stats
 
 from benchmarks.analysis.comparison import SameImages, best_p
 from benchmarks.analysis.evidence import Evidence
-from benchmarks.analysis.inference import LEVEL, Differences, Floats, Means, Split, interval, variance_parts
-from benchmarks.analysis.influence import Integers, influence, units_of_classes
+from benchmarks.analysis.inference import LEVEL, Differences, Means, interval, make_split, variance_parts
+from benchmarks.analysis.influence import Floats, Integers, influence, units_of_classes
 from benchmarks.analysis.statistics import holm
 from benchmarks.commands.options import positive
 
@@ -52,17 +53,12 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     with ProcessPoolExecutor(args.workers) as pool:
         for title, rows in (
-            ("Two methods at 0.85", list(pool.map(size_row, *_with(equal_scenes(), args.trials)))),
-            ("Few images of a class, AUCs near 1", list(pool.map(edge_row, *_with(edge_scenes(), args.trials)))),
-            ("Seven methods that are equal", list(pool.map(family_row, *_with((0.0, 0.01, 0.02), args.trials // 2)))),
+            ("Two methods at 0.85", pool.map(partial(size_row, trials=args.trials), equal_scenes())),
+            ("Few images of a class, AUCs near 1", pool.map(partial(edge_row, trials=args.trials), edge_scenes())),
+            ("Seven methods that are equal", pool.map(partial(family_row, trials=args.trials // 2), (0.0, 0.01, 0.02))),
         ):
             print(f"## {title}\n\n{pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)}\n", flush=True)
     return 0
-
-
-def _with(scenes: Any, trials: int) -> tuple[list[Any], list[int]]:
-    scenes = list(scenes)
-    return scenes, [trials] * len(scenes)
 
 
 def equal_scenes() -> Iterator[Scene]:
@@ -185,10 +181,8 @@ class Trials:
             each.append((tables**2).sum(axis=2).mean(axis=1))
             mean.append((means**2).sum(axis=1))
             cross.append(means[0] @ means[1])
-            effects.append(np.mean([run.design_effect for method in found for run in method]))
-        counts, effect = np.bincount(labels), float(np.mean(effects))
-        fewest = int(units_of_classes(labels, units).min())
-        self.split = Split(counts / effect, (counts.sum() - counts) / effect, fewest)
+            effects.append(float(np.mean([run.design_effect for method in found for run in method])))
+        self.split = make_split(np.bincount(labels), units_of_classes(labels, units), effects)
         values, of_one, of_mean = np.array(aucs), np.array(each).T, np.array(mean).T
         self.sides = [
             Means(
