@@ -99,27 +99,18 @@ def _errors(row: pd.Series) -> Entry:
     return Entry(f"{100 * row['auc_se_images']:.2f}, {seeds}")
 
 
-def _to_full(mark: bool) -> Callable[[pd.Series], Entry]:
+def _against(name: str, *, mark: bool) -> Callable[[pd.Series], Entry]:
+    """The difference to full fine-tuning, with its interval, or to the best; one of single seeds maybe marked."""
+
     def entry(row: pd.Series) -> Entry:
-        if row["is_full"] is True:
-            return Entry("full")
-        if pd.isna(row["vs_full_p"]):
+        if row[f"is_{name}"] is True:
+            return Entry(name)
+        if pd.isna(row[f"vs_{name}_p"]):
             return Entry("–")
-        change, low, high = (f"{100 * row[f'vs_full_{name}']:+.2f}" for name in ("change", "low", "high"))
-        text = f"{change}, {low} to {high} ({shown_p(row['vs_full_p'])})"
-        return Entry(text.replace("-", "−"), MODELS if mark and row["vs_full_seeds"] == 1 else "")
-
-    return entry
-
-
-def _to_best(mark: bool) -> Callable[[pd.Series], Entry]:
-    def entry(row: pd.Series) -> Entry:
-        if row["is_best"] is True:
-            return Entry("best")
-        if pd.isna(row["vs_best_p"]):
-            return Entry("–")
-        text = f"{100 * row['vs_best_change']:+.2f} ({shown_p(row['vs_best_p'])})"
-        return Entry(text.replace("-", "−"), MODELS if mark and row["vs_best_seeds"] == 1 else "")
+        parts = {part: row.get(f"vs_{name}_{part}") for part in ("change", "low", "high")}
+        change, *ends = (f"{100 * value:+.2f}" for value in parts.values() if value is not None)
+        text = f"{', '.join(filter(None, [change, ' to '.join(ends)]))} ({shown_p(row[f'vs_{name}_p'])})"
+        return Entry(text.replace("-", "−"), MODELS if mark and row[f"vs_{name}_seeds"] == 1 else "")
 
     return entry
 
@@ -184,15 +175,15 @@ COLUMNS = (
 EVIDENCE_COLUMNS = (
     Column("AUC 95 % CI (%)", "", 0, _interval),
     Column("SE by images, seeds", "", 0, _errors),
-    Column("To full, 95 % CI (p)", "", 0, _to_full(mark=True)),
+    Column("To full, 95 % CI (p)", "", 0, _against("full", mark=True)),
     Column("Beats full (%)", "", 0, _wins),
-    Column("To best (p)", "", 0, _to_best(mark=True)),
+    Column("To best (p)", "", 0, _against("best", mark=True)),
 )
 # The same of one seed, which supports no claim about a method.
 ONE_SEED_COLUMNS = (
     *EVIDENCE_COLUMNS[:2],
-    Column("These models to full, 95 % CI (p)", "", 0, _to_full(mark=False)),
-    Column("These models to best (p)", "", 0, _to_best(mark=False)),
+    Column("These models to full, 95 % CI (p)", "", 0, _against("full", mark=False)),
+    Column("These models to best (p)", "", 0, _against("best", mark=False)),
 )
 # What training on preloaded features took before it began.
 PRELOAD_COLUMNS = (
