@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.choices import PHASES
-from benchmarks.records.whole_run import highest_phase
+from benchmarks.records.whole_run import SOME_RUNS, highest_phase
 
 _PARTS = {"whole": "", "train": "train_", "preload": "preload_"}  # of a run, and what their columns begin with
 
@@ -20,7 +20,7 @@ def cell_memory(good: Any, tried: Any) -> pd.DataFrame:
     Returns:
         One row a cell, with the columns that `summary` tells of.
     """
-    also = pd.DataFrame({"preload": tried["cache_bytes"].count(), "prepare": tried["seconds_prepare"].count()}) > 0
+    also = pd.DataFrame({phase: tried[column].count() for phase, column in SOME_RUNS.items()}) > 0
     groups = {"measured": good, "predicted": tried}
     allocated, process = (
         {source: _peaks(group, source, counter, also) for source, group in groups.items()}

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ PROTOCOL = (
     "warmup_epochs",
     "decay_all",
 )
-LATER = {"warmup_epochs": 0, "decay_all": False}  # what runs did that were stored before these settings came
+_LATER = {entry.name: entry.default for entry in fields(RunConfig) if entry.metadata.get("later")}
+LATER = {name: _LATER[name] for name in PROTOCOL if name in _LATER}  # what runs did that were stored before these came
 # Keys of run.config that say which cell or protocol a run belongs to; whatever else differs makes another variant.
 _PLACE = (
     *("method", "dataset", "dataset_digest", "resolution", "seed", "device", "device_type"),

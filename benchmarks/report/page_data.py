@@ -21,7 +21,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import CONTEXT_BYTES
 from benchmarks.records.frame import PROTOCOL, runs_frame
 from benchmarks.records.schema import Record
-from benchmarks.records.whole_run import highest_phase
+from benchmarks.records.whole_run import SOME_RUNS, highest_phase
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import definitions, footnotes, preloading, protocol, spread, title
 from benchmarks.report.columns import columns_of, rows_by_resolution
@@ -226,7 +226,7 @@ def _run_points(
         place |= {"setting": _setting(row), "label": rows[run["row"]]["label"], "record": run["id"]}
         for source in ("measured", "predicted"):
             peaks = {phase: row[f"{source}_{phase}_peak_allocated_bytes"] for phase in PHASES}
-            also = ["preload"] * (not pd.isna(row["cache_bytes"])) + ["prepare"] * (not pd.isna(row["seconds_prepare"]))
+            also = [phase for phase, column in SOME_RUNS.items() if not pd.isna(row[column])]
             # Only a run that finished has seen its peak.
             out = source == "measured" and row["state"] == "oom" and row["device_type"] == "cuda"
             if out or source == "predicted" or row["state"] == "ok":
