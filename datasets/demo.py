@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.fundus import draw_fundus
+from datasets.fundus import LARGE, SMALL, draw_fundus
 from datasets.info import DatasetInfo
 
 SEED = 2024
-COUNTS = {"train": 40, "val": 24, "test": 48}
-NUM_LESIONS = (190, 270)
+COUNTS = {"train": 80, "val": 32, "test": 96}
+KINDS = ((0, None), (1, LARGE), (0, None), (1, SMALL))  # label and lesions, in turn
 
 
 def generate(root: Path) -> None:
@@ -31,11 +31,10 @@ def generate(root: Path) -> None:
     (root / "NOT_CLINICAL_DATA.txt").write_text(NOTICE)
     for split_number, (split, count) in enumerate(COUNTS.items()):
         for number in range(count):
-            label = number % len(DATASET.classes)
-            rng = np.random.default_rng([SEED, split_number, number])
+            label, lesions = KINDS[number % len(KINDS)]
             folder = root / split / DATASET.classes[label]
             folder.mkdir(parents=True, exist_ok=True)
-            image = draw_fundus(rng, int(rng.integers(*NUM_LESIONS)) * label)
+            image = draw_fundus(np.random.default_rng([SEED, split_number, number]), lesions)
             image.save(folder / f"synthetic_{split}_{number:03d}.jpg", quality=95, subsampling=0)
 
 
@@ -51,10 +50,10 @@ DATASET = DatasetInfo(
     name="demo",
     title="Demo (synthetic, not clinical)",
     classes=("synthetic_clear", "synthetic_lesions"),
-    mean=(0.400, 0.199, 0.098),
-    std=(0.267, 0.130, 0.064),
+    mean=(0.402, 0.195, 0.099),
+    std=(0.264, 0.123, 0.055),
     epochs=3,
-    batch_size=4,
+    batch_size=2,
     synthetic=True,
     expected={"total": sum(COUNTS.values())},
     licence="CC0",

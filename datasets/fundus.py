@@ -5,6 +5,7 @@ machines), and the images are stored as baseline JPEG, so the files are the same
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,47 +15,57 @@ Canvas = npt.NDArray[np.float32]
 
 SIDE = 768
 RETINA_RADIUS = 0.47 * SIDE
-LESION_RADIUS = (4.0, 5.0)  # pixels
-LESION_DEPTH = (1.75, 2.0)  # fraction of light taken at the centre; the ring gives half of it back
-RING = 1.4  # radius of the ring over that of the dot
+COLOR = (182.5, 87.5, 42.5)  # of the retina's centre
+RIM = 0.35  # fraction of light lost at the retina's edge
 
 
-def draw_fundus(rng: np.random.Generator, num_lesions: int) -> Image.Image:
-    """One RGB image of `SIDE` px: retina, optic disc, vessels and blotches at random, and small lesions.
+class Lesions(NamedTuple):
+    """Dark spots of one kind; each number is drawn evenly between two limits.
+
+    Attributes:
+        count: How many an image has; the upper limit is excluded.
+        radius: Of a spot, in pixels.
+        depth: Fraction of light taken at its centre.
+        ring: Radius over the spot's of a bright ring that gives back as much light as the spot takes; None for none.
+    """
+
+    count: tuple[int, int]
+    radius: tuple[float, float]
+    depth: tuple[float, float]
+    ring: float | None
+
+
+# Seen at any resolution. Without a ring the mean of its pixels stays dark however far an image is reduced.
+LARGE = Lesions(count=(35, 55), radius=(20.0, 28.0), depth=(0.7, 0.9), ring=None)
+# A spot and its ring cancel out in the mean, so an image reduced until both fall into one pixel hardly shows them.
+SMALL = Lesions(count=(130, 170), radius=(5.6, 6.2), depth=(1.75, 2.0), ring=1.4)
+
+
+def draw_fundus(rng: np.random.Generator, lesions: Lesions | None) -> Image.Image:
+    """One RGB image of `SIDE` px: retina, optic disc, macula and vessels at random, and lesions of one kind.
 
     Args:
         rng: Drives everything that is drawn.
-        num_lesions: How many small lesions; nothing else depends on it.
+        lesions: What is added last; nothing else depends on it.
     """
-    retina = _background(rng)
+    x, y = _grid()
+    distance2 = (x * x + y * y) / np.float32(RETINA_RADIUS * RETINA_RADIUS)
+    retina = (1 - np.float32(RIM) * distance2)[..., None] * np.array(COLOR, dtype=np.float32)
     disc = _optic_disc_center(rng)
     _add_blob(retina, disc, float(rng.uniform(48, 62)), (70.0, 85.0, 50.0))
     macula = (SIDE - disc[0] + float(rng.uniform(-40, 40)), disc[1] + float(rng.uniform(-20, 60)))
     _add_blob(retina, macula, float(rng.uniform(70, 100)), (-45.0, -30.0, -12.0))
-    for _ in range(int(rng.integers(2, 7))):
-        _add_blotch(retina, rng)
     _add_vessels(retina, disc, rng)
     retina += rng.integers(-3, 4, size=(SIDE, SIDE, 1)).astype(np.float32)  # camera noise
-    _add_lesions(retina, num_lesions, rng)
-    x, y = _grid()
-    inside = ((x * x + y * y) < RETINA_RADIUS * RETINA_RADIUS)[..., None]
-    return Image.fromarray(np.where(inside, retina, 6.0).clip(0, 255).round().astype(np.uint8))
+    if lesions is not None:
+        _add_lesions(retina, lesions, rng)
+    return Image.fromarray(np.where((distance2 < 1)[..., None], retina, 6.0).clip(0, 255).round().astype(np.uint8))
 
 
 def _grid() -> tuple[Canvas, Canvas]:
     """Coordinates from the centre of the image: (1, SIDE) and (SIDE, 1)."""
     line = np.arange(SIDE, dtype=np.float32) - np.float32(SIDE / 2)
     return line[None, :], line[:, None]
-
-
-def _background(rng: np.random.Generator) -> Canvas:
-    """Orange to brown, brighter on one side and darker at the rim: (SIDE, SIDE, 3)."""
-    color = np.array([rng.uniform(150, 215), rng.uniform(65, 110), rng.uniform(25, 60)], dtype=np.float32)
-    x, y = _grid()
-    tilt_x, tilt_y = rng.uniform(-0.2, 0.2, size=2).astype(np.float32)
-    rim = np.float32(rng.uniform(0.2, 0.5)) * (x * x + y * y) / np.float32(RETINA_RADIUS**2)
-    light = 1 + (tilt_x * x + tilt_y * y) / np.float32(SIDE) - rim
-    return light[..., None] * color
 
 
 def _optic_disc_center(rng: np.random.Generator) -> tuple[float, float]:
@@ -90,15 +101,6 @@ def _random_point(rng: np.random.Generator, limit: float) -> tuple[float, float]
             return SIDE / 2 + float(x), SIDE / 2 + float(y)
 
 
-def _add_blotch(image: Canvas, rng: np.random.Generator) -> None:
-    """A large harmless patch, lighter or darker, of several overlapping spots."""
-    x, y = _random_point(rng, 0.8 * RETINA_RADIUS)
-    strength = float(rng.uniform(8, 25)) * (1 if rng.integers(2) else -1)
-    for _ in range(5):
-        center = (x + float(rng.uniform(-40, 40)), y + float(rng.uniform(-40, 40)))
-        _add_blob(image, center, float(rng.uniform(30, 70)), (strength, 0.7 * strength, 0.4 * strength))
-
-
 def _add_vessels(image: Canvas, disc: tuple[float, float], rng: np.random.Generator) -> None:
     """Darkens along branching random walks that start at the optic disc."""
     mask = Image.new("L", (SIDE, SIDE))
@@ -123,14 +125,12 @@ def _add_vessels(image: Canvas, disc: tuple[float, float], rng: np.random.Genera
     image -= soft[..., None] * depth
 
 
-def _add_lesions(image: Canvas, count: int, rng: np.random.Generator) -> None:
-    """Dark dots, each in a faint bright ring that carries as much light as the dot takes away.
-
-    A dot and its ring cancel out in the mean, so an image reduced until both fall into one pixel hardly shows them.
-    """
-    for _ in range(count):
+def _add_lesions(image: Canvas, lesions: Lesions, rng: np.random.Generator) -> None:
+    for _ in range(int(rng.integers(*lesions.count))):
         center = _random_point(rng, 0.85 * RETINA_RADIUS)
-        radius = float(rng.uniform(*LESION_RADIUS))
-        window, distance2 = _window(center, RING * radius)
-        profile = _bump(distance2, radius) - _bump(distance2, RING * radius) / np.float32(RING * RING)
-        image[window] *= (1 - np.float32(rng.uniform(*LESION_DEPTH)) * profile)[..., None]
+        radius = float(rng.uniform(*lesions.radius))
+        window, distance2 = _window(center, (lesions.ring or 1) * radius)
+        profile = _bump(distance2, radius)
+        if lesions.ring is not None:
+            profile -= _bump(distance2, lesions.ring * radius) / np.float32(lesions.ring**2)
+        image[window] *= (1 - np.float32(rng.uniform(*lesions.depth)) * profile)[..., None]

@@ -174,7 +174,16 @@ def test_write_atomic_replaces(tmp_path: Path, sync: bool) -> None:
 
 def test_frame_has_every_column_and_missing_is_missing() -> None:
     frame = runs_frame(fixed_records())
-    made = ["variant", "augmented", "majority_share", "num_classes", "train_losses", "val_aucs", "class_entropy"]
+    made = [
+        "variant",
+        "augmented",
+        "majority_share",
+        "num_classes",
+        "train_losses",
+        "val_aucs",
+        "num_train",
+        "class_entropy",
+    ]
     assert list(frame) == [*COLUMNS, *made, "quadratic_kappa"]
     assert len(frame) == 63
     oom = frame[frame["state"] == "oom"].iloc[0]

@@ -130,6 +130,14 @@ def test_markdown_marks_best_incidents_and_partial_seeds(tmp_path: Path) -> None
         assert part in text
 
 
+def test_the_caption_says_the_budget_in_steps_where_it_is_one(tmp_path: Path) -> None:
+    record = make_record("full", config={"epochs": 3, "batch_size": 2})
+    assert "batch size 2, 3 epochs. AUC" in markdown(tmp_path, [record])
+    record["run"]["dataset"]["counts"] = {"train": {"ill": 30, "well": 51}, "val": {}, "test": {}}  # 40 batches of two
+    said = "batch size 2, 3 epochs of 40 steps (a method that learns slowly may need more). AUC"
+    assert said in markdown(tmp_path, [record])
+
+
 def test_one_sentence_says_which_rows_saw_augmented_images(tmp_path: Path) -> None:
     """By the record alone: what was stored before it said so is named as not recorded, or not at all."""
     seen: dict[str, tuple[list[str], list[str]]] = {

@@ -79,7 +79,8 @@ def summary(frame: pd.DataFrame, mix_code: bool = False) -> pd.DataFrame:
         tuned_lr, tuned_trials, tuned_at_edge: of a rate chosen on validation; missing where it was given;
         seconds_train, preload_seconds, images_per_second_preload (means over seeds), cache_bytes;
         unconverged (how many of the runs averaged have not converged and why, see `convergence`; missing if none);
-        majority_share (0-1, of the largest class in the test split), num_classes;
+        num_train (images of the training split), majority_share (0-1, of the largest class in the test split),
+        num_classes;
         run_ids and run_seeds (of the runs that are ok and averaged) and seeds (tried), divided by spaces;
         shared_code and code (which code has trained the runs that are ok: digests as `training_code.add_code` has
         them, and in words), code_mix (`left out` or `averaged` where it differs within the cell, else missing);
@@ -148,7 +149,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     columns |= {
         name: first[name] for name in ("effective_resolution", "augmented", "backbone_requested", "weights_note")
     }
-    columns |= {name: first[name] for name in (*PARAMETERS, "percent", "majority_share", "num_classes")}
+    columns |= {name: first[name] for name in (*PARAMETERS, "percent", "num_train", "majority_share", "num_classes")}
     columns |= {f"seeds_{state}": (runs["state"] == state).groupby(runs["cell"]).sum() for state in STATES}
     columns["run_ids"] = good["run_id"].agg(" ".join)
     columns["run_seeds"] = good["seed"].agg(lambda seeds: " ".join(map(str, seeds))).astype("object")

@@ -62,8 +62,8 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     preload_seconds is what computing the features took when it was done, seconds_preload what this run waited for.
     augmented: the views that training augmented, divided by spaces: `all` or `none` of them, or their names.
     The test split: majority_share (0-1, of its largest class), num_classes.
-    The history: train_losses and val_aucs, tuples with an entry an epoch, empty where none was stored; class_entropy
-    (nats, of the classes of the training split).
+    The history: train_losses and val_aucs, tuples with an entry an epoch, empty where none was stored.
+    The training split: num_train (images), class_entropy (nats).
     variant: JSON of every setting that is neither place, seed nor protocol; runs that differ in it are never averaged.
     Missing values are missing (NA), whatever the reason.
     """
@@ -72,11 +72,12 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
         | {"variant": _variant(record), "augmented": _augmented(record)}
         | _test_classes(record)
         | _history(record)
+        | _train_classes(record)
         for record in records
     ]
     dtypes = {name: _DTYPES[column.kind] for name, column in COLUMNS.items()}
     dtypes |= {"variant": "object", "augmented": "object", "majority_share": "float64", "num_classes": "Int64"}
-    dtypes |= {"train_losses": "object", "val_aucs": "object", "class_entropy": "float64"}
+    dtypes |= {"train_losses": "object", "val_aucs": "object", "num_train": "Int64", "class_entropy": "float64"}
     frame = pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes)
     return _with_kappas(frame.fillna(LATER))
 
@@ -116,10 +117,16 @@ def _history(record: Record) -> dict[str, Any]:
     epochs = _lookup(record, ("measurements", "history")) or []
     known = all(epoch.get("loss") is not None and epoch.get("val_auc") is not None for epoch in epochs)
     losses, aucs = (tuple(epoch[name] for epoch in epochs) if known else () for name in ("loss", "val_auc"))
+    return {"train_losses": losses, "val_aucs": aucs}
+
+
+def _train_classes(record: Record) -> dict[str, Any]:
     counts = [count for count in (_lookup(record, ("run", "dataset", "counts", "train")) or {}).values() if count]
+    if not counts:
+        return {"num_train": None, "class_entropy": None}
     total = sum(counts)
-    entropy = -sum(count / total * math.log(count / total) for count in counts) if counts else None
-    return {"train_losses": losses, "val_aucs": aucs, "class_entropy": entropy}
+    entropy = -sum(count / total * math.log(count / total) for count in counts)
+    return {"num_train": total, "class_entropy": entropy}
 
 
 def _lookup(record: Any, path: tuple[str, ...]) -> Any:

@@ -67,20 +67,19 @@ def title(block: pd.DataFrame) -> str:
 
 
 def protocol(block: pd.DataFrame) -> str:
-    """What all rows of a block share: backbone, weights, device, precision, attention, batch size, epochs."""
+    """What all rows of a block share: backbone, weights, device, precision, attention, batch size, budget."""
     first = block.iloc[0]
     fallback = FALLBACK if block["fallback"].any() else ""
     weights = _WEIGHTS.get(first["weights_source"], "weights of unknown source")
     if first["weights_source"] == "file" and _known(first["weights_sha256"]):
         weights += f" (sha256 {first['weights_sha256'][:8]})"
-    epochs = "epoch" if first["epochs"] == 1 else "epochs"
     parts = [
         f"{_or_unknown(first['backbone'], 'backbone')}{fallback}, {weights}",
         _or_unknown(first["device"], "device"),
         _or_unknown(first["precision"], "precision"),
         f"{_or_unknown(first['attention'], 'kind of')} attention",
         f"batch size {first['batch_size']}",
-        f"{first['epochs']} {epochs}",
+        _budget(first["epochs"], first["batch_size"], block["num_train"]),
     ]
     if _known(first["grad_checkpointing"]) and first["grad_checkpointing"]:
         parts.append("gradient checkpointing")
@@ -89,6 +88,15 @@ def protocol(block: pd.DataFrame) -> str:
     if first["decay_all"]:
         parts.append("weight decay of all parameters")
     return ", ".join(parts)
+
+
+def _budget(epochs: int, batch_size: int, num_train: pd.Series) -> str:
+    """How long each training is, in steps too where all datasets are of one size; some methods may need more."""
+    passes = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    sizes = num_train.dropna().unique()
+    if len(sizes) != 1:
+        return passes
+    return f"{passes} of {sizes[0] // batch_size:,} steps (a method that learns slowly may need more)"
 
 
 def spread(block: pd.DataFrame) -> str:
