@@ -64,6 +64,7 @@ class DatasetInfo:
         batch_size: Default images a step.
         synthetic: Whether the images are generated; never to be mistaken for clinical data.
         ordered: Whether the classes are grades, each more than the one before.
+        bit_depth: Of its images of more than 8 bits that do not say what is black and white; None to find it.
         url: Where the raw images come from.
         download: What to fetch there, one step a line.
         parts: Split archives among it, and how many parts each has.
@@ -89,6 +90,7 @@ class DatasetInfo:
     batch_size: int = 16
     synthetic: bool = False
     ordered: bool = False
+    bit_depth: int | None = None
     url: str = ""
     download: tuple[str, ...] = ()
     parts: Mapping[str, int] = field(default_factory=dict)

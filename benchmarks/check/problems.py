@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from benchmarks.check.survey import Survey, by_pixels, class_key, expected_counts
 from benchmarks.choices import SPLITS
+from benchmarks.data.bit_depth import FILE as BIT_DEPTH
 from benchmarks.data.classes import FILE, MARK, natural_key
 from benchmarks.data.dataset import list_folders
+from benchmarks.images.depth import Extent, scale_of
 
 IMBALANCE = 10  # images of the largest class for one of the smallest, from which on a note is made
-_DEEP = ("I", "F")  # PIL's modes of more than 8 bits a pixel begin with these
-_GREY = ("1", "L")
 
 
 class Finding(NamedTuple):
@@ -37,7 +37,7 @@ class Finding(NamedTuple):
 def findings(found: Survey) -> list[Finding]:
     """All faults, problems first, then in the order of the checks."""
     of_folders = (_splits, _folder_names, _classes, _order)
-    of_files = (_files, _same_pixels, _groups, _counts, _manifest, _depths, _balance)
+    of_files = (_files, _same_pixels, _groups, _counts, _manifest, _depths, _channels, _balance)
     everything = [finding for check in (*of_folders, *of_files) for finding in check(found)]
     return sorted(everything, key=lambda finding: finding.level != "problem")
 
@@ -164,20 +164,57 @@ def _manifest(found: Survey) -> Iterator[Finding]:
 
 
 def _depths(found: Survey) -> Iterator[Finding]:
-    """Files of different depth or channels; where these go with the class, a model learns the file format."""
-    modes = Counter(file.facts.mode for file in found.images if file.facts)
-    deep = {mode for mode in modes if mode.startswith(_DEEP)}
-    grey = {mode for mode in modes if mode.startswith(_GREY)} - deep
-    colour = modes.keys() - deep - grey
-    counts = ", ".join(f"{count} {mode}" for mode, count in modes.most_common())
-    if deep and deep != modes.keys():
-        detail = f"8-bit files and deeper ones are mixed ({counts}); save all with the same depth"
-        yield Finding("problem", "depth", "all", detail)
-    if grey and colour:
+    """Files whose values go beyond the depth of the dataset, or that are scaled unlike others."""
+    if found.depth_error:
+        yield Finding("problem", "depth", BIT_DEPTH, found.depth_error)
+    extents = {file.path: file.facts.extent for file in found.images if file.facts and file.facts.extent}
+    if found.scale is None or not extents:
+        return
+    low, bits, high = found.scale.low, found.scale.bits, found.scale.high
+    for path, extent in extents.items():
+        if not found.scale.holds(extent):
+            detail = (
+                f"has values of {extent.low}..{extent.high}, beyond the {low}..{high} of {bits} bits: they are clipped; "
+                f"mend it, or state another depth in {BIT_DEPTH}"
+            )
+            yield Finding("problem", "depth", path, detail)
+    if len(extents) < len(found.images):
         detail = (
-            f"grey and colour files are mixed ({counts}); see in the table of pixels whether that goes with the class"
+            f"8-bit files and deeper ones are mixed ({_modes(found)}): white is {high} in files of more than 8 bits "
+            "without a DICOM window, and as each says itself in others; save all with the same depth"
+        )
+        yield Finding("problem", "depth", "all", detail)
+    if not found.depth_error and found.stated_depth is None:
+        yield from _needed_depths(extents, bits)
+
+
+def _needed_depths(extents: dict[str, Extent], bits: int) -> Iterator[Finding]:
+    """Few files may have set the depth of all: a marker that was burned in, a broken pixel."""
+    needed = Counter(scale.bits for extent in extents.values() if (scale := scale_of(extent, None)))
+    if len(needed) > 1:
+        path = max(extents, key=lambda path: extents[path].high)
+        counts = ", ".join(f"{bits} for {count} images" for bits, count in sorted(needed.items()))
+        detail = (
+            f"has the highest value, {extents[path].high}, so that the depth of all is {bits} bits (enough would be "
+            f"{counts}); if it is a marker or a fault, state the depth in {BIT_DEPTH}"
+        )
+        yield Finding("note", "depth", path, detail)
+
+
+def _channels(found: Survey) -> Iterator[Finding]:
+    """Grey and colour files; where these go with the class, a model learns the file format."""
+    grey = sum(file.facts.grey for file in found.images if file.facts)
+    if 0 < grey < len(found.images):
+        detail = (
+            f"grey and colour files are mixed ({_modes(found)}); see in the table of pixels whether that goes with the "
+            "class"
         )
         yield Finding("note", "depth", "all", detail)
+
+
+def _modes(found: Survey) -> str:
+    modes = Counter(file.facts.mode for file in found.images if file.facts)
+    return ", ".join(f"{count} {mode}" for mode, count in modes.most_common())
 
 
 def _balance(found: Survey) -> Iterator[Finding]:

@@ -45,7 +45,7 @@ def draw_sheet(found: Survey, title: str, samples: int, seed: int) -> bytes:
             if not files:
                 pen.text((left, top + TILE[1] // 2), "none", FAINT, large)
             for position, file in enumerate(_choose(files, samples, np.random.default_rng([seed, column, row]))):
-                image = read_thumbnail(found.root / file.path, THUMBNAIL)
+                image = read_thumbnail(found.root / file.path, THUMBNAIL, found.scale)
                 corner = (left + position * TILE[0], top)
                 sheet.paste(image, (corner[0] + (THUMBNAIL - image.width) // 2, top + (THUMBNAIL - image.height) // 2))
                 pen.text(

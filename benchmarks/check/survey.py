@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from benchmarks.choices import SPLITS
+from benchmarks.data.bit_depth import file_extent, stated_depth
 from benchmarks.data.classes import FILE, ClassOrder, class_order, natural_key
 from benchmarks.data.dataset import list_files, list_folders
 from benchmarks.data.manifest import Entry, has_manifest, read_about, read_entries
 from benchmarks.errors import UserError
 from benchmarks.images.decode import ImageFacts, in_order, inspect_image, is_image
+from benchmarks.images.depth import DEPTHS, Extent, Scale, common_extent, scale_of
 from datasets.info import DatasetInfo
 
 RESOLUTIONS = (224, 384, 512, 768, 1024)
@@ -61,6 +63,9 @@ class Survey:
         about: What the manifest says of the whole dataset; None where there is none.
         declared: The order of the classes by `classes.txt` or the table of datasets; None where neither says one.
         order_error: What is wrong with `classes.txt`.
+        scale: What is black and white in images that do not say it; None where all do.
+        stated_depth: Its bits, where `bit_depth.txt` or the table of datasets says them.
+        depth_error: What is wrong with `bit_depth.txt`, or with the values of all files together.
     """
 
     root: Path
@@ -72,6 +77,9 @@ class Survey:
     about: dict[str, Any] | None
     declared: ClassOrder | None
     order_error: str
+    scale: Scale | None
+    stated_depth: int | None
+    depth_error: str
 
     @property
     def images(self) -> list[File]:
@@ -124,14 +132,15 @@ def survey(root: Path, info: DatasetInfo | None, on_progress: Callable[[int, int
         for path in list_files(root / split)
         if path.parent == root / split and is_image(path)
     ]
+    scale, stated, depth_error = _scale(root, [path for path, *_ in listed], info)
     files = []
-    for file in in_order(lambda entry: _inspect(root, *entry), listed):
+    for file in in_order(lambda entry: _inspect(root, *entry, scale), listed):
         files.append(file)
         if on_progress is not None:
             on_progress(len(files), len(listed))
     declared, order_error = _declared(root, {name for names in folders.values() for name in names}, info)
     by_path = {entry.path: entry for entry in entries}
-    return Survey(root, info, folders, files, strays, by_path, about, declared, order_error)
+    return Survey(root, info, folders, files, strays, by_path, about, declared, order_error, scale, stated, depth_error)
 
 
 def _declared(root: Path, folders: set[str], info: DatasetInfo | None) -> tuple[ClassOrder | None, str]:
@@ -143,7 +152,24 @@ def _declared(root: Path, folders: set[str], info: DatasetInfo | None) -> tuple[
     return order if info is not None or (root / FILE).exists() else None, ""
 
 
-def _inspect(root: Path, path: Path, split: str, folder: str) -> File:
+def _scale(root: Path, paths: list[Path], info: DatasetInfo | None) -> tuple[Scale | None, int | None, str]:
+    """The scale as a run takes it, from the files that can be read; the stated depth; and what is wrong with either."""
+    extent, stated = common_extent(in_order(_extent, paths)), None
+    try:
+        stated = stated_depth(root, info)
+        return scale_of(extent, stated), stated, ""
+    except UserError as error:
+        return None if extent is None else Scale(min(0, extent.low), DEPTHS[-1]), stated, str(error)
+
+
+def _extent(path: Path) -> Extent | None:
+    try:
+        return file_extent(path) if is_image(path) else None
+    except (UserError, OSError):
+        return None  # said when it is inspected
+
+
+def _inspect(root: Path, path: Path, split: str, folder: str, scale: Scale | None) -> File:
     facts, error = None, ""
     try:
         if path.stat().st_size == 0:
@@ -151,7 +177,7 @@ def _inspect(root: Path, path: Path, split: str, folder: str) -> File:
         elif not is_image(path):
             error = "is not an image"
         else:
-            facts = inspect_image(path)
+            facts = inspect_image(path, scale)
     except (UserError, OSError) as reason:
         error = f"cannot be read ({reason.__cause__ or reason})"
     return File(path.relative_to(root).as_posix(), split, folder, facts, " ".join(error.split()))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options, and where to download each dataset."""
+    from benchmarks.data.bit_depth import BITS
     from benchmarks.prepare.request import MAX_SIDE
 
     parser.add_argument("dataset", metavar="NAME", help="see below")
@@ -30,6 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PX",
         help="reduce images whose shorter side is longer, or 'none' (default: %(default)s; training squeezes images "
         "to squares, so this keeps every detail up to this resolution). Nothing is enlarged",
+    )
+    parser.add_argument(
+        "--bit-depth",
+        type=int,
+        choices=range(BITS[0], BITS[-1] + 1),
+        metavar="N",
+        help="bits of images of more than 8 that do not say what is black and white; what lies above becomes white "
+        "(default: the dataset's, else the smallest that holds the values of all images)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of splits that are ours (default: 0)")
     parser.add_argument(
@@ -63,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     info = DATASETS[one_of("dataset", known, args.dataset)]
     request = Request(
         args.raw.expanduser(), args.data_root / info.name, args.max_side, args.seed, args.split_file,
-        args.allow_incomplete, args.image_level, args.overwrite, args.link,
+        args.allow_incomplete, args.image_level, args.overwrite, args.link, args.bit_depth,
     )  # fmt: skip
     print(f"looking through {request.raw}", file=sys.stderr)
     with CountProgress(f"converting images of {info.name}") as progress:

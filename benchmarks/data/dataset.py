@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.choices import LITTER, SPLITS
+from benchmarks.data.bit_depth import find_scale, stated_depth
 from benchmarks.data.classes import class_order, natural_key
-from benchmarks.data.manifest import SplitOrigin, read_origin
+from benchmarks.data.manifest import SplitOrigin, prepared_depth, read_origin
 from benchmarks.errors import MissingError, UserError
 from benchmarks.images.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
-from benchmarks.storage.files import parse_json, write_atomic
+from benchmarks.images.depth import Scale
+from benchmarks.storage.files import read_cached, write_atomic
 from datasets import DATASETS
 from datasets.info import DatasetInfo
 
@@ -48,8 +50,8 @@ class Dataset:
         classes: Folder names in class order.
         ordered: Whether the classes are grades, in their order.
         splits: `train`, `val` and `test`, each sorted by class and path.
-        digest: Hex SHA-256 over split, class, path and content of every image, in the order of the classes, and over a
-            mark of grades in `classes.txt`; the same on every machine.
+        digest: Hex SHA-256 over split, class, path and content of every image, in the order of the classes, over a mark
+            of grades in `classes.txt`, and over the scale where there is one; the same on every machine.
         mean: Normalisation mean per RGB channel, of pixels in [0, 1].
         std: Normalisation standard deviation per RGB channel.
         normalization_source: `dataset` (stated in the dataset's file) or `computed` (over the train split).
@@ -58,6 +60,8 @@ class Dataset:
         batch_size: Default images a step.
         synthetic: Whether the images are generated; never clinical data.
         split_origin: Who made the splits, by the folder's manifest; None where there is none.
+        scale: What is black and white in images that do not say it; None where all do.
+        bit_depth: Of the scale, or of that with which the folder was prepared.
     """
 
     name: str
@@ -75,6 +79,8 @@ class Dataset:
     batch_size: int
     synthetic: bool
     split_origin: SplitOrigin | None
+    scale: Scale | None
+    bit_depth: int | None
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Number of images per split and class."""
@@ -107,10 +113,12 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
         raise UserError(f"classes of {info.name} must be {', '.join(info.classes)}, got {', '.join(folders)} in {root}")
     classes, ordered = class_order(root, folders, info)
     splits = _list_splits(root, classes)
-    digest = _digest(root, splits, classes, False, cache_root)  # the entry's mark is as fixed as its name
+    marked = False  # the entry's mark is as fixed as its name
+    digest, scale = _identify(root, splits, classes, marked, stated_depth(root, info), cache_root)
     return Dataset(
         info.name, info.title, root, classes, ordered, splits, digest, info.mean, info.std,
         "dataset", info.metric, info.epochs, info.batch_size, info.synthetic, _split_origin(root, splits),
+        scale, scale.bits if scale else prepared_depth(root),
     )  # fmt: skip
 
 
@@ -147,14 +155,15 @@ def _find_folder(name_or_path: str, data_root: Path) -> Path:
 def _open_folder(root: Path, cache_root: Path) -> Dataset:
     classes, ordered = class_order(root, _class_folders(root))
     splits = _list_splits(root, classes)
-    digest = _digest(root, splits, classes, ordered, cache_root)
-    mean, std = _normalization(root, splits["train"], digest, cache_root)
+    digest, scale = _identify(root, splits, classes, ordered, stated_depth(root), cache_root)
+    mean, std = _normalization(root, splits["train"], digest, scale, cache_root)
     name = root.resolve().name
     synthetic = (root / SYNTHETIC_MARK).is_file()
     defaults = DatasetInfo(name, f"{name} (synthetic, not clinical)" if synthetic else name, classes, mean, std)
     return Dataset(
         name, defaults.title, root, classes, ordered, splits, digest, mean, std,
         "computed", defaults.metric, defaults.epochs, defaults.batch_size, synthetic, _split_origin(root, splits),
+        scale, scale.bits if scale else prepared_depth(root),
     )  # fmt: skip
 
 
@@ -254,6 +263,23 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
+def _identify(
+    root: Path,
+    splits: dict[str, tuple[Sample, ...]],
+    classes: tuple[str, ...],
+    ordered: bool,
+    depth: int | None,
+    cache_root: Path,
+) -> tuple[str, Scale | None]:
+    """The dataset's digest, and its scale at the depth that is stated."""
+    content = _digest(root, splits, classes, ordered, cache_root)
+    paths = [sample.path for samples in splits.values() for sample in samples]
+    scale = find_scale(root, paths, depth, cache_root / "depths" / f"{content}.json")
+    if scale is None:
+        return content, None
+    return hashlib.sha256(f"{content} {scale.low} {scale.bits}".encode()).hexdigest(), scale
+
+
 def _digest(
     root: Path, splits: dict[str, tuple[Sample, ...]], classes: tuple[str, ...], ordered: bool, cache_root: Path
 ) -> str:
@@ -270,7 +296,7 @@ def _content_hashes(root: Path, paths: list[str], cache_root: Path) -> dict[str,
     """SHA-256 of each file; those whose size and modification time are known are not read again."""
     key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
     cache = cache_root / "hashes" / f"{root.resolve().name}-{key}.json"
-    known = _read_json(cache)
+    known = read_cached(cache)
 
     def entry(path: str) -> list[Any]:
         stat = (root / path).stat()
@@ -288,15 +314,15 @@ def _content_hashes(root: Path, paths: list[str], cache_root: Path) -> dict[str,
 
 
 def _normalization(
-    root: Path, samples: tuple[Sample, ...], digest: str, cache_root: Path
+    root: Path, samples: tuple[Sample, ...], digest: str, scale: Scale | None, cache_root: Path
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation per channel over all pixels of the train images, resized to a small square."""
     cache = cache_root / "normalization" / f"{digest}-v{PIXEL_FORMAT}.json"
-    stored = _read_json(cache)
+    stored = read_cached(cache)
     if not all(_is_triple(stored.get(name)) for name in ("mean", "std")):
         print(f"computing the normalisation of {root} over {len(samples)} images (once)", file=sys.stderr)
         sums, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)  # integers: exact in any order
-        for image in in_order(lambda sample: read_image(root / sample.path, NORMALIZATION_SIDE), samples):
+        for image in in_order(lambda sample: read_image(root / sample.path, NORMALIZATION_SIDE, scale), samples):
             pixels = image.reshape(3, -1).astype(np.int64)  # (3, H * W)
             sums += pixels.sum(axis=1)
             squares += (pixels * pixels).sum(axis=1)
@@ -313,12 +339,3 @@ def _normalization(
 
 def _is_triple(values: Any) -> bool:
     return isinstance(values, list) and len(values) == 3 and all(isinstance(value, float) for value in values)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A cache file's content; empty where there is none or it is damaged, so that it is made again."""
-    try:
-        content = parse_json(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

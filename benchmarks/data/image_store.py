@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.data.dataset import Dataset
 from benchmarks.errors import MachineError
 from benchmarks.images.decode import PIXEL_FORMAT, Pixels, decoding_side, in_order, read_views
+from benchmarks.images.depth import Scale
 from benchmarks.storage.locks import held_lock
 
 Progress = Callable[[int, int], None]
@@ -62,7 +63,7 @@ def open_image_stores(
             missing = {side: path for side, path in paths.items() if side not in opened()}
             files = [dataset.root / sample.path for sample in samples]
             if missing:
-                _build(files, missing, decoded_for, folder / f".{prefix}.building", on_progress)
+                _build(files, dataset.scale, missing, decoded_for, folder / f".{prefix}.building", on_progress)
         stores = opened()
         assert len(stores) == len(paths)
     return stores
@@ -78,7 +79,12 @@ def _open(path: Path, shape: tuple[int, ...]) -> Pixels | None:
 
 
 def _build(
-    files: list[Path], paths: dict[int, Path], decoded_for: int, scratch: Path, on_progress: Progress | None
+    files: list[Path],
+    scale: Scale | None,
+    paths: dict[int, Path],
+    decoded_for: int,
+    scratch: Path,
+    on_progress: Progress | None,
 ) -> None:
     """Writes the stores by side; the caller holds the lock, so what lies in `scratch` is of a build that was killed."""
     shutil.rmtree(scratch, ignore_errors=True)
@@ -89,7 +95,7 @@ def _build(
             stores = [stack.enter_context((scratch / str(side)).open("wb")) for side in sides]
             for side, store in zip(sides, stores, strict=True):
                 _reserve(store, (len(files), 3, side, side))
-            views = in_order(lambda file: read_views(file, sides, decoded_for), files)
+            views = in_order(lambda file: read_views(file, sides, decoded_for, scale), files)
             for index, images in enumerate(views):
                 for store, image in zip(stores, images, strict=True):
                     store.write(image.tobytes())

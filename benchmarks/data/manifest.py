@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NotRequired
 
 from pydantic import InstanceOf, TypeAdapter
 from typing_extensions import TypedDict
@@ -95,6 +95,7 @@ class About(TypedDict):
     counts: dict[Name, dict[Name, int]]
     notes: list[Name]
     excluded: list[Excluded]
+    bit_depth: NotRequired[int | None]
 
 
 _ABOUT = TypeAdapter(About)
@@ -204,6 +205,15 @@ def read_origin(root: Path, paths: Iterable[str]) -> SplitOrigin | None:
         )
     split = about["split"]
     return SplitOrigin(split["kind"], split["parts"], split["group_key"], split["seed"], split_digest(entries))
+
+
+def prepared_depth(root: Path) -> int | None:
+    """The bit depth that the images of a prepared folder had before; None without a manifest, or where they had none.
+
+    Raises:
+        UserError: The manifest is damaged.
+    """
+    return read_about(root).get("bit_depth") if has_manifest(root) else None
 
 
 _REMEDY = "prepare the dataset again with --overwrite"

@@ -17,7 +17,9 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from benchmarks.errors import UserError
-from benchmarks.images.dicom import is_dicom, render
+from benchmarks.images.deep import num_bits, read_deep
+from benchmarks.images.depth import Deep, Extent, Scale
+from benchmarks.images.dicom import HEAD, is_dicom, render, states_range
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,10 +28,8 @@ Pixels = npt.NDArray[np.uint8]
 SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jp2"]
 )
-# scanners store 12-bit values in 16-bit files; the smallest depth that holds the largest value is the file's own
-_GREY_DEPTHS = (8, 12, 16)
-_PNG_DEPTH = 24  # where a PNG file says how many bits a sample has
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")  # some others start programs
+_GREY = ("1", "L", "LA")  # modes
 MAX_PIXELS = 89_478_485  # 9459 x 9459, from where Pillow warns
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # what Pillow's readers raise on damaged content
@@ -38,7 +38,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `_
 
 
 class Decoded(NamedTuple):
-    """An image file's content.
+    """An image file's content, 8 bits.
 
     Attributes:
         image: Upright, `L` or `RGB`.
@@ -59,11 +59,30 @@ DRAFT_MARGIN = 1.4
 SMALLEST_DECODING_SIDE = 512
 
 
+class _Stored(NamedTuple):
+    """An image file's content.
+
+    Attributes:
+        pixels: Upright; whole numbers where it has more than 8 bits and does not say what is black and white.
+        mode: How the file stores a pixel, as PIL names it.
+        format: As Pillow names it, or `DICOM`.
+        as_stored: As of `Decoded`.
+    """
+
+    pixels: Image.Image | Deep
+    mode: str
+    format: str
+    as_stored: bool = False
+
+
 def is_image(path: Path) -> bool:
     """Whether a file is an image, by its suffix or else by its content (some sets hold images without a suffix)."""
     if path.suffix.lower() in SUFFIXES:
         return True
     try:
+        with path.open("rb") as file:
+            if is_dicom(file.read(HEAD)):
+                return True
         with _open(path):
             return True
     except _DAMAGES:
@@ -76,14 +95,19 @@ class ImageFacts(NamedTuple):
     Attributes:
         width: As shown, in pixels.
         height: As shown, in pixels.
-        mode: How the file stores a pixel, as PIL names it: `RGB`, `L`, `P`, `I;16`...
+        mode: How the file stores a pixel, as PIL names it: `RGB`, `L`, `P`, `I;16`, with more bits also `RGB;16`; of
+            DICOM its kind and bits, such as `MONOCHROME2;12 windowed`.
         pixels: `pixel_digest`: the same for files that look exactly the same.
+        grey: Whether it has no colour.
+        extent: Its values, where those of the whole dataset say what is black and white; else None.
     """
 
     width: int
     height: int
     mode: str
     pixels: str
+    grey: bool
+    extent: Extent | None
 
 
 def decoding_side(sides: Iterable[int]) -> int:
@@ -95,15 +119,16 @@ def decoding_side(sides: Iterable[int]) -> int:
     return max(SMALLEST_DECODING_SIDE, *sides)
 
 
-def read_views(path: Path, sides: Iterable[int], decoded_for: int) -> list[Pixels]:
+def read_views(path: Path, sides: Iterable[int], decoded_for: int, scale: Scale | None = None) -> list[Pixels]:
     """One image at several sizes, decoded once: upright by its EXIF tag, squeezed to squares with bicubic antialiasing.
 
-    Grey images of more than 8 bits are rescaled, not clipped; transparent pixels become black.
+    Transparent pixels become black.
 
     Args:
         path: The file.
         sides: Side lengths in pixels.
         decoded_for: As `decoding_side` gives it; a JPEG with many more pixels is decoded at a fraction of its size.
+        scale: Of the dataset; None where each file says itself what is black and white.
 
     Returns:
         For each side an RGB array (3, side, side).
@@ -111,35 +136,60 @@ def read_views(path: Path, sides: Iterable[int], decoded_for: int) -> list[Pixel
     Raises:
         UserError: The image cannot be read (damaged, truncated, or of a pixel type without a defined range).
     """
-    with _decoded(path, round(DRAFT_MARGIN * decoded_for)) as (image, _):
-        squares = [image.resize((side, side), Image.Resampling.BICUBIC) for side in sides]
+    image, _ = _shown(path, scale, round(DRAFT_MARGIN * decoded_for))
+    squares = [image.resize((side, side), Image.Resampling.BICUBIC) for side in sides]
     return [np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)) for square in squares]  # (3, side, side)
 
 
-def read_image(path: Path, side: int) -> Pixels:
+def read_image(path: Path, side: int, scale: Scale | None = None) -> Pixels:
     """One image at one size, (3, side, side), as `read_views` reads it."""
-    return read_views(path, [side], decoding_side([side]))[0]
+    return read_views(path, [side], decoding_side([side]), scale)[0]
 
 
-def inspect_image(path: Path) -> ImageFacts:
+def inspect_image(path: Path, scale: Scale | None = None) -> ImageFacts:
     """Decodes all of an image.
 
     Raises:
         UserError: The image cannot be read.
     """
-    with _decoded(path) as (image, mode):
-        return ImageFacts(image.width, image.height, mode, pixel_digest(image))
+    image, (pixels, mode, *_) = _shown(path, scale)
+    if isinstance(pixels, Deep):
+        grey, extent = pixels.values.ndim == 2, pixels.extent
+    else:
+        grey, extent = pixels.mode in _GREY, None
+    return ImageFacts(image.width, image.height, mode, pixel_digest(image), grey, extent)
 
 
-def read_thumbnail(path: Path, side: int) -> Image.Image:
+def read_thumbnail(path: Path, side: int, scale: Scale | None = None) -> Image.Image:
     """One image in its own proportions, RGB, at most `side` pixels wide and high.
 
     Raises:
         UserError: The image cannot be read.
     """
-    with _decoded(path, 2 * side) as (image, _):
-        image.thumbnail((side, side))
-        return image
+    image, _ = _shown(path, scale, 2 * side)
+    image.thumbnail((side, side))
+    return image
+
+
+def read_extent(file: IO[bytes], name: str) -> Extent | None:
+    """The values of an image that does not say which are black and white; None of any other, which is not decoded.
+
+    Args:
+        file: At its beginning.
+        name: For messages.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    with _damages(name):
+        if is_dicom(_head(file)):
+            pixels = None if states_range(file, MAX_PIXELS) else _read_dicom(file).pixels
+        else:
+            with _open(file) as image:
+                _check_single(image)
+                bits = num_bits(image, file)
+                pixels = read_deep(image, file, bits) if bits > 8 else None
+        return pixels.extent if isinstance(pixels, Deep) else None
 
 
 def _open(source: Path | IO[bytes]) -> ImageFile.ImageFile:
@@ -157,18 +207,68 @@ def _open(source: Path | IO[bytes]) -> ImageFile.ImageFile:
     return image
 
 
+def _check_single(image: ImageFile.ImageFile) -> None:
+    """Refuses animations and files of several pages; what a phone adds to its picture is not looked at."""
+    count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if count != 1:
+        raise UserError(
+            f"it must hold one picture, got {count} pages or frames; save each as a file of its own (ImageMagick: "
+            "magick FILE page-%03d.png)"
+        )
+
+
 @contextmanager
-def _decoded(path: Path, least: int | None = None) -> Iterator[tuple[Image.Image, str]]:
-    """The upright RGB image and how the file stores a pixel; a JPEG at a fraction that leaves `least` pixels a side."""
+def _damages(name: str) -> Iterator[None]:
     try:
-        with _open(path) as image:
-            if least is not None:
-                image.draft(image.mode, (least, least))
-            mode = image.mode
-            image.load()
-            yield _to_rgb(ImageOps.exif_transpose(image)), mode
+        yield
     except _DAMAGES as error:
-        raise UserError(f"image must be readable, got {str(path)!r}: {error}; replace or remove the file") from error
+        raise UserError(f"image must be readable, got {name!r}: {error}; replace or remove the file") from error
+
+
+def _head(file: IO[bytes]) -> bytes:
+    """What tells DICOM from others."""
+    head = file.read(HEAD)
+    file.seek(0)
+    return head
+
+
+def _read(file: IO[bytes], least: int | None = None) -> _Stored:
+    """A file at its beginning; a JPEG at a fraction of its size that leaves `least` pixels a side."""
+    if is_dicom(_head(file)):
+        return _read_dicom(file)
+    with _open(file) as image:
+        _check_single(image)
+        kind, mode, bits = str(image.format), image.mode, num_bits(image, file)
+        if bits > 8:
+            return _Stored(read_deep(image, file, bits), mode if mode.startswith("I") else f"{mode};{bits}", kind)
+        if least is not None:
+            image.draft(mode, (least, least))
+        image.load()
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        plain = kind == "JPEG" or (kind == "PNG" and bits == 8)
+        as_stored = plain and image.mode in ("L", "RGB") and not (turned or image.has_transparency_data)
+        return _Stored(ImageOps.exif_transpose(image), mode, kind, as_stored)
+
+
+def _read_dicom(file: IO[bytes]) -> _Stored:
+    pixels, mode = render(file, MAX_PIXELS)
+    return _Stored(pixels, mode, "DICOM")
+
+
+def _scaled(pixels: Image.Image | Deep, scale: Scale | None) -> Image.Image:
+    """With 8 bits."""
+    if isinstance(pixels, Image.Image):
+        return pixels
+    if scale is None:
+        raise UserError("it has more than 8 bits, as no file had when its dataset was opened; start again")
+    return pixels.to_8_bits(scale)
+
+
+def _shown(path: Path, scale: Scale | None, least: int | None = None) -> tuple[Image.Image, _Stored]:
+    """The upright RGB image, and what the file holds."""
+    with _damages(str(path)), path.open("rb") as file:
+        stored = _read(file, least)
+        return _to_rgb(_scaled(stored.pixels, scale)), stored
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -188,33 +288,22 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
                 future.cancel()
 
 
-def decode(data: bytes, name: str) -> Decoded:
+def decode(data: bytes, name: str, scale: Scale | None = None) -> Decoded:
     """A whole image file at full size, grey or RGB with 8 bits, upright; DICOM too.
 
     Args:
         data: Content of the file.
         name: For messages.
+        scale: Of the dataset; None where each file says itself what is black and white.
 
     Raises:
         UserError: It cannot be read (damaged, truncated, too large, or of a pixel type without a defined range).
     """
-    try:
-        if is_dicom(data):
-            return Decoded(render(data, MAX_PIXELS), "DICOM", False)
-        with _open(io.BytesIO(data)) as image:
-            image.load()
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-            as_stored = (
-                image.format in ("JPEG", "PNG")
-                and image.mode in ("L", "RGB")
-                and not (turned or image.has_transparency_data)
-                and (image.format == "JPEG" or data[_PNG_DEPTH] == 8)
-            )
-            upright = ImageOps.exif_transpose(image)
-            grey = upright.mode == "L" and not upright.has_transparency_data
-            return Decoded(upright if grey else _to_rgb(upright), str(image.format), as_stored)
-    except _DAMAGES as error:
-        raise UserError(f"image must be readable, got {name!r}: {error}; replace or remove the file") from error
+    with _damages(name):
+        pixels, _, kind, as_stored = _read(io.BytesIO(data))
+        image = _scaled(pixels, scale)
+        grey = image.mode == "L" and not image.has_transparency_data
+        return Decoded(image if grey else _to_rgb(image), kind, as_stored)
 
 
 def pixel_digest(image: Image.Image) -> str:
@@ -231,22 +320,9 @@ def num_workers() -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return _grey_to_8_bits(image).convert("RGB")
     if image.mode == "F":
         raise UserError("floating-point pixels have no defined range; save it with 8 or 16 bits")
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
-
-
-def _grey_to_8_bits(image: Image.Image) -> Image.Image:
-    """Rescales integer grey values: PIL's own conversion clips everything above 255."""
-    values = np.asarray(image).astype(np.int64)
-    low, high = int(values.min()), int(values.max())
-    depths = [depth for depth in _GREY_DEPTHS if high < 2**depth]
-    if low < 0 or not depths:
-        raise UserError(f"grey values must lie in 0..65535, got {low}..{high}")
-    limit = 2 ** depths[0] - 1
-    return Image.fromarray(((values * 255 + limit // 2) // limit).astype(np.uint8))

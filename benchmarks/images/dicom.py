@@ -1,7 +1,7 @@
-"""DICOM images as a viewer shows them: rescaled, windowed, MONOCHROME1 inverted, 8 bits."""
+"""DICOM images as a viewer shows them: rescaled, windowed, MONOCHROME1 inverted."""
 
-import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
@@ -9,15 +9,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from benchmarks.errors import UserError
+from benchmarks.images.depth import Deep
 
 Grey = npt.NDArray[np.float64]
 
+HEAD = 132  # bytes that tell DICOM from others
 _VIEW_CODE = "ViewCode"
 
 
-def is_dicom(data: bytes) -> bool:
-    """Whether a file says that it is DICOM."""
-    return data[128:132] == b"DICM"
+def is_dicom(head: bytes) -> bool:
+    """Whether a file says that it is DICOM, by at least its first `HEAD` bytes."""
+    return head[HEAD - 4 : HEAD] == b"DICM"
 
 
 def read_tags(file: IO[bytes], name: str, keywords: Iterable[str]) -> dict[str, str]:
@@ -40,29 +42,50 @@ def read_tags(file: IO[bytes], name: str, keywords: Iterable[str]) -> dict[str, 
         raise UserError(f"DICOM must be readable, got {name!r}: {error}; download it again") from error
 
 
-def render(data: bytes, max_pixels: int) -> Image.Image:
-    """The image as a viewer shows it, grey or RGB, 8 bits.
+def render(file: IO[bytes], max_pixels: int) -> tuple[Image.Image | Deep, str]:
+    """The image as a viewer shows it, and how the file stores a pixel, such as `MONOCHROME2;12`.
 
-    Grey values go through the modality rescale, then the first window or lookup table of the file; without either, the
-    range of values is stretched to black and white where more than 8 bits are stored. Padding is black.
+    Grey values go through the modality rescale, then the first lookup table or window of the file. Without either, all
+    that 8 bits or a modality lookup table can hold is shown; what has more bits is left to the scale of the dataset.
+    Padding is black.
 
     Args:
-        data: The file.
+        file: At its beginning.
         max_pixels: More are refused before they are decoded.
+
+    Returns:
+        Grey or RGB, 8 bits; or whole numbers, where nothing in the file says which of them are black and white.
 
     Raises:
         UserError: Damaged, of several frames, or in an encoding that cannot be read here.
     """
+    with _damages():
+        header = _open(file)
+        _check_image(header, max_pixels)
+        windowed = " windowed" if _is_windowed(header) else ""
+        return _render(header), f"{header.PhotometricInterpretation};{header.BitsStored}{windowed}"
+
+
+def states_range(file: IO[bytes], max_pixels: int) -> bool:
+    """Whether a file says what is black and white, so that `render` gives 8 bits; reads it as far as its pixels.
+
+    Raises:
+        UserError: As `render`.
+    """
+    with _damages():
+        header = _open(file, stop_before_pixels=True)
+        _check_image(header, max_pixels)
+        return not _is_grey(header) or _is_windowed(header) or _has_own_range(header)
+
+
+@contextmanager
+def _damages() -> Iterator[None]:
     try:
-        header = _open(io.BytesIO(data))
-        frames, num_pixels = int(header.get("NumberOfFrames") or 1), int(header.Rows) * int(header.Columns)
-        if frames == 1 and num_pixels <= max_pixels:
-            return _render(header)
+        yield
+    except UserError as error:
+        raise UserError(f"DICOM cannot be read: {error}") from error
     except Exception as error:  # pydicom and its decoders raise whatever damage leads them to
         raise UserError(f"DICOM cannot be read: {error}") from error
-    if frames != 1:
-        raise UserError(f"DICOM must hold one frame, got {frames}")
-    raise UserError(f"DICOM must have at most {max_pixels:,} pixels, got {num_pixels:,}: a decompression bomb")
 
 
 def _open(file: IO[bytes], stop_before_pixels: bool = False) -> Any:
@@ -83,45 +106,96 @@ def _open(file: IO[bytes], stop_before_pixels: bool = False) -> Any:
     return pydicom.dcmread(file, stop_before_pixels=stop_before_pixels)
 
 
-def _render(header: Any) -> Image.Image:
+def _check_image(header: Any, max_pixels: int) -> None:
+    """Refuses what is no picture, or more than one, or too large to decode."""
+    if "Rows" not in header or "PhotometricInterpretation" not in header:
+        raise UserError("it holds no pixels")
+    frames, num_pixels = int(header.get("NumberOfFrames") or 1), int(header.Rows) * int(header.Columns)
+    if frames != 1:
+        raise UserError(
+            f"it must hold one picture, got {frames} frames; save each as a file of its own (dcm4che: emf2sf FILE)"
+        )
+    if num_pixels > max_pixels:
+        raise UserError(f"it must have at most {max_pixels:,} pixels, got {num_pixels:,}: a decompression bomb")
+
+
+def _is_grey(header: Any) -> bool:
+    return header.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2")
+
+
+def _is_windowed(header: Any) -> bool:
+    return bool(header.get("VOILUTSequence")) or (
+        header.get("WindowCenter") is not None and header.get("WindowWidth") is not None
+    )
+
+
+def _has_own_range(header: Any) -> bool:
+    """Whether all values that the header allows are few enough to be shown; 12 bits in a field of 16 are common."""
+    return bool(header.get("ModalityLUTSequence")) or int(header.BitsStored) <= 8
+
+
+def _render(header: Any) -> Image.Image | Deep:
+    from pydicom.pixels.processing import apply_modality_lut
+
     pixels = header.pixel_array
-    if header.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
+    if not _is_grey(header):
         return _color(header, pixels)
-    grey = _to_unit(header, pixels)
-    if header.PhotometricInterpretation == "MONOCHROME1":
+    values = np.asarray(apply_modality_lut(pixels, header), dtype=np.float64)
+    inverted = header.PhotometricInterpretation == "MONOCHROME1"
+    padding = _padding(header, pixels)
+    if not (_is_windowed(header) or _has_own_range(header)):
+        return Deep(_whole(values), inverted, padding)
+    grey = _to_unit(header, values)
+    if inverted:
         grey = 1 - grey
-    padding = header.get("PixelPaddingValue")
     if padding is not None:
-        grey[pixels == padding] = 0
+        grey[padding] = 0
     return Image.fromarray(np.rint(grey * 255).astype(np.uint8))
+
+
+def _padding(header: Any, pixels: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+    """Where there is no image: a value, or those from one to another."""
+    first = header.get("PixelPaddingValue")
+    if first is None:
+        return None
+    low, high = sorted((int(first), int(header.get("PixelPaddingRangeLimit", first))))
+    return np.asarray((pixels >= low) & (pixels <= high))
+
+
+def _whole(values: Grey) -> npt.NDArray[np.int32]:
+    if (values != np.rint(values)).any():
+        raise UserError(
+            "its rescaled values are no whole numbers and it states no window; give it WindowCenter and WindowWidth"
+        )
+    return values.astype(np.int32)
 
 
 def _color(header: Any, pixels: npt.NDArray[Any]) -> Image.Image:
     from pydicom.pixels.processing import apply_color_lut
 
+    bits = int(header.BitsStored)
     if header.PhotometricInterpretation == "PALETTE COLOR":
-        pixels = apply_color_lut(pixels, header)
-    limit = 255 if pixels.dtype == np.uint8 else 2 ** int(header.BitsStored) - 1
-    return Image.fromarray(np.rint(pixels.astype(np.float64) * 255 / limit).clip(0, 255).astype(np.uint8))
+        pixels, bits = apply_color_lut(pixels, header)[..., :3], int(header.RedPaletteColorLookupTableDescriptor[2])
+    shown = np.rint(pixels.astype(np.float64) * 255 / (2**bits - 1))
+    return Image.fromarray(shown.clip(0, 255).astype(np.uint8))
 
 
-def _to_unit(header: Any, pixels: npt.NDArray[Any]) -> Grey:
-    """Grey values in 0..1, in the sense of the file's photometric interpretation: (H, W)."""
+def _to_unit(header: Any, values: Grey) -> Grey:
+    """Rescaled values in 0..1, in the sense of the file's photometric interpretation: (H, W)."""
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
-    values = np.asarray(apply_modality_lut(pixels, header), dtype=np.float64)
     if header.get("VOILUTSequence"):
         table = header.VOILUTSequence[0]
         looked_up = apply_voi(values.astype(np.int64), header)
         return looked_up.astype(np.float64) / (2 ** int(table.LUTDescriptor[2]) - 1)
-    if header.get("WindowCenter") is not None and header.get("WindowWidth") is not None:
+    if _is_windowed(header):
         function = str(header.get("VOILUTFunction") or "LINEAR").upper()
         return _window(values, _first(header.WindowCenter), _first(header.WindowWidth), function)
-    if int(header.BitsStored) <= 8 and values.min() >= 0 and values.max() <= 255:
-        return values / (2 ** int(header.BitsStored) - 1)
-    padding = header.get("PixelPaddingValue")
-    shown = values[pixels != padding] if padding is not None and (pixels != padding).any() else values
-    low, high = float(shown.min()), float(shown.max())
+    if header.get("ModalityLUTSequence"):
+        return values / (2 ** int(header.ModalityLUTSequence[0].LUTDescriptor[2]) - 1)
+    bits, signed = int(header.BitsStored), int(header.PixelRepresentation)
+    ends = np.array([0, 2**bits - 1]) - (2 ** (bits - 1) if signed else 0)
+    low, high = sorted(np.asarray(apply_modality_lut(ends, header), dtype=np.float64))
     return ((values - low) / max(high - low, 1e-9)).clip(0, 1)
 
 

@@ -7,10 +7,13 @@ from itertools import islice
 from typing import NamedTuple
 
 from benchmarks.errors import MachineError, UserError
-from benchmarks.images.decode import num_workers
+from benchmarks.images.decode import in_order, num_workers, read_extent
+from benchmarks.images.depth import Extent, Scale
 from benchmarks.prepare.convert import Converted, convert
 from benchmarks.prepare.find import ALLOW, first
+from benchmarks.prepare.request import Request
 from benchmarks.prepare.stage import Stage
+from benchmarks.raw.files import RawFile
 from datasets.info import RawSample
 
 Progress = Callable[[int, int], None]
@@ -31,8 +34,21 @@ class Batch(NamedTuple):
     num_new: int
 
 
+def find_extents(samples: list[RawSample]) -> list[Extent | None]:
+    """The values of each image that does not say what is black and white, else None."""
+    return list(in_order(_extent, (sample.file for sample in samples)))
+
+
+def _extent(file: RawFile) -> Extent | None:
+    try:
+        with file.open() as opened:
+            return read_extent(opened, file.source)
+    except (UserError, OSError):
+        return None  # said when it is converted
+
+
 def convert_all(
-    samples: list[RawSample], stage: Stage, max_side: int | None, link: bool, on_progress: Progress
+    samples: list[RawSample], stage: Stage, request: Request, scale: Scale | None, on_progress: Progress
 ) -> Batch:
     """Converts what has not been converted yet. One that fails does not stop the others.
 
@@ -50,7 +66,11 @@ def convert_all(
         running: dict[Future[Converted], RawSample] = {}
         while True:
             for sample in islice(waiting, 2 * num_workers() - len(running)):  # few at a time: ends soon when stopped
-                running[pool.submit(convert, sample.file, sample.stem, stage.converted, max_side, link)] = sample
+                running[
+                    pool.submit(
+                        convert, sample.file, sample.stem, stage.converted, request.max_side, request.link, scale
+                    )
+                ] = sample
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:

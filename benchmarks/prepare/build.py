@@ -20,7 +20,8 @@ from benchmarks.data.manifest import (
     write_manifest,
 )
 from benchmarks.errors import UserError
-from benchmarks.prepare.batch import Batch, Progress, convert_all, refuse_unreadable
+from benchmarks.images.depth import Extent, Scale, common_extent, scale_of
+from benchmarks.prepare.batch import Batch, Progress, convert_all, find_extents, refuse_unreadable
 from benchmarks.prepare.find import deviations, find_samples, first, observed_counts
 from benchmarks.prepare.request import Request, UserSplit, read_split_file
 from benchmarks.prepare.splits import Assignment, Item, assign
@@ -28,7 +29,7 @@ from benchmarks.prepare.stage import Stage
 from benchmarks.raw.files import scan
 from datasets.info import DatasetInfo, Found, RawSample
 
-RECIPE = 1  # raise it when converted images change
+RECIPE = 2  # raise it when converted images change
 _TWIN = "identical to "
 
 
@@ -73,8 +74,10 @@ def prepare(info: DatasetInfo, request: Request, on_progress: Progress, datasets
         _check_user_groups(samples, user)
     if old is not None and _same_sources(old, request.target, samples):
         return Outcome(request.target, old, None)
-    with Stage(request.target, {"max_side": request.max_side, "recipe": RECIPE}) as stage:
-        batch = convert_all(samples, stage, request.max_side, request.link, on_progress)
+    extents = find_extents(samples)
+    scale = scale_of(common_extent(extents), info.bit_depth if request.bit_depth is None else request.bit_depth)
+    with Stage(request.target, {"max_side": request.max_side, "recipe": RECIPE, "scale": scale}) as stage:
+        batch = convert_all(samples, stage, request, scale, on_progress)
         if not request.allow_incomplete:
             refuse_unreadable(batch.unreadable)
         samples = [sample for sample in samples if sample.stem in batch.converted]
@@ -82,6 +85,8 @@ def prepare(info: DatasetInfo, request: Request, on_progress: Progress, datasets
         entries = _entries(samples, batch, assignment)
         _check_classes(info, entries)
         about = _about(info, request, found, batch, entries, assignment)
+        about["bit_depth"] = scale.bits if scale else None
+        about["notes"] += _depth_notes(extents, scale)
         about["excluded"] = _excluded(left_out, found, samples, batch, assignment)
         stage.place((Path(entry.path).name, entry.path) for entry in entries)
         write_class_order(stage.tree, ClassOrder(info.classes, info.ordered))
@@ -222,6 +227,19 @@ def _about(
         "citation": info.citation,
         "url": info.url,
     }
+
+
+def _depth_notes(extents: list[Extent | None], scale: Scale | None) -> list[str]:
+    """What no one can see any more in prepared images, which have 8 bits."""
+    deep = [extent for extent in extents if extent is not None]
+    if scale is None:
+        return []
+    notes = [f"{len(deep)} of {len(extents)} images have more than 8 bits: white is {scale.high} ({scale.bits} bits)"]
+    clipped = [extent for extent in deep if not scale.holds(extent)]
+    if clipped:
+        low, high = min(clipped).low, max(extent.high for extent in clipped)
+        notes.append(f"{len(clipped)} images have values beyond that, of {low}..{high}, which are clipped")
+    return notes
 
 
 def _excluded(

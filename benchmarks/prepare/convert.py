@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.images.decode import decode, pixel_digest
+from benchmarks.images.depth import Scale
 from benchmarks.raw.files import RawFile
 
 SUFFIX = {"JPEG": ".jpg", "PNG": ".png"}
@@ -31,7 +32,9 @@ class Converted(NamedTuple):
     how: str
 
 
-def convert(file: RawFile, stem: str, folder: Path, max_side: int | None, link: bool) -> Converted:
+def convert(
+    file: RawFile, stem: str, folder: Path, max_side: int | None, link: bool, scale: Scale | None = None
+) -> Converted:
     """Writes one image into a folder, under a temporary name first.
 
     A plain JPEG or PNG whose shorter side is within `max_side` keeps its bytes. A JPEG that must be reduced is written
@@ -45,13 +48,14 @@ def convert(file: RawFile, stem: str, folder: Path, max_side: int | None, link: 
         max_side: Images whose shorter side is longer, in pixels, are reduced to it; None for no limit. Training
             squeezes an image to a square, so it is the shorter side that decides what detail is left.
         link: Share plain files with the raw folder instead of copying them.
+        scale: Of the dataset; None where each file says itself what is black and white.
 
     Raises:
         UserError: The image cannot be read.
         OSError: The prepared file cannot be written.
     """
     data = file.read()
-    image, kind, as_stored = decode(data, file.source)
+    image, kind, as_stored = decode(data, file.source, scale)
     reduced = max_side is not None and min(image.size) > max_side
     made = folder / f".{stem}.part"
     made.unlink(missing_ok=True)

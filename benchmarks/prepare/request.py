@@ -31,6 +31,7 @@ class Request:
         image_level: Let each image be its own group.
         overwrite: Make a dataset anew that was made with other settings.
         link: Hard-link plain files of the raw folder instead of copying them.
+        bit_depth: Of images of more than 8 bits that do not say what is black and white; None to find it.
     """
 
     raw: Path
@@ -42,6 +43,7 @@ class Request:
     image_level: bool = False
     overwrite: bool = False
     link: bool = False
+    bit_depth: int | None = None
 
     def settings(self, official: Sequence[str]) -> dict[str, Any]:
         """What decides the result, for comparison with what an existing dataset was made with."""
@@ -51,6 +53,7 @@ class Request:
             "seed": self.seed if seeded else None,
             "split_file": hashlib.sha256(self.split_file.read_bytes()).hexdigest() if self.split_file else None,
             "image_level": self.image_level,
+            "bit_depth": self.bit_depth,
         }
 
 

@@ -116,11 +116,15 @@ class Counts(TypedDict, total=False):
 
 
 class DatasetPart(TypedDict, total=False):
-    """The dataset; kappa is quadratic where its classes are ordered, or where that is not said, as it was before."""
+    """The dataset; kappa is quadratic where its classes are ordered, or where that is not said, as it was before.
+
+    Its bit depth is that of images of more than 8 bits which do not say themselves what is black and white.
+    """
 
     title: Annotated[str | None, Column("dataset_title")]
     synthetic: bool | None
     ordered: bool | None
+    bit_depth: Count | None
     split: Annotated[Split | None, Prefix("split_")]
     counts: Counts | None
 

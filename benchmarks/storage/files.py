@@ -98,6 +98,15 @@ def parse_json(data: bytes) -> Any:
     return content
 
 
+def read_cached(path: Path) -> dict[str, Any]:
+    """A cache file's content; empty where there is none or it is damaged, so that it is made again."""
+    try:
+        content = parse_json(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def check_content(model: TypeAdapter[Any], content: Any, name: str = "content") -> None:
     """Checks content of a file that stays as it is: its values are of just the types that the model says.
 

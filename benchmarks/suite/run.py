@@ -146,6 +146,7 @@ class Run:
                 "classes": list(dataset.classes),
                 "ordered": dataset.ordered,
                 "counts": dataset.counts(),
+                "bit_depth": dataset.bit_depth,
                 "split": dataset.split_origin.as_json() if dataset.split_origin else None,
                 "metric": dataset.metric,
                 "normalization": {

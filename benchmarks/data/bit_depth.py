@@ -1,0 +1,73 @@
+"""One bit depth for all images of a dataset whose files do not say what is black and white: stated, or found.
+
+`bit_depth.txt` beside the folders of the splits states it: a number of bits. Where neither it nor the dataset's entry
+does, the values of all images are looked through, and the smallest depth that holds them is taken.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.errors import UserError
+from benchmarks.images.decode import in_order, read_extent
+from benchmarks.images.depth import Extent, Scale, common_extent, scale_of
+from benchmarks.storage.files import read_cached, write_atomic
+from datasets.info import DatasetInfo
+
+FILE = "bit_depth.txt"
+BITS = range(8, 17)  # that may be stated
+
+
+def stated_depth(root: Path, info: DatasetInfo | None = None) -> int | None:
+    """The depth by the dataset's entry or `bit_depth.txt`; None where neither says one.
+
+    Raises:
+        UserError: `bit_depth.txt` is no depth, or another than that of the entry.
+    """
+    path, known = root / FILE, info.bit_depth if info else None
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except FileNotFoundError:
+        return known
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{FILE} must be a text file in UTF-8, got {str(path)!r} ({error}); write it anew") from error
+    if not text.isdecimal() or int(text) not in BITS:
+        raise UserError(
+            f"{FILE} must be a number of bits from {BITS[0]} to {BITS[-1]}, got {text!r:.50} in {str(path)!r}; mend "
+            "it, or remove it"
+        )
+    if known not in (None, int(text)):
+        raise UserError(f"{FILE} must be {known}, as the dataset's file says, got {text} in {str(path)!r}; remove it")
+    return int(text)
+
+
+def find_scale(root: Path, paths: Sequence[str], stated: int | None, cache: Path) -> Scale | None:
+    """The scale of a folder's images; all that have no range of their own are decoded once, and never again.
+
+    Args:
+        root: The folder.
+        paths: Of its images, relative to it.
+        stated: As of `scale_of`.
+        cache: The file that keeps what was found; the name tells these very images.
+
+    Raises:
+        UserError: An image cannot be read, or no 16 bits hold all values.
+        MachineError: The cache cannot be written.
+    """
+    kept = read_cached(cache).get("extent")
+    if not _is_kept(kept):
+        kept = common_extent(in_order(lambda path: file_extent(root / path), paths)) or []
+        write_atomic(cache, json.dumps({"extent": kept}).encode(), "cache")
+    return scale_of(Extent(*kept) if kept else None, stated)
+
+
+def _is_kept(extent: Any) -> bool:
+    """Whether it is two whole numbers, or an empty list for no values, as a cache that is not damaged holds."""
+    return isinstance(extent, list) and len(extent) in (0, 2) and all(type(end) is int for end in extent)
+
+
+def file_extent(path: Path) -> Extent | None:
+    """As `read_extent` gives it."""
+    with path.open("rb") as file:
+        return read_extent(file, str(path))
