@@ -174,7 +174,7 @@ def _depths(found: Survey) -> Iterator[Finding]:
     for path, extent in extents.items():
         if not found.scale.holds(extent):
             detail = (
-                f"has values of {extent.low}..{extent.high}, beyond the {low}..{high} of {bits} bits: they are clipped; "
+                f"has values of {extent.low}..{extent.high}, beyond the {low}..{high} of {bits} bits: clipped; "
                 f"mend it, or state another depth in {BIT_DEPTH}"
             )
             yield Finding("problem", "depth", path, detail)

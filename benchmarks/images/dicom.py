@@ -50,7 +50,7 @@ def render(file: IO[bytes], max_pixels: int) -> tuple[Image.Image | Deep, str]:
     Padding is black.
 
     Args:
-        file: At its beginning.
+        file: Its content.
         max_pixels: More are refused before they are decoded.
 
     Returns:
@@ -99,6 +99,7 @@ def _open(file: IO[bytes], stop_before_pixels: bool = False) -> Any:
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     binary = cast(BinaryIO, file)
+    file.seek(0)
     read_preamble(binary, force=False)
     if _read_file_meta_info(binary).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         raise UserError("it is deflated, which may be a decompression bomb: save it uncompressed")
@@ -136,6 +137,8 @@ def _has_own_range(header: Any) -> bool:
 
 def _render(header: Any) -> Image.Image | Deep:
     from pydicom.pixels.processing import apply_modality_lut
+
+    from benchmarks.images import dicom_codecs  # noqa: F401
 
     pixels = header.pixel_array
     if not _is_grey(header):

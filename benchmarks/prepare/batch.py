@@ -13,7 +13,7 @@ from benchmarks.prepare.convert import Converted, convert
 from benchmarks.prepare.find import ALLOW, first
 from benchmarks.prepare.request import Request
 from benchmarks.prepare.stage import Stage
-from benchmarks.raw.files import RawFile
+from benchmarks.raw.files import DAMAGES, RawFile
 from datasets.info import RawSample
 
 Progress = Callable[[int, int], None]
@@ -43,7 +43,7 @@ def _extent(file: RawFile) -> Extent | None:
     try:
         with file.open() as opened:
             return read_extent(opened, file.source)
-    except (UserError, OSError):
+    except (OSError, *DAMAGES):
         return None  # said when it is converted
 
 

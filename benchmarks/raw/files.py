@@ -30,7 +30,7 @@ _RATIO_MATTERS_BYTES = 2**26
 
 
 # what zipfile and its decompressors raise on damaged content; bz2 raises OSError, which a bad disk does too
-_DAMAGES = (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error, zlib.error, lzma.LZMAError)
+DAMAGES = (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class RawFile:
             return path.open("rb")
         try:
             return _open_archive(path).open(self.member)
-        except _DAMAGES as error:
+        except DAMAGES as error:
             raise _damaged(self.source, error) from error
 
     def read(self) -> bytes:
@@ -103,7 +103,7 @@ class RawFile:
         try:
             with self.open() as file:
                 return file.read()
-        except _DAMAGES as error:
+        except DAMAGES as error:
             raise _damaged(self.source, error) from error
 
 
@@ -215,7 +215,7 @@ def is_litter(name: str) -> bool:
 def _members(root: Path, relative: str) -> list[RawFile]:
     try:
         members = _open_archive(root / relative).infolist()
-    except _DAMAGES as error:
+    except DAMAGES as error:
         raise UserError(
             f"archive must be a complete zip file, got {relative!r} ({error}); download it again"
         ) from error

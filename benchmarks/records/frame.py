@@ -47,7 +47,8 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row a run, one flat column for each entry of `COLUMNS`, and `variant`.
 
     Identity: run_id, state, message, phase, method, method_title, dataset, dataset_title, dataset_digest, synthetic,
-    split_kind (official, ours, user), split_group_key, split_digest, resolution (asked), effective_resolution (run),
+    bit_depth (of images of more than 8), split_kind (official, ours, user), split_group_key, split_digest,
+    resolution (asked), effective_resolution (run),
     seed. Protocol: backbone (used), backbone_requested, fallback,
     weights_source, weights_sha256, weights_note, device, device_type, precision, attention, batch_size, epochs,
     grad_checkpointing, warmup_epochs, decay_all; then preload, lr, weight_decay,
