@@ -130,7 +130,7 @@ def test_every_usual_fault_is_found_at_once(root: Path, capsys: pytest.CaptureFi
     assert files.pop("train/bright/1.png") == "is empty (0 bytes); replace or remove it"
     assert files.pop("val/bright/notes.csv") == "is not an image; replace or remove it"
     assert files.pop("train/bright/2.png").startswith("cannot be read (")
-    assert "No such file" in files.pop("val/bright/gone.png") and not files
+    assert files.pop("val/bright/gone.png").endswith("which is not there; replace or remove it") and not files
     assert checked.found("split") == {"val/loose.png": "is in no class folder and will not be used; move it into one"}
     assert "problems: 9," in checked.err
     assert [row["class"] for row in checked.tables["images"]] == ["bright", "dark", "rare"]

@@ -12,6 +12,7 @@ from benchmarks.check.survey import Survey, by_pixels, class_key, expected_count
 from benchmarks.choices import SPLITS
 from benchmarks.data.classes import FILE, MARK, natural_key
 from benchmarks.data.dataset import list_folders
+from benchmarks.storage.folders import link_fault
 
 IMBALANCE = 10  # images of the largest class for one of the smallest, from which on a note is made
 _DEEP = ("I", "F")  # PIL's modes of more than 8 bits a pixel begin with these
@@ -46,7 +47,9 @@ def _splits(found: Survey) -> Iterator[Finding]:
     for split in SPLITS:
         if split not in found.folders:
             there = ", ".join(list_folders(found.root))
-            yield Finding("problem", "split", split, f"there is no folder {split}, only {there}")
+            fault = link_fault(found.root / split)
+            why = f"{fault}; mend or remove it" if fault else f"there is no folder {split}, only {there}"
+            yield Finding("problem", "split", split, why)
     for path in found.strays:
         yield Finding("problem", "split", path, "is in no class folder and will not be used; move it into one")
 

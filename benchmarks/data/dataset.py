@@ -1,7 +1,7 @@
 """Datasets as prepared folders: `<root>/{train,val,test}/<class>/<images>`, checked, listed and digested.
 
 Files beside the class folders and beside the split folders (manifests, licences) are left alone. Class folders may have
-sub-folders. Hidden files and the well-known litter in `LITTER` are passed over; any other file must be an image.
+sub-folders, and links are followed. Hidden files and well-known litter are passed over; any other file must be an image.
 """
 
 import difflib
@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.choices import LITTER, SPLITS
+from benchmarks.choices import SPLITS
 from benchmarks.data.classes import class_order, natural_key
 from benchmarks.data.manifest import SplitOrigin, read_origin
 from benchmarks.errors import MissingError, UserError
 from benchmarks.images.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
 from benchmarks.storage.files import parse_json, write_atomic
+from benchmarks.storage.folders import files_below, is_litter, link_fault
 from datasets import DATASETS
 from datasets.info import DatasetInfo
 
@@ -128,6 +129,7 @@ def find_root(name_or_path: str, data_root: Path) -> tuple[DatasetInfo | None, P
     if info.generate is not None and not root.exists():
         _generate(info, root)
     if not root.is_dir():
+        _refuse_fault(root)
         raise MissingError(
             f"dataset {info.name} must be prepared in {str(root)!r}, got no such folder; download it from {info.url}, "
             f"then: python bench.py prepare {info.name} --raw DIR"
@@ -139,6 +141,7 @@ def _find_folder(name_or_path: str, data_root: Path) -> Path:
     for folder in (Path(name_or_path).expanduser(), data_root / name_or_path):
         if folder.is_dir():
             return folder
+        _refuse_fault(folder)
     near = difflib.get_close_matches(name_or_path, DATASETS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "there is no such folder"
     raise UserError(f"dataset must be one of {', '.join(DATASETS)} or a folder, got {name_or_path!r}; {hint}")
@@ -179,23 +182,14 @@ def _generate(info: DatasetInfo, root: Path) -> None:
 
 
 def list_folders(parent: Path) -> list[str]:
-    """Names of the folders in a folder in natural order, but for hidden ones and litter."""
-    names = [entry.name for entry in parent.iterdir() if entry.is_dir() and not _is_litter(entry)]
-    return sorted(names, key=natural_key)
+    """Names of the folders in a folder in natural order, but for hidden ones and litter; links that lead nowhere too."""
+    entries = (entry for entry in parent.iterdir() if not is_litter(entry.name))
+    return sorted((entry.name for entry in entries if entry.is_dir() or link_fault(entry)), key=natural_key)
 
 
 def list_files(folder: Path) -> list[Path]:
-    """Sorted files below a folder, but for hidden ones and litter."""
-    files = []
-    for path in folder.rglob("*"):
-        inside = path.relative_to(folder)
-        if not any(_is_litter(part) for part in (inside, *inside.parents)) and not path.is_dir():
-            files.append(path)
-    return sorted(files, key=Path.as_posix)
-
-
-def _is_litter(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in LITTER
+    """Sorted files below a folder, as `files_below` finds them."""
+    return sorted(files_below(folder), key=Path.as_posix)
 
 
 def _class_folders(root: Path) -> list[str]:
@@ -203,6 +197,8 @@ def _class_folders(root: Path) -> list[str]:
     missing = [split for split in SPLITS if not (root / split).is_dir()]
     if missing:
         found = ", ".join(list_folders(root)) or "no folder"
+        for split in missing:
+            _refuse_fault(root / split)
         raise UserError(
             f"dataset folder must hold train, val and test, got {found} in {str(root)!r} "
             f"({', '.join(missing)} missing); the layout is {root}/{{train,val,test}}/<class>/<images>"
@@ -236,6 +232,7 @@ def _list_images(root: Path, folder: str) -> list[str]:
     """Sorted paths of a class folder's images, relative to the root."""
     paths = []
     for path in list_files(root / folder):
+        _refuse_fault(path)
         if not is_image(path):
             raise UserError(f"class folder must hold only images, got {str(path)!r}; remove it or convert it to PNG")
         name = path.relative_to(root).as_posix()
@@ -247,6 +244,13 @@ def _list_images(root: Path, folder: str) -> list[str]:
             f"class folder must hold images, got none in {str(root / folder)!r}; add some or remove the class"
         )
     return paths
+
+
+def _refuse_fault(path: Path) -> None:
+    if fault := link_fault(path):
+        raise UserError(
+            f"link in a dataset must lead to an image or a folder, got {str(path)!r}, which {fault}; mend or remove it"
+        )
 
 
 def _is_text(name: str) -> bool:
