@@ -81,7 +81,7 @@ def test_two_folders_that_link_to_each_other_are_refused(root: Path) -> None:
         folder.mkdir()
         (folder / "next").symlink_to(next_one, target_is_directory=True)
     (root / "val/dark/one").symlink_to(one, target_is_directory=True)
-    with pytest.raises(UserError, match="val/dark/one/next/next', which is a link to .*a folder that it lies in"):
+    with pytest.raises(UserError, match=r"val/dark/one/next/next', which is a link to .*a folder that it lies in"):
         opened(root)
 
 
@@ -90,7 +90,7 @@ def test_a_dangling_link_says_what_to_do(root: Path, capsys: pytest.CaptureFixtu
     for split in ("train", "val", "test") if inside == "train/gone" else ("train",):  # a class: else it lacks elsewhere
         (root / inside.replace("train", split)).symlink_to("/no/such/place")
     with pytest.raises(
-        UserError, match=f"got .*{inside}', which is a link to '/no/such/place', which is not there; mend"
+        UserError, match=rf"got .*{inside}', which is a link to '/no/such/place', which is not there; mend"
     ):
         opened(root)
     detail = "is a link to '/no/such/place', which is not there; replace or remove it"
@@ -100,7 +100,7 @@ def test_a_dangling_link_says_what_to_do(root: Path, capsys: pytest.CaptureFixtu
 def test_a_split_or_a_dataset_behind_a_dangling_link_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     move_away(root / "val", root.parent / "val")
     (root.parent / "val").rename(root.parent / "moved")
-    with pytest.raises(UserError, match="images/val', which is a link to .*/val', which is not there; mend or remove"):
+    with pytest.raises(UserError, match=r"images/val', which is a link to .*/val', which is not there; mend or remove"):
         opened(root)
     assert checked(root, capsys)[1]["val"].endswith("/val', which is not there; mend or remove it")
     (root.parent / "link").symlink_to("/no/such/place")
@@ -125,7 +125,7 @@ def test_a_download_behind_links_is_read_once_and_a_broken_link_is_refused(tmp_p
         link = tmp_path / "disk" / "link"
         link.symlink_to(name)
         with pytest.raises(
-            UserError, match=f"link in a download must lead to a file or a folder, got .*{why}; mend or"
+            UserError, match=rf"link in a download must lead to a file or a folder, got .*{why}; mend or"
         ):
             scan(tmp_path / "disk")
         link.unlink()

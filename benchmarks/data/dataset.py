@@ -1,7 +1,7 @@
 """Datasets as prepared folders: `<root>/{train,val,test}/<class>/<images>`, checked, listed and digested.
 
 Files beside the class folders and beside the split folders (manifests, licences) are left alone. Class folders may have
-sub-folders, and links are followed. Hidden files and well-known litter are passed over; any other file must be an image.
+sub-folders; links are followed. Hidden files and well-known litter are passed over; any other file must be an image.
 """
 
 import difflib
@@ -182,7 +182,7 @@ def _generate(info: DatasetInfo, root: Path) -> None:
 
 
 def list_folders(parent: Path) -> list[str]:
-    """Names of the folders in a folder in natural order, but for hidden ones and litter; links that lead nowhere too."""
+    """Names of the folders in a folder, and of links that lead nowhere, in natural order; hidden ones and litter not."""
     entries = (entry for entry in parent.iterdir() if not is_litter(entry.name))
     return sorted((entry.name for entry in entries if entry.is_dir() or link_fault(entry)), key=natural_key)
 
