@@ -12,6 +12,7 @@ from benchmarks.check.survey import Survey, by_pixels, class_key, expected_count
 from benchmarks.choices import SPLITS
 from benchmarks.data.classes import FILE, MARK, natural_key
 from benchmarks.data.dataset import list_folders
+from benchmarks.names import is_text
 from benchmarks.storage.folders import link_fault
 
 IMBALANCE = 10  # images of the largest class for one of the smallest, from which on a note is made
@@ -108,6 +109,8 @@ def _order(found: Survey) -> Iterator[Finding]:
 
 def _files(found: Survey) -> Iterator[Finding]:
     for file in found.files:
+        if not is_text(file.path):
+            yield Finding("problem", "file", file.path, "has a name that is no UTF-8; rename it")
         if file.facts is None:
             yield Finding("problem", "file", file.path, f"{file.error}; replace or remove it")
 

@@ -7,9 +7,11 @@ sub-folders; links are followed. Hidden files and well-known litter are passed o
 import difflib
 import hashlib
 import json
+import os
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +21,11 @@ import numpy as np
 
 from benchmarks.choices import SPLITS
 from benchmarks.data.classes import class_order, natural_key
+from benchmarks.data.identical import Identical, find_identical
 from benchmarks.data.manifest import SplitOrigin, read_origin
 from benchmarks.errors import MissingError, UserError
 from benchmarks.images.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
+from benchmarks.names import is_text, printable, shortened
 from benchmarks.storage.files import parse_json, write_atomic
 from benchmarks.storage.folders import files_below, is_litter, link_fault
 from datasets import DATASETS
@@ -59,6 +63,7 @@ class Dataset:
         batch_size: Default images a step.
         synthetic: Whether the images are generated; never clinical data.
         split_origin: Who made the splits, by the folder's manifest; None where there is none.
+        identical: Images that are byte for byte the same in several splits or classes.
     """
 
     name: str
@@ -76,6 +81,12 @@ class Dataset:
     batch_size: int
     synthetic: bool
     split_origin: SplitOrigin | None
+    identical: Identical
+
+    @property
+    def folder(self) -> str:
+        """The end of its path, which tells it from others of its name."""
+        return printable("/".join(self.root.resolve().parts[1:][-3:]))
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Number of images per split and class."""
@@ -108,10 +119,12 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
         raise UserError(f"classes of {info.name} must be {', '.join(info.classes)}, got {', '.join(folders)} in {root}")
     classes, ordered = class_order(root, folders, info)
     splits = _list_splits(root, classes)
-    digest = _digest(root, splits, classes, False, cache_root)  # the entry's mark is as fixed as its name
+    hashes = _content_hashes(root, _labels(splits), cache_root)
+    digest = _digest(splits, classes, False, hashes)  # the entry's mark is as fixed as its name
     return Dataset(
         info.name, info.title, root, classes, ordered, splits, digest, info.mean, info.std,
-        "dataset", info.metric, info.epochs, info.batch_size, info.synthetic, _split_origin(root, splits),
+        "dataset", info.metric, info.epochs, info.batch_size, info.synthetic, read_origin(root, hashes),
+        find_identical(_labels(splits), hashes),
     )  # fmt: skip
 
 
@@ -150,19 +163,22 @@ def _find_folder(name_or_path: str, data_root: Path) -> Path:
 def _open_folder(root: Path, cache_root: Path) -> Dataset:
     classes, ordered = class_order(root, _class_folders(root))
     splits = _list_splits(root, classes)
-    digest = _digest(root, splits, classes, ordered, cache_root)
+    hashes = _content_hashes(root, _labels(splits), cache_root)
+    digest = _digest(splits, classes, ordered, hashes)
     mean, std = _normalization(root, splits["train"], digest, cache_root)
-    name = root.resolve().name
+    name = printable(root.resolve().name)
     synthetic = (root / SYNTHETIC_MARK).is_file()
     defaults = DatasetInfo(name, f"{name} (synthetic, not clinical)" if synthetic else name, classes, mean, std)
     return Dataset(
         name, defaults.title, root, classes, ordered, splits, digest, mean, std,
-        "computed", defaults.metric, defaults.epochs, defaults.batch_size, synthetic, _split_origin(root, splits),
+        "computed", defaults.metric, defaults.epochs, defaults.batch_size, synthetic, read_origin(root, hashes),
+        find_identical(_labels(splits), hashes),
     )  # fmt: skip
 
 
-def _split_origin(root: Path, splits: dict[str, tuple[Sample, ...]]) -> SplitOrigin | None:
-    return read_origin(root, (sample.path for samples in splits.values() for sample in samples))
+def _labels(splits: dict[str, tuple[Sample, ...]]) -> dict[str, int]:
+    """The class of each image by its path, in the order of the splits."""
+    return {sample.path: sample.label for samples in splits.values() for sample in samples}
 
 
 def _generate(info: DatasetInfo, root: Path) -> None:
@@ -182,7 +198,7 @@ def _generate(info: DatasetInfo, root: Path) -> None:
 
 
 def list_folders(parent: Path) -> list[str]:
-    """Names of the folders in a folder, and of links that lead nowhere, in natural order; hidden ones and litter not."""
+    """Names of the folders in a folder, and of links that lead nowhere, in natural order; but for hidden and litter."""
     entries = (entry for entry in parent.iterdir() if not is_litter(entry.name))
     return sorted((entry.name for entry in entries if entry.is_dir() or link_fault(entry)), key=natural_key)
 
@@ -236,7 +252,7 @@ def _list_images(root: Path, folder: str) -> list[str]:
         if not is_image(path):
             raise UserError(f"class folder must hold only images, got {str(path)!r}; remove it or convert it to PNG")
         name = path.relative_to(root).as_posix()
-        if not _is_text(name):
+        if not is_text(name):
             raise UserError(f"name of an image must be UTF-8, got {str(path)!r}; rename it")
         paths.append(name)
     if not paths:
@@ -253,16 +269,10 @@ def _refuse_fault(path: Path) -> None:
         )
 
 
-def _is_text(name: str) -> bool:
-    """Whether a file's name can be stored; one in another encoding is read with surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
-
-
 def _digest(
-    root: Path, splits: dict[str, tuple[Sample, ...]], classes: tuple[str, ...], ordered: bool, cache_root: Path
+    splits: dict[str, tuple[Sample, ...]], classes: tuple[str, ...], ordered: bool, hashes: Mapping[str, str]
 ) -> str:
     """SHA-256 over (split, class, path, content) of every image, class by class, and over the mark of grades."""
-    hashes = _content_hashes(root, [sample.path for samples in splits.values() for sample in samples], cache_root)
     total = hashlib.sha256(b"ordered\n" if ordered else b"")
     for split, samples in splits.items():
         for path, label in samples:
@@ -270,10 +280,10 @@ def _digest(
     return total.hexdigest()
 
 
-def _content_hashes(root: Path, paths: list[str], cache_root: Path) -> dict[str, str]:
+def _content_hashes(root: Path, paths: Collection[str], cache_root: Path) -> dict[str, str]:
     """SHA-256 of each file; those whose size and modification time are known are not read again."""
-    key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    cache = cache_root / "hashes" / f"{root.resolve().name}-{key}.json"
+    key = path_key(root)
+    cache = cache_root / "hashes" / f"{shortened(root.resolve().name)}-{key}.json"
     known = _read_json(cache)
 
     def entry(path: str) -> list[Any]:
@@ -289,6 +299,11 @@ def _content_hashes(root: Path, paths: list[str], cache_root: Path) -> dict[str,
     if entries != known:
         write_atomic(cache, json.dumps(entries).encode(), "cache")
     return {path: str(values[2]) for path, values in entries.items()}
+
+
+def path_key(root: Path) -> str:
+    """Tells a folder from others of its name."""
+    return hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
 
 
 def _normalization(
