@@ -62,7 +62,7 @@ def test_a_clean_folder_has_status_0_and_its_numbers_are_right(root: Path, capsy
     assert (whole["width_min"], whole["width_median"], whole["width_max"]) == (48, 48, 48)
     assert whole["height_median"] == 40 and whole["below_224"] == 2 * total
     assert checked.tables["pixels"][0] == {"class": "bright", "mode": "RGB", "images": total}
-    assert "images: 24 images; problems: 0, notes: 0; look at .cache/check/images.png" in checked.err
+    assert re.search(r"images: 24 images; problems: 0, notes: 0; look at .cache/check/images-\w{16}.png", checked.err)
 
 
 def test_the_declared_order_of_classes_is_shown_and_a_wrong_one_named(

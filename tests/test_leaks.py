@@ -96,8 +96,8 @@ def test_only_sets_across_splits_or_classes_count(folder: Path) -> None:
         (root / place / f"more{number}.png").write_bytes((root / "test/dark/0.png").read_bytes())
     shutil.copy(root / "train/dark/1.png", root / "train/dark/again.png")  # a duplicate, no harm
     found = open_dataset(str(root), folder / "data", folder / "cache").identical
-    copies = ("train/bright/more0.png", "train/bright/more1.png", "val/dark/more2.png")
-    copies += ("test/dark/0.png", "test/dark/more3.png")
+    others = ("val/dark/more2.png", "test/dark/0.png", "test/dark/more3.png")
+    copies = ("train/bright/more0.png", "train/bright/more1.png", *others)
     assert found.leaks == (("train/bright/0.png", "test/bright/copy.png"), copies)
     assert found.contradictions == (copies,) and found.num_leaking == 7
 
