@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.names import shortened
+
 Precision = Literal["fp32", "bf16", "fp16"]
 Attention = Literal["eager", "sdpa"]
 
@@ -76,7 +78,7 @@ class RunConfig:
         """Readable parts and a hash of everything: the name of the run's record."""
         settings = identity(asdict(self), RunConfig)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
-        dataset = re.sub(r"[^A-Za-z0-9_-]", "_", self.dataset)
+        dataset = shortened(re.sub(r"[^A-Za-z0-9_-]", "_", self.dataset))
         return f"{dataset}-{self.resolution}-{self.method}-s{self.seed}-{digest}"
 
     def num_steps(self, num_train: int) -> int:

@@ -5,6 +5,8 @@ Its cases are also the built-in errors that they resemble, for callers that go o
 
 import errno
 
+from benchmarks.names import printable
+
 
 class UserError(ValueError):
     """A mistake of the user's, or a state of files and machine that the user can change; the message says how."""
@@ -30,5 +32,5 @@ def mendable(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error without line breaks, or its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The message of an error in one line, or its type where it has none."""
+    return printable(" ".join(str(error).split())) or type(error).__name__

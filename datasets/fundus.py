@@ -23,22 +23,22 @@ class Lesions(NamedTuple):
     """Dark spots of one kind; each number is drawn evenly between two limits.
 
     Attributes:
-        count: How many an image has; the upper limit is excluded.
+        number: How many an image has; the upper limit is excluded.
         radius: Of a spot, in pixels.
         depth: Fraction of light taken at its centre.
         ring: Radius over the spot's of a bright ring that gives back as much light as the spot takes; None for none.
     """
 
-    count: tuple[int, int]
+    number: tuple[int, int]
     radius: tuple[float, float]
     depth: tuple[float, float]
     ring: float | None
 
 
 # Seen at any resolution. Without a ring the mean of its pixels stays dark however far an image is reduced.
-LARGE = Lesions(count=(35, 55), radius=(20.0, 28.0), depth=(0.7, 0.9), ring=None)
+LARGE = Lesions(number=(35, 55), radius=(20.0, 28.0), depth=(0.7, 0.9), ring=None)
 # A spot and its ring cancel out in the mean, so an image reduced until both fall into one pixel hardly shows them.
-SMALL = Lesions(count=(130, 170), radius=(5.6, 6.2), depth=(1.75, 2.0), ring=1.4)
+SMALL = Lesions(number=(130, 170), radius=(5.6, 6.2), depth=(1.75, 2.0), ring=1.4)
 
 
 def draw_fundus(rng: np.random.Generator, lesions: Lesions | None) -> Image.Image:
@@ -50,7 +50,8 @@ def draw_fundus(rng: np.random.Generator, lesions: Lesions | None) -> Image.Imag
     """
     x, y = _grid()
     distance2 = (x * x + y * y) / np.float32(RETINA_RADIUS * RETINA_RADIUS)
-    retina = (1 - np.float32(RIM) * distance2)[..., None] * np.array(COLOR, dtype=np.float32)
+    light = (1 - np.float32(RIM) * distance2).astype(np.float32)
+    retina = light[..., None] * np.array(COLOR, dtype=np.float32)
     disc = _optic_disc_center(rng)
     _add_blob(retina, disc, float(rng.uniform(48, 62)), (70.0, 85.0, 50.0))
     macula = (SIDE - disc[0] + float(rng.uniform(-40, 40)), disc[1] + float(rng.uniform(-20, 60)))
@@ -126,7 +127,7 @@ def _add_vessels(image: Canvas, disc: tuple[float, float], rng: np.random.Genera
 
 
 def _add_lesions(image: Canvas, lesions: Lesions, rng: np.random.Generator) -> None:
-    for _ in range(int(rng.integers(*lesions.count))):
+    for _ in range(int(rng.integers(*lesions.number))):
         center = _random_point(rng, 0.85 * RETINA_RADIUS)
         radius = float(rng.uniform(*lesions.radius))
         window, distance2 = _window(center, (lesions.ring or 1) * radius)

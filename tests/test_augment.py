@@ -7,7 +7,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from benchmarks.data.augment import Augmentation, Preprocessing, apply_augmentation, draw_augmentation
+from benchmarks.data.augment import (
+    Augmentation,
+    Preprocessing,
+    apply_augmentation,
+    draw_augmentation,
+    draw_for_views,
+)
 
 
 def images(count: int, side: int, seed: int = 0) -> Tensor:
@@ -46,6 +52,18 @@ def test_a_crop_never_sees_what_lies_beside_it(box: tuple[int, int, int, int]) -
     torch.testing.assert_close(apply_augmentation(batch.clone(), augmentation), expected, atol=1e-4, rtol=0)
 
 
+def test_views_of_two_sizes_show_the_same_crop_as_torchvisions() -> None:
+    """A smooth image at twice the size: torchvision's crop of it, made small, is the crop of the small one."""
+    torch.manual_seed(0)
+    drawn = draw_for_views(8, {"image": 256, "image_low": 128})
+    large = functional.resize(images(8, 4), [256, 256], antialias=True)
+    small = functional.resize(large, [128, 128], antialias=True)
+    by_large = functional.resize(by_torchvision(large, drawn["image"]), [128, 128], antialias=True)
+    torch.testing.assert_close(apply_augmentation(small, drawn["image_low"]), by_large, atol=0.01, rtol=0)
+    for edge in ("top", "left", "height", "width"):
+        assert torch.equal(getattr(drawn["image"], edge), 2 * getattr(drawn["image_low"], edge))
+
+
 def test_parameters_are_distributed_as_torchvisions() -> None:
     torch.manual_seed(0)
     count, side = 20_000, 224
@@ -81,6 +99,6 @@ def test_the_stored_images_stay_as_they_are() -> None:
     stored = (images(4, 16) * 255).to(torch.uint8)
     before = stored.clone()
     preprocessing = Preprocessing((0.5, 0.4, 0.3), (0.2, 0.2, 0.2), torch.device("cpu"))
-    for augment in (False, True):
-        preprocessing(stored, augment)
+    for augmentation in (None, draw_augmentation(4, 16)):
+        preprocessing(stored, augmentation)
         assert torch.equal(stored, before)

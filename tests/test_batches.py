@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.data.augment import Preprocessing
+from benchmarks.data.augment import Preprocessing, draw_augmentation
 from benchmarks.data.batches import Split, iterate, sequential_order, training_order
 from benchmarks.features.cache import FeatureRows
 
@@ -84,6 +84,45 @@ def test_fixed_views_and_features_are_never_augmented() -> None:
     assert inputs["image_low"].shape == LOW.shape
 
 
+def ramps(side: int, num: int = 11) -> np.ndarray:
+    """Images whose red is the relative height of a row and whose green that of a column, in 1/255."""
+    centres = (np.arange(side) + 0.5) / side * 255
+    rows, columns = np.meshgrid(centres, centres, indexing="ij")
+    image = np.stack([rows, columns, np.full_like(rows, 128)])
+    return np.repeat(image[None], num, axis=0).round().astype(np.uint8)
+
+
+def test_two_augmented_views_of_an_image_share_one_crop_at_their_own_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ramp tells where each pixel came from: the same part of the image in both views, mirrored in both or none."""
+    monkeypatch.setattr("benchmarks.data.augment.JITTER", 0.0)
+    torch.manual_seed(0)
+    identity = Preprocessing((0.0,) * 3, (1.0,) * 3, CPU)
+    sides = {"image": 256, "image_low": 96}
+    split = Split(LABELS, {name: ramps(side) for name, side in sides.items()})
+    ((inputs, _),) = iterate(split, [np.arange(11)], identity, CPU, augment=True)
+    ends = {}
+    for name, side in sides.items():
+        middle = inputs[name][:, :, side // 2 - 1 : side // 2 + 1, side // 2 - 1 : side // 2 + 1].mean(dim=(2, 3))
+        quarter = inputs[name][:, :, side // 4 - 1 : side // 4 + 1, side // 4 - 1 : side // 4 + 1].mean(dim=(2, 3))
+        ends[name] = torch.cat([middle[:, :2], quarter[:, :2]], dim=1)  # (B, 4): relative rows and columns seen there
+    torch.testing.assert_close(ends["image"], ends["image_low"], atol=0.005, rtol=0)
+    assert (ends["image"].std(dim=0) > 0.01).all()  # each image has its own crop
+    mirrored = ends["image"][:, 3] > ends["image"][:, 1]
+    assert mirrored.any() and not mirrored.all()
+
+
+def test_a_single_augmented_view_draws_what_it_drew_beside_a_fixed_one() -> None:
+    def augmented(split: Split) -> torch.Tensor:
+        torch.manual_seed(5)
+        ((inputs, _),) = iterate(split, [np.arange(11)], PREPROCESSING, CPU, augment=True)
+        return inputs["image_low"]
+
+    torch.manual_seed(5)
+    alone = PREPROCESSING(torch.from_numpy(LOW), draw_augmentation(11, LOW.shape[-1]))
+    assert torch.equal(augmented(SPLIT), alone)
+    assert torch.equal(augmented(Split(LABELS, {"image_low": LOW})), alone)
+
+
 def test_augmentation_repeats_with_the_seed() -> None:
     def augmented(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
@@ -97,7 +136,7 @@ def test_augmentation_repeats_with_the_seed() -> None:
 def test_augmented_images_stay_in_range() -> None:
     torch.manual_seed(0)
     identity = Preprocessing((0.0,) * 3, (1.0,) * 3, CPU)
-    images = identity(torch.from_numpy(IMAGES), augment=True)
+    images = identity(torch.from_numpy(IMAGES), draw_augmentation(len(IMAGES), IMAGES.shape[-1]))
     assert images.min() >= 0 and images.max() <= 1
 
 
@@ -111,7 +150,7 @@ def test_a_batch_is_let_go_before_the_next_one_is_made(monkeypatch: pytest.Monke
     held: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
 
-    def prepare(images: torch.Tensor, augment: bool) -> torch.Tensor:
+    def prepare(images: torch.Tensor, augmentation: None) -> torch.Tensor:
         alive.append(sum(reference() is not None for reference in held))
         return images.float()
 

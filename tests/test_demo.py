@@ -92,7 +92,7 @@ def test_a_lesion_with_a_ring_takes_no_light_and_one_without_does() -> None:
 
     def lost(ring: float | None) -> float:
         image = np.ones((SIDE, SIDE, 1), dtype=np.float32)
-        one = Lesions(count=(1, 2), radius=(20, 20), depth=(0.5, 0.5), ring=ring)
+        one = Lesions(number=(1, 2), radius=(20, 20), depth=(0.5, 0.5), ring=ring)
         _add_lesions(image, one, np.random.default_rng(0))
         return float((1 - image.astype(float)).sum())
 

@@ -10,7 +10,7 @@ from bench_process import TINY, finish, records
 from tiny_images import make_images
 
 from benchmarks.config import Attention
-from benchmarks.data.augment import Preprocessing
+from benchmarks.data.augment import Preprocessing, draw_augmentation
 from benchmarks.memory.measure import measure_points, record_path
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
@@ -101,7 +101,7 @@ def test_augmentation_is_that_of_the_cpu() -> None:
     for device in (torch.device("cpu"), torch.device("cuda")):
         torch.manual_seed(0)
         preprocessing = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), device)
-        prepared.append(preprocessing(images.to(device), augment=True).cpu())
+        prepared.append(preprocessing(images.to(device), draw_augmentation(16, 224)).cpu())
     torch.testing.assert_close(prepared[0], prepared[1], atol=1e-4, rtol=0)
 
 

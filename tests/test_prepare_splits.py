@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import raw_trees
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import bench
-from benchmarks.prepare.splits import Item, assign
+from benchmarks.prepare.splits import SHARES, Assignment, Item, assign
 
 
 def make_items(groups: list[list[int]], split: str | None = None) -> list[Item]:
@@ -45,6 +47,58 @@ def test_the_seed_decides_and_the_order_does_not() -> None:
 
 def test_three_groups_are_enough_for_a_class() -> None:
     assert set(assign(make_items([[0], [0], [0]]), {}, 3).splits.values()) == {"train", "val", "test"}
+
+
+def sizes_and_groups(made: Assignment, label: int, items: list[Item]) -> dict[str, tuple[int, int]]:
+    """Images of a class and their groups, by split."""
+    inside = [item for item in items if item.label == label]
+    splits = {split: [item for item in inside if made.splits[item.key] == split] for split in SHARES}
+    return {split: (len(found), len({item.group for item in found})) for split, found in splits.items()}
+
+
+def test_groups_of_60_50_60_images_and_250_single_ones_leave_no_split_to_one_patient() -> None:
+    items = make_items([[0] * size for size in (60, 50, 60, *[1] * 250)])
+    found = sizes_and_groups(assign(items, {}, 0), 0, items)
+    assert {split: images for split, (images, _) in found.items()} == {"train": 294, "val": 42, "test": 84}
+    assert all(groups >= 0.5 * 253 * SHARES[split] - 1 for split, (_, groups) in found.items())
+
+
+SIZES = st.lists(st.integers(1, 8) | st.integers(1, 60), min_size=3, max_size=60)
+CLASSES = st.lists(SIZES | st.builds(lambda sizes: [*sizes, *[1] * 150], SIZES), min_size=1, max_size=3)
+
+
+@settings(max_examples=60)
+@given(classes=CLASSES, seed=st.integers(0, 3))
+def test_each_split_has_groups_of_each_class_and_its_share_of_images_where_groups_allow(
+    classes: list[list[int]], seed: int
+) -> None:
+    items = make_items([[label] * size for label, sizes in enumerate(classes) for size in sizes])
+    made = assign(items, {}, seed)
+    assert len(made.splits) == len(items)
+    assert len({(item.group, made.splits[item.key]) for item in items}) == sum(map(len, classes))
+    for label, sizes in enumerate(classes):
+        for split, (images, groups) in sizes_and_groups(made, label, items).items():
+            assert groups >= max(1, SHARES[split] * len(sizes) // 2)
+            if 5 * max(sizes) <= SHARES["val"] * sum(sizes):  # no group is a fifth of the smallest split
+                assert images == pytest.approx(SHARES[split] * sum(sizes), abs=max(sizes) + 1)
+
+
+@given(groups=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=40))
+def test_groups_of_several_classes_stay_whole(groups: list[list[int]]) -> None:
+    items = make_items(groups)
+    splits = assign(items, {}, 0).splits
+    assert splits.keys() == {item.key for item in items}
+    for number, labels in enumerate(groups):
+        assert len({splits[f"{number}-{index}"] for index in range(len(labels))}) == 1
+
+
+@given(sizes=st.lists(st.integers(1, 90), min_size=2, max_size=60), taken=st.integers(1, 20))
+def test_official_splits_are_untouched(sizes: list[int], taken: int) -> None:
+    items = make_items([[0] * size for size in sizes], "train")
+    items += [Item(f"t{n}", 0, f"t{n}", f"t{n}", "test") for n in range(taken)]
+    splits = assign(items, {"train": "official", "test": "official"}, 0).splits
+    assert {key for key, split in splits.items() if split == "test"} == {f"t{n}" for n in range(taken)}
+    assert {"train", "val"} <= set(splits.values())
 
 
 def test_validation_is_carved_from_training_and_test_stays() -> None:

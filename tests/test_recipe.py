@@ -17,7 +17,7 @@ from tiny_images import make_images
 from torch import Tensor, nn
 
 from benchmarks.config import RunConfig
-from benchmarks.data.augment import Preprocessing
+from benchmarks.data.augment import Preprocessing, draw_augmentation
 from benchmarks.data.batches import Split
 from benchmarks.memory.point import MemoryPoint, run_phases
 from benchmarks.memory.predict import predict_memory
@@ -217,7 +217,8 @@ def naive_stages(model: Any) -> Iterator[dict[str, Tensor]]:
         order = torch.randperm(TRAIN, generator=generator).numpy()
         for start in range(0, TRAIN, BATCH):
             indices = order[start : start + BATCH]
-            image = preprocessing(torch.from_numpy(train_split.views["image"][indices]), True)
+            view = torch.from_numpy(train_split.views["image"][indices])
+            image = preprocessing(view, draw_augmentation(len(view), view.shape[-1]))
             labels = torch.from_numpy(train_split.labels[indices])
             parts = ["body"] * (step > UNFREEZE_AFTER) + ["head"] * (step <= 7)
             names = [f"{part}.{kind}" for part in parts for kind in ("weight", "bias")]

@@ -14,6 +14,8 @@ from benchmarks.data.bit_depth import FILE as BIT_DEPTH
 from benchmarks.data.classes import FILE, MARK, natural_key
 from benchmarks.data.dataset import list_folders
 from benchmarks.images.depth import Extent, scale_of
+from benchmarks.names import is_text
+from benchmarks.storage.folders import link_fault
 
 IMBALANCE = 10  # images of the largest class for one of the smallest, from which on a note is made
 
@@ -46,7 +48,9 @@ def _splits(found: Survey) -> Iterator[Finding]:
     for split in SPLITS:
         if split not in found.folders:
             there = ", ".join(list_folders(found.root))
-            yield Finding("problem", "split", split, f"there is no folder {split}, only {there}")
+            fault = link_fault(found.root / split)
+            why = f"{fault}; mend or remove it" if fault else f"there is no folder {split}, only {there}"
+            yield Finding("problem", "split", split, why)
     for path in found.strays:
         yield Finding("problem", "split", path, "is in no class folder and will not be used; move it into one")
 
@@ -105,6 +109,8 @@ def _order(found: Survey) -> Iterator[Finding]:
 
 def _files(found: Survey) -> Iterator[Finding]:
     for file in found.files:
+        if not is_text(file.path):
+            yield Finding("problem", "file", file.path, "has a name that is no UTF-8; rename it")
         if file.facts is None:
             yield Finding("problem", "file", file.path, f"{file.error}; replace or remove it")
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.check.survey import File, Survey, class_key
 from benchmarks.choices import SPLITS
 from benchmarks.images.decode import read_thumbnail
+from benchmarks.names import printable
 
 THUMBNAIL = 112  # pixels
 TILE = (120, 136)
@@ -48,9 +49,8 @@ def draw_sheet(found: Survey, title: str, samples: int, seed: int) -> bytes:
                 image = read_thumbnail(found.root / file.path, THUMBNAIL, found.scale)
                 corner = (left + position * TILE[0], top)
                 sheet.paste(image, (corner[0] + (THUMBNAIL - image.width) // 2, top + (THUMBNAIL - image.height) // 2))
-                pen.text(
-                    (corner[0], top + THUMBNAIL + 2), _fitting(Path(file.path).name, small, THUMBNAIL), FAINT, small
-                )
+                shown = _fitting(Path(file.path).name, small, THUMBNAIL)
+                pen.text((corner[0], top + THUMBNAIL + 2), shown, FAINT, small)
     for row, name in enumerate(found.classes):
         top = HEADER + row * TILE[1]
         pen.text((8, top + TILE[1] // 2 - 16), _fitting(name, large, LABELS - 16), INK, large)
@@ -64,7 +64,8 @@ def _choose(files: list[File], samples: int, rng: np.random.Generator) -> list[F
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """A text that is cut in its middle where it is too long: names differ at their ends."""
+    """A name in one line that is cut in its middle where it is too long: names differ at their ends."""
+    text = printable(text)
     if font.getlength(text) <= width:
         return text
     keep = len(text)

@@ -21,6 +21,7 @@ from benchmarks.data.manifest import Entry, has_manifest, read_about, read_entri
 from benchmarks.errors import UserError
 from benchmarks.images.decode import ImageFacts, in_order, inspect_image, is_image
 from benchmarks.images.depth import DEPTHS, Extent, Scale, common_extent, scale_of
+from benchmarks.storage.folders import is_litter, link_fault
 from datasets.info import DatasetInfo
 
 RESOLUTIONS = (224, 384, 512, 768, 1024)
@@ -129,8 +130,8 @@ def survey(root: Path, info: DatasetInfo | None, on_progress: Callable[[int, int
     strays = [
         path.relative_to(root).as_posix()
         for split in folders
-        for path in list_files(root / split)
-        if path.parent == root / split and is_image(path)
+        for path in sorted((root / split).iterdir())
+        if not is_litter(path.name) and path.is_file() and is_image(path)
     ]
     scale, stated, depth_error = _scale(root, [path for path, *_ in listed], info)
     files = []
@@ -172,7 +173,9 @@ def _extent(path: Path) -> Extent | None:
 def _inspect(root: Path, path: Path, split: str, folder: str, scale: Scale | None) -> File:
     facts, error = None, ""
     try:
-        if path.stat().st_size == 0:
+        if fault := link_fault(path):
+            error = fault
+        elif path.stat().st_size == 0:
             error = "is empty (0 bytes)"
         elif not is_image(path):
             error = "is not an image"

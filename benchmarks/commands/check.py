@@ -4,11 +4,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_cache, add_format, add_plugins, positive
+from benchmarks.commands.options import add_cache, add_format, add_plugins, markdown_table, positive
 from benchmarks.errors import MachineError
+from benchmarks.names import printable, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("dataset", metavar="NAME|PATH", help="see bench.py list datasets; or a folder of your own")
     parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="image sheet (default: CACHE/check/NAME.png)")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="image sheet (default: one in CACHE/check)")
     parser.add_argument(
         "--samples", type=positive, default=4, metavar="N", help="a class and split, there (default: 4)"
     )
@@ -35,17 +36,17 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.check.problems import Finding, findings
     from benchmarks.check.sheet import draw_sheet
     from benchmarks.check.survey import survey, tables
-    from benchmarks.data.dataset import find_root
+    from benchmarks.data.dataset import find_root, path_key
     from benchmarks.suite.progress import CountProgress
 
     info, root = find_root(args.dataset, args.data_root)
     with CountProgress("decoding images") as progress:
         found = survey(root, info, progress)
-    name = root.resolve().name
+    name = printable(root.resolve().name)
     faults = findings(found)
     everything = tables(found) | {"findings": pd.DataFrame(faults, columns=Finding._fields)}
     print_tables(everything, args.format)
-    sheet = args.sheet or args.cache / "check" / f"{name}.png"
+    sheet = args.sheet or args.cache / "check" / f"{info.name if info else f'{shortened(name)}-{path_key(root)}'}.png"
     write_sheet(sheet, draw_sheet(found, info.title if info else name, args.samples, args.seed))
     problems = sum(fault.level == "problem" for fault in faults)
     print(
@@ -75,6 +76,7 @@ def print_tables(tables: "dict[str, pd.DataFrame]", layout: str) -> None:
     """Prints several tables to stdout: under headings, as one JSON object, or as one csv with a column `table`."""
     import pandas as pd
 
+    tables = {name: frame.map(_in_one_line) for name, frame in tables.items()}
     if layout == "json":
         shown = {name: json.loads(frame.to_json(orient="records")) for name, frame in tables.items()}
         print(json.dumps(shown, indent=2, ensure_ascii=False))
@@ -84,7 +86,11 @@ def print_tables(tables: "dict[str, pd.DataFrame]", layout: str) -> None:
     else:
         for name, frame in tables.items():
             text = frame.astype(object).where(frame.notna(), "")
-            print(f"## {name}\n\n{text.to_markdown(index=False) if len(frame) else 'none'}\n")
+            print(f"## {name}\n\n{markdown_table(text) if len(frame) else 'none'}\n")
+
+
+def _in_one_line(cell: Any) -> Any:
+    return printable(cell) if isinstance(cell, str) else cell
 
 
 COMMAND = Command(

@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.commands.options import say
+from benchmarks.commands.options import markdown_table, say
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction
 from benchmarks.memory.prediction_cache import predict_points, stored_predictions
@@ -52,7 +52,7 @@ def show_plan(plan: Plan, results: Path, policy: str, predict_all: bool) -> None
         counts = Counter(state for state in found if state is not None)
         stored_counts = ", ".join(f"{count} {state}" for state, count in counts.items())
         rows.append(_row(cell, tuned[0].config.lr if tuned else None, estimate, stored_counts, num_due[-1]))
-    print(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
+    print(markdown_table(pd.DataFrame(rows), disable_numparse=True))
     _say_totals(plan, estimates, disk, num_due)
 
 
@@ -81,7 +81,7 @@ def _row(cell: Cell, chosen: float | None, estimate: Estimate, stored: str, num_
     rate = f"{config.lr:g}" if not best else best if chosen is None else f"{chosen:g}, {best}"
     return {
         "method": config.method,
-        "dataset": config.dataset,
+        "dataset": cell.runs[0].dataset_label or config.dataset,
         "res": config.resolution,
         "seeds": ranges([run.config.seed for run in cell.runs]),
         "epochs": config.epochs,

@@ -63,7 +63,13 @@ def print_frame(frame: "pd.DataFrame", layout: str) -> None:
     elif layout == "json":
         print(frame.to_json(orient="records", indent=2))
     else:
-        print(frame.to_markdown(index=False))
+        print(markdown_table(frame))
+
+
+def markdown_table(frame: "pd.DataFrame", **layout: Any) -> str:
+    """A frame as a markdown table; a name with a bar in it stays in its cell."""
+    cells = frame.map(lambda cell: cell.replace("|", r"\|") if isinstance(cell, str) else cell)
+    return str(cells.to_markdown(index=False, **layout))
 
 
 def say(note: object) -> None:

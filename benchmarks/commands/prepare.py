@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from benchmarks.choices import one_of
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_plugins, positive
+from benchmarks.names import printable
 
 if TYPE_CHECKING:
     from benchmarks.prepare.build import Outcome
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"looking through {request.raw}", file=sys.stderr)
     with CountProgress(f"converting images of {info.name}") as progress:
         outcome = prepare(info, request, progress, DATASETS)
-    print("\n".join(_summary(info, outcome)))
+    print("\n".join(map(printable, _summary(info, outcome))))
     return 0
 
 

@@ -1,7 +1,7 @@
 """From stored uint8 views to a model's inputs: augmentation and normalisation of whole batches, on the device."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ class Augmentation(NamedTuple):
         flip: Whether it is mirrored, before all else.
         brightness: Factor of all pixels.
         contrast: Factor of the pixels' distance from the image's mean grey value.
-        top: First row of the crop.
+        top: First row of the crop; between pixels where it was drawn for another size.
         left: First column of the crop.
         height: Rows of the crop.
         width: Columns of the crop.
@@ -38,6 +38,25 @@ class Augmentation(NamedTuple):
     left: Tensor
     height: Tensor
     width: Tensor
+
+    def resized(self, factor: float) -> "Augmentation":
+        """The same for images of `factor` times the side: their crops show the same part of the image."""
+        edges = {name: getattr(self, name) * factor for name in ("top", "left", "height", "width")}
+        return self._replace(**edges)
+
+
+def draw_for_views(num_images: int, sides: Mapping[str, int]) -> dict[str, Augmentation]:
+    """Draws one augmentation for each image and gives it to each of its views, at the view's own size.
+
+    Args:
+        num_images: Number B of images.
+        sides: Side length of each view by name; the crop is of whole pixels in the largest.
+    """
+    if not sides:
+        return {}
+    largest = max(sides.values())
+    drawn = draw_augmentation(num_images, largest)
+    return {name: drawn.resized(side / largest) for name, side in sides.items()}
 
 
 def draw_augmentation(num_images: int, side: int) -> Augmentation:
@@ -132,14 +151,14 @@ class Preprocessing:
         self.mean = torch.tensor(mean, device=device).view(3, 1, 1)
         self.std = torch.tensor(std, device=device).view(3, 1, 1)
 
-    def __call__(self, images: Tensor, augment: bool) -> Tensor:
-        """Prepares a batch.
+    def __call__(self, images: Tensor, augmentation: Augmentation | None = None) -> Tensor:
+        """Prepares a batch, augmented where `augmentation` says how.
 
         Shape:
             - images: `(B, 3, S, S)` uint8
             - Output: `(B, 3, S, S)` float32
         """
         pixels = _to_float(images).div_(255)
-        if augment:
-            pixels = apply_augmentation(pixels, draw_augmentation(len(images), images.shape[-1]))
+        if augmentation is not None:
+            pixels = apply_augmentation(pixels, augmentation)
         return pixels.sub_(self.mean).div_(self.std)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.data.augment import Preprocessing
+from benchmarks.data.augment import Preprocessing, draw_for_views
 from benchmarks.features.cache import FeatureRows
 from benchmarks.images.decode import num_workers
 
@@ -63,7 +63,7 @@ def iterate(
         order: Sample indices of each batch.
         preprocessing: Augments and normalises the views.
         device: Where batches go.
-        augment: Whether views are augmented, but for the fixed ones.
+        augment: Whether views are augmented, but for the fixed ones; all views of an image alike.
     """
     pin = device.type == "cuda"
     with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(num_workers()) as pool:
@@ -72,9 +72,10 @@ def iterate(
             views, features, labels = pending.popleft().result()
             if position + READ_AHEAD < len(order):
                 pending.append(reader.submit(_read, split, order[position + READ_AHEAD], pin, pool))
+            augmented = views.keys() - split.fixed_views if augment else ()
+            drawn = draw_for_views(len(labels), {name: views[name].shape[-1] for name in augmented})
             inputs = {
-                name: preprocessing(view.to(device, non_blocking=True), augment and name not in split.fixed_views)
-                for name, view in views.items()
+                name: preprocessing(view.to(device, non_blocking=True), drawn.get(name)) for name, view in views.items()
             }
             inputs |= {name: feature.to(device, non_blocking=True) for name, feature in features.items()}
             yield inputs, labels.to(device, non_blocking=True)

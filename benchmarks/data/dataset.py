@@ -1,15 +1,17 @@
 """Datasets as prepared folders: `<root>/{train,val,test}/<class>/<images>`, checked, listed and digested.
 
 Files beside the class folders and beside the split folders (manifests, licences) are left alone. Class folders may have
-sub-folders. Hidden files and the well-known litter in `LITTER` are passed over; any other file must be an image.
+sub-folders; links are followed. Hidden files and well-known litter are passed over; any other file must be an image.
 """
 
 import difflib
 import hashlib
 import json
+import os
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +19,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.choices import LITTER, SPLITS
+from benchmarks.choices import SPLITS
 from benchmarks.data.bit_depth import find_scale, stated_depth
 from benchmarks.data.classes import class_order, natural_key
+from benchmarks.data.identical import Identical, find_identical
 from benchmarks.data.manifest import SplitOrigin, prepared_depth, read_origin
 from benchmarks.errors import MissingError, UserError
 from benchmarks.images.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
 from benchmarks.images.depth import Scale
+from benchmarks.names import is_text, printable, shortened
 from benchmarks.storage.files import read_cached, write_atomic
+from benchmarks.storage.folders import files_below, is_litter, link_fault
 from datasets import DATASETS
 from datasets.info import DatasetInfo
 
@@ -62,6 +67,7 @@ class Dataset:
         split_origin: Who made the splits, by the folder's manifest; None where there is none.
         scale: What is black and white in images that do not say it; None where all do.
         bit_depth: Of the scale, or of that with which the folder was prepared.
+        identical: Images that are byte for byte the same in several splits or classes.
     """
 
     name: str
@@ -81,6 +87,12 @@ class Dataset:
     split_origin: SplitOrigin | None
     scale: Scale | None
     bit_depth: int | None
+    identical: Identical
+
+    @property
+    def folder(self) -> str:
+        """The end of its path, which tells it from others of its name."""
+        return printable("/".join(self.root.resolve().parts[1:][-3:]))
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Number of images per split and class."""
@@ -113,12 +125,13 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
         raise UserError(f"classes of {info.name} must be {', '.join(info.classes)}, got {', '.join(folders)} in {root}")
     classes, ordered = class_order(root, folders, info)
     splits = _list_splits(root, classes)
-    marked = False  # the entry's mark is as fixed as its name
-    digest, scale = _identify(root, splits, classes, marked, stated_depth(root, info), cache_root)
+    hashes = _content_hashes(root, _labels(splits), cache_root)
+    content = _digest(splits, classes, False, hashes)  # the entry's mark is as fixed as its name
+    digest, scale = _identify(root, hashes, content, stated_depth(root, info), cache_root)
     return Dataset(
         info.name, info.title, root, classes, ordered, splits, digest, info.mean, info.std,
-        "dataset", info.metric, info.epochs, info.batch_size, info.synthetic, _split_origin(root, splits),
-        scale, scale.bits if scale else prepared_depth(root),
+        "dataset", info.metric, info.epochs, info.batch_size, info.synthetic, read_origin(root, hashes),
+        scale, scale.bits if scale else prepared_depth(root), find_identical(_labels(splits), hashes),
     )  # fmt: skip
 
 
@@ -136,6 +149,7 @@ def find_root(name_or_path: str, data_root: Path) -> tuple[DatasetInfo | None, P
     if info.generate is not None and not root.exists():
         _generate(info, root)
     if not root.is_dir():
+        _refuse_fault(root)
         raise MissingError(
             f"dataset {info.name} must be prepared in {str(root)!r}, got no such folder; download it from {info.url}, "
             f"then: python bench.py prepare {info.name} --raw DIR"
@@ -147,6 +161,7 @@ def _find_folder(name_or_path: str, data_root: Path) -> Path:
     for folder in (Path(name_or_path).expanduser(), data_root / name_or_path):
         if folder.is_dir():
             return folder
+        _refuse_fault(folder)
     near = difflib.get_close_matches(name_or_path, DATASETS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "there is no such folder"
     raise UserError(f"dataset must be one of {', '.join(DATASETS)} or a folder, got {name_or_path!r}; {hint}")
@@ -155,20 +170,23 @@ def _find_folder(name_or_path: str, data_root: Path) -> Path:
 def _open_folder(root: Path, cache_root: Path) -> Dataset:
     classes, ordered = class_order(root, _class_folders(root))
     splits = _list_splits(root, classes)
-    digest, scale = _identify(root, splits, classes, ordered, stated_depth(root), cache_root)
+    hashes = _content_hashes(root, _labels(splits), cache_root)
+    content = _digest(splits, classes, ordered, hashes)
+    digest, scale = _identify(root, hashes, content, stated_depth(root), cache_root)
     mean, std = _normalization(root, splits["train"], digest, scale, cache_root)
-    name = root.resolve().name
+    name = printable(root.resolve().name)
     synthetic = (root / SYNTHETIC_MARK).is_file()
     defaults = DatasetInfo(name, f"{name} (synthetic, not clinical)" if synthetic else name, classes, mean, std)
     return Dataset(
         name, defaults.title, root, classes, ordered, splits, digest, mean, std,
-        "computed", defaults.metric, defaults.epochs, defaults.batch_size, synthetic, _split_origin(root, splits),
-        scale, scale.bits if scale else prepared_depth(root),
+        "computed", defaults.metric, defaults.epochs, defaults.batch_size, synthetic, read_origin(root, hashes),
+        scale, scale.bits if scale else prepared_depth(root), find_identical(_labels(splits), hashes),
     )  # fmt: skip
 
 
-def _split_origin(root: Path, splits: dict[str, tuple[Sample, ...]]) -> SplitOrigin | None:
-    return read_origin(root, (sample.path for samples in splits.values() for sample in samples))
+def _labels(splits: dict[str, tuple[Sample, ...]]) -> dict[str, int]:
+    """The class of each image by its path, in the order of the splits."""
+    return {sample.path: sample.label for samples in splits.values() for sample in samples}
 
 
 def _generate(info: DatasetInfo, root: Path) -> None:
@@ -188,23 +206,14 @@ def _generate(info: DatasetInfo, root: Path) -> None:
 
 
 def list_folders(parent: Path) -> list[str]:
-    """Names of the folders in a folder in natural order, but for hidden ones and litter."""
-    names = [entry.name for entry in parent.iterdir() if entry.is_dir() and not _is_litter(entry)]
-    return sorted(names, key=natural_key)
+    """Names of the folders in a folder, and of links that lead nowhere, in natural order; but for hidden and litter."""
+    entries = (entry for entry in parent.iterdir() if not is_litter(entry.name))
+    return sorted((entry.name for entry in entries if entry.is_dir() or link_fault(entry)), key=natural_key)
 
 
 def list_files(folder: Path) -> list[Path]:
-    """Sorted files below a folder, but for hidden ones and litter."""
-    files = []
-    for path in folder.rglob("*"):
-        inside = path.relative_to(folder)
-        if not any(_is_litter(part) for part in (inside, *inside.parents)) and not path.is_dir():
-            files.append(path)
-    return sorted(files, key=Path.as_posix)
-
-
-def _is_litter(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in LITTER
+    """Sorted files below a folder, as `files_below` finds them."""
+    return sorted(files_below(folder), key=Path.as_posix)
 
 
 def _class_folders(root: Path) -> list[str]:
@@ -212,6 +221,8 @@ def _class_folders(root: Path) -> list[str]:
     missing = [split for split in SPLITS if not (root / split).is_dir()]
     if missing:
         found = ", ".join(list_folders(root)) or "no folder"
+        for split in missing:
+            _refuse_fault(root / split)
         raise UserError(
             f"dataset folder must hold train, val and test, got {found} in {str(root)!r} "
             f"({', '.join(missing)} missing); the layout is {root}/{{train,val,test}}/<class>/<images>"
@@ -245,10 +256,11 @@ def _list_images(root: Path, folder: str) -> list[str]:
     """Sorted paths of a class folder's images, relative to the root."""
     paths = []
     for path in list_files(root / folder):
+        _refuse_fault(path)
         if not is_image(path):
             raise UserError(f"class folder must hold only images, got {str(path)!r}; remove it or convert it to PNG")
         name = path.relative_to(root).as_posix()
-        if not _is_text(name):
+        if not is_text(name):
             raise UserError(f"name of an image must be UTF-8, got {str(path)!r}; rename it")
         paths.append(name)
     if not paths:
@@ -258,33 +270,27 @@ def _list_images(root: Path, folder: str) -> list[str]:
     return paths
 
 
-def _is_text(name: str) -> bool:
-    """Whether a file's name can be stored; one in another encoding is read with surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+def _refuse_fault(path: Path) -> None:
+    if fault := link_fault(path):
+        raise UserError(
+            f"link in a dataset must lead to an image or a folder, got {str(path)!r}, which {fault}; mend or remove it"
+        )
 
 
 def _identify(
-    root: Path,
-    splits: dict[str, tuple[Sample, ...]],
-    classes: tuple[str, ...],
-    ordered: bool,
-    depth: int | None,
-    cache_root: Path,
+    root: Path, paths: Collection[str], content: str, depth: int | None, cache_root: Path
 ) -> tuple[str, Scale | None]:
-    """The dataset's digest, and its scale at the depth that is stated."""
-    content = _digest(root, splits, classes, ordered, cache_root)
-    paths = [sample.path for samples in splits.values() for sample in samples]
-    scale = find_scale(root, paths, depth, cache_root / "depths" / f"{content}.json")
+    """The dataset's digest, which holds its scale where it has one, and that scale at the depth that is stated."""
+    scale = find_scale(root, list(paths), depth, cache_root / "depths" / f"{content}.json")
     if scale is None:
         return content, None
     return hashlib.sha256(f"{content} {scale.low} {scale.bits}".encode()).hexdigest(), scale
 
 
 def _digest(
-    root: Path, splits: dict[str, tuple[Sample, ...]], classes: tuple[str, ...], ordered: bool, cache_root: Path
+    splits: dict[str, tuple[Sample, ...]], classes: tuple[str, ...], ordered: bool, hashes: Mapping[str, str]
 ) -> str:
     """SHA-256 over (split, class, path, content) of every image, class by class, and over the mark of grades."""
-    hashes = _content_hashes(root, [sample.path for samples in splits.values() for sample in samples], cache_root)
     total = hashlib.sha256(b"ordered\n" if ordered else b"")
     for split, samples in splits.items():
         for path, label in samples:
@@ -292,10 +298,10 @@ def _digest(
     return total.hexdigest()
 
 
-def _content_hashes(root: Path, paths: list[str], cache_root: Path) -> dict[str, str]:
+def _content_hashes(root: Path, paths: Collection[str], cache_root: Path) -> dict[str, str]:
     """SHA-256 of each file; those whose size and modification time are known are not read again."""
-    key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    cache = cache_root / "hashes" / f"{root.resolve().name}-{key}.json"
+    key = path_key(root)
+    cache = cache_root / "hashes" / f"{shortened(root.resolve().name)}-{key}.json"
     known = read_cached(cache)
 
     def entry(path: str) -> list[Any]:
@@ -311,6 +317,11 @@ def _content_hashes(root: Path, paths: list[str], cache_root: Path) -> dict[str,
     if entries != known:
         write_atomic(cache, json.dumps(entries).encode(), "cache")
     return {path: str(values[2]) for path, values in entries.items()}
+
+
+def path_key(root: Path) -> str:
+    """Tells a folder from others of its name."""
+    return hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
 
 
 def _normalization(

@@ -14,6 +14,7 @@ from benchmarks.data.dataset import Dataset
 from benchmarks.errors import MachineError
 from benchmarks.images.decode import PIXEL_FORMAT, Pixels, decoding_side, in_order, read_views
 from benchmarks.images.depth import Scale
+from benchmarks.names import shortened
 from benchmarks.storage.locks import held_lock
 
 Progress = Callable[[int, int], None]
@@ -49,7 +50,7 @@ def open_image_stores(
     """
     samples = dataset.splits[split]
     decoded_for = decoding_side(sides)
-    prefix = f"{dataset.name}-{dataset.digest[:16]}-{split}"
+    prefix = f"{shortened(dataset.name)}-{dataset.digest[:16]}-{split}"
     folder = cache_root / "images"
     paths = {side: folder / f"{prefix}-{side}-of-{decoded_for}-v{PIXEL_FORMAT}.npy" for side in sides}
 

@@ -3,11 +3,13 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from benchmarks.choices import SPLITS
 
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+LEAST = 0.5  # of its share of a class's groups, which a split has at least: else one large group could fill it
 
 
 class Item(NamedTuple):
@@ -57,8 +59,7 @@ def assign(items: Sequence[Item], fixed: Mapping[str, str], seed: int) -> Assign
         fixed: Splits that are not ours, with who made them; those not named share what has no split, and train.
         seed: Changes our splits.
 
-    Raises:
-        UserError: A class has too few groups to be in every split.
+    A class that has fewer groups than there are splits of ours is missing in some of them.
     """
     kept, dropped = _drop_across(items)
     groups = _join(kept)
@@ -115,24 +116,51 @@ def _join(items: Sequence[Item]) -> dict[str, str]:
 
 
 def _divide(items: Sequence[Item], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Deals whole groups of each stratum, large ones first, to the split that lacks most of its share of the images."""
+    """Deals whole groups of each stratum, large ones first."""
     members: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         members[item.group].append(item)
     strata: dict[int, list[str]] = defaultdict(list)
     for group, inside in members.items():
         strata[_stratum(inside)].append(group)
-    total_share = sum(shares.values())
     splits: dict[str, str] = {}
-    for _, groups in sorted(strata.items()):
-        goal = sum(len(members[group]) for group in groups)
-        goals = {split: goal * share / total_share for split, share in shares.items()}
-        dealt = dict.fromkeys(shares, 0)
-        for group in sorted(groups, key=lambda group: (-len(members[group]), _shuffled(seed, group))):
-            neediest = max(shares, key=lambda split: (goals[split] - dealt[split]) / goals[split])
-            dealt[neediest] += len(members[group])
-            splits |= {item.key: neediest for item in members[group]}
+    for groups in strata.values():
+        ordered = sorted(groups, key=lambda group: (-len(members[group]), _shuffled(seed, group)))
+        dealt = _deal([len(members[group]) for group in ordered], shares)
+        splits |= {item.key: split for group, split in zip(ordered, dealt, strict=True) for item in members[group]}
     return splits
+
+
+def least_groups(num_groups: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """How many of a class's groups each split has at least, where there are as many as splits."""
+    total = sum(shares.values())
+    return {split: max(1, int(LEAST * num_groups * share / total)) for split, share in shares.items()}
+
+
+def _deal(sizes: Sequence[int], shares: Mapping[str, float]) -> list[str]:
+    """A split for each group of a stratum: of those it may go to, the one that lacks most of its share of the images.
+
+    A group may not go where the images that are left would not hold as many more groups as the split needs at least;
+    and once there are no more groups than the splits need together, it goes where one is needed.
+
+    Args:
+        sizes: Images of the groups, falling.
+        shares: Of the splits, in any unit.
+    """
+    smallest = list(accumulate(reversed(sizes), initial=0))  # images of so many of the smallest groups
+    lacking = {split: smallest[-1] * share / sum(shares.values()) for split, share in shares.items()}  # images
+    goals, needed = dict(lacking), least_groups(len(sizes), shares)
+    dealt = []
+    for place, size in enumerate(sizes):
+        needy = [split for split in shares if needed[split] > 0]
+        roomy = [s for s in shares if needed[s] <= 1 or size + smallest[needed[s] - 1] <= lacking[s]]
+        all_needed = len(sizes) - place <= sum(needed[split] for split in needy)
+        allowed = (needy if all_needed else roomy) or [max(shares, key=lambda split: lacking[split])]
+        split = max(allowed, key=lambda split: lacking[split] / goals[split])
+        lacking[split] -= size
+        needed[split] -= 1
+        dealt.append(split)
+    return dealt
 
 
 def _stratum(items: Sequence[Item]) -> int:

@@ -11,15 +11,15 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from benchmarks.choices import LITTER
 from benchmarks.errors import UserError
 from benchmarks.images.decode import SUFFIXES
+from benchmarks.storage.folders import files_below, is_litter, link_fault
 
 MANIFEST_FILES = ("manifest.csv", "manifest.json")  # a folder with both is prepared, not raw
 _PACKED = re.compile(r"\.(zip|tar|tgz|tar\.gz|7z|rar)$", re.IGNORECASE)
@@ -174,7 +174,12 @@ def scan(root: Path) -> RawFiles:
     archives: list[str] = []
     parts: dict[str, list[int]] = {}
     packed: list[str] = []
-    for path in _walk(root, set()):
+    for path in files_below(root, _passed_over()):
+        if fault := link_fault(path):
+            raise UserError(
+                f"link in a download must lead to a file or a folder, got {str(path)!r}, which {fault}; "
+                "mend or remove it"
+            )
         relative = path.relative_to(root).as_posix()
         if part := _PART.match(relative):
             parts.setdefault(part["archive"], []).append(int(part["number"]))
@@ -192,24 +197,17 @@ def scan(root: Path) -> RawFiles:
     return RawFiles(root, sorted(files, key=lambda file: file.source), archives, parts, packed)
 
 
-def _walk(folder: Path, seen: set[Path]) -> Iterable[Path]:
-    """All files, following links to folders once: raw downloads are often linked from a big disk."""
-    real = folder.resolve()
-    if real in seen or all((folder / name).is_file() for name in MANIFEST_FILES):
-        return
-    seen.add(real)
-    for entry in sorted(folder.iterdir()):
-        if is_litter(entry.name):
-            continue
-        if entry.is_dir():
-            yield from _walk(entry, seen)
-        elif entry.is_file():
-            yield entry
+def _passed_over() -> Callable[[Path], bool]:
+    """Whether a folder is prepared, or was looked into before: two links may lead to one."""
+    seen: set[Path] = set()
 
+    def passed_over(folder: Path) -> bool:
+        real = folder.resolve()
+        known = real in seen
+        seen.add(real)
+        return known or all((folder / name).is_file() for name in MANIFEST_FILES)
 
-def is_litter(name: str) -> bool:
-    """Whether a file or folder was left by an operating system or an office program, or is hidden."""
-    return name.startswith((".", "~$")) or name.lower() in LITTER
+    return passed_over
 
 
 def _members(root: Path, relative: str) -> list[RawFile]:

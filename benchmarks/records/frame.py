@@ -46,10 +46,10 @@ def load_frame(results: Path) -> tuple[pd.DataFrame, list[str]]:
 def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row a run, one flat column for each entry of `COLUMNS`, and `variant`.
 
-    Identity: run_id, state, message, phase, method, method_title, dataset, dataset_title, dataset_digest, synthetic,
-    bit_depth (of images of more than 8), split_kind (official, ours, user), split_group_key, split_digest,
-    resolution (asked), effective_resolution (run),
-    seed. Protocol: backbone (used), backbone_requested, fallback,
+    Identity: run_id, state, message, phase, method, method_title, dataset, dataset_title, dataset_folder,
+    dataset_digest, synthetic, bit_depth (of images of more than 8), split_kind (official, ours, user),
+    split_group_key, split_digest, resolution (asked), effective_resolution (run), seed. Protocol: backbone (used),
+    backbone_requested, fallback,
     weights_source, weights_sha256, weights_note, device, device_type, precision, attention, batch_size, epochs,
     grad_checkpointing, warmup_epochs, decay_all; then preload, lr, weight_decay,
     tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started; code_digest and method_digest
@@ -62,6 +62,7 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     host_peak_bytes, cache_bytes. Time: seconds_{total,...}, images_per_second_{train,eval,preload};
     preload_seconds is what computing the features took when it was done, seconds_preload what this run waited for.
     augmented: the views that training augmented, divided by spaces: `all` or `none` of them, or their names.
+    leaks: images that lie in another split too.
     The test split: majority_share (0-1, of its largest class), num_classes.
     The history: train_losses and val_aucs, tuples with an entry an epoch, empty where none was stored.
     The training split: num_train (images), class_entropy (nats).

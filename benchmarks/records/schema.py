@@ -119,14 +119,17 @@ class DatasetPart(TypedDict, total=False):
     """The dataset; kappa is quadratic where its classes are ordered, or where that is not said, as it was before.
 
     Its bit depth is that of images of more than 8 bits which do not say themselves what is black and white.
+    folder: the end of its path; leaks: its images that lie, byte for byte, in another split too.
     """
 
     title: Annotated[str | None, Column("dataset_title")]
+    folder: Annotated[str | None, Column("dataset_folder")]
     synthetic: bool | None
     ordered: bool | None
     bit_depth: Count | None
     split: Annotated[Split | None, Prefix("split_")]
     counts: Counts | None
+    leaks: Count | None
 
 
 class Input(TypedDict, total=False):

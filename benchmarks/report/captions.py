@@ -1,6 +1,7 @@
 """What tables and figures say about themselves: the data, the protocol, definitions and footnotes, as plain text."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,8 @@ from benchmarks.records.schema import STATES
 from benchmarks.report.baselines import BASELINE
 
 PREDICTED, FALLBACK, INCIDENT, EDGE, CODE = "†", "‡", "§", "¶", "‖"
-FEW, MODELS, UNCONVERGED = "⋆", "△", "◊"
+FEW, MODELS, UNCONVERGED, LEAK = "⋆", "△", "◊", "⊗"
+AUC_MARKS = (UNCONVERGED, LEAK)  # what an AUC carries wherever it is shown
 BAD_STATES = tuple(state for state in STATES if state != "ok")
 _WEIGHTS = {
     "hub": "weights from the model hub",
@@ -57,6 +59,12 @@ _CODE_MIX = {
     AVERAGED: "The mean runs over what different code has trained",
 }
 _STATE_WORDS = {"oom": "out of memory", "diverged": "diverged", "failed": "failed", "interrupted": "interrupted"}
+
+
+def told_apart(names: Mapping[Any, str], digests: Mapping[Any, str]) -> dict[Any, str]:
+    """Names of files or labels by what they stand for; those that are the same get the digest of their dataset."""
+    counts = Counter(names.values())
+    return {key: f"{name}-{digests[key]:.6}" if counts[name] > 1 else name for key, name in names.items()}
 
 
 def title(block: pd.DataFrame) -> str:
@@ -162,6 +170,7 @@ def footnotes(block: pd.DataFrame) -> list[str]:
     notes += _code_notes(block)
     notes += _evidence_notes(block)
     notes += _unconverged_notes(block)
+    notes += _leak_notes(block)
     incidents = "; ".join(_incidents(block))
     if incidents:
         notes.append(f"{INCIDENT} {incidents}.")
@@ -238,17 +247,35 @@ def _unconverged_notes(block: pd.DataFrame) -> Iterator[str]:
         yield f"{UNCONVERGED} Not converged: {'; '.join(parts)}. More epochs may raise its AUC."
 
 
+def _leak_notes(block: pd.DataFrame) -> Iterator[str]:
+    """How many images lie in several splits, for each dataset."""
+    leaking = block[block["leaks"].fillna(0) > 0]
+    if len(leaking):
+        parts = [f"{rows['leaks'].max()} of {label}" for label, rows in leaking.groupby("dataset_label", sort=False)]
+        yield (
+            f"{LEAK} Images that lie, byte for byte, in two splits: {'; '.join(parts)}. What was trained on is tested "
+            "on or chosen by, so scores may be too high."
+        )
+
+
+def auc_marks(row: Mapping[Any, Any] | pd.Series) -> str:
+    """What the AUC of a row carries."""
+    applies = {UNCONVERGED: not pd.isna(row["unconverged"]), LEAK: not pd.isna(row["leaks"]) and row["leaks"] > 0}
+    return "".join(mark for mark in AUC_MARKS if applies[mark])
+
+
 def rank_marks(table: pd.DataFrame) -> dict[str, str]:
-    """The mark that each label, across datasets as in `analysis.ranks`, carries where methods are ranked."""
-    marked = table.assign(label=across_datasets(table)).dropna(subset=["unconverged"])
-    return dict.fromkeys(marked["label"], UNCONVERGED)
+    """The marks that each label, across datasets as in `analysis.ranks`, carries where methods are ranked."""
+    labelled = table.assign(label=across_datasets(table), marks=[auc_marks(row) for _, row in table.iterrows()])
+    found = labelled.groupby("label")["marks"].agg("".join)
+    return {str(label): "".join(mark for mark in AUC_MARKS if mark in marks) for label, marks in found.items()}
 
 
 def figure_caption(block: pd.DataFrame, what: str) -> str:
-    """What a figure shows, under which protocol, with the notes of a fallback backbone, mixed code and convergence."""
+    """What a figure shows, under which protocol, with the notes of a fallback backbone, mixed code and marked AUCs."""
     # A no-break space keeps the mark with its note.
     notes = [
-        note.replace(" ", "\u00a0", 1) for note in footnotes(block) if note.startswith((FALLBACK, CODE, UNCONVERGED))
+        note.replace(" ", "\u00a0", 1) for note in footnotes(block) if note.startswith((FALLBACK, CODE, *AUC_MARKS))
     ]
     return " ".join([what, f"{protocol(block)}.", *notes])
 

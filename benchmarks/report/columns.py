@@ -8,7 +8,7 @@ import pandas as pd
 
 from benchmarks.analysis.inference import FEW as FEW_UNITS
 from benchmarks.report.baselines import BASELINE
-from benchmarks.report.captions import BAD_STATES, CODE, EDGE, FEW, INCIDENT, MODELS, PREDICTED, UNCONVERGED
+from benchmarks.report.captions import BAD_STATES, CODE, EDGE, FEW, INCIDENT, MODELS, PREDICTED, auc_marks
 
 
 class Entry(NamedTuple):
@@ -77,8 +77,7 @@ def _auc(row: pd.Series) -> Entry:
     if pd.isna(row["auc_mean"]):
         return Entry("–", mark)
     spread = "" if pd.isna(row["auc_sd"]) else f" ± {100 * row['auc_sd']:.2f}"
-    mark += "" if pd.isna(row["unconverged"]) else UNCONVERGED
-    return Entry(f"{100 * row['auc_mean']:.2f}{spread}", mark, competes=row["complete"])
+    return Entry(f"{100 * row['auc_mean']:.2f}{spread}", mark + auc_marks(row), competes=row["complete"])
 
 
 def _accuracy(row: pd.Series) -> Entry:

@@ -12,7 +12,7 @@ from benchmarks.analysis.inference import LEVEL
 from benchmarks.analysis.significance import cell_evidence
 from benchmarks.analysis.statistics import holm, seeds_p
 from benchmarks.analysis.summary import summary
-from benchmarks.report.captions import UNCONVERGED
+from benchmarks.report.captions import LEAK, UNCONVERGED, auc_marks
 from benchmarks.report.columns import shown_p
 from benchmarks.report.tables import escape_markdown
 
@@ -21,7 +21,8 @@ METHODS, MODELS, SEEDS = "images and seeds", "images, trained models", "seeds"
 NOTE = (
     f"test: over {METHODS}, whether the methods differ; over {MODELS}, where one seed is all there is, whether these "
     f"trained models do, which is no claim about methods; over {SEEDS} alone where predictions are missing. "
-    f"p is Holm-corrected over all cells. {UNCONVERGED} AUC: runs of it had not converged, more epochs may raise it."
+    f"p is Holm-corrected over all cells. {UNCONVERGED} AUC: runs of it had not converged, more epochs may raise it. "
+    f"{LEAK} AUC: images lie in two splits, it may be too high."
 )
 _PLACE = ("block", "dataset", "dataset_digest", "resolution", "method")
 _MIB = 2**20
@@ -45,10 +46,11 @@ def compare_results(before: Side, after: Side, mix_code: bool = False) -> pd.Dat
         mix_code: whether to average, on either side, runs that different code has trained.
 
     Returns:
-        One row a cell of either side: block, dataset, resolution, method, label, settings (what differs); state, seeds,
-        auc, unconverged (as in the summary), memory_bytes (of the whole run) and trainable, each as _before and _after;
-        auc_change, with auc_low and auc_high (its 95 % interval, where both have predictions of the same images), p,
-        p_holm (corrected over all cells) and test (over `images and seeds`, paired where the seeds are the same;
+        One row a cell of either side: block, dataset, dataset_digest, resolution, method, label, settings (what
+        differs); state, seeds, auc, unconverged and leaks (as in the summary), memory_bytes (of the whole run) and
+        trainable, each as _before and _after; auc_change, with auc_low and auc_high (its 95 % interval, where both
+        have predictions of the same images), p, p_holm (corrected over all cells) and test (over `images and seeds`,
+        paired where the seeds are the same;
         `images, trained models` where a side has one seed; `seeds`, a t test, without predictions); memory_change,
         where both are measured or both predicted; trainable_change; in (`both`, `before`, `after`); auc: `same`,
         `not significant`, `significant` (at 0.05 after Holm) or `no test`.
@@ -62,7 +64,7 @@ def compare_results(before: Side, after: Side, mix_code: bool = False) -> pd.Dat
         row["auc"] = _verdict(row)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = pd.DataFrame(rows, columns=columns, dtype="object")
-    whole = [name for name in columns if name.startswith(("seeds_", "memory_bytes_", "trainable_"))]
+    whole = [name for name in columns if name.startswith(("seeds_", "leaks_", "memory_bytes_", "trainable_"))]
     fractions = ["auc_before", "auc_after", "auc_change", "auc_low", "auc_high", "p", "p_holm"]
     return table.astype(dict.fromkeys(whole, "Int64") | dict.fromkeys(fractions, "float64"))
 
@@ -89,7 +91,7 @@ def _by_place(table: pd.DataFrame) -> dict[tuple[str, ...], dict[str, pd.Series]
 def _row(first: pd.Series | None, second: pd.Series | None, before: Side, after: Side) -> dict[str, Any]:
     known = second if second is not None else first
     assert known is not None
-    row: dict[str, Any] = {name: known[name] for name in ("block", "dataset", "resolution", "method", "label")}
+    row: dict[str, Any] = {name: known[name] for name in (*_PLACE, "label")}
     row["in"] = "both" if first is not None and second is not None else "before" if second is None else "after"
     row["settings"] = _settings(first, second)
     for side, cell in (("before", first), ("after", second)):
@@ -97,6 +99,7 @@ def _row(first: pd.Series | None, second: pd.Series | None, before: Side, after:
         row[f"seeds_{side}"] = None if cell is None else int(cell["seeds_ok"])
         row[f"auc_{side}"] = None if cell is None else _number(cell["auc_mean"])
         row[f"unconverged_{side}"] = None if cell is None else _text(cell["unconverged"]) or None
+        row[f"leaks_{side}"] = None if cell is None or pd.isna(cell["leaks"]) else int(cell["leaks"])
     row |= dict.fromkeys(("auc_change", "auc_low", "auc_high", "p", "p_holm", "test"))
     if first is not None and second is not None and row["auc_before"] is not None and row["auc_after"] is not None:
         row["auc_change"] = row["auc_after"] - row["auc_before"]
@@ -169,11 +172,13 @@ def _number(value: Any) -> float | None:
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A comparison as text, percent and MiB, for a markdown table."""
     rows = []
+    several: Any = table.groupby("dataset")["dataset_digest"].nunique() > 1 if len(table) else {}
     for row in table.to_dict("records"):
+        digest = f" [{row['dataset_digest']!s:.6}]" if several[row["dataset"]] else ""
         interval = "" if pd.isna(row["auc_low"]) else f" ({_signed(row['auc_low'])} to {_signed(row['auc_high'])})"
         rows.append(
             {
-                "dataset": escape_markdown(str(row["dataset"])),
+                "dataset": escape_markdown(f"{row['dataset']}{digest}"),
                 "px": row["resolution"],
                 "method": escape_markdown(str(row["label"])),
                 "protocol": row["block"],
@@ -223,7 +228,7 @@ def _signed(value: float) -> str:
 
 
 def _auc(row: Any, side: str) -> str:
-    return _percent(row[f"auc_{side}"]) + (UNCONVERGED if _text(row[f"unconverged_{side}"]) else "")
+    return _percent(row[f"auc_{side}"]) + auc_marks({name: row[f"{name}_{side}"] for name in ("unconverged", "leaks")})
 
 
 def _percent(value: float | None) -> str:

@@ -23,7 +23,7 @@ from benchmarks.records.frame import PROTOCOL, runs_frame
 from benchmarks.records.schema import Record
 from benchmarks.records.whole_run import SOME_RUNS, highest_phase
 from benchmarks.report.baselines import add_baselines
-from benchmarks.report.captions import definitions, footnotes, preloading, protocol, spread, title
+from benchmarks.report.captions import AUC_MARKS, auc_marks, definitions, footnotes, preloading, protocol, spread, title
 from benchmarks.report.columns import columns_of, rows_by_resolution
 from benchmarks.report.style import Style, styles
 from methods import METHODS
@@ -32,7 +32,7 @@ _SETTING = ("backbone", "batch_size", "precision", "attention", "grad_checkpoint
 # What a row says elsewhere: in its place, its protocol or its footnotes.
 _SAID = (
     *(*CELL, *PROTOCOL, "label", "dataset_label", "dataset_title", "method_title", "message", "backbone_requested"),
-    *("shared_code", "code", "code_mix", "unconverged"),
+    *("dataset_folder", "shared_code", "code", "code_mix", "unconverged", "leaks"),
 )
 _SYMBOLS = {
     **{"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"},
@@ -76,6 +76,7 @@ def collect(
             f"error, and {CONTEXT_BYTES['train'] / 2**20:,.0f} MiB of CUDA context, as bench.py fit counts",
             "problems": [*problems, *dict.fromkeys([*unreadable, *unread]), *([] if mix_code else refusals(frame))],
             "styles": _styles(table, points),
+            "auc_marks": AUC_MARKS,
             "columns": columns,
             "extra": extra,
             "groups": [
@@ -157,10 +158,8 @@ def _rows(
                 rows.append(
                     {
                         **{"group": group, "resolution": row["resolution"], "resolution_text": resolution},
-                        **{
-                            name: row[name]
-                            for name in ("label", "method", "state", "complete", "auc_mean", "auc_sd", "unconverged")
-                        },
+                        **{name: row[name] for name in ("label", "method", "state", "complete", "auc_mean", "auc_sd")},
+                        "auc_marks": auc_marks(row),
                         "cells": [[entry.text, entry.mark, entry.rank] for entry in row_entries],
                         "costs": _costs(row),
                         "extra": [_raw(name, row[name]) for name in extra],

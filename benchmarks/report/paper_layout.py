@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from benchmarks.analysis.summary import blocks, summary
 from benchmarks.report.baselines import add_baselines
-from benchmarks.report.captions import CODE, INCIDENT, UNCONVERGED, footnotes, protocol, spread, title
+from benchmarks.report.captions import AUC_MARKS, CODE, INCIDENT, footnotes, protocol, spread, title
 from benchmarks.report.missing_runs import commands
 from benchmarks.report.paper_table import PaperTable, beside_published, paper_columns, paper_tables, published_figures
 from benchmarks.report.tables import LATEX_PACKAGES, escape_latex, escape_markdown, latex_table, markdown_rows
@@ -111,7 +111,7 @@ def _notes(paper: PaperTable) -> list[str]:
     for block in blocks(paper.block):
         for note in footnotes(block):
             where = f" {block['dataset_label'].iloc[0]}," if len(paper.datasets) > 1 else ""
-            mark = note[0] if note.startswith((INCIDENT, CODE, UNCONVERGED)) else ""
+            mark = note[0] if note.startswith((INCIDENT, CODE, *AUC_MARKS)) else ""
             found[f"{mark}{where}{note.removeprefix(mark)}" if mark else note] = None
     return [*notes, *found]
 

@@ -14,7 +14,7 @@ from benchmarks.analysis.summary import (
 )
 from benchmarks.errors import MissingError
 from benchmarks.report.baselines import BASELINE
-from benchmarks.report.captions import BAD_STATES, CODE, INCIDENT, UNCONVERGED
+from benchmarks.report.captions import BAD_STATES, CODE, INCIDENT, auc_marks
 from benchmarks.report.columns import COLUMNS, Column, Entry
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
@@ -91,8 +91,8 @@ def _row(group: pd.DataFrame, method: str, label: str, datasets: list[str], aver
             row[f"seeds {name}"] = f"{cell['seeds_ok']} of {cell['seeds_asked']}"
             row |= {f"{part} {name}": cell[part] for part in ("complete", "unconverged")}
             failed = sum(cell[f"seeds_{state}"] for state in BAD_STATES)
-            marks = {CODE: pd.notna(cell["code_mix"]), UNCONVERGED: pd.notna(cell["unconverged"]), INCIDENT: failed}
-            row[f"mark {name}"] = "".join(mark for mark, applies in marks.items() if applies)
+            mixed = CODE if pd.notna(cell["code_mix"]) else ""
+            row[f"mark {name}"] = f"{mixed}{auc_marks(cell)}{INCIDENT if failed else ''}"
         row = {f"{part} {name}": None for part in _BY_DATASET} | row
     states = [row[f"state {name}"] for name in datasets if row[f"state {name}"]]
     row["state"] = "ok" if "ok" in states else states[0] if states else None

@@ -16,8 +16,9 @@ from matplotlib.lines import Line2D
 
 from benchmarks.analysis.ranks import Ranking, compare_over_datasets
 from benchmarks.analysis.summary import blocks, summary
+from benchmarks.names import shortened
 from benchmarks.records.whole_run import WHOLE_RUN
-from benchmarks.report.captions import UNCONVERGED, figure_caption, spread, title
+from benchmarks.report.captions import auc_marks, figure_caption, spread, title, told_apart
 from benchmarks.report.memory_plot import draw_memory
 from benchmarks.report.rank_captions import unranked
 from benchmarks.report.rank_plot import plot_ranks
@@ -58,8 +59,9 @@ def write_plots(results: Path, frame: pd.DataFrame, mix_code: bool = False) -> l
     paths: list[Path] = []
     figures = {"memory": _memory, "auc-over-memory": _auc_over_memory, "auc-over-resolution": _auc_over_resolution}
     table = summary(frame, mix_code)
+    places = _places(table)
     for block in blocks(table):
-        place = re.sub(r"[^A-Za-z0-9-]+", "-", f"{block['dataset_label'].iloc[0]}").strip("-").lower()
+        place = places[block["dataset_label"].iloc[0]]
         for name, draw in figures.items():
             path = results / "plots" / f"{name}_{place}_{block['block'].iloc[0]}.png"
             paths += _kept(draw(block, path), path)
@@ -72,6 +74,13 @@ def write_plots(results: Path, frame: pd.DataFrame, mix_code: bool = False) -> l
         for reason in unranked([found for found in comparisons if found.num_datasets > 1]):
             print(f"no figure ranks_{protocol_name}: {reason}", file=sys.stderr)
     return paths
+
+
+def _places(table: pd.DataFrame) -> dict[str, str]:
+    """What stands for each dataset, by its label, in names of files."""
+    digests = dict(zip(table["dataset_label"], table["dataset_digest"].astype(str), strict=True)) if len(table) else {}
+    plain = {label: re.sub(r"[^A-Za-z0-9-]+", "-", label).strip("-").lower() for label in digests}
+    return told_apart({label: shortened(name) for label, name in plain.items()}, digests)
 
 
 def _kept(written: list[Path] | str, path: Path) -> list[Path]:
@@ -154,7 +163,7 @@ def _draw_method(axes: Axes, row: pd.Series, look: Style) -> None:
     if training is not None:
         draw_training(axes, (row["memory_bytes"], training), [100 * row["auc_mean"]] * 2, look, fill=fill)
     draw_points(axes, row["memory_bytes"], 100 * row["auc_mean"], look, yerr=_error(row), fill=fill)
-    mark_points(axes, [row["memory_bytes"]], [100 * row["auc_mean"]], [_mark(row)], look)
+    mark_points(axes, [row["memory_bytes"]], [100 * row["auc_mean"]], [auc_marks(row)], look)
 
 
 def _auc_over_resolution(block: pd.DataFrame, path: Path) -> list[Path] | str:
@@ -170,7 +179,7 @@ def _auc_over_resolution(block: pd.DataFrame, path: Path) -> list[Path] | str:
             for _, row in rows.iterrows():
                 place = list(style).index(row["label"])
                 draw_points(axes, 100 * row["auc_mean"], place, style[row["label"]], xerr=_error(row))
-                mark_points(axes, [100 * row["auc_mean"]], [place], [_mark(row)], style[row["label"]])
+                mark_points(axes, [100 * row["auc_mean"]], [place], [auc_marks(row)], style[row["label"]])
             method_axis(axes, list(style))
             axes.margins(x=0.1)
             axes.set_xlabel(f"Test AUC (%) at {rows['resolution'].iloc[0]} px")
@@ -192,11 +201,7 @@ def _draw_lines(axes: Axes, rows: pd.DataFrame, style: dict[str, Style]) -> None
         x = line["resolution"] * (1 + apart * (i - (len(style) - 1) / 2))
         error = 100 * line["auc_sd"] if line["auc_sd"].notna().any() else None
         draw_points(axes, x, 100 * line["auc_mean"], look, yerr=error, dashes=look.dashes)
-        mark_points(axes, x, 100 * line["auc_mean"], [_mark(row) for _, row in line.iterrows()], look)
-
-
-def _mark(row: pd.Series) -> str:
-    return "" if pd.isna(row["unconverged"]) else UNCONVERGED
+        mark_points(axes, x, 100 * line["auc_mean"], [auc_marks(row) for _, row in line.iterrows()], look)
 
 
 def _error(row: pd.Series) -> float | None:

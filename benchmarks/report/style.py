@@ -28,7 +28,7 @@ RC: dict[Any, Any] = {
     **{"xtick.labelsize": FONT_SIZE, "ytick.labelsize": FONT_SIZE, "lines.linewidth": 1.1, "lines.markersize": 4.5},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "pdf.fonttype": 42},
     **{"font.family": "DejaVu Sans", "axes.grid": True, "grid.color": "0.92", "grid.linewidth": 0.5},
-    **{"axes.axisbelow": True, "figure.dpi": 300, "mathtext.default": "regular"},
+    **{"axes.axisbelow": True, "figure.dpi": 300, "text.parse_math": False},
 }
 # Okabe-Ito, with a wine red for its yellow, which is lost on white paper; its black is full fine-tuning's alone. Seven
 # colours and twelve markers, counted on together, meet again after 84 places, and neighbours differ in both.

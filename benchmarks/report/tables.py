@@ -26,6 +26,7 @@ from benchmarks.report.captions import (
     rank_marks,
     spread,
     title,
+    told_apart,
 )
 from benchmarks.report.columns import Column, Entry, columns_of, rows_by_resolution, shown_p
 from benchmarks.report.rank_captions import TO_FULL, difference, lacking, least_p, ranks, unranked
@@ -51,6 +52,7 @@ _TEX = {
         "⋆": r"$^{\star}$",
         "△": r"$^{\triangle}$",
         "◊": r"$^{\diamond}$",
+        "⊗": r"$^{\otimes}$",
     },
 }
 
@@ -179,12 +181,20 @@ def _entry_md(entry: Entry) -> str:
 
 
 def _latex(table: pd.DataFrame) -> str:
-    return LATEX_PACKAGES + "\n".join(map(_latex_block, blocks(table)))
+    parts = list(blocks(table))
+    first = [block.iloc[0] for block in parts]
+    names = {place: label_name(f"{row['dataset']}-{row['block']}") for place, row in enumerate(first)}
+    names = told_apart(names, {place: str(row["dataset_digest"]) for place, row in enumerate(first)})
+    return LATEX_PACKAGES + "\n".join(_latex_block(block, names[place]) for place, block in enumerate(parts))
 
 
-def _latex_block(block: pd.DataFrame) -> str:
+def label_name(text: str) -> str:
+    """What of a text may stand in a LaTeX label."""
+    return re.sub("[^a-z0-9]+", "-", text.lower())
+
+
+def _latex_block(block: pd.DataFrame, name: str) -> str:
     caption = f"{title(block)}. {protocol(block)}. {spread(block)}. {definitions(block)}"
-    name = f"{block['dataset'].iloc[0]}-{block['block'].iloc[0]}"
     return latex_table(block, columns_of(block), caption, name, footnotes(block))
 
 
@@ -196,7 +206,7 @@ def latex_table(
         r"\begin{table*}",
         r"\centering",
         rf"\caption{{{escape_latex(caption)}}}",
-        rf"\label{{tab:{re.sub('[^a-z0-9]+', '-', name.lower())}}}",
+        rf"\label{{tab:{name}}}",
         rf"\begin{{tabular}}{{ll{'r' * (len(columns) - 1)}}}",
         r"\toprule",
         _row_tex(["Resolution", *(escape_latex(_header(column.header, column.better)) for column in columns)]),

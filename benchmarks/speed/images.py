@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 
 from benchmarks.choices import SPLITS
 from benchmarks.commands.options import add_format, positive, print_frame
-from benchmarks.data.augment import FLIP, JITTER, RATIO, SCALE, Preprocessing
+from benchmarks.data.augment import FLIP, JITTER, RATIO, SCALE, Preprocessing, draw_augmentation
 from benchmarks.data.batches import Split, iterate, sequential_order
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.image_store import open_image_stores
@@ -172,10 +172,10 @@ def augmentation_speeds(device: torch.device, seconds: float) -> Iterator[Line]:
         )
 
         def one_by_one(images: Tensor = images, transforms: Any = transforms) -> None:
-            preprocessing(torch.stack([transforms(image) for image in images]), False)
+            preprocessing(torch.stack([transforms(image) for image in images]))
 
         def batched(images: Tensor = images) -> None:
-            preprocessing(images, True)
+            preprocessing(images, draw_augmentation(*images.shape[::3]))
 
         first = BATCH_SIZE / timed(one_by_one, seconds, device)
         yield f"torchvision image by image, {side} px", first, first

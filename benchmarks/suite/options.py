@@ -247,6 +247,9 @@ class SuiteOptions(_Model):
     mix_code: Annotated[
         Switch, Option("average seeds of a method that different code has trained (default: leave their mean out)")
     ] = False
+    allow_leaks: Annotated[
+        Switch, Option("train though byte-identical images lie in two splits, and mark the results (default: stop)")
+    ] = False
     dry_run: Annotated[Switch, Option("show what is stored and to do, what it takes, and stop")] = False
     predict_all: Annotated[Switch, Option("with --dry-run: predict memory even for more than 100 new settings")] = False
 

@@ -1,7 +1,7 @@
 """From a command's options to the list of runs: every default is resolved here, before the first run starts."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,14 @@ import torch
 
 from benchmarks.config import Places, RunConfig, identity
 from benchmarks.data.dataset import Dataset, open_dataset
+from benchmarks.data.identical import notes_on, refuse_leaks
 from benchmarks.errors import UserError
 from benchmarks.model.backbone import check_backbone, check_needs, effective_resolution, patch_size
 from benchmarks.model.build import build_parts
 from benchmarks.model.choose import check_methods, method_options
 from benchmarks.model.method_config import make_config
 from benchmarks.model.weights import Weights, resolve_weights
+from benchmarks.names import endings, printable
 from benchmarks.plugins import digests_of, load_plugins
 from benchmarks.suite.devices import devices_of
 from benchmarks.suite.options import SuiteOptions
@@ -29,6 +31,7 @@ class PlannedRun:
 
     Attributes:
         config, places, weights: What it is.
+        dataset_label: What the dataset is called where another of the suite has its name.
         tuning: How its learning rate was chosen, for its record; None where it was given.
     """
 
@@ -36,13 +39,15 @@ class PlannedRun:
     places: Places
     weights: Weights
     tuning: dict[str, Any] | None = None
+    dataset_label: str = ""
 
     @property
     def title(self) -> str:
         """What it is, for people."""
         config = self.config
         trial = f" trial lr {config.lr:g}" if config.trial else ""
-        return f"{config.method} {config.dataset} {config.resolution} px seed {config.seed}{trial}"
+        dataset = self.dataset_label or config.dataset
+        return f"{config.method} {dataset} {config.resolution} px seed {config.seed}{trial}"
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,9 @@ def make_plan(options: SuiteOptions) -> Plan:
         for source in map(_as_folder, options.datasets or _default_datasets(data_root, notes))
     }
     for dataset in datasets.values():
+        if not options.allow_leaks:
+            refuse_leaks(dataset.name, dataset.identical)
+        notes += notes_on(dataset.name, dataset.identical)
         _check_batch_size(dataset, options.batch_size or dataset.batch_size)
         _check_warmup(options.warmup_epochs, options.epochs or dataset.epochs)
     weights = resolve_weights(options.weights, options.backbone, cache)
@@ -104,8 +112,11 @@ def make_plan(options: SuiteOptions) -> Plan:
         check_needs(weights.backbone, METHODS[method])
     _check_method_options(changed, weights.backbone)
     settings = {method: make_config(method, changed.get(method, {})) for method in methods}
+    labels = _dataset_labels(datasets)
     cells = [
-        _plan_cell(options, _plan_run(options, method, settings[method], dataset, resolution, weights, places))
+        _plan_cell(
+            options, _plan_run(options, method, settings[method], dataset, resolution, weights, places, labels[source])
+        )
         for source, dataset in datasets.items()
         for places in [Places(source, data_root, cache, device, plugins)]
         for resolution in options.res
@@ -117,6 +128,17 @@ def make_plan(options: SuiteOptions) -> Plan:
 def _as_folder(source: str) -> str:
     """A folder's whole path, that runs may start from another folder; the name of a dataset stays."""
     return str(Path(source).resolve()) if source not in DATASETS and Path(source).is_dir() else source
+
+
+def _dataset_labels(datasets: Mapping[str, Dataset]) -> dict[str, str]:
+    """By source, the end of a dataset's path where another has its name, else nothing."""
+    labels = dict.fromkeys(datasets, "")
+    for name in {dataset.name for dataset in datasets.values()}:
+        alike = [source for source, dataset in datasets.items() if dataset.name == name]
+        if len(alike) > 1:
+            ends = endings([str(datasets[source].root.resolve()) for source in alike]) or alike
+            labels |= {source: printable(end) for source, end in zip(alike, ends, strict=True)}
+    return labels
 
 
 def _default_datasets(data_root: Path, notes: list[str]) -> list[str]:
@@ -182,6 +204,7 @@ def _plan_run(
     resolution: int,
     weights: Weights,
     places: Places,
+    label: str,
 ) -> PlannedRun:
     """The run of the first seed."""
     settings = dataclasses.asdict(method_config)
@@ -210,4 +233,4 @@ def _plan_run(
         warmup_epochs=options.warmup_epochs,
         plugins=tuple(sorted(digests_of(method, dataset.name, weights.backbone).items())),
     )
-    return PlannedRun(config, places, weights)
+    return PlannedRun(config, places, weights, dataset_label=label)

@@ -58,7 +58,7 @@ class SuiteProgress:
         self.console = Console(stderr=True, highlight=False)
         self.progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             TaskProgressColumn(),
             TimeElapsedColumn(),
@@ -153,7 +153,12 @@ class CountProgress:
     def __init__(self, what: str) -> None:
         self.what = what
         self.console = Console(stderr=True, highlight=False)
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self.said = time.monotonic()
 

@@ -141,12 +141,14 @@ class Run:
             "dataset": {
                 "name": dataset.name,
                 "title": dataset.title,
+                "folder": dataset.folder,
                 "synthetic": dataset.synthetic,
                 "digest": dataset.digest,
                 "classes": list(dataset.classes),
                 "ordered": dataset.ordered,
                 "counts": dataset.counts(),
                 "bit_depth": dataset.bit_depth,
+                "leaks": dataset.identical.num_leaking,
                 "split": dataset.split_origin.as_json() if dataset.split_origin else None,
                 "metric": dataset.metric,
                 "normalization": {

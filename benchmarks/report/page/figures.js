@@ -2,10 +2,9 @@
 // AUC against cost with its Pareto front, and learning curves.
 
 const HOLLOW = "-open";
-const UNCONVERGED = "◊";
 
-/** The mark of a row some of whose runs had not converged, as its AUC carries it in the table. */
-const markOf = (row) => (row.unconverged === null ? "" : UNCONVERGED);
+/** What the AUC of a row carries in the table: that runs had not converged, or that images leak. */
+const markOf = (row) => row.auc_marks;
 
 /** Points that no other matches at lower cost or higher gain, by rising cost. */
 function paretoFront(points) {
@@ -146,7 +145,7 @@ function drawLearning(rows) {
   });
   byId("learning-caption").textContent = [
     "A line a run, its seeds alike; the large ringed marker is the epoch that validation picked.",
-    ...group(chosen[0]).footnotes.filter((note) => note.startsWith(UNCONVERGED)),
+    ...group(chosen[0]).footnotes.filter((note) => DATA.auc_marks.includes(note[0])),
   ].join(" ");
   const last = Math.max(...drawn.flatMap(({ history }) => history.map(({ epoch }) => epoch)));
   draw("learning-plot", traces, {
