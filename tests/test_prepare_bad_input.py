@@ -219,7 +219,7 @@ def test_two_at_a_time_do_not_mix(refuse: Callable[..., None], raw: Path, tmp_pa
     raw_trees.chncxr(raw)
     with Stage(tmp_path / "data/chncxr", {}) as stage:
         holder = f"chncxr is being prepared by process {os.getpid()} on "
-        refuse("chncxr", holder, "; wait for it, or remove ", options=("--allow-incomplete",))
+        refuse("chncxr", holder, "; wait for it, or end it (its lock is ", options=("--allow-incomplete",))
         stage.lock.lost.set()
         with pytest.raises(RuntimeError, match=holder):
             stage.publish()
