@@ -4,9 +4,9 @@ A lock is a file that names its holder, made where none exists: what every share
 not. On the holder's own machine its death is seen at once; on another, once the file has not been touched for
 `LEASE_SECONDS` of the observer's own clock, whatever the clocks of the machines say.
 
-filelock takes such a file over by exchanging two names at once. It cannot where a file system has no such exchange (NFS),
-and does not where a file is empty, as a process leaves it that dies in the instant between making and filling it. There
-the file is removed, by one of those who wait and only while it is the very file that was seen abandoned.
+filelock takes such a file over by exchanging two names at once. It cannot where a file system has no such exchange
+(NFS), and does not where a file is empty, as a process leaves it that dies in the instant between making and filling
+it. There the file is removed, by one of those who wait and only while it is the very file that was seen abandoned.
 """
 
 import os
