@@ -414,4 +414,4 @@ def test_bad_layers_are_refused(spec: str) -> None:
 @pytest.mark.parametrize("ratio", [0.0, -1.0, 1.5])
 def test_bad_keep_ratio_is_refused(ratio: float) -> None:
     with pytest.raises(ValueError, match="keep_ratio of fpt must be a number, above 0 and at most 1"):
-        KeyValueExtractor(create_backbone("vit_tiny_patch16_224", 32), (0,), ratio, "float16")
+        make_config("fpt", {"keep_ratio": ratio})
