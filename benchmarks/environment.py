@@ -57,12 +57,15 @@ def cpu_name() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def driver_version() -> str:
-    """Version of the NVIDIA driver."""
+def driver_version() -> str | None:
+    """Version of the NVIDIA driver; None where it does not say."""
     import pynvml
 
-    pynvml.nvmlInit()
-    driver = pynvml.nvmlSystemGetDriverVersion()
+    try:
+        pynvml.nvmlInit()
+        driver = pynvml.nvmlSystemGetDriverVersion()
+    except pynvml.NVMLError:
+        return None
     return driver.decode() if isinstance(driver, bytes) else str(driver)
 
 

@@ -20,13 +20,13 @@ class MachineError(UserError, RuntimeError):
     """The machine lacks something: room on a disk, a GPU, a network, a package."""
 
 
-_FULL_OR_CLOSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE}
+FULL_OR_CLOSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE}
 
 
 def mendable(error: BaseException) -> bool:
     """Whether a user can mend what went wrong; what the system says of a file, a disk or a connection counts."""
     if isinstance(error, OSError):
-        about_a_file = error.filename is not None or error.errno in _FULL_OR_CLOSED
+        about_a_file = error.filename is not None or error.errno in FULL_OR_CLOSED
         return about_a_file or isinstance(error, UserError | ConnectionError | TimeoutError)
     return isinstance(error, UserError)
 

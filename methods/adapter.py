@@ -12,7 +12,7 @@ from typing import ClassVar
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from methods.contract import ImageModel, Method, attach_head, freeze
+from methods.contract import Count, Factor, ImageModel, Method, OptionError, attach_head, freeze
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Config:
     lr_grid: ClassVar[tuple[float, ...]] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     lr: float = 1e-3
     weight_decay: float = 1e-4
-    reduction: int = 8
-    scale: float = 1.0
+    reduction: Count = 8
+    scale: Factor = 1.0
 
 
 class Adapter(nn.Module):
@@ -57,11 +57,17 @@ class Adapter(nn.Module):
 
 
 def build(backbone: VisionTransformer, num_classes: int, config: Config) -> ImageModel:
-    """Freezes the backbone, puts an adapter behind every block's MLP and attaches the head."""
+    """Freezes the backbone, puts an adapter behind every block's MLP and attaches the head.
+
+    Raises:
+        OptionError: `reduction` leaves no bottleneck.
+    """
     freeze(backbone)
+    embed_dim = backbone.embed_dim
+    if config.reduction > embed_dim:
+        raise OptionError(f"reduction must be at most {embed_dim}, the backbone's width, got {config.reduction!r}")
     for block in backbone.blocks:
-        adapter = Adapter(backbone.embed_dim, backbone.embed_dim // config.reduction, config.scale)
-        block.ls2 = nn.Sequential(block.ls2, adapter)
+        block.ls2 = nn.Sequential(block.ls2, Adapter(embed_dim, embed_dim // config.reduction, config.scale))
     attach_head(backbone, num_classes)
     return ImageModel(backbone)
 

@@ -1,8 +1,9 @@
 """What a fine-tuning method is: the contract that every file of this folder fulfils (see the folder's docstring)."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -19,11 +20,38 @@ class OptionError(ValueError):
     """An option has a value that the method cannot work with, on this backbone or on any; the message says why."""
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What a number among a method's options may be; it stands behind the type: `Annotated[int, Bounds(at_least=1)]`.
+
+    The number is finite in any case.
+    """
+
+    above: float = -math.inf
+    at_least: float = -math.inf
+    below: float = math.inf
+    at_most: float = math.inf
+
+    def hold(self, value: float) -> bool:
+        """Whether a number lies within them."""
+        return self.above < value < self.below and self.at_least <= value <= self.at_most
+
+    def __str__(self) -> str:
+        limits = {name.replace("_", " "): limit for name, limit in vars(self).items() if math.isfinite(limit)}
+        return " and ".join(f"{name} {limit:g}" for name, limit in limits.items())
+
+
+Count = Annotated[int, Bounds(at_least=1)]  # of what a method adds: with none of it nothing would train
+Factor = Annotated[float, Bounds(above=0)]  # with 0 nothing of what a method adds would be heard, nor train
+Share = Annotated[float, Bounds(above=0, at_most=1)]
+Dropout = Annotated[float, Bounds(at_least=0, below=1)]
+
+
 class MethodConfig(Protocol):
     """A method's frozen dataclass of defaults; every method has at least these.
 
     Its further fields are the method's options: `bool`, `int`, `float`, `str`, `Literal[...]` for a fixed choice,
-    `tuple[T, ...]` of one of these, or `T | None`.
+    `tuple[T, ...]` of one of these, or `T | None`; `Bounds` say what a number may be, as `Count` does.
 
     Attributes:
         lr_grid: Learning rates to choose among with `--lr grid`, ascending: for every method five over a factor of 100,
@@ -128,6 +156,8 @@ class Method:
         recipe: `recipe(model, config, num_steps) -> Recipe`, how it trains; `num_steps` are the optimiser's, in all.
         needs: What it asks of a backbone beside its parameters; on one that lacks any of it the method is refused.
         starts_as_pretrained: Whether the model computes at its start what the backbone with the same head does.
+        starts_with_head_alone: Whether nothing but the head trains at its start. Any other method of which that holds
+            has options that leave it nothing to train, and is refused.
     """
 
     name: str
@@ -141,6 +171,7 @@ class Method:
     recipe: Callable[[nn.Module, Any, int], Recipe] = default_recipe
     needs: frozenset[Need] = frozenset()
     starts_as_pretrained: bool = False
+    starts_with_head_alone: bool = False
 
     @property
     def has_extractor(self) -> bool:

@@ -28,9 +28,9 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from methods.contract import IMAGE, Method, OptionError, Views, freeze
+from methods.contract import IMAGE, Count, Dropout, Method, Share, Views, freeze
 from methods.fpt_parts.extraction import (
-    DTYPES,
+    FeatureDtype,
     embed,
     join_heads,
     most_important,
@@ -55,13 +55,13 @@ class Config:
     lr: float = 2e-3
     weight_decay: float = 0.1
     layers: str = "all"
-    num_prompt_tokens: int = 16
-    side_resolution: int = 224
-    side_reduction: int = 8
-    side_patch_size: int = 16
-    keep_ratio: float = 0.2
-    dropout: float = 0.5
-    feature_dtype: str = "float16"
+    num_prompt_tokens: Count = 16
+    side_resolution: Count = 224
+    side_reduction: Count = 8
+    side_patch_size: Count = 16
+    keep_ratio: Share = 0.2
+    dropout: Dropout = 0.5
+    feature_dtype: FeatureDtype = "float16"
 
 
 class KeyValueExtractor(nn.Module):
@@ -74,17 +74,12 @@ class KeyValueExtractor(nn.Module):
         layers: Indices of the chosen blocks, ascending.
         keep_ratio: Share of tokens each head keeps, in (0, 1].
         storage: Type of the features: `float16`, `float32`, or `int8` with a scale a channel.
-
-    Raises:
-        OptionError: `keep_ratio` keeps no token or is above 1, or `storage` is unknown.
     """
 
-    def __init__(self, backbone: VisionTransformer, layers: Sequence[int], keep_ratio: float, storage: str) -> None:
+    def __init__(
+        self, backbone: VisionTransformer, layers: Sequence[int], keep_ratio: float, storage: FeatureDtype
+    ) -> None:
         super().__init__()
-        if not 0 < keep_ratio <= 1:
-            raise OptionError(f"keep_ratio must be above 0 and at most 1, got {keep_ratio!r}")
-        if storage not in DTYPES:
-            raise OptionError(f"feature_dtype must be one of {', '.join(DTYPES)}, got {storage!r}")
         freeze(backbone)
         self.backbone = backbone
         self.parts = tuple(layers)
@@ -106,7 +101,7 @@ class KeyValueExtractor(nn.Module):
               `keys_scale` and `values_scale`, both `(B, L, A, 1, E)`
         """
         x = embed(self.backbone, image)  # (B, N, D)
-        kept = num_kept(self.keep_ratio, x.shape[1])
+        kept = num_kept(self.keep_ratio, self.backbone, x.shape[1])
         layers: list[dict[str, Tensor]] = []
         for index, block in enumerate(self.backbone.blocks[: self.parts[-1] + 1]):
             query, key, value = split_heads(block.attn, block.norm1(x))  # each (B, A, N, E)

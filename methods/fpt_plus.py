@@ -15,9 +15,9 @@ from typing import ClassVar
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from methods.contract import Method
+from methods.contract import Count, Dropout, Method, Share
 from methods.fpt import PromptedBlock, SidePromptModel, extractor, views
-from methods.fpt_parts.extraction import parse_layers
+from methods.fpt_parts.extraction import FeatureDtype, parse_layers
 from methods.fpt_parts.fast_path import fast_path
 from methods.fpt_parts.fusion import Stored, attend, init_prompts
 from methods.fpt_parts.lean_fusion import LeanFusionPlus
@@ -33,13 +33,13 @@ class Config:
     lr: float = 5e-4
     weight_decay: float = 0.1
     layers: str = "last-half"
-    num_prompt_tokens: int = 16
-    side_resolution: int = 128
-    side_reduction: int = 8
-    side_patch_size: int = 16
-    keep_ratio: float = 0.2
-    dropout: float = 0.5
-    feature_dtype: str = "float16"
+    num_prompt_tokens: Count = 16
+    side_resolution: Count = 128
+    side_reduction: Count = 8
+    side_patch_size: Count = 16
+    keep_ratio: Share = 0.2
+    dropout: Dropout = 0.5
+    feature_dtype: FeatureDtype = "float16"
 
 
 class Fusion(nn.Module):

@@ -13,7 +13,7 @@ from typing import ClassVar
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from methods.contract import ImageModel, Method, OptionError, ParameterGroups, Recipe, attach_head
+from methods.contract import ImageModel, Method, ParameterGroups, Recipe, Share, attach_head
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,11 @@ class Config:
     lr_grid: ClassVar[tuple[float, ...]] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
     lr: float = 1e-4
     weight_decay: float = 0.05
-    layer_decay: float = field(default=1.0, metadata={"later": True})
+    layer_decay: Share = field(default=1.0, metadata={"later": True})
 
 
 def build(backbone: VisionTransformer, num_classes: int, config: Config) -> ImageModel:
-    """Attaches the head; everything trains.
-
-    Raises:
-        OptionError: `layer_decay` is not above 0 and at most 1.
-    """
-    if not 0 < config.layer_decay <= 1:
-        raise OptionError(f"layer_decay must be above 0 and at most 1, got {config.layer_decay!r}")
+    """Attaches the head; everything trains."""
     backbone.requires_grad_(True)
     attach_head(backbone, num_classes)
     return ImageModel(backbone)

@@ -144,4 +144,5 @@ METHOD = Method(
     count,
     extractor=extractor,
     recipe=recipe,
+    starts_with_head_alone=True,
 )

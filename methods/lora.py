@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from timm.models.vision_transformer import VisionTransformer
 
-from methods.contract import ImageModel, Method, attach_head, freeze
+from methods.contract import Count, Dropout, Factor, ImageModel, Method, attach_head, freeze
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Config:
     lr_grid: ClassVar[tuple[float, ...]] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     lr: float = 1e-3
     weight_decay: float = 1e-4
-    rank: int = 16
-    alpha: float = 16
-    dropout: float = 0.0
+    rank: Count = 16
+    alpha: Factor = 16
+    dropout: Dropout = 0.0
 
 
 def build(backbone: VisionTransformer, num_classes: int, config: Config) -> ImageModel:

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from methods.contract import Method, attach_head, freeze
+from methods.contract import Count, Dropout, Method, attach_head, freeze
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Config:
     lr_grid: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     lr: float = 1e-2
     weight_decay: float = 1e-4
-    num_prompt_tokens: int = 16
-    dropout: float = 0.1
+    num_prompt_tokens: Count = 16
+    dropout: Dropout = 0.1
 
 
 class PromptedViT(nn.Module):

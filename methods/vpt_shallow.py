@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from timm.models.vision_transformer import VisionTransformer
 
-from methods.contract import Method, attach_head, freeze
+from methods.contract import Count, Dropout, Method, attach_head, freeze
 from methods.vpt import PromptedViT
 
 
@@ -19,8 +19,8 @@ class Config:
     lr_grid: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     lr: float = 1e-2
     weight_decay: float = 1e-4
-    num_prompt_tokens: int = 10
-    dropout: float = 0.0
+    num_prompt_tokens: Count = 10
+    dropout: Dropout = 0.0
 
 
 def build(backbone: VisionTransformer, num_classes: int, config: Config) -> PromptedViT:

@@ -264,7 +264,7 @@ def test_features_are_stored_in_the_type_asked_for(storage: str) -> None:
 
 
 def test_an_unknown_storage_type_is_refused() -> None:
-    with pytest.raises(ValueError, match="feature_dtype must be one of float16, float32, int8, got 'int4'"):
+    with pytest.raises(ValueError, match="feature_dtype of fpt must be one of float16, float32, int8, got 'int4'"):
         build_parts("fpt", make_config("fpt", {"feature_dtype": "int4"}), "vit_tiny_patch16_224", 2, 64)
 
 
@@ -291,7 +291,9 @@ def test_training_takes_a_fraction_of_the_published_memory(
 @pytest.mark.parametrize("method", ["fpt", "fpt_plus"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("storage", ["float32", "int8"])
-def test_plain_and_lean_modules_are_the_same_model(method: str, checkpointing: bool, storage: str) -> None:
+def test_plain_and_lean_modules_are_the_same_model(
+    method: str, checkpointing: bool, storage: extraction.FeatureDtype
+) -> None:
     """Parameters under the same names from the same random numbers, the same dropout, outputs and gradients."""
     with plain_path():
         plain = make_model(method, "vit_tiny_patch16_224", "sdpa", checkpointing, dropout=0.5)
@@ -411,5 +413,5 @@ def test_bad_layers_are_refused(spec: str) -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, -1.0, 1.5])
 def test_bad_keep_ratio_is_refused(ratio: float) -> None:
-    with pytest.raises(ValueError, match="keep_ratio must be above 0 and at most 1"):
-        KeyValueExtractor(create_backbone("vit_tiny_patch16_224", 32), (0,), ratio, "float16")
+    with pytest.raises(ValueError, match="keep_ratio of fpt must be a number, above 0 and at most 1"):
+        make_config("fpt", {"keep_ratio": ratio})

@@ -79,7 +79,7 @@ def test_a_run_out_of_gpu_memory_is_a_result_and_the_next_one_runs(tmp_path: Pat
     stored = {path.name[:11]: json.loads(path.read_text()) for path in (tmp_path / "results/runs").glob("*.json")}
     status = stored["images-2048"]["status"]
     assert (status["state"], status["phase"]) == ("oom", "train")
-    assert "CUDA out of memory" in status["message"] and "host memory" not in status["message"]
+    assert status["message"].startswith("GPU memory: ") and "CUDA out of memory" in status["message"]
 
 
 @pytest.mark.parametrize("method", ["linear", "fpt"])

@@ -1,5 +1,6 @@
 """Locks between processes and machines: who holds one, when it is free again, and that no wall clock has a say."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -43,6 +44,30 @@ while turns < 50:
         witness.unlink()
         turns += 1
         lock.release()
+"""
+
+TAKE_ABANDONED = """
+import os, sys, time
+from pathlib import Path
+from benchmarks.storage import locks
+locks.LEASE_SECONDS = 0.3
+path, witness, unlink = Path(sys.argv[1]), Path(sys.argv[2]), Path.unlink
+
+def unlink_late(self, missing_ok=False):
+    if self == path:
+        time.sleep(float(sys.argv[3]))
+    unlink(self, missing_ok)
+
+Path.unlink = unlink_late
+lock = locks.Lock(path)
+while not lock.try_acquire():
+    time.sleep(0.02)
+Path.unlink = unlink
+os.close(os.open(witness, os.O_CREAT | os.O_EXCL))
+time.sleep(2)
+assert not lock.lost.is_set()
+witness.unlink()
+lock.release()
 """
 
 
@@ -173,15 +198,79 @@ def test_a_holder_that_stops_for_long_loses_it_and_gets_to_know(path: Path, monk
 def test_an_empty_file_is_removed_after_the_lease(path: Path, clock: FakeClock) -> None:
     path.parent.mkdir()
     path.touch()
-    lock = Lock(path)
-    for _ in range(3):
+    wait_out_the_lease(Lock(path), path, clock)
+
+
+@pytest.mark.parametrize("name", ["a-dead-machine", "empty"])
+def test_a_file_system_without_an_exchange_of_names_frees_it_too(
+    path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("filelock._filesystem._exchange._rename_call", lambda: (lambda *_: errno.EINVAL, 2))  # NFS
+    write_marker(path)
+    if name == "empty":
+        path.write_text("")
+    wait_out_the_lease(Lock(path), path, clock)
+
+
+def wait_out_the_lease(lock: Lock, path: Path, clock: FakeClock) -> None:
+    """The lock is not taken before the lease is over, and then soon."""
+    for _ in range(4):
         assert not lock.try_acquire()
-        clock.sleep(LEASE_SECONDS / 3)
-    assert lock.holder() is None
+        clock.sleep(LEASE_SECONDS / 4)
     clock.sleep(1)
+    for _ in range(locks.TRIES):
+        assert not lock.try_acquire() and path.exists()
     assert not lock.try_acquire() and not path.exists()
-    assert lock.try_acquire()
+    assert lock.try_acquire() and (lock.holder() or "").startswith(f"process {os.getpid()} on ")
     lock.release()
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.process
+def test_two_waiters_never_both_take_what_was_abandoned(tmp_path: Path) -> None:
+    """Each pauses for another time between seeing the file abandoned and removing it, then holds the lock for long."""
+    path, witness = tmp_path / "lock", tmp_path / "witness"
+    path.touch()
+    command = [sys.executable, "-c", TAKE_ABANDONED, str(path), str(witness)]
+    processes = [subprocess.Popen([*command, str(pause)], cwd=ROOT) for pause in (0.0, 0.7, 1.4)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_on_what_another_has_replaced_removes_nothing(path: Path) -> None:
+    """A waiter that slept while the abandoned file was removed, and the lock taken."""
+    path.parent.mkdir()
+    path.touch()
+    seen = locks._identity(path)
+    assert seen is not None
+    path.unlink()
+    lock = Lock(path)
+    assert lock.try_acquire()
+    locks._remove(path, seen)
+    assert (lock.holder() or "").startswith(f"process {os.getpid()} on ")
+    lock.release()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_whether_a_holder_lives_is_found_out(path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", clock.sleep)
+    write_marker(path)
+    waited: list[str] = []
+    dead = Lock(path)
+    assert dead.acquire_unless_alive(lambda: waited.append("for a dead machine"))
+    assert LEASE_SECONDS <= clock.now - 1000 < LEASE_SECONDS + 1
+    assert not Lock(path).acquire_unless_alive(lambda: waited.append("for this very machine"))
+    dead.release()
+    write_marker(path)
+
+    def touch(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.now > 1100:
+            os.utime(path, (1.0, 1.0))
+
+    monkeypatch.setattr(time, "sleep", touch)
+    assert not Lock(path).acquire_unless_alive(lambda: waited.append("for a live machine"))
+    assert clock.now < 1101 and waited == ["for a dead machine", "for a live machine"]
 
 
 @pytest.mark.parametrize("content", ["filelock/2\npid=1", "nonsense\n"])

@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pynvml
 import pytest
 import torch
 
 from bench import main, make_parser
 from benchmarks.commands import COMMANDS
 from benchmarks.commands import memory as command
-from benchmarks.environment import ROOT
+from benchmarks.environment import ROOT, driver_version
+from benchmarks.errors import MachineError
 from benchmarks.memory import measure
 from benchmarks.memory.point import MemoryPoint, build_point
 from benchmarks.memory.predict import PhasePeak, Prediction
 from benchmarks.memory.table import COLUMNS, compare_frame, measured_rows, points_frame
-from benchmarks.training.peak_memory import PhaseMemory, check_idle, host_peak_bytes
+from benchmarks.training.peak_memory import NvmlDriver, PhaseMemory, check_idle, host_peak_bytes
 
 CUDA = torch.device("cuda:0")
 TINY = MemoryPoint("vpt", 32, 2, "vit_tiny_patch16_224")
@@ -103,6 +105,63 @@ def test_hidden_processes_are_told_by_the_growth_of_the_gpu(
     assert record["phases"]["train"]["peak_process_bytes"] == 900
 
 
+class BrokenDriver(FakeDriver):
+    """A driver that fails from some question on."""
+
+    def __init__(self, answers: int) -> None:
+        super().__init__(used=50, processes={os.getpid(): 1000})
+        self.answers = answers
+
+    def used_bytes(self) -> int:
+        self._count()
+        return super().used_bytes()
+
+    def processes(self) -> dict[int, int | None]:
+        self._count()
+        return super().processes()
+
+    def _count(self) -> None:
+        self.answers -= 1
+        if self.answers < 0:
+            raise MachineError("driver must answer nvmlDeviceGetMemoryInfo, got GPU is lost")
+
+
+@pytest.mark.parametrize("answers", [0, 1, 2])
+def test_a_driver_that_fails_ends_nothing_and_is_noted_once(monkeypatch: pytest.MonkeyPatch, answers: int) -> None:
+    allocator, notes = FakeAllocator(monkeypatch), list[str]()
+    memory = PhaseMemory(CUDA, BrokenDriver(answers), notes.append)
+    for _ in range(3):
+        with memory.phase("train"):
+            allocator.use(peak=500, after=100, kept=500)
+    measured = None if answers < 2 else 1000
+    assert memory.phases["train"] == {
+        "peak_allocated_bytes": 500,
+        "peak_reserved_bytes": 500,
+        "peak_process_bytes": measured,
+    }
+    said = "driver must answer nvmlDeviceGetMemoryInfo, got GPU is lost"
+    assert notes == [f"memory of the process is not measured from here on: {said}"]
+
+
+def test_what_nvml_does_not_support_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object, **__: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    unsupported.__name__ = "nvmlDeviceGetMemoryInfo"
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", unsupported)
+    driver = NvmlDriver.__new__(NvmlDriver)
+    driver._handle = None
+    with pytest.raises(MachineError, match="driver must answer nvmlDeviceGetMemoryInfo, got Not Supported"):
+        driver.used_bytes()
+    monkeypatch.setattr(pynvml, "nvmlInit", unsupported)
+    assert driver_version() is None
+
+
+def test_a_system_that_hides_the_hosts_peak_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda _: "Name:\tpython\n")
+    assert host_peak_bytes() > 2**20
+
+
 def test_a_cpu_measures_nothing_but_knows_the_phase_that_failed() -> None:
     memory = PhaseMemory(torch.device("cpu"))
     with memory.phase("setup"):
@@ -157,7 +216,7 @@ def test_points_are_measured_in_processes_of_their_own(monkeypatch: pytest.Monke
     broken = MemoryPoint("vpt", 32, 2, "vit_tiny_patch16_224", options=(("dropout", 3.0),))
     records = list(measure.measure_points([TINY, broken], folder, torch.device("cpu")))
     assert [record["status"]["state"] for record in records] == ["ok", "failed"]
-    assert "dropout probability" in records[1]["status"]["message"]
+    assert "dropout of vpt must be a number, at least 0 and below 1" in records[1]["status"]["message"]
     assert set(records[0]["seconds_per_step"]) == {"train", "eval"}
     assert records[0]["environment"]["device"] == "CPU" and records[0]["host_peak_bytes"] > 2**26
     assert [record["point"] for record in measure.read_measured(tmp_path)] == [

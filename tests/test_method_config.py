@@ -30,11 +30,14 @@ def test_unknown_option_names_the_choices() -> None:
 @pytest.mark.parametrize(
     ("method", "option", "value", "rule"),
     [
-        ("lora", "rank", 8.5, "a whole number"),
-        ("lora", "rank", "8", "a whole number"),
-        ("lora", "rank", True, "a whole number"),
-        ("lora", "rank", None, "a whole number"),
-        ("lora", "alpha", "much", "a number"),
+        ("lora", "rank", 8.5, "a whole number, at least 1"),
+        ("lora", "rank", "8", "a whole number, at least 1"),
+        ("lora", "rank", True, "a whole number, at least 1"),
+        ("lora", "rank", None, "a whole number, at least 1"),
+        ("lora", "alpha", "much", "a number, above 0"),
+        ("lora", "lr", float("inf"), "a number, above 0"),
+        ("lora", "lr", float("nan"), "a number, above 0"),
+        ("lora", "weight_decay", -1, "a number, at least 0"),
         ("fpt", "layers", None, "a text"),
     ],
 )

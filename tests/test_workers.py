@@ -12,8 +12,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 from bench_process import ROOT
 
+from benchmarks.suite import oom_kills
 from benchmarks.suite.processes import Job, Worker, follow
 from benchmarks.suite.progress import SuiteProgress
 from benchmarks.suite.worker import _failure
@@ -85,4 +87,82 @@ def test_host_memory_that_runs_out_is_known_by_its_error(error: Exception) -> No
 def test_a_run_killed_while_it_speaks_was_interrupted(tmp_path: Path) -> None:
     done = followed(tmp_path, DIES, hang_seconds=60)[0]
     assert done["state"] == "interrupted"
-    assert done["message"].startswith("the run's process was ended by SIGKILL")
+    assert done["message"].startswith("the run's process was killed (SIGKILL)")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("before", "after", "state", "message"),
+    [
+        (2, 3, "oom", "host memory: the system's out-of-memory killer ended the process; see"),
+        (2, 2, "interrupted", "the run's process was killed (SIGKILL); see"),
+        (None, None, "interrupted", "the run's process was killed (SIGKILL), perhaps out of host memory; see"),
+    ],
+    ids=["in-its-group", "elsewhere-on-the-node", "the-system-does-not-say"],
+)
+def test_only_what_ends_in_its_own_control_group_is_a_run_out_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int | None, after: int | None, state: str, message: str
+) -> None:
+    counter = tmp_path / "memory.events"
+    if before is not None:
+        counter.write_text(f"oom 0\noom_kill {before}\n")
+    monkeypatch.setattr(oom_kills, "_counters", lambda _: [counter])
+    count = "" if after is None else f"Path({str(counter)!r}).write_text('oom 9\\noom_kill {after}\\n'); "
+    done = followed(tmp_path, count + DIES, hang_seconds=60)[0]
+    assert (done["state"], done["message"].partition("see")[0] + "see") == (state, message)
+
+
+# The group of a process and where the memory controller's tree is mounted, as a node of a cluster with the second
+# version, one with the first, a container of either (which sees its own group as the root of the mount), and both.
+LAYOUTS = {
+    "v2": ("0::/slurm/job_7", "29 23 0:26 / {root}/cg rw - cgroup2 cgroup2 rw", "cg/slurm/job_7/memory.events"),
+    "v1": (
+        "9:name=systemd:/a\n4:memory:/slurm/job_7\n2:cpu,cpuacct:/b",
+        "30 23 0:27 / {root}/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
+        "31 23 0:28 / {root}/mem rw shared:9 - cgroup cgroup rw,memory",
+        "mem/slurm/job_7/memory.oom_control",
+    ),
+    "v1-container": (
+        "4:memory:/docker/abc",
+        "31 23 0:28 /docker/abc {root}/mem ro - cgroup cgroup rw,memory",
+        "mem/memory.oom_control",
+    ),
+    "v2-container": ("0::/", "29 23 0:26 / {root}/cg ro - cgroup2 cgroup ro", "cg/memory.events"),
+    "v1-beside-v2": (
+        "4:memory:/a\n0::/",
+        "28 23 0:25 / {root}/unified rw - cgroup2 cgroup2 rw\n31 23 0:28 / {root}/mem rw - cgroup cgroup rw,memory",
+        "mem/a/memory.oom_control",
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_control_group_of_a_process_is_found(tmp_path: Path, layout: str) -> None:
+    groups, mounts, place = LAYOUTS[layout]
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/cgroup").write_text(groups + "\n")
+    (tmp_path / "7/mountinfo").write_text(mounts.format(root=tmp_path) + "\n")
+    counter = tmp_path / place
+    counter.parent.mkdir(parents=True)
+    counter.write_text("under_oom 0\noom_kill 4\n")
+    kills = oom_kills.OomKills(7, tmp_path)
+    assert kills.any_since() is False
+    counter.write_text("under_oom 0\noom_kill 5\n")
+    assert kills.any_since() is True
+    counter.unlink()
+    assert kills.any_since() is None
+    assert oom_kills.OomKills(8, tmp_path).any_since() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "place"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "GPU"),
+        (RuntimeError("CUDA error: out of memory"), "GPU"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "GPU"),
+        (RuntimeError("unable to mmap 9 bytes from file <x>: Cannot allocate memory (12)"), "host"),
+    ],
+)
+def test_whose_memory_ran_out_is_said(error: Exception, place: str) -> None:
+    status = _failure(error, "train")
+    assert status["state"] == "oom" and status["message"].startswith(f"{place} memory: ")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_suite_options
 from benchmarks.errors import UserError, mendable, one_line
+from benchmarks.suite.crash import report_crash
 from benchmarks.suite.signals import Stop
 
 if TYPE_CHECKING:
@@ -71,7 +72,11 @@ def _do(work: "Work", devices: list[str], options: "SuiteOptions") -> int:
             raise
         print(f"bench.py: {one_line(error)}", file=sys.stderr)
     status, run_ids = say_states(work)
-    return max(status, show_results(options.results, run_ids, options.mix_code))
+    try:
+        return max(status, show_results(options.results, run_ids, options.mix_code))
+    except Exception as error:  # of a table or plot: the runs are done, and how they ended has been said
+        print(f"not all tables and plots are written: {one_line(error)}; the runs are stored", file=sys.stderr)
+        return max(status, 1 if mendable(error) else report_crash(error, options.results))
 
 
 def _run_on(work: "Work", devices: list[str]) -> None:
@@ -88,12 +93,13 @@ def _run_on(work: "Work", devices: list[str]) -> None:
 def _submit(work: "Work", settings: "SlurmSettings") -> int:
     from benchmarks.suite.slurm import submit_suite
 
-    entries = submit_suite(work, settings)
+    entries, before = submit_suite(work, settings)
     for entry in entries:
         print(f"job {entry.job}: {entry.name}", file=sys.stderr)
+    already = f", {len(before)} were queued or running already" if before else ""
     print(
-        f"{len(entries)} jobs submitted; `bench.py list runs` shows how they stand, `bench.py tables` writes the "
-        "tables, and the same command submits again what was lost",
+        f"{len(entries)} jobs submitted{already}; `bench.py list runs` shows how they stand, `bench.py tables` writes "
+        "the tables, and the same command submits again what was lost",
         file=sys.stderr,
     )
     return 0

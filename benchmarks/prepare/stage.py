@@ -8,6 +8,7 @@ preparing it anew with another split or with more images converts only what is n
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from benchmarks.errors import MachineError
 from benchmarks.prepare.convert import Converted
 from benchmarks.raw.files import RawFile
 from benchmarks.storage.files import not_writable
-from benchmarks.storage.locks import Lock
+from benchmarks.storage.locks import LEASE_SECONDS, Lock
 
 KEPT_JOURNAL = ".journal.jsonl"
 
@@ -44,7 +45,7 @@ class Stage:
 
     def __enter__(self) -> "Stage":
         try:
-            if not self.lock.try_acquire():
+            if not self.lock.acquire_unless_alive(self._say_that_it_waits):
                 raise self._in_use()
         except OSError as error:
             raise not_writable(self.lock.path.parent, error, "data-root") from error
@@ -57,8 +58,15 @@ class Stage:
 
     def _in_use(self) -> MachineError:
         return MachineError(
-            f"{self.target.name} is being prepared by {self.lock.holder()}; wait for it, or remove "
-            f"{str(self.lock.path)!r} if that machine is gone"
+            f"{self.target.name} is being prepared by {self.lock.holder()}; wait for it, or end it (its lock is "
+            f"{str(self.lock.path)!r})"
+        )
+
+    def _say_that_it_waits(self) -> None:
+        print(
+            f"{self.target.name} was being prepared by {self.lock.holder() or 'a process that left no name'}: looking "
+            f"for up to {LEASE_SECONDS:.0f} s whether it still is",
+            file=sys.stderr,
         )
 
     def _take_up(self) -> None:

@@ -187,6 +187,7 @@ class Run(TypedDict, total=False):
     started: str | None
     tuning: Tuning | None
     selection: Selection | None
+    notes: list[str] | None
 
 
 class Parameters(TypedDict, total=False):

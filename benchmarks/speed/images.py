@@ -29,7 +29,7 @@ from benchmarks.data.batches import Split, iterate, sequential_order
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.image_store import open_image_stores
 from benchmarks.images.decode import Pixels, decoding_side, in_order, num_workers, read_views
-from datasets.fundus import draw_fundus
+from datasets.fundus import SMALL, draw_fundus
 
 SIZE = (2240, 1488)  # pixels, as Messidor-2 has them
 QUALITY = 92
@@ -80,7 +80,7 @@ def make_dataset(root: Path, num_images: int) -> Dataset:
     for number in range(num_images + 4):
         split = "train" if number < num_images else SPLITS[1 + (number - num_images) // 2]
         label = "ab"[number % 2]
-        pixels = np.asarray(draw_fundus(rng, 100).resize(SIZE, Image.Resampling.BICUBIC), dtype=np.int16)
+        pixels = np.asarray(draw_fundus(rng, SMALL).resize(SIZE, Image.Resampling.BICUBIC), dtype=np.int16)
         noisy = (pixels + rng.integers(-6, 7, (SIZE[1], SIZE[0], 1))).clip(0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(root / "large" / split / label / f"{number}.jpg", quality=QUALITY)
     return open_dataset(str(root / "large"), root, root / "cache")

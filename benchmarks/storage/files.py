@@ -1,6 +1,7 @@
 """Files written whole or not at all, and JSON read back: what is no JSON, or not what it must be, is one line."""
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
-from benchmarks.errors import MachineError, UserError
+from benchmarks.errors import MachineError, UserError, one_line
 
 T = TypeVar("T")
 
@@ -66,6 +67,12 @@ def write_atomic(path: Path, data: bytes, place: str = "results", sync: bool = T
     return path
 
 
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -74,10 +81,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def not_writable(folder: Path, error: OSError, place: str = "results") -> MachineError:
+def not_writable(folder: Path, error: Exception, place: str = "results") -> MachineError:
     """The error of a folder that is read-only, full or gone."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
     return MachineError(
-        f"{place} must be a folder that can be written, got {str(folder)!r} ({error.strerror}): "
+        f"{place} must be a folder that can be written, got {str(folder)!r} ({reason}): "
         f"free it or choose another with --{place}"
     )
 

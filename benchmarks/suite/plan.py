@@ -1,19 +1,17 @@
 """From a command's options to the list of runs: every default is resolved here, before the first run starts."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from benchmarks.config import Places, RunConfig, identity
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.identical import notes_on, refuse_leaks
 from benchmarks.errors import UserError
-from benchmarks.model.backbone import check_backbone, check_needs, effective_resolution, patch_size
-from benchmarks.model.build import build_parts
+from benchmarks.model.backbone import check_backbone, effective_resolution, patch_size
+from benchmarks.model.build import check_runs
 from benchmarks.model.choose import check_methods, method_options
 from benchmarks.model.method_config import make_config
 from benchmarks.model.weights import Weights, resolve_weights
@@ -94,6 +92,9 @@ def make_plan(options: SuiteOptions) -> Plan:
     changed = method_options(options.set, methods)
     data_root, cache, device = options.data_root.resolve(), options.cache.resolve(), devices_of(options)[0]
     check_backbone(options.backbone)
+    settings = {method: make_config(method, changed.get(method, {})) for method in methods}
+    _check_preload(options.preload, methods, notes)
+    _check_runs(settings, options.backbone, options.res)  # before images are read and weights downloaded
     datasets = {
         source: open_dataset(source, data_root, cache)
         for source in map(_as_folder, options.datasets or _default_datasets(data_root, notes))
@@ -107,11 +108,9 @@ def make_plan(options: SuiteOptions) -> Plan:
     weights = resolve_weights(options.weights, options.backbone, cache)
     if weights.note:
         notes.append(weights.note)
-    _check_resolutions(options.res, weights.backbone, notes)
-    for method in methods:
-        check_needs(weights.backbone, METHODS[method])
-    _check_method_options(changed, weights.backbone)
-    settings = {method: make_config(method, changed.get(method, {})) for method in methods}
+    if weights.backbone != options.backbone:
+        _check_runs(settings, weights.backbone, options.res)
+    notes += _rounded(options.res, weights.backbone)
     labels = _dataset_labels(datasets)
     cells = [
         _plan_cell(
@@ -166,19 +165,33 @@ def _check_warmup(warmup_epochs: int, epochs: int) -> None:
         )
 
 
-def _check_resolutions(resolutions: Sequence[int], backbone: str, notes: list[str]) -> None:
+def _check_preload(preload: str, methods: Sequence[str], notes: list[str]) -> None:
+    """What is asked to preload has something to preload."""
+    able, unable = ([name for name in methods if METHODS[name].has_extractor is has] for has in (True, False))
+    if preload != "on" or not unable:
+        return
+    if not able:
+        choices = ", ".join(name for name, method in METHODS.items() if method.has_extractor)
+        raise UserError(
+            f"preload on must have a method with frozen features ({choices}), got {', '.join(unable)}; leave it out"
+        )
+    notes.append(f"--preload on is of {', '.join(able)} alone: {', '.join(unable)} have nothing to preload")
+
+
+def _check_runs(settings: Mapping[str, Any], backbone: str, resolutions: Sequence[int]) -> None:
+    """Checks each method at the smallest resolution, which leaves the fewest tokens."""
+    smallest = effective_resolution(min(resolutions), patch_size(backbone))
+    for method, config in settings.items():
+        check_runs(METHODS[method], config, backbone, smallest)
+
+
+def _rounded(resolutions: Sequence[int], backbone: str) -> Iterator[str]:
+    """A note for each resolution that is none of the backbone's."""
     patch = patch_size(backbone)
     for resolution in resolutions:
         effective = effective_resolution(resolution, patch)
         if effective != resolution:
-            notes.append(f"{resolution} px is no multiple of {backbone}'s patch size {patch}: runs at {effective} px")
-
-
-def _check_method_options(method_options: dict[str, dict[str, Any]], backbone: str) -> None:
-    """Builds each method whose settings were changed, without weights: what does not fit shows here."""
-    for method, changed in method_options.items():
-        with torch.device("meta"):
-            build_parts(method, make_config(method, changed), backbone, num_classes=2)
+            yield f"{resolution} px is no multiple of {backbone}'s patch size {patch}: runs at {effective} px"
 
 
 def _plan_cell(options: SuiteOptions, first: PlannedRun) -> Cell:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.environment import ROOT
+from benchmarks.suite.oom_kills import OomKills
 from benchmarks.suite.plan import PlannedRun
 from benchmarks.suite.progress import SuiteProgress
 
@@ -149,7 +150,7 @@ def follow(worker: Worker, job: Job, progress: SuiteProgress, lost: threading.Ev
     Returns:
         `state`, `message`, `stored` (whether the process stored a record), and what it measured of the preload phase.
     """
-    process, kills = worker.process, _host_oom_kills()
+    process, kills = worker.process, OomKills(worker.process.pid)
     done: dict[str, Any] = {}
     ended: str | None = None
     try:
@@ -177,7 +178,7 @@ def follow(worker: Worker, job: Job, progress: SuiteProgress, lost: threading.Ev
     finally:
         worker.end(job.log)
         progress.show_log(job.log)
-    return done or _ending(process.returncode, ended, _host_oom_kills() > kills, job.log)
+    return done or _ending(process.returncode, ended, kills.any_since(), job.log)
 
 
 def _give(process: subprocess.Popen[str], job: Job) -> "queue.SimpleQueue[str | None]":
@@ -208,17 +209,15 @@ def _next(lines: "queue.SimpleQueue[str | None]") -> str | None:
         return ""
 
 
-def _host_oom_kills() -> int:
-    """Processes that this machine has ended for want of memory, since it started; 0 where it does not say."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+def _ending(returncode: int, ended: str | None, oom_killed: bool | None, log: Path) -> dict[str, Any]:
+    """What becomes of a run whose process did not say so.
 
-
-def _ending(returncode: int, ended: str | None, oom_killed: bool, log: Path) -> dict[str, Any]:
-    """What becomes of a run whose process did not say so: `ended` tells why we ended it, if we did."""
+    Args:
+        returncode: Of the process.
+        ended: Why we ended it, if we did.
+        oom_killed: Whether the system ended a process of its group for want of memory; None where it does not say.
+        log: Of the run.
+    """
     if ended is not None:
         state, message = "failed", ended
     elif returncode == -signal.SIGKILL and oom_killed:
@@ -226,7 +225,9 @@ def _ending(returncode: int, ended: str | None, oom_killed: bool, log: Path) -> 
     elif returncode >= 0:
         state, message = "failed", f"the run's process ended with exit status {returncode}"
     else:
-        name = signal.Signals(-returncode).name
-        state = "interrupted" if -returncode in FROM_OUTSIDE else "failed"
-        message = f"the run's process was ended by {name}" + (", perhaps out of host memory" * (name == "SIGKILL"))
+        number = signal.Signals(-returncode)
+        state = "interrupted" if number in FROM_OUTSIDE else "failed"
+        message = f"the run's process was killed ({number.name})"
+        if number == signal.SIGKILL and oom_killed is None:
+            message += ", perhaps out of host memory"
     return {"state": state, "message": f"{message}; see {log}", "stored": False}

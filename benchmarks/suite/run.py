@@ -18,7 +18,7 @@ from benchmarks.data.batches import Split
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.image_store import open_image_stores
 from benchmarks.data.manifest import read_entries
-from benchmarks.errors import MachineError
+from benchmarks.errors import MachineError, one_line
 from benchmarks.model.backbone import effective_resolution, patch_size
 from benchmarks.model.build import Parts, build_parts, count_parameters
 from benchmarks.model.method_config import make_config
@@ -63,7 +63,7 @@ class Run:
         self.rivals, self.checkpoints = rivals, checkpoints
         self.clock, self.emit = clock, emit
         self.device = torch.device(places.device)
-        self.memory = PhaseMemory(self.device)
+        self.memory = PhaseMemory(self.device, note=lambda text: emit("note", text=text))
         self.method_config = make_config(config.method, config.method_settings())
         self.run: dict[str, Any] = {"plugins": plugins} if plugins else {}
         self.measurements: dict[str, Any] = {}
@@ -207,21 +207,23 @@ class Run:
         }
 
     def _predict_memory(self, num_classes: int) -> None:
-        """Adds what a GPU would need, where there is none to measure it on."""
+        """Adds what a GPU would need, where there is none to measure it on; no training ends for want of it."""
         if self.device.type == "cuda":
             return
         from benchmarks.memory.predict import PredictionError
         from benchmarks.memory.prediction_cache import point_of_run, predict_point
 
-        point = point_of_run(self.config, num_classes)
         with self.clock("predict"):
             try:
+                point = point_of_run(self.config, num_classes)
                 self.measurements["predicted_memory"] = predict_point(point, self.places.cache).as_record()
             except PredictionError as error:
                 self.emit("note", text=str(error))
+            except Exception as error:  # a full disk, a damaged file, a fault of ours: none of it is the method's
+                self.emit("note", text=f"memory is not predicted: {type(error).__name__}: {one_line(error)}")
 
     def finish(self) -> None:
-        """Adds what is known however the run ended: memory so far and seconds."""
+        """Adds what is known however the run ended: memory so far."""
         self.measurements["memory"] = self.memory.record()
         self.measurements["host_peak_bytes"] = host_peak_bytes()
 

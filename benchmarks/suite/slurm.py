@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,30 +26,48 @@ from benchmarks.suite.slurm_queue import FOLDER, QUEUED, RUNNING, JobEntry, queu
 from benchmarks.suite.suite import Work
 from benchmarks.suite.tuning import rivals_of, tuned_runs
 
+Share = tuple[Work, JobEntry]  # what a job does, and what is stored about it
+
 MAX_ARRAY = 1000  # jobs: SLURM takes 1001 unless it is configured otherwise
 
 
-def submit_suite(work: Work, settings: SlurmSettings) -> list[JobEntry]:
-    """Queues what is due and not queued yet: the trials, then the runs, which wait for these trials' end.
+def submit_suite(work: Work, settings: SlurmSettings) -> tuple[list[JobEntry], list[JobEntry]]:
+    """Queues what is due and not queued yet: the trials, then the runs, which wait for the end of all their trials.
+
+    Returns:
+        What was queued now, and what is due and was queued before.
 
     Raises:
         MachineError: SLURM is not there or refuses; the message is its own.
     """
-    folder = work.results / FOLDER
-    active = {entry.key for entry, state in queued_jobs(work.results) if state in (*QUEUED, *RUNNING)}
+    known = queued_jobs(work.results, must_answer=True)
+    active = {entry.key: entry for entry, state in known if state in (*QUEUED, *RUNNING)}
+    new_trials, trials_before = _divide(_trials(work), active)
+    new_runs, runs_before = _divide(_runs(work), active)
+    trials = _submit(work, new_trials, settings, None)
+    awaited = {run_id for _, entry in new_runs for run_id in entry.trials}
+    waits = dict.fromkeys(entry.array for entry in trials)
+    waits |= dict.fromkeys(entry.array for entry in trials_before if entry.run_id in awaited)
+    runs = _submit(work, new_runs, settings, f"afterany:{':'.join(waits)}" if waits else None)
+    return trials + runs, trials_before + runs_before
+
+
+def _divide(shares: Iterable[Share], active: Mapping[tuple[Any, ...], JobEntry]) -> tuple[list[Share], list[JobEntry]]:
+    """What is not in the queue, and the entries of what is."""
+    shares = list(shares)
+    new = [(share, entry) for share, entry in shares if entry.key not in active]
+    return new, [active[entry.key] for _, entry in shares if entry.key in active]
+
+
+def _submit(work: Work, shares: Sequence[Share], settings: SlurmSettings, waits: str | None) -> list[JobEntry]:
+    """Queues shares in as few arrays as SLURM takes; `waits` says after what, in SLURM's words."""
     entries: list[JobEntry] = []
-    waits: list[str] = []
-    for shares in (list(_trials(work)), list(_runs(work))):
-        new = [(share, entry) for share, entry in shares if entry.key not in active]
-        for start in range(0, len(new), MAX_ARRAY):
-            entries += _submit_array(folder, new[start : start + MAX_ARRAY], settings, waits)
-        if not waits:
-            arrays = dict.fromkeys(entry.job.partition("_")[0] for entry in entries)
-            waits = [f"afterany:{':'.join(arrays)}"] if arrays else []
+    for start in range(0, len(shares), MAX_ARRAY):
+        entries += _submit_array(work.results / FOLDER, shares[start : start + MAX_ARRAY], settings, waits)
     return entries
 
 
-def _trials(work: Work) -> Iterator[tuple[Work, JobEntry]]:
+def _trials(work: Work) -> Iterator[Share]:
     for cell in work.plan.cells:
         due = [trial for trial in cell.trials if work.trials.is_due(trial.config.run_id)]
         waited_for = {rival.config.run_id for trial in due for rival in rivals_of(trial, cell)}
@@ -59,7 +77,7 @@ def _trials(work: Work) -> Iterator[tuple[Work, JobEntry]]:
                 yield share, _entry(trial, trial.config.run_id, [])
 
 
-def _runs(work: Work) -> Iterator[tuple[Work, JobEntry]]:
+def _runs(work: Work) -> Iterator[Share]:
     for cell in work.plan.cells:
         trials = [trial.config.run_id for trial in cell.trials]
         tuned = None if any(map(work.trials.is_due, trials)) else tuned_runs(cell, work.results)
@@ -80,13 +98,11 @@ def _share(work: Work, cell: Cell, run: PlannedRun) -> Work:
     )
 
 
-def _submit_array(
-    folder: Path, shares: list[tuple[Work, JobEntry]], settings: SlurmSettings, waits: list[str]
-) -> list[JobEntry]:
+def _submit_array(folder: Path, shares: Sequence[Share], settings: SlurmSettings, waits: str | None) -> list[JobEntry]:
     folder = folder / f"slurm-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns() % 10**6}"
     try:
         executor = submitit.SlurmExecutor(folder, max_num_timeout=settings.resubmissions)
-        extra = {"dependency": waits[0]} if waits else {}
+        extra = {"dependency": waits} if waits else {}
         executor.update_parameters(job_name="bench", **_parameters(settings), **extra)
         with importable(), executor.batch():
             jobs = [executor.submit(Agent(share)) for share, _ in shares]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import UserError
+from benchmarks.errors import MachineError, UserError
 
 FOLDER = "jobs"  # below the results: submitit's files, and which run each job does
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "RESV_DEL_HOLD", "REQUEUE_FED")
@@ -35,17 +35,27 @@ class JobEntry:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What names the run before its rate is known."""
-        return (self.run_id,) if self.run_id else (*self.trials, self.seed)
+        """What names the run, before its rate is known and after."""
+        return (*self.trials, self.seed) if self.trials else (self.run_id,)
+
+    @property
+    def array(self) -> str:
+        """The id of the array that its job is of."""
+        return self.job.partition("_")[0]
 
 
-def queued_jobs(results: Path) -> list[tuple[JobEntry, str]]:
+def queued_jobs(results: Path, must_answer: bool = False) -> list[tuple[JobEntry, str]]:
     """Every run that was handed to SLURM from this results folder, with its state in SLURM's words.
 
     The state is `GONE` where SLURM knows the job no more: it has ended some minutes ago, or was cancelled.
 
+    Args:
+        results: The results folder.
+        must_answer: Whether SLURM has to be there; else, away from the cluster, all jobs are taken to be gone.
+
     Raises:
         UserError: A file of ours is damaged.
+        MachineError: SLURM must answer, and does not.
     """
     entries = []
     for path in sorted((results / FOLDER).glob("slurm-*/jobs.json")):
@@ -53,15 +63,18 @@ def queued_jobs(results: Path) -> list[tuple[JobEntry, str]]:
             entries += [JobEntry(**entry) for entry in json.loads(path.read_bytes())]
         except (TypeError, ValueError) as error:
             raise UserError(f"jobs must be readable, got {str(path)!r} ({error}): delete it") from error
-    states = _slurm_states() if entries else {}
+    states = _slurm_states(must_answer) if entries else {}
     return [(entry, states.get(entry.job, "GONE")) for entry in entries]
 
 
-def _slurm_states() -> dict[str, str]:
+def _slurm_states(must_answer: bool) -> dict[str, str]:
     """Of this user's jobs by id. From squeue, which needs no accounting database and knows ended jobs for minutes."""
     command = ["squeue", "--noheader", "--me", "--array", "--states=all", "--format=%i|%T"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return {}  # not on a machine of the cluster
+    except (OSError, subprocess.CalledProcessError) as error:
+        if must_answer:  # what is queued would be queued a second time
+            said = getattr(error, "stderr", None) or str(error)
+            raise MachineError(f"SLURM must say what is queued, got {' '.join(said.split())!r} of squeue") from error
+        return {}
     return dict(line.strip().split("|", 1) for line in listed.splitlines() if "|" in line)

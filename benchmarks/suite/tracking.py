@@ -1,6 +1,7 @@
 """Experiment trackers, for those who use one: what a run measures goes there too, beside its record. Off by default.
 
 Their packages are not required; a tracker that fails while a run trains is left out, with a note, and the run goes on.
+A run that goes on after it was stopped goes on there too, and no epoch is there twice.
 """
 
 import importlib.util
@@ -12,9 +13,11 @@ from typing import Any, Protocol
 from benchmarks.choices import one_of
 from benchmarks.errors import UserError
 
+TRACKED = ("loss", "lr", "val_auc", "images_per_second")  # of each epoch
+
 
 class Tracker(Protocol):
-    """Takes what a run measures."""
+    """Takes what a run measures; made at its first epoch, which is not 1 where the run goes on after it was stopped."""
 
     def log(self, values: Mapping[str, float], epoch: int) -> None:
         """Numbers of an epoch, from 1, by name."""
@@ -26,11 +29,16 @@ class Tracker(Protocol):
 class TensorBoard:
     """Writes event files into `tensorboard/<run>` in the results folder."""
 
-    def __init__(self, results: Path, run_id: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, results: Path, run_id: str, config: Mapping[str, Any], epoch: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(results / "tensorboard" / run_id))
-        self.writer.add_text("config", "\n".join(f"- {key}: {value}" for key, value in config.items()))
+        # From this step on, what is there from before is hidden; the final numbers, at 0, are of a run that ended.
+        purge = epoch if epoch > 1 else 0
+        folder = results / "tensorboard" / run_id
+        goes_on = epoch > 1 and folder.exists()
+        self.writer = SummaryWriter(str(folder), purge_step=purge)
+        if not goes_on:
+            self.writer.add_text("config", "\n".join(f"- {key}: {value}" for key, value in config.items()))
 
     def log(self, values: Mapping[str, float], epoch: int) -> None:
         for name, value in values.items():
@@ -45,18 +53,31 @@ class TensorBoard:
 class MLflow:
     """Logs to where MLFLOW_TRACKING_URI says, else into `mlflow.db` in the results folder."""
 
-    def __init__(self, results: Path, run_id: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, results: Path, run_id: str, config: Mapping[str, Any], epoch: int) -> None:
         import mlflow
 
         self.mlflow: Any = mlflow
+        self.last_logged = 0
         if "MLFLOW_TRACKING_URI" not in os.environ:
             mlflow.set_tracking_uri(f"sqlite:///{results / 'mlflow.db'}")
-        mlflow.set_experiment("fine-tuning benchmark")
-        mlflow.start_run(run_name=run_id)
-        mlflow.log_params(dict(config))
+        experiment = mlflow.set_experiment("fine-tuning benchmark").experiment_id
+        if epoch == 1 or not self._go_on(experiment, run_id):
+            mlflow.start_run(run_name=run_id)
+            mlflow.log_params(dict(config))
+
+    def _go_on(self, experiment: str, run_id: str) -> bool:
+        """Takes up the newest run of that name, if there is one, behind the last epoch that it has."""
+        named, client = f"attributes.run_name = '{run_id}'", self.mlflow.MlflowClient()
+        for run in client.search_runs([experiment], named, order_by=["attributes.start_time DESC"], max_results=1):
+            steps = [metric.step for metric in client.get_metric_history(run.info.run_id, TRACKED[0])]
+            self.last_logged = max(steps, default=0)
+            self.mlflow.start_run(run_id=run.info.run_id)
+            return True
+        return False
 
     def log(self, values: Mapping[str, float], epoch: int) -> None:
-        self.mlflow.log_metrics(dict(values), step=epoch)
+        if epoch > self.last_logged:  # nothing can be taken back: an epoch that is done again is the same one
+            self.mlflow.log_metrics(dict(values), step=epoch)
 
     def finish(self, values: Mapping[str, float]) -> None:
         self.mlflow.log_metrics(dict(values))
@@ -66,7 +87,7 @@ class MLflow:
 class WandB:
     """Logs to Weights & Biases, as its own variables say; its files go into `wandb` in the results folder."""
 
-    def __init__(self, results: Path, run_id: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, results: Path, run_id: str, config: Mapping[str, Any], epoch: int) -> None:
         import wandb
 
         self.run: Any = wandb.init(
@@ -81,7 +102,7 @@ class WandB:
         self.run.finish()
 
 
-TRACKERS: dict[str, Callable[[Path, str, Mapping[str, Any]], Tracker]] = {
+TRACKERS: dict[str, Callable[[Path, str, Mapping[str, Any], int], Tracker]] = {
     "tensorboard": TensorBoard,
     "mlflow": MLflow,
     "wandb": WandB,
@@ -116,14 +137,16 @@ class Tracking:
     ) -> None:
         self.name, self.note = name, note
         self.tracker: Tracker | None = None
-        if name is not None:
-            self.tracker = self._try(lambda: TRACKERS[name](results, run_id, config))
+        self.about = (results, run_id, config)
 
     def log(self, values: Mapping[str, float], epoch: int) -> None:
-        """Numbers of an epoch."""
+        """Numbers of an epoch, those of `TRACKED`."""
+        name = self.name
+        if name is not None and self.tracker is None:
+            self.tracker = self._try(lambda: TRACKERS[name](*self.about, epoch))
         tracker = self.tracker
         if tracker is not None:
-            self._try(lambda: tracker.log(values, epoch))
+            self._try(lambda: tracker.log({name: values[name] for name in TRACKED}, epoch))
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """The test metrics of a record."""
@@ -137,5 +160,5 @@ class Tracking:
             return work()
         except Exception as error:  # whatever a tracker's package raises
             self.note(f"{self.name} is left out from here on: {' '.join(str(error).split())}")
-            self.tracker = None
+            self.name = self.tracker = None
             return None

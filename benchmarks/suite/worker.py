@@ -23,7 +23,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-TRACKED = ("loss", "lr", "val_auc", "images_per_second")  # of each epoch
 PARENT_DEATH_SIGNAL = 1  # Linux: prctl's PR_SET_PDEATHSIG
 
 
@@ -82,13 +81,17 @@ def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str,
     from benchmarks.suite.tracking import Tracking
     from benchmarks.training.checkpoint import Checkpoints
 
+    notes: list[str] = []
+
     def note(text: str) -> None:
-        emit("note", text=text)
+        emit_and_track("note", text=text)
 
     def emit_and_track(event: str, **fields: Any) -> None:
+        if event == "note":
+            notes.append(fields["text"])
         emit(event, **fields)
         if event == "epoch":
-            tracking.log({name: fields[name] for name in TRACKED}, fields["epoch"])
+            tracking.log(fields, fields["epoch"])
 
     plugins = tuple((name, digest) for name, digest in job["config"]["plugins"])
     config = RunConfig(**job["config"] | {"lr_grid": tuple(job["config"]["lr_grid"]), "plugins": plugins})
@@ -103,6 +106,7 @@ def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str,
     run = Run(config, places, weights, clock, emit_and_track, job["rivals"], checkpoints)
     record = _execute(run, run.execute if whole else run.prepare, job, clock)
     tracking.finish(record)
+    record["run"]["notes"] = notes
     measured, status = record["measurements"], record["status"]
     if whole:
         try:
@@ -176,8 +180,10 @@ def _execute(run: Any, work: Callable[[], object], job: dict[str, Any], clock: A
     }
 
 
-# What torch raises as a plain RuntimeError where memory ends: its allocator on a CPU, cuBLAS and the driver on a GPU.
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+# What torch raises as a plain RuntimeError where memory ends: its allocator and a mapped file on a host, cuBLAS and the
+# driver on a GPU.
+_NO_HOST_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory")
+_NO_GPU_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
 def _failure(error: Exception, phase: str | None) -> dict[str, Any]:
@@ -187,10 +193,10 @@ def _failure(error: Exception, phase: str | None) -> dict[str, Any]:
 
     message = " ".join(str(error).split())
     no_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-    if no_memory or _OUT_OF_MEMORY[0] in message:
+    if no_memory or any(part in message for part in _NO_HOST_MEMORY):
         return {"state": "oom", "message": f"host memory: {message[:300]}", "phase": phase}
-    if isinstance(error, torch.OutOfMemoryError) or any(part in message for part in _OUT_OF_MEMORY):
-        return {"state": "oom", "message": message[:300], "phase": phase}
+    if isinstance(error, torch.OutOfMemoryError) or any(part in message for part in _NO_GPU_MEMORY):
+        return {"state": "oom", "message": f"GPU memory: {message[:300]}", "phase": phase}
     with contextlib.suppress(OSError):
         traceback.print_exc()
     return {"state": "failed", "message": message or type(error).__name__, "phase": phase}

@@ -3,7 +3,7 @@
 import os
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ import pynvml
 import torch
 
 from benchmarks.choices import PHASES
-from benchmarks.errors import MachineError
+from benchmarks.errors import MachineError, one_line
 
 BUSY_BYTES = 256 * 2**20  # in use on a GPU whose processes NVML hides: above this it is taken to be busy
 
@@ -45,23 +45,35 @@ class NvmlDriver:
 
     def name(self) -> str:
         """The GPU's name, as `NVIDIA H100 80GB HBM3`."""
-        return str(pynvml.nvmlDeviceGetName(self._handle))
+        return str(_asked(pynvml.nvmlDeviceGetName, self._handle))
 
     def version(self) -> str:
         """The driver's version."""
-        return str(pynvml.nvmlSystemGetDriverVersion())
+        return str(_asked(pynvml.nvmlSystemGetDriverVersion))
 
     def used_bytes(self) -> int:
         """Memory in use on the whole GPU, without what the driver reserves for itself."""
-        return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle, version=pynvml.nvmlMemory_v2).used)
+        return int(_asked(pynvml.nvmlDeviceGetMemoryInfo, self._handle, version=pynvml.nvmlMemory_v2).used)
 
     def processes(self) -> dict[int, int | None]:
         """Memory of every process on the GPU; None where the driver does not say. Containers may hide processes."""
         listed = [
-            *pynvml.nvmlDeviceGetComputeRunningProcesses(self._handle),
-            *pynvml.nvmlDeviceGetGraphicsRunningProcesses(self._handle),
+            *_asked(pynvml.nvmlDeviceGetComputeRunningProcesses, self._handle),
+            *_asked(pynvml.nvmlDeviceGetGraphicsRunningProcesses, self._handle),
         ]
         return {process.pid: process.usedGpuMemory for process in listed}
+
+
+def _asked(question: Callable[..., Any], *about: Any, **more: Any) -> Any:
+    """The driver's answer.
+
+    Raises:
+        MachineError: It gives none, as for what this GPU does not support.
+    """
+    try:
+        return question(*about, **more)
+    except pynvml.NVMLError as error:
+        raise MachineError(f"driver must answer {question.__name__}, got {error}") from error
 
 
 def open_driver(device: torch.device) -> NvmlDriver | None:
@@ -91,6 +103,8 @@ def check_idle(driver: Driver) -> None:
 class PhaseMemory:
     """Measures the peaks of each phase on a GPU; on a CPU it measures nothing.
 
+    What the driver does not answer is left out, with a note: nothing ends for want of it.
+
     A phase may be entered many times (training and evaluation alternate): its peak is the highest of all. On entry the
     allocator's unused segments go back to the driver, so that what is reserved is the phase's own.
 
@@ -99,6 +113,7 @@ class PhaseMemory:
     Args:
         device: The run's device.
         driver: Asked about the GPU; NVML where there is one, by default.
+        note: Takes a line where the driver gives no answer.
 
     Attributes:
         current: The phase that runs, or that an error broke off; None between phases.
@@ -107,15 +122,17 @@ class PhaseMemory:
         process_source: `process` where NVML knows the process's memory, `device delta` where it hides processes.
     """
 
-    def __init__(self, device: torch.device, driver: Driver | None = None) -> None:
-        self.device = device
+    def __init__(
+        self, device: torch.device, driver: Driver | None = None, note: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.device, self.note = device, note
         self.current: str | None = None
         self.phases: dict[str, dict[str, int | None]] = {}
         self.process_source: str | None = None
         self._driver = driver
         if device.type == "cuda" and driver is None:
             self._driver = open_driver(device)
-        self._used_before = self._driver.used_bytes() if self._driver else 0
+        self._used_before = self._ask(lambda driver: driver.used_bytes()) or 0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -158,11 +175,25 @@ class PhaseMemory:
 
     def _process_bytes(self, returned: int) -> int | None:
         """The process's memory as the driver reports it, and what the allocator has `returned` since the peak."""
+        own = self._ask(lambda driver: driver.processes().get(os.getpid()))
+        source = "device delta" if own is None else "process"
+        if own is None and (used := self._ask(lambda driver: driver.used_bytes())) is not None:
+            own = used - self._used_before
+        if own is None:
+            return None
+        self.process_source = source
+        return returned + own
+
+    def _ask(self, question: Callable[[Driver], int | None]) -> int | None:
+        """The driver's answer; None where there is no driver or, from the first time on, it fails."""
         if self._driver is None:
             return None
-        own = self._driver.processes().get(os.getpid())
-        self.process_source = "device delta" if own is None else "process"
-        return returned + (self._driver.used_bytes() - self._used_before if own is None else own)
+        try:
+            return question(self._driver)
+        except MachineError as error:
+            self.note(f"memory of the process is not measured from here on: {one_line(error)}")
+            self._driver = None
+            return None
 
     def record(self) -> dict[str, Any] | None:
         """The measured peaks as records hold them; None on a CPU."""
@@ -174,8 +205,9 @@ class PhaseMemory:
 def host_peak_bytes() -> int:
     """This process's peak resident memory on the host."""
     status = Path("/proc/self/status")  # getrusage would count what the parent held when it started us
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    lines = status.read_text().splitlines() if status.exists() else []
+    for line in lines:
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

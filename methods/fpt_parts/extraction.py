@@ -1,6 +1,7 @@
 """What plain and lean extraction share: layers, heads, which tokens are kept, and how features are stored."""
 
 import math
+from typing import Literal
 
 import torch
 from timm.layers import Attention
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from methods.contract import OptionError
 
-DTYPES = {"float16": torch.float16, "float32": torch.float32, "int8": torch.int8}
+FeatureDtype = Literal["float16", "float32", "int8"]
+DTYPES: dict[FeatureDtype, torch.dtype] = {"float16": torch.float16, "float32": torch.float32, "int8": torch.int8}
 
 
 def parse_layers(spec: str, depth: int) -> tuple[int, ...]:
@@ -52,16 +54,33 @@ def join_heads(attn: Attention, attended: Tensor) -> Tensor:
     return output
 
 
-def num_kept(keep_ratio: float, num_tokens: int) -> int:
+def num_kept(keep_ratio: float, vit: VisionTransformer, num_tokens: int) -> int:
     """M = floor(keep_ratio N), the tokens that each head keeps.
 
+    Args:
+        keep_ratio: Share of tokens that is kept.
+        vit: The backbone.
+        num_tokens: Number N of its tokens.
+
     Raises:
-        OptionError: There is none.
+        OptionError: None is kept; the message says at which resolution one would be.
     """
     kept = math.floor(keep_ratio * num_tokens)
     if kept < 1:
-        raise OptionError(f"keep_ratio must keep a token of {num_tokens}, got {keep_ratio!r}")
+        raise OptionError(
+            f"keep_ratio must keep a token of {num_tokens}, got {keep_ratio!r}; choose a resolution of at least "
+            f"{_smallest_resolution(keep_ratio, vit)} px, or a larger keep_ratio"
+        )
     return kept
+
+
+def _smallest_resolution(keep_ratio: float, vit: VisionTransformer) -> int:
+    """The image side (px) from which on a head keeps a token."""
+    prefix = vit.num_prefix_tokens
+    patches_a_side = math.isqrt(max(math.ceil(1 / keep_ratio) - prefix - 1, 0)) + 1
+    if math.floor(keep_ratio * (prefix + patches_a_side**2)) < 1:  # 49 times 1 / 49 is less than 1
+        patches_a_side += 1
+    return int(patches_a_side * vit.patch_embed.patch_size[0])
 
 
 def most_important(received: Tensor, kept: int, head_dim: int) -> Tensor:
@@ -70,7 +89,7 @@ def most_important(received: Tensor, kept: int, head_dim: int) -> Tensor:
     return best.unsqueeze(-1).expand(-1, -1, -1, head_dim)
 
 
-def stored(name: str, kept: Tensor, storage: str) -> dict[str, Tensor]:
+def stored(name: str, kept: Tensor, storage: FeatureDtype) -> dict[str, Tensor]:
     """A layer's kept keys or values `(B, A, M, E)` as features of the type asked for, by name."""
     if storage == "int8":
         return dict(zip((name, f"{name}_scale"), quantize(kept), strict=True))

@@ -33,7 +33,7 @@ class LeanExtractor(nn.Module):
         """Extracts the features of a batch."""
         vit = self.backbone
         x = embed(vit, image)  # (B, N, D)
-        kept = num_kept(self.keep_ratio, x.shape[1])
+        kept = num_kept(self.keep_ratio, vit, x.shape[1])
         features: dict[str, Tensor] = {}
         for index, block in enumerate(vit.blocks[: self.parts[-1] + 1]):
             if index not in self.parts and block.attn.fused_attn:

@@ -24,12 +24,18 @@ def build_side_network(
     """Makes the side ViT for a backbone, of blocks of a class; `config` is FPT's or FPT+'s.
 
     Raises:
-        OptionError: The side width is not divisible by the backbone's number of heads.
+        OptionError: The side width is not divisible by the backbone's number of heads, or the side image not by its
+            patches.
     """
     num_heads = backbone.blocks[0].attn.num_heads
     side_dim = backbone.embed_dim // config.side_reduction
-    if side_dim % num_heads:
+    if not side_dim or side_dim % num_heads:
         raise OptionError(f"side_reduction must leave a width divisible by {num_heads} heads, got {side_dim!r}")
+    if config.side_resolution % config.side_patch_size:
+        raise OptionError(
+            f"side_resolution must be a multiple of side_patch_size {config.side_patch_size}, got "
+            f"{config.side_resolution!r}"
+        )
     side = VisionTransformer(
         img_size=config.side_resolution,
         patch_size=config.side_patch_size,

