@@ -35,7 +35,7 @@ from benchmarks.data.manifest import COLUMNS, Entry, count, write_manifest
 from benchmarks.errors import UserError
 from benchmarks.images.decode import decode, inspect_image, is_image
 from benchmarks.images.dicom import read_tags
-from benchmarks.memory.measured import read_measured
+from benchmarks.memory.measure import read_measured
 from benchmarks.memory.table import measured_rows, points_frame
 from benchmarks.prepare.build import prepare
 from benchmarks.prepare.find import find_samples

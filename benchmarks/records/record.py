@@ -5,14 +5,13 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from benchmarks.errors import MissingError, UserError
 from benchmarks.records.schema import RECORD, Record
 from benchmarks.storage.files import check_content, parse_json, write_atomic
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def remove_partial(results: Path, run_id: str) -> None:
@@ -21,7 +20,7 @@ def remove_partial(results: Path, run_id: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_probabilities(results: Path, run_id: str, probabilities: "pd.DataFrame") -> Path:
+def write_probabilities(results: Path, run_id: str, probabilities: pd.DataFrame) -> Path:
     """Store the class probabilities of a run's images. Call it before `write_record`: a record vouches for them.
 
     Args:
@@ -58,14 +57,13 @@ def read_record(path: Path) -> Record:
         MissingError: there is no such record.
         UserError: the file is damaged, or not a record of this schema.
     """
+    if not path.exists():
+        raise MissingError(f"record must exist, got {str(path)!r}: `bench.py list runs` names those there are")
     try:
         record = parse_json(path.read_bytes())
         check_content(RECORD, record, "record")
         if _stored(path.parent.parent, record["run_id"], ".json").name != path.name:
             raise ValueError(f"run_id must be the name of its file, got {record['run_id']!r}")
-    except FileNotFoundError as error:
-        message = f"record must exist, got {str(path)!r}: `bench.py list runs` names those there are"
-        raise MissingError(message) from error
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"record must be readable, got {str(path)!r} ({reason}): delete it and run again") from error
@@ -85,17 +83,11 @@ def load_records(results: Path) -> tuple[list[Record], list[str]]:
 
 def each_record(results: Path, problems: list[str]) -> Iterator[Record]:
     """The records of `load_records` one by one, as ten thousand at once take a gigabyte; adds to the problems."""
-    for path in record_paths(results):
+    for path in sorted((results / "runs").glob("[!.]*.json")):
         try:
             yield read_record(path)
         except UserError as error:
             problems.append(str(error))
-
-
-def record_paths(results: Path) -> list[Path]:
-    """The files of all records, sorted by run id."""
-    paths = (results / "runs").glob("[!.]*.json")
-    return sorted(paths, key=lambda path: path.name)  # of ten thousand, comparing whole paths takes a second
 
 
 def runs_by_cache(records: Iterable[Record]) -> dict[str, list[str]]:

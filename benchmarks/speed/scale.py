@@ -34,8 +34,7 @@ from benchmarks.analysis.summary import summary
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.options import positive
 from benchmarks.data.dataset import Dataset, open_dataset
-from benchmarks.memory.phases import views_of
-from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.point import MemoryPoint, views_of
 from benchmarks.memory.prediction_cache import predict_points
 from benchmarks.records.frame import load_frame
 from benchmarks.records.record import read_record, write_probabilities, write_record
