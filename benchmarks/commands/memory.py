@@ -186,7 +186,8 @@ def _compare(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
     import torch
 
-    from benchmarks.memory.measure import gpu_folder, measure_points, record_path
+    from benchmarks.memory.measure import gpu_folder, measure_points
+    from benchmarks.memory.measured import record_path
     from benchmarks.memory.point import MemoryPoint
     from benchmarks.memory.table import measured_rows
 

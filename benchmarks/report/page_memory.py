@@ -92,7 +92,7 @@ def _point(
         yield place | {"source": source, "oom": False, "run": highest[1], **phases, "needs": needed_bytes(highest[1])}
 
 
-def _setting(values: Mapping[str, Any]) -> str:
+def _setting(values: Mapping[Any, Any]) -> str:
     """What memory depends on beside method and resolution, in words."""
     backbone, batch_size, precision, attention, checkpointing = (values[name] for name in _SETTING)
     words = f"{backbone}, batch size {batch_size}, {precision}, {attention} attention"
