@@ -19,6 +19,7 @@ from benchmarks.data.dataset import list_files, list_folders
 from benchmarks.data.manifest import Entry, has_manifest, read_about, read_entries
 from benchmarks.errors import UserError
 from benchmarks.images.decode import ImageFacts, in_order, inspect_image, is_image
+from benchmarks.storage.files import irregular
 from datasets.info import DatasetInfo
 
 RESOLUTIONS = (224, 384, 512, 768, 1024)
@@ -122,7 +123,7 @@ def survey(root: Path, info: DatasetInfo | None, on_progress: Callable[[int, int
         path.relative_to(root).as_posix()
         for split in folders
         for path in list_files(root / split)
-        if path.parent == root / split and is_image(path)
+        if path.parent == root / split and irregular(path) is None and is_image(path)
     ]
     files = []
     for file in in_order(lambda entry: _inspect(root, *entry), listed):
@@ -146,7 +147,10 @@ def _declared(root: Path, folders: set[str], info: DatasetInfo | None) -> tuple[
 def _inspect(root: Path, path: Path, split: str, folder: str) -> File:
     facts, error = None, ""
     try:
-        if path.stat().st_size == 0:
+        kind = irregular(path)
+        if kind is not None:
+            error = f"is no regular file but {kind}"
+        elif path.stat().st_size == 0:
             error = "is empty (0 bytes)"
         elif not is_image(path):
             error = "is not an image"

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.bounds import typed
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_cache, add_format, add_plugins, positive
+from benchmarks.commands.options import add_cache, add_data_root, add_format, add_plugins
 from benchmarks.errors import MachineError
 
 if TYPE_CHECKING:
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("dataset", metavar="NAME|PATH", help="see bench.py list datasets; or a folder of your own")
-    parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    add_data_root(parser)
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="image sheet (default: CACHE/check/NAME.png)")
     parser.add_argument(
-        "--samples", type=positive, default=4, metavar="N", help="a class and split, there (default: 4)"
+        "--samples", type=typed("samples"), default=4, metavar="N", help="a class and split, there (default: 4)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which samples (default: 0)")
+    parser.add_argument("--seed", type=typed("seed"), default=0, metavar="N", help="which samples (default: 0)")
     add_plugins(parser)
     add_cache(parser)
     add_format(parser)

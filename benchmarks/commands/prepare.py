@@ -2,12 +2,14 @@
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from benchmarks.bounds import typed
 from benchmarks.choices import one_of
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_plugins, positive
+from benchmarks.commands.options import add_data_root, add_plugins, folder
 
 if TYPE_CHECKING:
     from benchmarks.prepare.build import Outcome
@@ -20,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("dataset", metavar="NAME", help="see below")
     parser.add_argument(
-        "--raw", type=Path, required=True, metavar="DIR", help="holds the download, in any tree, zipped or not"
+        "--raw", type=folder("raw"), required=True, metavar="DIR", help="holds the download, in any tree, zipped or not"
     )
-    parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    add_data_root(parser)
     parser.add_argument(
         "--max-side",
         type=_side,
@@ -31,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="reduce images whose shorter side is longer, or 'none' (default: %(default)s; training squeezes images "
         "to squares, so this keeps every detail up to this resolution). Nothing is enlarged",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of splits that are ours (default: 0)")
+    parser.add_argument(
+        "--seed", type=typed("seed"), default=0, metavar="N", help="of splits that are ours (default: 0)"
+    )
     parser.add_argument(
         "--split-file", type=Path, metavar="CSV", help="your own split: columns id,split and at will group"
     )
@@ -39,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-level", action="store_true", help="split by image where groups are not known: leaks between splits"
     )
     parser.add_argument(
-        "--allow-incomplete", action="store_true", help="go on without what is missing, unreadable or not listed"
+        "--allow-incomplete", action="store_true", help="go on without what is missing or not listed; it is named"
+    )
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="go on without images that cannot be read; they are named"
     )
     parser.add_argument("--overwrite", action="store_true", help="prepare again what was prepared with other settings")
     parser.add_argument(
@@ -63,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     info = DATASETS[one_of("dataset", known, args.dataset)]
     request = Request(
         args.raw.expanduser(), args.data_root / info.name, args.max_side, args.seed, args.split_file,
-        args.allow_incomplete, args.image_level, args.overwrite, args.link,
+        args.allow_incomplete, args.skip_unreadable, args.image_level, args.overwrite, args.link,
     )  # fmt: skip
     print(f"looking through {request.raw}", file=sys.stderr)
     with CountProgress(f"converting images of {info.name}") as progress:
@@ -72,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _side(text: str) -> int | None:
-    return None if text == "none" else positive(text)
+def _side(text: str) -> Any:
+    return None if text == "none" else typed("max_side")(text)
 
 
 def _describe_datasets(parser: argparse.ArgumentParser) -> None:
@@ -121,8 +128,24 @@ def _summary(info: "DatasetInfo", outcome: "Outcome") -> list[str]:
         f"  {about['num_groups']:,} groups ({about['split']['group_key']}), none in two splits; "
         f"split {about['split']['digest'][:12]}, {len(about['excluded']):,} images left out"
     )
+    lines += _left_out(about["excluded"])
     lines += [f"  note: {note}" for note in about["notes"]]
     return [*lines, f"  licence: {info.licence}", f"  cite: {info.citation}"]
+
+
+def _left_out(excluded: Sequence[Mapping[str, str]]) -> list[str]:
+    """What of the download is not in the dataset, a line a reason; of many images the first five."""
+    from benchmarks.prepare.find import first
+
+    by_reason: dict[str, list[str]] = {}
+    for item in excluded:
+        reason, _, detail = item["reason"].partition(":")
+        kind = "identical to an image that is kept" if reason.startswith("identical to ") else reason
+        by_reason.setdefault(kind, []).append(item["id"] + (f" ({detail.strip()})" if detail else ""))
+    return [
+        f"  left out, {reason}: {len(names):,} ({first(names)}{' all in manifest.json' if len(names) > 5 else ''})"
+        for reason, names in by_reason.items()
+    ]
 
 
 COMMAND = Command(

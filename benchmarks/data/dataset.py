@@ -22,7 +22,7 @@ from benchmarks.data.classes import class_order, natural_key
 from benchmarks.data.manifest import SplitOrigin, read_origin
 from benchmarks.errors import MissingError, UserError
 from benchmarks.images.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
-from benchmarks.storage.files import parse_json, write_atomic
+from benchmarks.storage.files import irregular, parse_json, read_regular, write_disposable
 from datasets import DATASETS
 from datasets.info import DatasetInfo
 
@@ -97,7 +97,6 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
     Raises:
         UserError: Unknown name, or a folder whose layout, classes, files or `classes.txt` are wrong.
         MissingError: A dataset of the table that has not been prepared.
-        MachineError: The cache cannot be written.
     """
     info, root = find_root(name_or_path, data_root)
     if info is None:
@@ -236,6 +235,9 @@ def _list_images(root: Path, folder: str) -> list[str]:
     """Sorted paths of a class folder's images, relative to the root."""
     paths = []
     for path in list_files(root / folder):
+        kind = irregular(path)
+        if kind is not None:
+            raise UserError(f"class folder must hold only regular files, got {kind} at {str(path)!r}; remove it")
         if not is_image(path):
             raise UserError(f"class folder must hold only images, got {str(path)!r}; remove it or convert it to PNG")
         name = path.relative_to(root).as_posix()
@@ -283,7 +285,7 @@ def _content_hashes(root: Path, paths: list[str], cache_root: Path) -> dict[str,
     with ThreadPoolExecutor(num_workers()) as pool:
         entries = dict(zip(paths, pool.map(entry, paths), strict=True))
     if entries != known:
-        write_atomic(cache, json.dumps(entries).encode(), "cache")
+        write_disposable(cache, json.dumps(entries).encode())
     return {path: str(values[2]) for path, values in entries.items()}
 
 
@@ -306,7 +308,7 @@ def _normalization(
         if std.min() < 1 / 255:
             raise UserError(f"train images must not be of one colour only, got channel deviations {std.tolist()!r}")
         stored = {"mean": [round(float(x), 6) for x in mean], "std": [round(float(x), 6) for x in std]}
-        write_atomic(cache, json.dumps(stored).encode(), "cache")
+        write_disposable(cache, json.dumps(stored).encode())
     (red, green, blue), (red_std, green_std, blue_std) = stored["mean"], stored["std"]
     return (red, green, blue), (red_std, green_std, blue_std)
 
@@ -318,7 +320,7 @@ def _is_triple(values: Any) -> bool:
 def _read_json(path: Path) -> dict[str, Any]:
     """A cache file's content; empty where there is none or it is damaged, so that it is made again."""
     try:
-        content = parse_json(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        content = parse_json(read_regular(path))
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

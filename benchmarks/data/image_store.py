@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.data.dataset import Dataset
 from benchmarks.errors import MachineError
 from benchmarks.images.decode import PIXEL_FORMAT, Pixels, decoding_side, in_order, read_views
+from benchmarks.storage.files import irregular
 from benchmarks.storage.locks import held_lock
 
 Progress = Callable[[int, int], None]
@@ -70,6 +71,8 @@ def open_image_stores(
 
 def _open(path: Path, shape: tuple[int, ...]) -> Pixels | None:
     """The finished store; None where there is none or it is cut short."""
+    if irregular(path) is not None:
+        return None
     try:
         store: Pixels = np.load(path, mmap_mode="r", allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError):

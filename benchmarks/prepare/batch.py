@@ -9,7 +9,7 @@ from typing import NamedTuple
 from benchmarks.errors import MachineError, UserError
 from benchmarks.images.decode import num_workers
 from benchmarks.prepare.convert import Converted, convert
-from benchmarks.prepare.find import ALLOW, first
+from benchmarks.prepare.find import first
 from benchmarks.prepare.stage import Stage
 from datasets.info import RawSample
 
@@ -80,7 +80,7 @@ def refuse_unreadable(unreadable: dict[str, str]) -> None:
         why = next(iter(unreadable.values()))
         raise UserError(
             f"images must be readable, got {len(unreadable):,} that are not: {first(unreadable)} ({why}); download "
-            f"them again and run the same command, or leave them out with {ALLOW}"
+            "them again and run the same command, or leave them out with --skip-unreadable"
         )
 
 

@@ -20,6 +20,7 @@ from typing import IO
 from benchmarks.choices import LITTER
 from benchmarks.errors import UserError
 from benchmarks.images.decode import SUFFIXES
+from benchmarks.storage.files import irregular
 
 MANIFEST_FILES = ("manifest.csv", "manifest.json")  # a folder with both is prepared, not raw
 _PACKED = re.compile(r"\.(zip|tar|tgz|tar\.gz|7z|rar)$", re.IGNORECASE)
@@ -205,6 +206,8 @@ def _walk(folder: Path, seen: set[Path]) -> Iterable[Path]:
             yield from _walk(entry, seen)
         elif entry.is_file():
             yield entry
+        elif kind := irregular(entry):
+            raise UserError(f"raw folder must hold only regular files, got {kind} at {str(entry)!r}; remove it")
 
 
 def is_litter(name: str) -> bool:

@@ -22,8 +22,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from benchmarks.bounds import positive
 from benchmarks.choices import SPLITS
-from benchmarks.commands.options import add_format, positive, print_frame
+from benchmarks.commands.options import add_format, print_frame
 from benchmarks.data.augment import FLIP, JITTER, RATIO, SCALE, Preprocessing
 from benchmarks.data.batches import Split, iterate, sequential_order
 from benchmarks.data.dataset import Dataset, open_dataset

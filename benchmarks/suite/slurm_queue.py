@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import UserError
+from benchmarks.storage.files import read_regular
 
 FOLDER = "jobs"  # below the results: submitit's files, and which run each job does
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "RESV_DEL_HOLD", "REQUEUE_FED")
@@ -50,7 +51,7 @@ def queued_jobs(results: Path) -> list[tuple[JobEntry, str]]:
     entries = []
     for path in sorted((results / FOLDER).glob("slurm-*/jobs.json")):
         try:
-            entries += [JobEntry(**entry) for entry in json.loads(path.read_bytes())]
+            entries += [JobEntry(**entry) for entry in json.loads(read_regular(path))]
         except (TypeError, ValueError) as error:
             raise UserError(f"jobs must be readable, got {str(path)!r} ({error}): delete it") from error
     states = _slurm_states() if entries else {}
