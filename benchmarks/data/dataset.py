@@ -28,7 +28,7 @@ from benchmarks.errors import MissingError, UserError
 from benchmarks.images.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
 from benchmarks.images.depth import Scale
 from benchmarks.names import is_text, printable, shortened
-from benchmarks.storage.files import read_cached, write_atomic
+from benchmarks.storage.files import file_sha256, read_cached, write_atomic
 from benchmarks.storage.folders import files_below, is_litter, link_fault
 from datasets import DATASETS
 from datasets.info import DatasetInfo
@@ -125,13 +125,12 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
         raise UserError(f"classes of {info.name} must be {', '.join(info.classes)}, got {', '.join(folders)} in {root}")
     classes, ordered = class_order(root, folders, info)
     splits = _list_splits(root, classes)
-    hashes = _content_hashes(root, _labels(splits), cache_root)
-    content = _digest(splits, classes, False, hashes)  # the entry's mark is as fixed as its name
-    digest, scale = _identify(root, hashes, content, stated_depth(root, info), cache_root)
+    marked = False  # the entry's mark of grades is as fixed as its name
+    content = _read_content(root, splits, classes, marked, stated_depth(root, info), cache_root)
     return Dataset(
-        info.name, info.title, root, classes, ordered, splits, digest, info.mean, info.std,
-        "dataset", info.metric, info.epochs, info.batch_size, info.synthetic, read_origin(root, hashes),
-        scale, scale.bits if scale else prepared_depth(root), find_identical(_labels(splits), hashes),
+        info.name, info.title, root, classes, ordered, splits, content.digest, info.mean, info.std,
+        "dataset", info.metric, info.epochs, info.batch_size, info.synthetic, content.origin,
+        content.scale, content.bit_depth, content.identical,
     )  # fmt: skip
 
 
@@ -170,23 +169,16 @@ def _find_folder(name_or_path: str, data_root: Path) -> Path:
 def _open_folder(root: Path, cache_root: Path) -> Dataset:
     classes, ordered = class_order(root, _class_folders(root))
     splits = _list_splits(root, classes)
-    hashes = _content_hashes(root, _labels(splits), cache_root)
-    content = _digest(splits, classes, ordered, hashes)
-    digest, scale = _identify(root, hashes, content, stated_depth(root), cache_root)
-    mean, std = _normalization(root, splits["train"], digest, scale, cache_root)
+    content = _read_content(root, splits, classes, ordered, stated_depth(root), cache_root)
+    mean, std = _normalization(root, splits["train"], content.digest, content.scale, cache_root)
     name = printable(root.resolve().name)
     synthetic = (root / SYNTHETIC_MARK).is_file()
     defaults = DatasetInfo(name, f"{name} (synthetic, not clinical)" if synthetic else name, classes, mean, std)
     return Dataset(
-        name, defaults.title, root, classes, ordered, splits, digest, mean, std,
-        "computed", defaults.metric, defaults.epochs, defaults.batch_size, synthetic, read_origin(root, hashes),
-        scale, scale.bits if scale else prepared_depth(root), find_identical(_labels(splits), hashes),
+        name, defaults.title, root, classes, ordered, splits, content.digest, mean, std,
+        "computed", defaults.metric, defaults.epochs, defaults.batch_size, synthetic, content.origin,
+        content.scale, content.bit_depth, content.identical,
     )  # fmt: skip
-
-
-def _labels(splits: dict[str, tuple[Sample, ...]]) -> dict[str, int]:
-    """The class of each image by its path, in the order of the splits."""
-    return {sample.path: sample.label for samples in splits.values() for sample in samples}
 
 
 def _generate(info: DatasetInfo, root: Path) -> None:
@@ -277,14 +269,33 @@ def _refuse_fault(path: Path) -> None:
         )
 
 
-def _identify(
-    root: Path, paths: Collection[str], content: str, depth: int | None, cache_root: Path
-) -> tuple[str, Scale | None]:
-    """The dataset's digest, which holds its scale where it has one, and that scale at the depth that is stated."""
-    scale = find_scale(root, list(paths), depth, cache_root / "depths" / f"{content}.json")
-    if scale is None:
-        return content, None
-    return hashlib.sha256(f"{content} {scale.low} {scale.bits}".encode()).hexdigest(), scale
+class _Content(NamedTuple):
+    """What the files of a folder say together; as of `Dataset`."""
+
+    digest: str
+    scale: Scale | None
+    bit_depth: int | None
+    origin: SplitOrigin | None
+    identical: Identical
+
+
+def _read_content(
+    root: Path,
+    splits: dict[str, tuple[Sample, ...]],
+    classes: tuple[str, ...],
+    marked: bool,
+    depth: int | None,
+    cache_root: Path,
+) -> _Content:
+    """Hashes the images, and finds their scale at the depth that is stated; `marked` tells of a mark of grades."""
+    labels = {sample.path: sample.label for samples in splits.values() for sample in samples}
+    hashes = _content_hashes(root, labels, cache_root)
+    digest = _digest(splits, classes, marked, hashes)
+    scale = find_scale(root, list(labels), depth, cache_root / "depths" / f"{digest}.json")
+    if scale is not None:
+        digest = hashlib.sha256(f"{digest} {scale.low} {scale.bits}".encode()).hexdigest()
+    bit_depth = scale.bits if scale else prepared_depth(root)
+    return _Content(digest, scale, bit_depth, read_origin(root, hashes), find_identical(labels, hashes))
 
 
 def _digest(
@@ -309,8 +320,7 @@ def _content_hashes(root: Path, paths: Collection[str], cache_root: Path) -> dic
         old = known.get(path)
         if isinstance(old, list) and len(old) == 3 and old[:2] == [stat.st_size, stat.st_mtime_ns]:
             return old
-        with (root / path).open("rb") as file:
-            return [stat.st_size, stat.st_mtime_ns, hashlib.file_digest(file, "sha256").hexdigest()]
+        return [stat.st_size, stat.st_mtime_ns, file_sha256(root / path)]
 
     with ThreadPoolExecutor(num_workers()) as pool:
         entries = dict(zip(paths, pool.map(entry, paths), strict=True))

@@ -81,10 +81,10 @@ def is_image(path: Path) -> bool:
         return True
     try:
         with path.open("rb") as file:
-            if is_dicom(file.read(HEAD)):
+            if is_dicom(_head(file)):
                 return True
-        with _open(path):
-            return True
+            with _open(file):
+                return True
     except _DAMAGES:
         return False
 
@@ -192,13 +192,13 @@ def read_extent(file: IO[bytes], name: str) -> Extent | None:
         return pixels.extent if isinstance(pixels, Deep) else None
 
 
-def _open(source: Path | IO[bytes]) -> ImageFile.ImageFile:
+def _open(file: IO[bytes]) -> ImageFile.ImageFile:
     """An image of a format that Pillow decodes by itself, not decoded yet.
 
     Raises:
         UserError: It has too many pixels.
     """
-    image = Image.open(source, formats=_FORMATS)
+    image = Image.open(file, formats=_FORMATS)
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise UserError(

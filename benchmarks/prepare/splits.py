@@ -53,13 +53,12 @@ def assign(items: Sequence[Item], fixed: Mapping[str, str], seed: int) -> Assign
 
     Identical images join their groups, so they stay together. Where the publisher or the user put them into different
     splits, the one in the test split is kept, or else the one in validation, and the others are left out.
+    A class that has fewer groups than there are splits of ours is missing in some of them.
 
     Args:
         items: The images, with `split` set or None for all of one publisher's split.
         fixed: Splits that are not ours, with who made them; those not named share what has no split, and train.
         seed: Changes our splits.
-
-    A class that has fewer groups than there are splits of ours is missing in some of them.
     """
     kept, dropped = _drop_across(items)
     groups = _join(kept)

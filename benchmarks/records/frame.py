@@ -49,9 +49,8 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     Identity: run_id, state, message, phase, method, method_title, dataset, dataset_title, dataset_folder,
     dataset_digest, synthetic, bit_depth (of images of more than 8), split_kind (official, ours, user),
     split_group_key, split_digest, resolution (asked), effective_resolution (run), seed. Protocol: backbone (used),
-    backbone_requested, fallback,
-    weights_source, weights_sha256, weights_note, device, device_type, precision, attention, batch_size, epochs,
-    grad_checkpointing, warmup_epochs, decay_all; then preload, lr, weight_decay,
+    backbone_requested, fallback, weights_source, weights_sha256, weights_note, device, device_type, precision,
+    attention, batch_size, epochs, grad_checkpointing, warmup_epochs, decay_all; then preload, lr, weight_decay,
     tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started; code_digest and method_digest
     (of the code that trained: what all methods share, and the method's own), version, commit, dirty.
     Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).

@@ -175,7 +175,7 @@ def augmentation_speeds(device: torch.device, seconds: float) -> Iterator[Line]:
             preprocessing(torch.stack([transforms(image) for image in images]))
 
         def batched(images: Tensor = images) -> None:
-            preprocessing(images, draw_augmentation(*images.shape[::3]))
+            preprocessing(images, draw_augmentation(len(images), images.shape[-1]))
 
         first = BATCH_SIZE / timed(one_by_one, seconds, device)
         yield f"torchvision image by image, {side} px", first, first

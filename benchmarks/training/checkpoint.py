@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import torch
 
 from benchmarks.environment import CODE_DIGEST
+from benchmarks.storage.files import file_sha256
 
 _NAME = re.compile(r"epoch-(\d+)-([0-9a-f]{64})\.pt")
 
@@ -91,9 +92,7 @@ def _read(path: Path) -> Any:
     """
     match = _NAME.fullmatch(path.name)
     assert match is not None
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != match[2]:
+    if file_sha256(path) != match[2]:
         raise ValueError("it is damaged")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
