@@ -17,7 +17,7 @@ from tiny_images import make_images
 
 import bench
 from benchmarks.data import bit_depth
-from benchmarks.data.dataset import Dataset, open_dataset
+from benchmarks.data.dataset import Dataset, open_dataset, path_key
 from benchmarks.data.image_store import open_image_stores
 from benchmarks.errors import UserError
 from benchmarks.images.decode import read_extent
@@ -293,7 +293,7 @@ def test_check_and_run_on_a_folder_of_ones_own_dicom(
     (leak,) = tables["findings"]
     assert leak["check"] == "leak" and "is in train and test, the same image as test/clean/copy" in leak["detail"]
     assert (tables["sizes"][-1]["width_max"], tables["sizes"][-1]["height_max"]) == (32, 24)
-    sheet = np.asarray(Image.open(tmp_path / "cache/check/scans.png"))
+    sheet = np.asarray(Image.open(tmp_path / f"cache/check/scans-{path_key(root)}.png"))
     assert len(np.unique(sheet[60:160, 150:262])) > 50  # noise, where the first image is
     (root / f"test/clean/copy{suffix}").unlink()
     assert checked(root, capsys)[0] == 0
