@@ -75,8 +75,12 @@ def _do(work: "Work", devices: list[str], options: "SuiteOptions") -> int:
     try:
         return max(status, show_results(options.results, run_ids, options.mix_code))
     except Exception as error:  # of a table or plot: the runs are done, and how they ended has been said
-        print(f"not all tables and plots are written: {one_line(error)}; the runs are stored", file=sys.stderr)
-        return max(status, 1 if mendable(error) else report_crash(error, options.results))
+        say_again = "`bench.py tables` and `bench.py plots` write them again"
+        print(f"not all tables and plots are written: the runs are stored, {say_again}", file=sys.stderr)
+        if not mendable(error):
+            return max(status, report_crash(error, options.results))
+        print(f"bench.py: {one_line(error)}", file=sys.stderr)
+        return max(status, 1)
 
 
 def _run_on(work: "Work", devices: list[str]) -> None:
