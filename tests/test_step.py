@@ -197,5 +197,5 @@ def test_layer_decay_costs_no_memory() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.5, -0.1])
 def test_a_layer_decay_that_is_no_share_is_refused(value: float) -> None:
-    with pytest.raises(UserError, match=rf"layer_decay must be above 0 and at most 1, got {value}"):
+    with pytest.raises(UserError, match=rf"layer_decay of full must be a number, above 0 and at most 1, got {value}"):
         build_parts("full", make_config("full", {"layer_decay": value}), BACKBONES[0], 3, 64)
