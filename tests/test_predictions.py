@@ -143,5 +143,5 @@ def test_a_point_that_cannot_be_predicted_is_left_out_and_told_of(
     assert told == [f"memory of {POINT.name} cannot be predicted: RuntimeError: why"]
     with pytest.raises(PredictionError, match="cannot be predicted: RuntimeError: why"):
         predict_point(POINT, tmp_path)
-    with pytest.raises(UserError, match="keep_ratio of fpt must be a number, above 0 and at most 1, got 7.0"):
+    with pytest.raises(UserError, match="keep_ratio of fpt must be a number, above 0 and at most 1, got 7"):
         predict_point(replace(other, options=(("keep_ratio", 7.0), ("side_reduction", 4))), tmp_path)
