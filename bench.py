@@ -9,11 +9,12 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+from benchmarks.bounds import refuse_faults
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.contract import Command
 from benchmarks.errors import mendable, one_line
 from benchmarks.suite.crash import report_crash
-from benchmarks.suite.signals import Stop, stop_on_signals
+from benchmarks.suite.signals import Stop, leave, stop_on_signals
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,6 +54,7 @@ def main(arguments: list[str]) -> int:
     args = argparse.Namespace()
     try:
         args = make_parser(command).parse_args(rest)
+        refuse_faults(vars(args).values())
         if getattr(args, "plugins", None):
             from benchmarks.plugins import load_plugins
 
@@ -71,4 +73,4 @@ def main(arguments: list[str]) -> int:
 if __name__ == "__main__":
     gc.set_threshold(100_000)  # importing torch makes millions of objects that stay: a second less of looking at them
     stop_on_signals()
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

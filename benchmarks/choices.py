@@ -31,6 +31,8 @@ def one_of(kind: str, known: Iterable[str], name: str) -> str:
 def not_one_of(kind: str, known: Iterable[str], value: object) -> str:
     """Says that a value is not in a table, with the nearest name and all choices."""
     names = list(known)
+    if not names:
+        return f"{kind} must be one of those there are, and there are none, got {value!r}"
     nearest = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     return f"{kind} must be one of {', '.join(names)}, got {value!r}{hint}"

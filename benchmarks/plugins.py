@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.errors import MissingError, UserError, one_line
 from benchmarks.model.backbone import BACKBONES, Backbone, is_backbone
+from benchmarks.storage.files import read_regular
 from datasets import DATASETS
 from datasets.info import DatasetInfo
 from methods import METHODS
@@ -89,9 +90,11 @@ def check_unchanged(planned: Iterable[tuple[str, str]]) -> None:
 
 def _load(path: Path) -> Plugin:
     try:
-        source = path.read_bytes()
+        source = read_regular(path)
     except OSError as error:
         raise MissingError(f"plugin must be a Python file, got {str(path)!r} ({error.strerror})") from error
+    except UserError as error:
+        raise UserError(f"plugin {path.name}: {error}") from error
     digest = hashlib.sha256(source).hexdigest()
     known = _LOADED.get(path)
     if known is None:

@@ -1,19 +1,22 @@
 """CHNCXR (Shenzhen): chest X-rays, normal or with tuberculosis. The last digit of the file name is the label.
 
-Whether a patient has two images is not published. Copies that mix in the Montgomery set (MCUCXR_...) are filtered.
+What lies in `CXR_png`, the publisher's folder, wins over copies elsewhere, whatever bytes these have. Whether a patient
+has two images is not published. Copies that mix in the Montgomery set (MCUCXR_...) are filtered.
 """
 
-from benchmarks.raw.files import RawFiles
+from benchmarks.raw.files import RawFile, RawFiles
 from benchmarks.raw.tables import NotFoundError
 from datasets.info import DatasetInfo, Found, RawSample
 
 CLASSES = ("normal", "tuberculosis")
+NAME = r"CHNCXR_\d{4}_[01]"
+HOME = "CXR_png"
 NUM_IMAGES, NUM_NORMAL = 662, 326  # numbered from 1, the normal ones first
 
 
 def find(files: RawFiles) -> Found:
     """Images by name, labels by its last digit."""
-    images = files.images(r"CHNCXR_\d{4}_[01]", (file for file in files.files if file.name.lower().endswith(".png")))
+    images = _images(files)
     if not images:
         raise NotFoundError("images like CXR_png/CHNCXR_0001_0.png")
     samples = [
@@ -21,6 +24,13 @@ def find(files: RawFiles) -> Found:
     ]
     listed = (f"CHNCXR_{number:04}_{int(number > NUM_NORMAL)}" for number in range(1, NUM_IMAGES + 1))
     return Found(samples, missing=[name for name in listed if name.lower() not in images])
+
+
+def _images(files: RawFiles) -> dict[str, RawFile]:
+    pictures = [file for file in files.files if file.name.lower().endswith(".png")]
+    own = files.images(NAME, (file for file in pictures if file.folders[-1:] == (HOME,)))
+    others = (file for file in pictures if file.stem.lower() not in own)
+    return own | files.images(NAME, others)
 
 
 DATASET = DatasetInfo(
@@ -36,5 +46,6 @@ DATASET = DatasetInfo(
     group_key="file number",
     expected={"total": 662, "normal": 326, "tuberculosis": 336},
     signature=r"CHNCXR_\d{4}_[01]\.|ChinaSet_AllFiles",
+    mistaken={"the Montgomery set": r"(^|/)MCUCXR_\d{4}_[01]\.|MontgomerySet"},
     find=find,
 )

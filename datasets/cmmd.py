@@ -6,6 +6,7 @@ left out. Patient, side and view come from the DICOM headers: file names repeat 
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from datasets.info import DatasetInfo, Found, RawSample
 
 CLASSES = ("Benign", "Malignant")
 TAGS = ("PatientID", "ImageLaterality", "Laterality", "ViewPosition", "SOPInstanceUID")
+BOTH = ("CC", "MLO")
 VIEWS = {"399162004": "CC", "399368009": "MLO", "R-10242": "CC", "R-10226": "MLO"}  # SNOMED CT, and its older codes
 
 
@@ -32,33 +34,51 @@ def find(files: RawFiles) -> Found:
     """Images by header, labels by patient and side."""
     table = one_table(files, "CMMD_clinicaldata_revision.xlsx", ("id1",), ("leftright",), ("classification",))
     labels = _labels(table)
-    breasts = _headers([file for file in files.files if file.name.lower().endswith(".dcm")])
-    if not breasts:
+    breasts, unreadable = _headers([file for file in files.files if file.name.lower().endswith(".dcm")])
+    if not breasts and not unreadable:
         raise NotFoundError("DICOM images (*.dcm)")
     patients = {breast.patient for breast in labels}
     seen = {breast.patient for breast, _ in breasts.values()}
-    if not patients & seen:
+    if seen and not patients & seen:
         raise UserError(
             f"patients of {table.source!r} must be those of the images, got {', '.join(sorted(patients)[:5])} there, "
             f"but images of {', '.join(sorted(seen)[:5])}; one of the two is of another dataset"
         )
     samples, excluded, unlabelled = [], {}, []
     numbers: Counter[str] = Counter()
-    per_breast: dict[Breast, int] = defaultdict(int)
+    views: dict[Breast, list[str]] = defaultdict(list)
     for file, (breast, view) in breasts.items():
         if breast in labels:
             stem = f"{breast.patient}_{breast.side}_{view}"
             numbers[stem] += 1
             stem += f"_{numbers[stem]}" if numbers[stem] > 1 else ""
             samples.append(RawSample(file, labels[breast], breast.patient, stem))
-            per_breast[breast] += 1
+            views[breast].append(view)
         elif breast.patient in patients:
             excluded[file.source] = "breast without a label"
         else:
             unlabelled.append(file.source)
-    missing = [f"{breast.patient} {breast.side}" for breast in labels if breast not in per_breast]
+    absent = [(breast, view) for breast in labels for view in _absent(views[breast])]
+    missing = _not_unreadable(absent, unreadable)
     counts = {"DICOM images": len(breasts), "labelled breasts": len(labels)}
-    return Found(samples, counts, missing, unlabelled, excluded)
+    return Found(samples, counts, missing, unlabelled, excluded, unreadable=unreadable)
+
+
+def _not_unreadable(absent: list[tuple[Breast, str]], unreadable: Iterable[str]) -> list[str]:
+    """Views that are not there at all: of those of a patient, as many as cannot be read are."""
+    hidden = Counter(_patient_in(source) for source in unreadable)
+    missing = []
+    for breast, view in absent:
+        if hidden[breast.patient] > 0:
+            hidden[breast.patient] -= 1
+        else:
+            missing.append(f"{breast.patient} {breast.side} {view}")
+    return missing
+
+
+def _absent(views: list[str]) -> list[str]:
+    """The views of a breast that are not there; each has the two of `BOTH`, whatever a header may call them."""
+    return [view for view in BOTH if view not in views][: max(0, len(BOTH) - len(views))]
 
 
 def _labels(table: RawFile) -> dict[Breast, str]:
@@ -74,24 +94,37 @@ def _labels(table: RawFile) -> dict[Breast, str]:
     return labels
 
 
-def _headers(images: list[RawFile]) -> dict[RawFile, tuple[Breast, str]]:
-    """Breast and view of each image; one that is there twice (unpacked beside its archive) counts once."""
+def _headers(images: list[RawFile]) -> tuple[dict[RawFile, tuple[Breast, str]], dict[str, str]]:
+    """Breast and view of each image, and what is wrong with those that cannot be read.
+
+    One that is there twice (unpacked beside its archive) counts once.
+    """
     with ThreadPoolExecutor(num_workers()) as pool:
-        headers = dict(zip(images, pool.map(_read_header, images), strict=True))
+        read = dict(zip(images, pool.map(_read_header, images), strict=True))
+    headers = {file: header for file, header in read.items() if not isinstance(header, str)}
+    unreadable = {file.source: header for file, header in read.items() if isinstance(header, str)}
     unlike: dict[str, RawFile] = {}
     for file, (_, _, uid) in headers.items():
         known = unlike.setdefault(uid or file.source, file)
         if known.member and not file.member:
             unlike[uid] = file
-    return {file: headers[file][:2] for file in unlike.values()}
+    return {file: headers[file][:2] for file in unlike.values()}, unreadable
 
 
-def _read_header(file: RawFile) -> tuple[Breast, str, str]:
-    """Breast, view, and unique id of an image."""
-    with file.open() as opened:
-        tags = read_tags(opened, file.source, TAGS)
-    in_path = re.search(r"(?:^|/)(D[12]-\d{4})(?:/|$)", file.source)
-    patient = tags["PatientID"] or (in_path[1] if in_path else "")
+def _patient_in(source: str) -> str:
+    """The patient whose folder an image lies in; empty where it is not told."""
+    found = re.search(r"(?:^|/)(D[12]-\d{4})(?:/|$)", source, re.IGNORECASE)
+    return found[1].upper() if found else ""
+
+
+def _read_header(file: RawFile) -> tuple[Breast, str, str] | str:
+    """Breast, view, and unique id of an image; or what is wrong with it."""
+    try:
+        with file.open() as opened:
+            tags = read_tags(opened, file.source, TAGS)
+    except UserError as error:
+        return str(error)
+    patient = tags["PatientID"] or _patient_in(file.source)
     side = (tags["ImageLaterality"] or tags["Laterality"]).upper()
     if not patient or side not in ("L", "R"):
         raise UserError(

@@ -37,6 +37,7 @@ class Found:
         unlabelled: Images that should be listed but are not.
         excluded: Images left out on purpose, and why.
         notes: What the user should know.
+        unreadable: Images whose header is needed and cannot be read, and why.
         ungrouped: Why the groups are not known and what to do; empty where they are.
     """
 
@@ -46,6 +47,7 @@ class Found:
     unlabelled: list[str] = field(default_factory=list)
     excluded: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
     ungrouped: str = ""
 
 
@@ -75,6 +77,8 @@ class DatasetInfo:
         expected: Published counts: `total`, `<class>`, `<official split>`, `<official split>/<class>`, and those
             that `find` adds.
         signature: Regular expression that names of its raw files match, to tell which dataset a folder holds.
+        mistaken: Other sets that are taken for this one: a name for people, and a regular expression that names of
+            their files match.
         find: Finds the labelled images in a raw download; None where there is nothing to prepare. Raises
             `NotFoundError` with what it looked for, or UserError.
         generate: Writes the whole dataset into an empty folder; None where the user must prepare it.
@@ -100,6 +104,7 @@ class DatasetInfo:
     official: tuple[str, ...] = ()
     expected: Mapping[str, int] = field(default_factory=dict)
     signature: str = ""
+    mistaken: Mapping[str, str] = field(default_factory=dict)
     find: Callable[[RawFiles], Found] | None = None
     generate: Callable[[Path], None] | None = None
 

@@ -39,7 +39,7 @@ def find(files: RawFiles) -> Found:
     ungrouped = (
         "" if lesions else f"lesions of the training images are not known: download {LESIONS} from the same page"
     )
-    return Found(samples, {}, matched.missing, unlabelled, excluded, notes, ungrouped)
+    return Found(samples, {}, matched.missing, unlabelled, excluded, notes, ungrouped=ungrouped)
 
 
 def _labels(files: RawFiles) -> tuple[dict[str, tuple[str, str]], set[str]]:

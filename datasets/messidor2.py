@@ -37,12 +37,12 @@ def find(files: RawFiles) -> Found:
         notes.append("images named IM... are PNG, not the original JPEG: this is a preprocessed mirror")
     return Found(
         samples,
-        {"images listed": len(grades), "images in pairs": len(exams)},
+        {"images listed": len(grades)} | ({"images in pairs": len(exams)} if exams else {}),
         [name for name in matched.missing if grades[name]],
         matched.unlabelled,
         excluded,
         notes,
-        _ungrouped(exams, unpaired),
+        ungrouped=_ungrouped(exams, unpaired),
     )
 
 
@@ -105,6 +105,7 @@ DATASET = DatasetInfo(
     group_key="exam",
     expected={"total": 1744, "0": 1017, "1": 270, "2": 347, "3": 75, "4": 35}
     | {"images listed": 1748, "images in pairs": 1748},
+    mistaken={"EyePACS": r"(^|/)\d+_(left|right)\.jpe?g", "APTOS 2019": r"(^|/)[0-9a-f]{12}\.png"},
     signature=r"\d{8}_\d{5}_\d{4}_PP\.(png|tif)|IM\d{6}\.jpg|messidor[-_]",
     find=find,
 )

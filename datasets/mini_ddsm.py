@@ -84,5 +84,6 @@ DATASET = DatasetInfo(
     group_key="case",
     expected={"total": 7808, "Normal": 2408, "Benign": 2684, "Cancer": 2716, "cases": 1952},
     signature=r"[A-D]_\d{4}_1\.(LEFT|RIGHT)_(CC|MLO)|MINI-DDSM",
+    mistaken={"CBIS-DDSM": r"(Calc|Mass)-(Training|Test)_P_\d{5}|(^|/)CBIS-DDSM/"},
     find=find,
 )

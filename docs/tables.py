@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
+from benchmarks.bounds import BOUNDS
 from benchmarks.choices import DEFAULT_BACKBONE
 from benchmarks.config import Attention, Precision
 from benchmarks.environment import ROOT
@@ -249,6 +250,12 @@ def rooms_table() -> str:
     return markdown("room | what lives there", "ll", rows)
 
 
+def bounds_table() -> str:
+    """What each number may be."""
+    rows = [[f"`{name}`", bounds.rule] for name, bounds in BOUNDS.items()]
+    return markdown("number | must be", "ll", rows)
+
+
 def example() -> str:
     """The heart of the worked example."""
     source = (ROOT / "docs/examples/ssf.py").read_text()
@@ -257,6 +264,7 @@ def example() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "bounds": bounds_table,
     "methods": methods_table,
     "defaults": defaults_table,
     "datasets": datasets_table,

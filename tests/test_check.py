@@ -293,7 +293,7 @@ def test_the_image_sheet_shows_the_samples_of_the_seed(root: Path, capsys: pytes
             "dataset folder must hold train, val and test, got bright, dark in 'images/train'; the layout",
         ),
         ("broken", "manifest must have the columns path,split,class,group,source,pixels, got 'broken/"),
-        ("images --samples 0", "argument --samples: must be at least 1"),
+        ("images --samples 0", "samples must be at least 1, got .0."),
     ],
 )
 def test_bad_input_is_one_line(root: Path, arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

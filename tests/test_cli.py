@@ -336,7 +336,8 @@ def test_where_results_cannot_be_written_the_traceback_goes_elsewhere(
 ) -> None:
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(folder / "temporary"))
     break_params(ValueError("a bug"), monkeypatch)
-    (folder / "taken").write_text("a file, not a folder")
+    (folder / "taken").mkdir()
+    (folder / "taken" / "logs").write_text("a file, not a folder")
     assert Said("tables --results taken", capsys).status == 70
     assert len(list((folder / "temporary").glob("crash-*.txt"))) == 1
     (folder / "temporary").rename(folder / "before")

@@ -76,8 +76,11 @@ def test_results_that_cannot_be_written_stop_a_suite_before_it_starts(tmp_path: 
         with small_disk(tmp_path / "results", "64k"):
             fill(tmp_path / "results")
             ended = finish_inside(tmp_path, *command)
-    reasons = {"file": "Not a directory", "read-only": "Read-only file system", "full": "No space left on device"}
+    reasons = {"read-only": "Read-only file system", "full": "No space left on device"}
     assert (ended.returncode, ended.stdout) == (2, "")
+    if obstacle == "file":
+        assert ended.stderr == "bench.py: results must be a folder and no file (results is one), got 'results'\n"
+        return
     assert ended.stderr == (
         f"bench.py: results must be a folder that can be written, got 'results/runs' ({reasons[obstacle]}): "
         "free it or choose another with --results\n"
@@ -203,13 +206,15 @@ def test_a_disk_that_fills_up_while_features_are_computed_keeps_those_that_are_w
         assert rows[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_cache_without_room_for_anything_is_named(folder: Path, tmp_path: Path) -> None:
+def test_a_cache_without_room_for_anything_costs_a_note_and_statistics_too(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with small_disk(tmp_path / "disk", "64k") as disk:
         fill(disk)
-        with pytest.raises(
-            RuntimeError, match=r"cache must be a folder .*hashes' \(No space left on device\): .*--cache"
-        ):
-            open_dataset(str(folder / "images"), tmp_path, disk)
+        assert open_dataset(str(folder / "images"), tmp_path, disk).classes == ("bright", "dark")
+    err = capsys.readouterr().err
+    for name in ("hashes", "normalization"):
+        assert re.search(rf"^note: {name} is made anew .*{name}' \(No space left on device\): .*--cache$", err, re.M)
 
 
 def test_a_lock_on_a_full_disk_is_not_held(tmp_path: Path) -> None:

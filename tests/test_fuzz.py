@@ -368,7 +368,7 @@ def find(table: Path, data: bytes, suffix: str) -> None:
     with_suffix.write_bytes(data)
     try:
         with only_clean_errors():
-            find_samples(DATASETS[root.name], scan(root), allow_incomplete=True, datasets=DATASETS)
+            find_samples(DATASETS[root.name], scan(root), DATASETS)
     finally:
         with_suffix.unlink()
         table.write_bytes(whole)

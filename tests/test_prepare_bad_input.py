@@ -43,7 +43,7 @@ def test_corrupt_images_are_named_and_the_others_are_kept(
     whole = (raw / "COVID_IEEE/virus/person1_virus_5.jpeg").read_bytes()
     (raw / "COVID_IEEE/virus/person1_virus_5.jpeg").write_bytes(whole[:-200])
     (raw / "COVID_IEEE/covid/empty.png").write_bytes(b"")
-    incomplete = ("--allow-incomplete",)
+    incomplete = ("--allow-incomplete", "--skip-unreadable")
     counts = {"total": 26, "covid": 9, "normal": 8, "virus": 9}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DATASETS, "covid", replace(DATASETS["covid"], expected=counts))
@@ -51,13 +51,20 @@ def test_corrupt_images_are_named_and_the_others_are_kept(
     (raw / "COVID_IEEE/virus/person1_virus_5.jpeg").write_bytes(whole)
     command = ["prepare", "covid", "--raw", str(raw), "--data-root", str(raw.parent / "data"), *incomplete]
     assert bench.main(command) == 0
-    assert "(1 converted now)" in capsys.readouterr().out
-    assert '"reason": "unreadable"' in (raw.parent / "data/covid/manifest.json").read_text()
+    said = capsys.readouterr().out
+    assert "(1 converted now)" in said
+    assert "left out, unreadable: 1 (COVID_IEEE/covid/empty.png (image must be readable, got " in said
+    assert (
+        '"reason": "unreadable: image must be readable, got ' in (raw.parent / "data/covid/manifest.json").read_text()
+    )
+    assert bench.main([*command[:-1], "--overwrite"]) == 2  # to be incomplete is no leave to lose images
+    assert "or leave them out with --skip-unreadable" in capsys.readouterr().err
 
 
 def test_a_bomb_of_an_image(refuse: Callable[..., None], raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw_trees.chncxr(raw)
-    monkeypatch.setattr("benchmarks.prepare.find._check_complete", lambda info, found: None)
+    monkeypatch.setattr("benchmarks.prepare.build.check_listed", lambda info, found: None)
+    monkeypatch.setattr("benchmarks.prepare.build.check_counts", lambda info, found: None)
     monkeypatch.setattr(decode, "MAX_PIXELS", 2000)
     refuse("chncxr", "images must be readable, got 13 that are not", "decompression bomb")
 
@@ -127,7 +134,8 @@ def test_a_member_that_is_no_deflate_stream(
     start = 0 if where == "local header" else 30 + len(member)
     data[start : start + 4] = b"\xff" * 4
     (raw / "bad.zip").write_bytes(data)
-    monkeypatch.setattr("benchmarks.prepare.find._check_complete", lambda info, found: None)
+    monkeypatch.setattr("benchmarks.prepare.build.check_listed", lambda info, found: None)
+    monkeypatch.setattr("benchmarks.prepare.build.check_counts", lambda info, found: None)
     refuse(name, f"got 'bad.zip!/{member}': ", "download it again")
 
 
@@ -156,14 +164,16 @@ def test_a_member_that_is_damaged(refuse: Callable[..., None], raw: Path, monkey
     picture(1).save(buffer, "PNG")
     path = zipped(raw, zipfile.ZipInfo("CHNCXR_0009_0.png"), buffer.getvalue())
     path.write_bytes(path.read_bytes().replace(b"IDAT", b"IDAX"))
-    monkeypatch.setattr("benchmarks.prepare.find._check_complete", lambda info, found: None)
+    monkeypatch.setattr("benchmarks.prepare.build.check_listed", lambda info, found: None)
+    monkeypatch.setattr("benchmarks.prepare.build.check_counts", lambda info, found: None)
     refuse("chncxr", "1 that are not: bad.zip!/CHNCXR_0009_0.png (archive must be readable, got", "Bad CRC-32")
 
 
 def test_two_different_images_of_one_name(refuse: Callable[..., None], raw: Path) -> None:
     raw_trees.chncxr(raw)
-    save(picture(1, width=90), raw / "other" / "CHNCXR_0001_0.png")
-    refuse("chncxr", "image CHNCXR_0001_0 must be there once, got", "remove one of them from")
+    save(picture(1, width=80), raw / "another" / "CHNCXR_0009_0.png")
+    save(picture(1, width=90), raw / "other" / "CHNCXR_0009_0.png")
+    refuse("chncxr", "image CHNCXR_0009_0 must be there once, got", "remove one of them from")
 
 
 def test_a_raw_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

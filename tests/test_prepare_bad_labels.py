@@ -3,6 +3,7 @@
 import functools
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ MISSING = {
     "isic2016": ("ISBI2016_ISIC_Part3_Training_Data/ISIC_0000007.jpg", "1 of 32 images missing: isic_0000007;"),
     "isic2018": ("ISIC_0024307.jpg", "1 of 42 images missing: isic_0024307;"),
     "mini_ddsm": ("JPEG-8/Cancer/0001/C_0001_1.LEFT_CC.jpg", "1 of 48 images missing: c_0001_1.left_cc;"),
-    "cmmd": ("D1-0003", "1 of 27 images missing: D1-0003 L;"),
+    "cmmd": ("D1-0003", "2 of 28 images missing: D1-0003 L CC, D1-0003 L MLO;"),
     "chncxr": (
         "CXR_png/CHNCXR_0002_0.png",
         "650 of 662 images missing: CHNCXR_0002_0, CHNCXR_0007_0, CHNCXR_0008_0, CHNCXR_0009_0, CHNCXR_0010_0, ...;",
@@ -245,3 +246,111 @@ def test_folder_and_workbook_of_mini_ddsm_must_agree(refuse: Callable[..., None]
     refuse("mini_ddsm", "status of c_0001_1.left_cc must be that of its folder, got 'Cancer' for 'MINI-DDSM")
     (normal / "C_0001_1.LEFT_CC.jpg").rename(raw / "C_0001_1.LEFT_CC.jpg")
     refuse("mini_ddsm", "images must lie in a folder Normal, Benign, Cancer, got 'C_0001_1.LEFT_CC.jpg'")
+
+
+def test_messidor2_without_its_pairs_asks_for_them_and_blames_no_count(
+    refuse: Callable[..., None], raw: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw_trees.messidor2(raw)
+    counts = {"total": 59, **raw_trees.EXPECTED["messidor2"][0], "images listed": 60, "images in pairs": 60}
+    monkeypatch.setitem(DATASETS, "messidor2", replace(DATASETS["messidor2"], expected=counts))
+    (raw / "messidor-2.csv").unlink()
+    refuse(
+        "messidor2", "messidor2 must be split by exam: messidor-2.csv, which pairs the eyes of a patient, is missing"
+    )
+    command = ["prepare", "messidor2", "--raw", str(raw), "--data-root", str(raw.parent / "data")]
+    assert bench.main([*command, "--image-level"]) == 0  # all else is there
+    assert "counts" not in capsys.readouterr().out
+
+
+def test_cmmd_counts_images_that_are_gone_not_breasts(refuse: Callable[..., None], raw: Path) -> None:
+    raw_trees.cmmd(raw)
+    home = raw / "manifest-1616439774456/CMMD"
+    gone = [sorted((home / "D1-0003").rglob("*.dcm"))[0], sorted((home / "D2-0002").rglob("*.dcm"))[1]]
+    gone += [*(home / "D1-0005").rglob("*.dcm"), sorted((home / "D1-0007").rglob("*.dcm"))[0]]
+    assert len(gone) == 5
+    for path in gone:
+        path.unlink()
+    refuse(
+        "cmmd", "cmmd must be complete, got 5 of 28 images missing: ", "D2-0002 L MLO", "D1-0005 L CC, D1-0005 L MLO"
+    )
+
+
+def test_a_montgomery_folder_given_as_chncxr_is_named(refuse: Callable[..., None], raw: Path) -> None:
+    save(picture(1, "L"), raw / "MontgomerySet" / "CXR_png" / "MCUCXR_0001_0.png")
+    refuse(
+        "chncxr", "it looks like the Montgomery set ('MontgomerySet/CXR_png/MCUCXR_0001_0.png'), which is another set"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "other"),
+    [
+        ("messidor2", "train/10_left.jpeg", "EyePACS"),
+        ("messidor2", "train_images/000c1434d8d7.png", "APTOS 2019"),
+        ("mini_ddsm", "Mass-Training_P_00001_LEFT_CC/1-1.dcm", "CBIS-DDSM"),
+    ],
+)
+def test_sets_that_are_taken_for_another_are_named(
+    refuse: Callable[..., None], raw: Path, name: str, file: str, other: str
+) -> None:
+    save(picture(1), raw / file, "PNG")
+    refuse(name, f"it looks like {other} ('{file}'), which is another set")
+
+
+def test_an_emptied_class_of_an_official_split_gets_no_advice_about_groups(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw_trees.ddr(raw)
+    table = raw / "DDR-dataset/DR_grading/test.txt"
+    text(table, [line for line in table.read_text().splitlines() if not line.endswith(" 3")])
+    command = ["prepare", "ddr", "--raw", str(raw), "--data-root", str(raw.parent / "data"), "--allow-incomplete"]
+    assert bench.main(command) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "got none in test/3; of an official split all must be there: finish the download (https" in line
+    assert "groups" not in line
+
+
+def test_chncxr_takes_its_own_folder_where_a_copy_in_other_bytes_stands_elsewhere(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw_trees.chncxr(raw)
+    (own,) = raw.rglob("CXR_png/CHNCXR_0003_0.png")
+    for place in ("a", "z"):
+        save(picture(9, width=90), raw / place / own.name)
+    command = ["prepare", "chncxr", "--raw", str(raw), "--data-root", str(raw.parent / "data"), "--allow-incomplete"]
+    assert bench.main(command) == 0
+    (made,) = (raw.parent / "data").rglob(own.name)
+    assert made.read_bytes() == own.read_bytes()
+
+
+def test_allow_incomplete_names_what_was_left_out_and_why(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw_trees.messidor2(raw)
+    (raw / "IMAGES" / "IM004041.JPG").unlink()
+    save(picture(1), raw / "IMAGES" / "IM009999.JPG", "JPEG")
+    command = ["prepare", "messidor2", "--raw", str(raw), "--data-root", str(raw.parent / "data"), "--allow-incomplete"]
+    assert bench.main(command) == 0
+    said = capsys.readouterr().out
+    assert "  left out, missing: 1 (im004041)\n" in said
+    assert "  left out, not labelled: 1 (IMAGES/IM009999.JPG)\n" in said
+    assert "  left out, ungradable: 1 (IMAGES/" in said
+    raw_trees.chncxr(raw.parent / "more")
+    command[1], command[3] = "chncxr", str(raw.parent / "more")
+    assert bench.main(command) == 0
+    assert "  left out, missing: 649 (CHNCXR_0007_0, " in (said := capsys.readouterr().out)
+    assert ", ... all in manifest.json)" in said
+
+
+def test_a_header_that_cannot_be_read_is_an_image_that_cannot(
+    refuse: Callable[..., None], raw: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw_trees.cmmd(raw)
+    counts = {"total": 28, "Benign": 16, "Malignant": 12, "DICOM images": 32, "labelled breasts": 14}
+    monkeypatch.setitem(DATASETS, "cmmd", replace(DATASETS["cmmd"], expected=counts))
+    path = sorted((raw / "manifest-1616439774456/CMMD/D1-0003").rglob("*.dcm"))[0]
+    path.write_bytes(path.read_bytes()[:90])
+    refuse("cmmd", "images must be readable, got 1 that are not: manifest", "leave them out with --skip-unreadable")
+    command = ["prepare", "cmmd", "--raw", str(raw), "--data-root", str(raw.parent / "data"), "--skip-unreadable"]
+    assert bench.main(command) == 0
+    said = capsys.readouterr().out
+    assert "27 images in" in said and "left out, unreadable: 1 (manifest" in said

@@ -191,7 +191,7 @@ GOOD = [f"{stem(number)},{split}," for number, split in zip(NUMBERS, SPLITS, str
         ),
         (
             ["id,split", *(line.replace("val", "train") for line in GOOD)],
-            "each class must have images in each split, got none in val/normal, val/tuberculosis; a class needs",
+            "each class must have images in each split, got none in val/normal, val/tuberculosis; give some",
         ),
     ],
 )

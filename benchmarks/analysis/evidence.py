@@ -18,9 +18,9 @@ import pandas as pd
 from safetensors.numpy import load, save
 
 from benchmarks.analysis.influence import Floats, Integers, influence, units_of_classes
-from benchmarks.errors import MachineError, UserError
+from benchmarks.errors import UserError
 from benchmarks.scores import log_odds
-from benchmarks.storage.files import write_atomic
+from benchmarks.storage.files import read_regular, write_disposable
 
 _LAYOUT = 3  # of the kept files
 _TOLERANCE = 1e-6  # between a record's AUC and that of its predictions; they are written in full
@@ -65,21 +65,16 @@ def load_evidence(
     Returns:
         The evidence by run id, and one line for each file that is damaged or belies its record. The caller shows
         these lines and exits non-zero.
-
-    Raises:
-        MachineError: the folder cannot be written.
     """
     evidence, problems = {}, []
     for run_id, auc in frame.loc[(frame["state"] == "ok") & frame["auc"].notna(), ["run_id", "auc"]].to_numpy():
         path = results / "runs" / f"{run_id}.predictions.csv"
         try:
-            found = _kept(path.read_bytes(), (keep or results) / ".statistics")
+            found = _kept(read_regular(path), (keep or results) / ".statistics")
             if abs(found.auc - auc) > _TOLERANCE:
                 raise UserError(f"they give an AUC of {found.auc:.6f}, the record says {auc:.6f}")
         except FileNotFoundError:
             continue
-        except MachineError:  # no fault of the file: the folder where evidence is kept cannot be written
-            raise
         except ValueError as error:
             reason = " ".join(str(error).split())
             problems.append(f"predictions must be those of their record, got {str(path)!r} ({reason}): run it again")
@@ -145,10 +140,10 @@ def _kept(data: bytes, folder: Path) -> Evidence:
     """The evidence of a file of predictions, from the folder where it was kept before."""
     path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}-{_LAYOUT}"
     try:
-        return _unpack(path.read_bytes())
+        return _unpack(read_regular(path))
     except (OSError, ValueError):  # none there, or a damaged one
         evidence = read_evidence(data)
-        write_atomic(path, _pack(evidence), sync=False)
+        write_disposable(path, _pack(evidence), "results")
         return evidence
 
 

@@ -3,9 +3,10 @@
 import argparse
 import sys
 
+from benchmarks.bounds import typed
 from benchmarks.choices import one_of
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_cache, add_results
+from benchmarks.commands.options import add_cache, add_results, check_named
 from benchmarks.errors import UserError
 
 
@@ -14,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("caches",), help="feature caches; see bench.py list caches")
     parser.add_argument("names", nargs="*", metavar="NAME", help="which ones (default: all)")
     parser.add_argument("--unused", action="store_true", help="only those that no stored run used")
-    parser.add_argument("--older-than", type=float, metavar="DAYS", help="only those unchanged for so long")
+    parser.add_argument(
+        "--older-than", type=typed("older_than"), metavar="DAYS", help="only those unchanged for so long"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and stop")
     add_cache(parser)
     add_results(parser)
@@ -25,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.features.inventory import remove_caches, stored_caches
     from benchmarks.records.record import load_records, runs_by_cache
 
+    check_named(args.cache, "cache")
+    check_named(args.results, "results")  # else all would count as unused
     root = args.cache / "features"
     records, problems = load_records(args.results)
     if problems and args.unused:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.bounds import Fault, typed
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import (
     add_backbone,
@@ -14,10 +15,10 @@ from benchmarks.commands.options import (
     add_format,
     add_methods,
     add_plugins,
-    positive,
     print_frame,
     say,
 )
+from benchmarks.errors import UserError
 from benchmarks.model.choose import check_methods
 
 if TYPE_CHECKING:
@@ -30,12 +31,15 @@ BATCH_SIZE = 16
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument(
-        "--gpu-memory", metavar="SIZE", help="of the card, like 24GB; without it: which card the settings need"
+        "--gpu-memory",
+        type=_card,
+        metavar="SIZE",
+        help="of the card, like 24GB; without it: which card the settings need",
     )
     add_methods(parser)
     add_plugins(parser)
-    parser.add_argument("--res", type=positive, default=RESOLUTION, metavar="PX", help="image side (default: 512)")
-    parser.add_argument("--batch-size", type=positive, default=BATCH_SIZE, metavar="N", help="default: 16")
+    parser.add_argument("--res", type=typed("res"), default=RESOLUTION, metavar="PX", help="image side (default: 512)")
+    parser.add_argument("--batch-size", type=typed("batch_size"), default=BATCH_SIZE, metavar="N", help="default: 16")
     parser.add_argument(
         "--precision", nargs="+", choices=("fp32", "bf16", "fp16"), default=["fp32", "bf16"], help="default: fp32 bf16"
     )
@@ -50,11 +54,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_format(parser)
 
 
+def _card(text: str) -> int | Fault:
+    """Bytes of a card."""
+    from benchmarks.memory.card_fit import parse_memory
+
+    try:
+        return parse_memory(text)
+    except UserError as error:
+        return Fault(error)
+
+
 def run(args: argparse.Namespace) -> int:
     """Prints a row for each method and set of factors."""
     import pandas as pd
 
-    from benchmarks.memory.card_fit import MARGIN, RESOLUTIONS, parse_memory
+    from benchmarks.memory.card_fit import MARGIN, RESOLUTIONS
     from benchmarks.memory.predict import CONTEXT_BYTES, map_points
     from benchmarks.memory.table import MIB
 
@@ -63,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         f"the whole run, predicted, not measured; with a margin of {MARGIN:.0%} and {context:,.0f} MiB of CUDA context"
     )
     if args.gpu_memory:
-        memory = parse_memory(args.gpu_memory)
+        memory = args.gpu_memory
         jobs = [(point, memory, args.cache) for point in grid(args)]
         rows = _collect(map_points(_limits_row, jobs), len(jobs))
         tried = ", ".join(map(str, RESOLUTIONS))

@@ -3,17 +3,24 @@
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_cache, add_format, add_plugins, add_results, print_frame
+from benchmarks.commands.options import (
+    add_cache,
+    add_data_root,
+    add_format,
+    add_plugins,
+    add_results,
+    check_named,
+    print_frame,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("what", nargs="?", choices=_ROWS, default="methods", help="default: methods")
-    parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    add_data_root(parser)
     add_plugins(parser)
     add_cache(parser)
     add_results(parser)
@@ -24,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     """Prints one of the tables."""
     import pandas as pd
 
+    for folder in ("data_root", "cache", "results"):
+        check_named(getattr(args, folder), folder)
     rows, problems = _ROWS[args.what](args)
     for problem in problems:
         print(problem, file=sys.stderr)

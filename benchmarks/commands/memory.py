@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.bounds import typed
 from benchmarks.choices import COUNTERS
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import (
@@ -18,7 +19,6 @@ from benchmarks.commands.options import (
     add_plugins,
     add_results,
     add_set,
-    positive,
     print_frame,
     say,
 )
@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_methods(parser)
     add_plugins(parser)
     sides = " ".join(map(str, DEFAULTS["res"]))
-    parser.add_argument("--res", nargs="+", type=positive, metavar="PX", help=f"image sides (default: {sides})")
-    parser.add_argument("--batch-size", nargs="+", type=positive, metavar="N", help="default: 16")
+    parser.add_argument("--res", nargs="+", type=typed("res"), metavar="PX", help=f"image sides (default: {sides})")
+    parser.add_argument("--batch-size", nargs="+", type=typed("batch_size"), metavar="N", help="default: 16")
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16", "fp16"), help="default: bf16")
     parser.add_argument("--attention", nargs="+", choices=("eager", "sdpa"), help="default: sdpa (fused)")
     parser.add_argument("--grad-checkpointing", action="store_true", help="recompute activations in the backward pass")
@@ -191,7 +191,7 @@ def _measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
     from benchmarks.memory.table import measured_rows
 
     kind, _, index = args.device.partition(":")
-    if kind != "cuda" or not (index or "0").isdigit():
+    if kind != "cuda" or not (index or "0").isdecimal():
         raise UserError(f"device must be a GPU to measure on, like cuda:0, got {args.device!r}; or use --predict")
     device = torch.device(args.device)
     folder = gpu_folder(args.results, device)

@@ -2,8 +2,13 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.bounds import Fault, typed
+from benchmarks.errors import MissingError
+from benchmarks.storage.files import file_in_the_way
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -11,12 +16,37 @@ if TYPE_CHECKING:
 FORMATS = ("md", "csv", "json")
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+def folder(name: str) -> Callable[[str], Path | Fault]:
+    """Reads a folder for argparse: one that is there or may be made; a file in its place is a `Fault`.
+
+    Args:
+        name: Of the option.
+    """
+
+    def read(text: str) -> Path | Fault:
+        file = file_in_the_way(Path(text))
+        return (
+            Path(text) if file is None else Fault(f"{name} must be a folder and no file ({file} is one), got {text!r}")
+        )
+
+    return read
+
+
+def add_data_root(parser: argparse.ArgumentParser) -> None:
+    """--data-root"""
+    _add_shared(parser, "data_root")
+
+
+def check_named(path: Path, name: str) -> None:
+    """Checks a folder that is to be read: one that was named must be there; the default one may not be made yet.
+
+    Raises:
+        MissingError: It is not there.
+    """
+    from benchmarks.suite.options import SuiteOptions
+
+    if path != SuiteOptions.model_fields[name].default and not path.is_dir():
+        raise MissingError(f"{name} must be a folder, got {str(path)!r}; there is no such folder")
 
 
 def add_methods(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +63,9 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
 
 def add_num_classes(parser: argparse.ArgumentParser) -> None:
     """--num-classes"""
-    parser.add_argument("--num-classes", type=positive, default=5, metavar="C", help="of the new head (default: 5)")
+    parser.add_argument(
+        "--num-classes", type=typed("num_classes"), default=5, metavar="C", help="of the new head (default: 5)"
+    )
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
@@ -122,8 +154,15 @@ def _add_field(group: "argparse._ActionsContainer", name: str, default: Any = ar
         dest=name,
         action="extend" if option.repeats else "store",
         nargs="+" if option.several else None,
-        type=Path if annotation in (Path, tuple[Path, ...]) else str,
+        type=_type_of(name, annotation, checked=default is not argparse.SUPPRESS),
         default=default,
         metavar=option.metavar or f"{{{','.join(choices_of(name))}}}",
         help=option.help,
     )
+
+
+def _type_of(name: str, annotation: Any, checked: bool) -> Callable[[str], Any]:
+    """What reads a value; `checked` where no suite does it later."""
+    if annotation is Path and checked:
+        return folder(name)
+    return Path if annotation in (Path, tuple[Path, ...]) else str

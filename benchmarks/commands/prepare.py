@@ -2,13 +2,19 @@
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from benchmarks.bounds import typed
 from benchmarks.choices import one_of
 from benchmarks.commands.contract import Command
+<<<<<<< HEAD
 from benchmarks.commands.options import add_plugins, positive
 from benchmarks.names import printable
+=======
+from benchmarks.commands.options import add_data_root, add_plugins, folder
+>>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
 
 if TYPE_CHECKING:
     from benchmarks.prepare.build import Outcome
@@ -22,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("dataset", metavar="NAME", help="see below")
     parser.add_argument(
-        "--raw", type=Path, required=True, metavar="DIR", help="holds the download, in any tree, zipped or not"
+        "--raw", type=folder("raw"), required=True, metavar="DIR", help="holds the download, in any tree, zipped or not"
     )
-    parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    add_data_root(parser)
     parser.add_argument(
         "--max-side",
         type=_side,
@@ -34,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "to squares, so this keeps every detail up to this resolution). Nothing is enlarged",
     )
     parser.add_argument(
+<<<<<<< HEAD
         "--bit-depth",
         type=int,
         choices=range(BITS[0], BITS[-1] + 1),
@@ -42,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: the dataset's, else the smallest that holds the values of all images)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of splits that are ours (default: 0)")
+=======
+        "--seed", type=typed("seed"), default=0, metavar="N", help="of splits that are ours (default: 0)"
+    )
+>>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
     parser.add_argument(
         "--split-file", type=Path, metavar="CSV", help="your own split: columns id,split and at will group"
     )
@@ -49,7 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-level", action="store_true", help="split by image where groups are not known: leaks between splits"
     )
     parser.add_argument(
-        "--allow-incomplete", action="store_true", help="go on without what is missing, unreadable or not listed"
+        "--allow-incomplete", action="store_true", help="go on without what is missing or not listed; it is named"
+    )
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="go on without images that cannot be read; they are named"
     )
     parser.add_argument("--overwrite", action="store_true", help="prepare again what was prepared with other settings")
     parser.add_argument(
@@ -73,7 +87,11 @@ def run(args: argparse.Namespace) -> int:
     info = DATASETS[one_of("dataset", known, args.dataset)]
     request = Request(
         args.raw.expanduser(), args.data_root / info.name, args.max_side, args.seed, args.split_file,
+<<<<<<< HEAD
         args.allow_incomplete, args.image_level, args.overwrite, args.link, args.bit_depth,
+=======
+        args.allow_incomplete, args.skip_unreadable, args.image_level, args.overwrite, args.link,
+>>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
     )  # fmt: skip
     print(f"looking through {request.raw}", file=sys.stderr)
     with CountProgress(f"converting images of {info.name}") as progress:
@@ -82,8 +100,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _side(text: str) -> int | None:
-    return None if text == "none" else positive(text)
+def _side(text: str) -> Any:
+    return None if text == "none" else typed("max_side")(text)
 
 
 def _describe_datasets(parser: argparse.ArgumentParser) -> None:
@@ -131,8 +149,24 @@ def _summary(info: "DatasetInfo", outcome: "Outcome") -> list[str]:
         f"  {about['num_groups']:,} groups ({about['split']['group_key']}), none in two splits; "
         f"split {about['split']['digest'][:12]}, {len(about['excluded']):,} images left out"
     )
+    lines += _left_out(about["excluded"])
     lines += [f"  note: {note}" for note in about["notes"]]
     return [*lines, f"  licence: {info.licence}", f"  cite: {info.citation}"]
+
+
+def _left_out(excluded: Sequence[Mapping[str, str]]) -> list[str]:
+    """What of the download is not in the dataset, a line a reason; of many images the first five."""
+    from benchmarks.prepare.find import first
+
+    by_reason: dict[str, list[str]] = {}
+    for item in excluded:
+        reason, _, detail = item["reason"].partition(":")
+        kind = "identical to an image that is kept" if reason.startswith("identical to ") else reason
+        by_reason.setdefault(kind, []).append(item["id"] + (f" ({detail.strip()})" if detail else ""))
+    return [
+        f"  left out, {reason}: {len(names):,} ({first(names)}{' all in manifest.json' if len(names) > 5 else ''})"
+        for reason, names in by_reason.items()
+    ]
 
 
 COMMAND = Command(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.errors import UserError
+from benchmarks.storage.files import read_regular
 from datasets.info import DatasetInfo
 
 FILE = "classes.txt"
@@ -66,10 +67,10 @@ def write_class_order(root: Path, order: ClassOrder) -> None:
 
 def _read(path: Path, folders: list[str]) -> ClassOrder | None:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line.strip() for line in read_regular(path).decode("utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{FILE} must be a text file in UTF-8, got {str(path)!r} ({error}); write it anew") from error
     ordered = bool(lines) and " ".join(lines[0].removeprefix("#").split()) == "ordered" and lines[0].startswith("#")
     names = tuple(lines[1:] if ordered else lines)

@@ -13,8 +13,12 @@ import numpy as np
 from benchmarks.data.dataset import Dataset
 from benchmarks.errors import MachineError
 from benchmarks.images.decode import PIXEL_FORMAT, Pixels, decoding_side, in_order, read_views
+<<<<<<< HEAD
 from benchmarks.images.depth import Scale
 from benchmarks.names import shortened
+=======
+from benchmarks.storage.files import irregular
+>>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
 from benchmarks.storage.locks import held_lock
 
 Progress = Callable[[int, int], None]
@@ -72,6 +76,8 @@ def open_image_stores(
 
 def _open(path: Path, shape: tuple[int, ...]) -> Pixels | None:
     """The finished store; None where there is none or it is cut short."""
+    if irregular(path) is not None:
+        return None
     try:
         store: Pixels = np.load(path, mmap_mode="r", allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError):

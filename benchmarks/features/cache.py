@@ -146,6 +146,9 @@ def open_feature_cache(
     """
     description = request.describe()
     base = digest(description.key)
+    files = _find_unlocked(root, base, description)
+    if files is not None:
+        return FeatureCache(files, request, reused=True)
     with held_lock(root / ".leases" / base, on_wait):
         files = find_complete(root, base, description)
         reused = files is not None
@@ -157,6 +160,14 @@ def open_feature_cache(
 def digest(value: Any, length: int = 16) -> str:
     """A short name of JSON values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:length]
+
+
+def _find_unlocked(root: Path, base: str, description: Description) -> CacheFiles | None:
+    """A complete cache, which needs no lock: a disk that is full or read-only may hold one."""
+    try:
+        return find_complete(root, base, description)
+    except MachineError:  # damaged, or being removed: under the lock it is one or the other
+        return None
 
 
 def find_complete(root: Path, base: str, description: Description) -> CacheFiles | None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter
 
 from benchmarks.errors import MachineError, UserError
-from benchmarks.storage.files import parse_as, write_atomic
+from benchmarks.storage.files import parse_as, read_regular, write_atomic
 
 DESCRIPTION, STATE, MARKS = "cache.json", "state.json", "rows.bin"
 Schema = Literal[2]
@@ -96,7 +96,7 @@ class CacheFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.description: Description = parse_as(_DESCRIPTION, (folder / DESCRIPTION).read_bytes(), "description")
+            self.description: Description = parse_as(_DESCRIPTION, read_regular(folder / DESCRIPTION), "description")
             features = self.description.features.items()
             self.arrays = {name: self._open(f"{name}.bin", dtype, shape) for name, (shape, dtype) in features}
             self.marks: NDArray[np.uint64] = self._open(MARKS, "uint64", (len(self.description.parts),))
@@ -141,7 +141,7 @@ class CacheFiles:
     def state(self) -> State:
         """How far the cache has come."""
         try:
-            return parse_as(_STATE, (self.folder / STATE).read_bytes(), "state")
+            return parse_as(_STATE, read_regular(self.folder / STATE), "state")
         except FileNotFoundError:
             return State()
         except UserError as error:

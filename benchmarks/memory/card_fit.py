@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.bounds import read_number
 from benchmarks.errors import UserError
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import CONTEXT_BYTES, Prediction
@@ -33,9 +34,9 @@ def parse_memory(text: str) -> int:
         UserError: It is no amount of memory.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:gi?b)?", text.strip().lower())
-    if not match or float(match[1]) <= 0:
+    if not match:
         raise UserError(f"gpu-memory must be like 24GB, got {text!r}")
-    return int(float(match[1]) * GIB)
+    return int(read_number("gpu_memory", match[1], "gpu-memory in GB") * GIB)
 
 
 def needed_bytes(prediction: Prediction) -> int:

@@ -28,7 +28,7 @@ from benchmarks.memory.point import MemoryPoint, build_point, point_resolution, 
 from benchmarks.model.build import Parts
 from benchmarks.plugins import load_plugins, loaded_plugins
 from benchmarks.records.schema import Peaks
-from benchmarks.storage.files import parse_as, write_atomic
+from benchmarks.storage.files import parse_as, read_regular, write_atomic
 from benchmarks.training.peak_memory import NvmlDriver, PhaseMemory, check_idle, host_peak_bytes
 from benchmarks.training.step import forbid_tf32
 
@@ -123,7 +123,7 @@ def measure_points(
 
 
 def _start(point: MemoryPoint, folder: Path, device: torch.device) -> subprocess.Popen[str]:
-    job = {"point": point.as_dict(), "path": str(record_path(folder, point)), "device": str(device)}
+    job = {"point": point.as_dict(), "path": str(_made(record_path(folder, point))), "device": str(device)}
     job["plugins"] = list(map(str, loaded_plugins()))
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.memory.measure", json.dumps(job)],
@@ -136,9 +136,13 @@ def _start(point: MemoryPoint, folder: Path, device: torch.device) -> subprocess
 
 
 def _finish(point: MemoryPoint, process: subprocess.Popen[str], folder: Path) -> Record:
-    """Lets a process measure, and reads the record it wrote; a process that wrote none leaves a failed one."""
+    """Lets a process measure, and stores the record it made; a process that made none leaves a failed one.
+
+    What was measured before stays until there is more than a failure to put in its place.
+    """
     path = record_path(folder, point)
-    path.unlink(missing_ok=True)
+    made = _made(path)
+    made.unlink(missing_ok=True)
     try:
         _, errors = process.communicate("go\n", timeout=TIMEOUT)
         message = (errors.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
@@ -146,10 +150,21 @@ def _finish(point: MemoryPoint, process: subprocess.Popen[str], folder: Path) ->
         process.kill()
         process.communicate()
         message = f"took longer than {TIMEOUT} s"
-    if not path.exists():
+    if not made.exists():
         status = {"state": "failed", "message": message, "phase": None}
-        write_record(path, {"schema": SCHEMA, "point": point.as_dict(), "status": status})
-    return dict(json.loads(path.read_text()))
+        write_record(made, {"schema": SCHEMA, "point": point.as_dict(), "status": status})
+    record: Record = json.loads(read_regular(made))
+    if record["status"]["state"] == "failed" and path.exists():
+        made.unlink()
+        record["status"]["message"] = f"{record['status']['message']}; what was measured before stays"
+    else:
+        made.replace(path)
+    return record
+
+
+def _made(path: Path) -> Path:
+    """Where a record waits to take its place."""
+    return path.with_name(f".{path.name}.new")
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -166,7 +181,7 @@ def read_measured(results: Path) -> list[Record]:
     records = []
     for path in sorted((results / "measured").glob("*/*.json")):
         try:
-            data = path.read_bytes()
+            data = read_regular(path)
             parse_as(_MEASURED, data, "record")
         except UserError as error:
             raise UserError(f"record must be a measured point, got {str(path)!r} ({error}): delete it") from error

@@ -22,7 +22,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import PhasePeak, Prediction, PredictionError, map_points, predict_memory
 from benchmarks.model.method_config import make_config
 from benchmarks.plugins import digests_of
-from benchmarks.storage.files import parse_as, write_atomic
+from benchmarks.storage.files import parse_as, read_regular, write_disposable
 
 SCHEMA = 1
 
@@ -127,8 +127,8 @@ def _path(point: MemoryPoint, cache: Path) -> Path:
 def _read(point: MemoryPoint, path: Path) -> Prediction | None:
     """The stored prediction; None where there is none, or a file that is damaged or of another key."""
     try:
-        stored = parse_as(_STORED, path.read_bytes())
-    except (FileNotFoundError, UserError):
+        stored = parse_as(_STORED, read_regular(path))
+    except (OSError, UserError):
         return None
     return Prediction(point, stored["phases"], stored["feature_bytes"]) if stored["key"] == _key(point) else None
 
@@ -137,4 +137,4 @@ def _write(prediction: Prediction, path: Path) -> None:
     phases = {name: dataclasses.asdict(peak) for name, peak in prediction.phases.items()}
     stored = {"key": _key(prediction.point), "phases": phases, "feature_bytes": prediction.feature_bytes}
     content = json.dumps(stored, indent=1)
-    write_atomic(path, (content + "\n").encode(), "cache")
+    write_disposable(path, (content + "\n").encode())

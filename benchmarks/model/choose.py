@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import yaml
-
+from benchmarks.bounds import read_number
 from benchmarks.choices import one_of
 from benchmarks.errors import UserError
+from benchmarks.storage.plain_yaml import numbers, read_yaml
 
 
 def check_methods(names: Sequence[str]) -> list[str]:
@@ -22,22 +22,52 @@ def method_options(settings: Iterable[str], methods: Sequence[str]) -> dict[str,
     """Reads `--set`: `lora.rank=8` becomes `{"lora": {"rank": 8}}`; values are YAML scalars.
 
     Raises:
-        UserError: A setting is not of that form, or names a method that does not run.
+        UserError: A setting is not of that form, given twice, or names a method that does not run.
     """
+    settings = list(settings)
+    check_settings(settings)
     options: dict[str, dict[str, Any]] = {}
     for setting in settings:
-        name, separator, value = setting.partition("=")
-        method, dot, option = name.partition(".")
-        if not (separator and dot and option):
-            raise UserError(f"set must be like lora.rank=8, got {setting!r}")
+        method, option, value = read_setting(setting)
         if method not in methods:
             raise UserError(f"set must name a method of this suite ({', '.join(methods)}), got {setting!r}")
-        options.setdefault(method, {})[option] = _scalar(value, setting)
+        options.setdefault(method, {})[option] = value
     return options
 
 
-def _scalar(text: str, setting: str) -> Any:
+def check_settings(settings: Iterable[str]) -> None:
+    """Checks what of `--set` can be checked before methods are known.
+
+    Raises:
+        UserError: Settings are not of the form, out of the bounds of all methods, or given twice; it has them all.
+    """
+    wrong: list[str] = []
+    seen: dict[tuple[str, str], str] = {}
+    for setting in dict.fromkeys(settings):
+        try:
+            method, option, _ = read_setting(setting)
+        except UserError as error:
+            wrong.append(str(error))
+            continue
+        known = seen.setdefault((method, option), setting)
+        if known != setting:
+            wrong.append(f"set must give each option once, got {known!r} and {setting!r}")
+    if wrong:
+        raise UserError("; ".join(wrong))
+
+
+def read_setting(setting: str) -> tuple[str, str, Any]:
+    """Method, option and value of `lora.rank=8`.
+
+    Raises:
+        UserError: It is not of that form, or out of the bounds that all methods share.
+    """
+    name, _, text = setting.partition("=")
+    method, _, option = name.partition(".")
+    if not (method and option and text.strip()):
+        raise UserError(f"set must be like lora.rank=8, got {setting!r}")
     try:
-        return yaml.safe_load(text)
-    except Exception as error:  # beside its own errors, PyYAML lets through what a wrong tag leads to
+        value = numbers(read_yaml(text))
+    except UserError as error:
         raise UserError(f"set must have a value that YAML can read, got {setting!r}") from error
+    return method, option, read_number(option, value, name) if option in ("lr", "weight_decay") else value

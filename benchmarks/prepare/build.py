@@ -20,9 +20,14 @@ from benchmarks.data.manifest import (
     write_manifest,
 )
 from benchmarks.errors import UserError
+<<<<<<< HEAD
 from benchmarks.images.depth import Extent, Scale, common_extent, scale_of
 from benchmarks.prepare.batch import Batch, Progress, convert_all, find_extents, refuse_unreadable
 from benchmarks.prepare.find import deviations, find_samples, first, observed_counts
+=======
+from benchmarks.prepare.batch import Batch, Progress, convert_all, refuse_unreadable
+from benchmarks.prepare.find import check_counts, check_listed, deviations, find_samples, first, observed_counts
+>>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
 from benchmarks.prepare.request import Request, UserSplit, read_split_file
 from benchmarks.prepare.splits import Assignment, Item, assign
 from benchmarks.prepare.stage import Stage
@@ -65,8 +70,14 @@ def prepare(info: DatasetInfo, request: Request, on_progress: Progress, datasets
     old = _read_target(request, request.settings(info.official))
     if old is not None and old["complete"]:
         return Outcome(request.target, old, None)
-    found = find_samples(info, scan(request.raw), request.allow_incomplete, datasets)
+    found = find_samples(info, scan(request.raw), datasets)
+    if not request.skip_unreadable:
+        refuse_unreadable(dict(found.unreadable))
+    if not request.allow_incomplete:
+        check_listed(info, found)
     samples = _choose_groups(info, found, request, user)
+    if not (request.allow_incomplete or found.unreadable):
+        check_counts(info, found)
     left_out = dict(found.excluded)
     if user is not None:
         samples, by_user = user.apply(samples)
@@ -74,16 +85,22 @@ def prepare(info: DatasetInfo, request: Request, on_progress: Progress, datasets
         _check_user_groups(samples, user)
     if old is not None and _same_sources(old, request.target, samples):
         return Outcome(request.target, old, None)
+<<<<<<< HEAD
     extents = find_extents(samples)
     scale = scale_of(common_extent(extents), info.bit_depth if request.bit_depth is None else request.bit_depth)
     with Stage(request.target, {"max_side": request.max_side, "recipe": RECIPE, "scale": scale}) as stage:
         batch = convert_all(samples, stage, request, scale, on_progress)
         if not request.allow_incomplete:
+=======
+    with Stage(request.target, {"max_side": request.max_side, "recipe": RECIPE}) as stage:
+        batch = convert_all(samples, stage, request.max_side, request.link, on_progress)
+        if not request.skip_unreadable:
+>>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
             refuse_unreadable(batch.unreadable)
         samples = [sample for sample in samples if sample.stem in batch.converted]
         assignment = _assign(info, samples, batch, request)
         entries = _entries(samples, batch, assignment)
-        _check_classes(info, entries)
+        _check_classes(info, entries, _parts(info, request))
         about = _about(info, request, found, batch, entries, assignment)
         about["bit_depth"] = scale.bits if scale else None
         about["notes"] += _depth_notes(extents, scale)
@@ -185,13 +202,20 @@ def _entries(samples: list[RawSample], batch: Batch, assignment: Assignment) -> 
     return entries
 
 
-def _check_classes(info: DatasetInfo, entries: list[Entry]) -> None:
+def _check_classes(info: DatasetInfo, entries: list[Entry], given: Mapping[str, str]) -> None:
     counts = count(entries)
-    empty = [f"{split}/{name}" for split in SPLITS for name in info.classes if not counts.get(split, {}).get(name)]
-    if empty:
+    empty = {split: [name for name in info.classes if not counts.get(split, {}).get(name)] for split in SPLITS}
+    places = [f"{split}/{name}" for split, names in empty.items() for name in names]
+    advice = {
+        "official": f"of an official split all must be there: finish the download ({info.url})",
+        "user": "give some of it to the split in your split file",
+        "ours": f"a class needs at least three groups ({info.group_key}) for splits of ours",
+    }
+    makers = list(dict.fromkeys(given.get(split, "ours") for split, names in empty.items() if names))
+    if places:
         raise UserError(
-            f"each class must have images in each split, got none in {', '.join(empty)}; a class needs at least three "
-            f"groups ({info.group_key}) for splits of ours"
+            f"each class must have images in each split, got none in {', '.join(places)}; "
+            f"{'; '.join(advice[maker] for maker in makers)}"
         )
 
 
@@ -216,7 +240,7 @@ def _about(
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "raw": str(request.raw.resolve()),
         "settings": settings,
-        "complete": not (wrong or found.missing or found.unlabelled or batch.unreadable),
+        "complete": not (wrong or found.missing or found.unlabelled or found.unreadable or batch.unreadable),
         "split": origin.as_json(),
         "num_groups": len({entry.group for entry in entries}),
         "counts": count(entries),
@@ -248,7 +272,7 @@ def _excluded(
     """Every image that is not in the dataset, and why."""
     sources = {sample.stem: sample.file.source for sample in samples}
     reasons = left_out | dict.fromkeys(found.missing, "missing") | dict.fromkeys(found.unlabelled, "not labelled")
-    reasons |= dict.fromkeys(batch.unreadable, "unreadable")
+    reasons |= {source: f"unreadable: {why}" for source, why in (dict(found.unreadable) | batch.unreadable).items()}
     reasons |= {sources[key]: f"{_TWIN}{sources[other]}" for key, other in assignment.dropped.items()}
     return [{"id": name, "reason": reason} for name, reason in reasons.items()]
 

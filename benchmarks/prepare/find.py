@@ -12,28 +12,22 @@ from datasets.info import DatasetInfo, Found, RawSample
 ALLOW = "--allow-incomplete"
 
 
-def find_samples(
-    info: DatasetInfo, files: RawFiles, allow_incomplete: bool, datasets: Mapping[str, DatasetInfo]
-) -> Found:
+def find_samples(info: DatasetInfo, files: RawFiles, datasets: Mapping[str, DatasetInfo]) -> Found:
     """The labelled images of a raw download.
 
     Args:
         info: The dataset.
         files: The download.
-        allow_incomplete: Whether to go on without what is missing or not as published.
         datasets: All there are, to say which one the download looks like.
 
     Raises:
-        UserError: Nothing is found, another dataset is found, images or labels are missing, or the counts are not as
-            published; the last two only without `allow_incomplete`.
+        UserError: Nothing is found, or another dataset.
     """
     assert info.find is not None
     try:
         found = info.find(files)
     except NotFoundError as error:
         raise UserError(_not_found(info, files, str(error), datasets)) from error
-    if not allow_incomplete:
-        _check_complete(info, found)
     _check_names(info, found.samples)
     return found
 
@@ -49,12 +43,16 @@ def observed_counts(found: Found) -> dict[str, int]:
 
 
 def deviations(info: DatasetInfo, found: Found) -> list[str]:
-    """Each published count that was not met, as `train/MEL 12 instead of 1,113`."""
+    """Each published count that was not met, as `train/MEL 12 instead of 1,113`.
+
+    What the dataset's file counts of a table that is not there is no count of its.
+    """
     counted = observed_counts(found)
+    of_images = {"total", *info.classes, *info.official} | {f"{s}/{c}" for s in info.official for c in info.classes}
     return [
         f"{name} {counted.get(name, 0):,} instead of {number:,}"
         for name, number in info.expected.items()
-        if counted.get(name, 0) != number
+        if (name in counted or name in of_images) and counted.get(name, 0) != number
     ]
 
 
@@ -73,7 +71,7 @@ def _not_found(info: DatasetInfo, files: RawFiles, what: str, datasets: Mapping[
 
 
 def _lookalike(info: DatasetInfo, files: RawFiles, datasets: Iterable[DatasetInfo]) -> str:
-    """Which other dataset the files look like."""
+    """Which other dataset the files look like, of the table or not."""
     hits = {
         other.name: sum(bool(re.search(other.signature, file.source, re.IGNORECASE)) for file in files.files)
         for other in datasets
@@ -81,11 +79,21 @@ def _lookalike(info: DatasetInfo, files: RawFiles, datasets: Iterable[DatasetInf
     }
     best = max(hits, key=lambda name: hits[name], default=info.name)
     if best == info.name or not hits[best]:
+        sources = [file.source for file in files.files]
+        for name, pattern in info.mistaken.items():
+            known = next((source for source in sources if re.search(pattern, source, re.IGNORECASE)), None)
+            if known is not None:
+                return f"it looks like {name} ({known!r}), which is another set"
         return ""
     return f"it looks like {best}: bench.py prepare {best} --raw {files.root}"
 
 
-def _check_complete(info: DatasetInfo, found: Found) -> None:
+def check_listed(info: DatasetInfo, found: Found) -> None:
+    """Checks that images and label tables are of each other.
+
+    Raises:
+        UserError: Images or labels are missing.
+    """
     if found.missing:
         wanted = len(found.missing) + len(found.samples)
         raise UserError(
@@ -97,6 +105,14 @@ def _check_complete(info: DatasetInfo, found: Found) -> None:
             f"images of {info.name} must all be in its label table, got {len(found.unlabelled):,} that are not: "
             f"{first(found.unlabelled)}; take the original table, or leave them out with {ALLOW}"
         )
+
+
+def check_counts(info: DatasetInfo, found: Found) -> None:
+    """Checks that there is what was published.
+
+    Raises:
+        UserError: There is less, or more.
+    """
     wrong = deviations(info, found)
     if wrong:
         raise UserError(

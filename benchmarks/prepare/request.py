@@ -11,6 +11,7 @@ from benchmarks.errors import UserError
 from benchmarks.raw.files import RawFile
 from benchmarks.raw.match import image_id
 from benchmarks.raw.tables import Row, read_table
+from benchmarks.storage.files import why_no_file
 from datasets.info import RawSample
 
 MAX_SIDE = 1536
@@ -27,7 +28,8 @@ class Request:
         max_side: Shorter side in pixels to which larger images are reduced; None for no limit.
         seed: Of the splits that are ours.
         split_file: A user's own split.
-        allow_incomplete: Go on though images are missing, unreadable or not listed, or counts are not as published.
+        allow_incomplete: Go on though images are missing or not listed, or counts are not as published.
+        skip_unreadable: Go on without images that cannot be read.
         image_level: Let each image be its own group.
         overwrite: Make a dataset anew that was made with other settings.
         link: Hard-link plain files of the raw folder instead of copying them.
@@ -40,6 +42,7 @@ class Request:
     seed: int = 0
     split_file: Path | None = None
     allow_incomplete: bool = False
+    skip_unreadable: bool = False
     image_level: bool = False
     overwrite: bool = False
     link: bool = False
@@ -104,7 +107,7 @@ def read_split_file(path: Path) -> UserSplit:
         UserError: It is not there, or its columns, ids or splits are wrong.
     """
     if not path.is_file():
-        raise UserError(f"split file must be a csv file, got {str(path)!r}; there is no such file")
+        raise UserError(f"split file must be a csv file, got {str(path)!r}; {why_no_file(path)}")
     status = path.stat()
     rows = read_table(RawFile(path.parent, path.name, "", status.st_size, status.st_mtime_ns))
     columns = list(rows[0]) if rows else []

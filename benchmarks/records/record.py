@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,66 @@ import pandas as pd
 
 from benchmarks.errors import MissingError, UserError
 from benchmarks.records.schema import RECORD, Record
-from benchmarks.storage.files import check_content, parse_json, write_atomic
+from benchmarks.storage.files import check_content, parse_json, read_regular, write_atomic
 
 
 def remove_partial(results: Path, run_id: str) -> None:
-    """Remove what a killed process has left of a run's half-written files; the caller holds the run's lock."""
+    """Remove what a killed process has left of a run's half-written files; the caller holds the run's lock.
+
+    Files that were whole already take their places.
+    """
+    _put_in_place(results, run_id)
+    _waiting(_stored(results, run_id, ".predictions.csv")).unlink(missing_ok=True)
     for path in (results / "runs").glob(f".{run_id}.*.tmp"):
         path.unlink(missing_ok=True)
 
 
-def write_probabilities(results: Path, run_id: str, probabilities: pd.DataFrame) -> Path:
+def store_run(results: Path, record: Record, probabilities: pd.DataFrame | None) -> None:
+    """Store a run's record and its predictions, in the place of those there are: both or neither.
+
+    Both are written under other names first, the record last: once that is whole, whoever is killed in between leaves
+    the rest to `remove_partial`.
+
+    Args:
+        results: the results root.
+        record: as `write_record` takes it.
+        probabilities: as `write_probabilities` takes them; None where the run has none.
+    """
+    run_id = record["run_id"]
+    if probabilities is not None:
+        write_probabilities(results, run_id, probabilities, _waiting)
+    write_record(results, record, _waiting)
+    _put_in_place(results, run_id)
+
+
+def half_replaced(results: Path) -> list[str]:
+    """Runs whose new files are whole, but not all in their places: whoever stored them was killed."""
+    ending = f".json{_WAITING}"
+    return [path.name.removesuffix(ending) for path in (results / "runs").glob(f"*{ending}")]
+
+
+def _put_in_place(results: Path, run_id: str) -> None:
+    """Finishes `store_run` where it has written all of a run."""
+    record, predictions = (_stored(results, run_id, suffix) for suffix in (".json", ".predictions.csv"))
+    if not _waiting(record).exists():
+        return
+    if _waiting(predictions).exists():
+        _waiting(predictions).replace(predictions)
+    elif parse_json(read_regular(_waiting(record)))["status"]["state"] != "ok":
+        predictions.unlink(missing_ok=True)  # they are those of the record that goes
+    _waiting(record).replace(record)
+
+
+_WAITING = ".whole"  # of files that are to take the place of others
+
+
+def _waiting(path: Path) -> Path:
+    return path.with_name(f"{path.name}{_WAITING}")
+
+
+def write_probabilities(
+    results: Path, run_id: str, probabilities: pd.DataFrame, place: Callable[[Path], Path] = lambda path: path
+) -> Path:
     """Store the class probabilities of a run's images. Call it before `write_record`: a record vouches for them.
 
     Args:
@@ -29,13 +79,19 @@ def write_probabilities(results: Path, run_id: str, probabilities: pd.DataFrame)
         probabilities: one row an image with the columns split, path, label; group, where images belong to patients;
             prob_<class> for each class and, in runs since these are stored, logit_<class>. Numbers are written so
             that reading them gives the same ones.
+        place: where to write, from where it belongs.
     """
-    path = _stored(results, run_id, ".predictions.csv")
+    path = place(_stored(results, run_id, ".predictions.csv"))
     return write_atomic(path, probabilities.to_csv(index=False, lineterminator="\n").encode())
 
 
-def write_record(results: Path, record: Record) -> Path:
+def write_record(results: Path, record: Record, place: Callable[[Path], Path] = lambda path: path) -> Path:
     """Store a record as `results/runs/<run_id>.json`; numbers that are not finite become null, as JSON has no others.
+
+    Args:
+        results: the results root.
+        record: what it holds.
+        place: where to write, from where it belongs.
 
     Raises:
         ValueError: the record does not follow the schema, which is a fault of this program.
@@ -46,7 +102,7 @@ def write_record(results: Path, record: Record) -> Path:
         check_content(RECORD, plain, "record")
     except UserError as error:
         raise ValueError(str(error)) from error
-    path = _stored(results, plain["run_id"], ".json")
+    path = place(_stored(results, plain["run_id"], ".json"))
     return write_atomic(path, (json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
 
@@ -60,7 +116,7 @@ def read_record(path: Path) -> Record:
     if not path.exists():
         raise MissingError(f"record must exist, got {str(path)!r}: `bench.py list runs` names those there are")
     try:
-        record = parse_json(path.read_bytes())
+        record = parse_json(read_regular(path))
         check_content(RECORD, record, "record")
         if _stored(path.parent.parent, record["run_id"], ".json").name != path.name:
             raise ValueError(f"run_id must be the name of its file, got {record['run_id']!r}")

@@ -27,7 +27,7 @@ from benchmarks.analysis.evidence import Evidence
 from benchmarks.analysis.inference import LEVEL, Differences, Means, interval, make_split, variance_parts
 from benchmarks.analysis.influence import Floats, Integers, influence, units_of_classes
 from benchmarks.analysis.statistics import holm
-from benchmarks.commands.options import positive
+from benchmarks.bounds import positive
 
 _SHARED, _OF_METHOD, _OF_SEED = 0.5, 0.25, 0.25  # of the variance of a score within its class
 _PER_PATIENT = 3

@@ -18,7 +18,7 @@ from scipy import stats
 
 from benchmarks.analysis.inference import LEVEL
 from benchmarks.analysis.ranks import iman_davenport, signed_rank
-from benchmarks.commands.options import positive
+from benchmarks.bounds import positive
 
 Floats = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Floats]

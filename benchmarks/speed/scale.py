@@ -31,8 +31,8 @@ from benchmarks.analysis.evidence import load_evidence
 from benchmarks.analysis.influence import influence
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import summary
+from benchmarks.bounds import positive
 from benchmarks.commands import COMMANDS
-from benchmarks.commands.options import positive
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.memory.point import MemoryPoint, views_of
 from benchmarks.memory.prediction_cache import predict_points

@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import platform
+import stat
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +25,47 @@ _RULES = {
     "extra_forbidden": "be a known name",
     "unexpected_keyword_argument": "be a known name",
 }
+
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def irregular(path: Path) -> str | None:
+    """What stands there in the place of a file, as `a FIFO`: who opens it may wait for ever. None for all else."""
+    try:
+        return _KINDS.get(stat.S_IFMT(path.stat().st_mode))
+    except OSError:  # gone, or a link to nothing: opening it says so at once
+        return None
+
+
+def why_no_file(path: Path) -> str:
+    """What stands in the place of a file that was named, for a message."""
+    kind = irregular(path) or ("a folder" if path.is_dir() else None)
+    return f"that is {kind}" if kind else "there is no such file"
+
+
+def file_in_the_way(folder: Path) -> Path | None:
+    """The file that stands where a folder is to be, or a folder above it; None where there is none."""
+    first = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return None if first.is_dir() else first
+
+
+def read_regular(path: Path) -> bytes:
+    """Content of a file.
+
+    Raises:
+        UserError: It is a FIFO, a socket or a device.
+        OSError: It cannot be read.
+    """
+    kind = irregular(path)
+    if kind is not None:
+        raise UserError(f"it must be a regular file, got {kind} at {str(path)!r}; remove it or name another")
+    return path.read_bytes()
 
 
 def check_writable(folder: Path, place: str = "results") -> None:
@@ -67,10 +110,30 @@ def write_atomic(path: Path, data: bytes, place: str = "results", sync: bool = T
     return path
 
 
+<<<<<<< HEAD
 def file_sha256(path: Path) -> str:
     """Hex SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+=======
+def write_disposable(path: Path, data: bytes, place: str = "cache") -> None:
+    """Writes a file that can be made again at any time; where there is no room for it, a note says so once a folder.
+
+    Args:
+        path: The file.
+        data: Its content.
+        place: As `write_atomic` has it.
+    """
+    try:
+        write_atomic(path, data, place, sync=False)
+    except MachineError as error:
+        if path.parent not in _SAID:
+            _SAID.add(path.parent)
+            print(f"note: {path.parent.name} is made anew each time: {error}", file=sys.stderr)
+
+
+_SAID: set[Path] = set()  # folders that a note was about, in this process
+>>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -56,7 +56,7 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or (kind == "cpu" and index):
         raise UserError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise MachineError(f"device must be one of {torch.cuda.device_count()} GPUs seen here, got {name!r}; use cpu")

@@ -2,6 +2,7 @@
 
 import reprlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,20 +13,18 @@ from benchmarks.errors import UserError
 from benchmarks.suite.options import POLICIES, SlurmSettings, SuiteOptions, choices_of
 
 
-def validate(content: Mapping[str, Any], where: str = "") -> SuiteOptions:
-    """Checks options one by one.
+def faults(content: Mapping[str, Any], where: str = "") -> list[str]:
+    """What is wrong with options one by one, a line each.
 
     Args:
         content: Values by name of the field, of YAML's types or as typed.
         where: Stands behind each name in messages.
-
-    Raises:
-        UserError: Values break a rule; one line says so of each.
     """
     try:
-        return SuiteOptions.model_validate(content)
+        SuiteOptions.model_validate(content)
     except ValidationError as error:
-        raise UserError("; ".join(_faults(error, where))) from None
+        return list(_faults(error, where))
+    return []
 
 
 def check_together(options: SuiteOptions) -> None:
@@ -62,11 +61,8 @@ def _faults(error: ValidationError, where: str) -> Iterator[str]:
 
 _RULES = {
     "bool_type": "true or false",
-    "finite_number": "a finite number",
-    "float": "a number",
-    "greater_than": "above {gt:g}",
-    "greater_than_equal": "at least {ge}",
-    "int": "a whole number",
+    "bounds": "{rule}",
+    "folder": "a folder and no file ({file} is one)",
     "list_type": "a value or a list of values",
     "path_type": "a path",
     "string": "a text",
@@ -82,6 +78,7 @@ def _fault(found: ErrorDetails, field: str, name: str) -> str:
         return not_one_of(name, choices_of(field), value)
     if kind in ("extra_forbidden", "missing"):
         return _fault_of_key(kind, str(found["loc"][-1]))
+    value = str(value) if isinstance(value, Path) else value
     rule = _RULES.get(kind) or _RULES[kind.partition("_")[0]]
     return f"{name} must be {rule.format(**more)}, got {reprlib.repr(value)}"
 

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticKnownError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from benchmarks.bounds import broken_rule, read_number
 from benchmarks.choices import DEFAULT_BACKBONE
 from benchmarks.config import Attention, Precision
+from benchmarks.model.choose import check_settings
+from benchmarks.storage.files import file_in_the_way
 
 POLICIES = ("only_missing", "retry_failed", "overwrite")  # options that exclude each other
 
@@ -43,27 +46,24 @@ def _as_list(value: Any) -> Any:
     return values
 
 
-def _no_bool(value: Any) -> Any:
-    """YAML's true is no number, though Python takes it for 1."""
-    if isinstance(value, bool):
-        raise PydanticKnownError("float_type")
-    return value
+def _within(name: str) -> BeforeValidator:
+    """Reads a number and holds it to its bounds."""
+
+    def read(value: Any) -> Any:
+        rule = broken_rule(name, value)
+        if rule is not None:
+            raise PydanticCustomError("bounds", "{rule}", {"rule": rule})
+        return read_number(name, value)
+
+    return BeforeValidator(read)
 
 
-def _whole(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise PydanticKnownError("int_type")
-    return value
-
-
-def _as_text(value: Any) -> Any:
-    """A folder may be called 2024, which YAML reads as a number."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _on_off(value: Any) -> Any:
-    """YAML reads a bare on or off as true or false."""
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+def _no_file(folder: Path) -> Path:
+    """A folder that is to be written may be missing, but no file may stand in its place."""
+    file = file_in_the_way(folder)
+    if file is not None:
+        raise PydanticCustomError("folder", "{file}", {"file": str(file)})
+    return folder
 
 
 def _rates(value: Any) -> Any:
@@ -78,6 +78,11 @@ def _distinct(values: Any) -> Any:
     return tuple(dict.fromkeys(values)) if isinstance(values, tuple) else values
 
 
+def _settings(values: tuple[str, ...]) -> tuple[str, ...]:
+    check_settings(values)
+    return values
+
+
 def _as_mapping(value: Any) -> Any:
     """`KEY=VALUE` of the command line, as the mapping that a suite file has."""
     if isinstance(value, Mapping):
@@ -89,12 +94,9 @@ def _as_mapping(value: Any) -> Any:
     return {key: text for key, _, text in pairs}
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-Positive = Annotated[Whole, Field(ge=1)]
-Natural = Annotated[Whole, Field(ge=0)]
-Rate = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, _within("lr")]
 Switch = Annotated[bool, Field(strict=True)]
-Folder = Annotated[Path, BeforeValidator(_as_text)]
+Folder = Annotated[Path, AfterValidator(_no_file)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_distinct)]
 Rates = Annotated[tuple[Rate, ...] | Literal["grid"], BeforeValidator(_rates), AfterValidator(_distinct)]
 
@@ -117,17 +119,17 @@ class SlurmSettings(_Model):
         signal_seconds: So long before the limit a job is told.
     """
 
-    minutes: Positive = Field(description="the time limit of a run, like --slurm minutes=240")
+    minutes: Annotated[int, _within("minutes")] = Field(description="the time limit of a run, like --slurm minutes=240")
     gpus: str = "1"
-    cpus: Positive = 8
+    cpus: Annotated[int, _within("cpus")] = 8
     memory: str | None = None
     partition: str | None = None
     constraint: str | None = None
     account: str | None = None
     qos: str | None = None
-    at_once: Positive | None = None
-    resubmissions: Positive = 100
-    signal_seconds: Positive = 120
+    at_once: Annotated[int, _within("at_once")] | None = None
+    resubmissions: Annotated[int, _within("resubmissions")] = 100
+    signal_seconds: Annotated[int, _within("signal_seconds")] = 120
 
     @property
     def device(self) -> str:
@@ -146,13 +148,13 @@ class SuiteOptions(_Model):
         ),
     ] = ()
     res: Annotated[
-        tuple[Positive, ...],
+        tuple[Annotated[int, _within("res")], ...],
         BeforeValidator(_as_list),
         AfterValidator(_distinct),
         Option("image sides (default: 512)", "grid", "PX", several=True),
     ] = (512,)
     seeds: Annotated[
-        tuple[Whole, ...],
+        tuple[Annotated[int, _within("seeds")], ...],
         BeforeValidator(_as_list),
         AfterValidator(_distinct),
         Option("default: 0", "grid", "N", several=True),
@@ -172,8 +174,12 @@ class SuiteOptions(_Model):
     ] = ()
     backbone: Annotated[str, Option(f"any timm ViT (default: {DEFAULT_BACKBONE})", "backbone", "B")] = DEFAULT_BACKBONE
     weights: Annotated[str, Option("auto, hub, wheel, none or a file (default: auto)", "backbone", "W")] = "auto"
-    epochs: Annotated[Positive | None, Option("default: the dataset's, mostly 20", "budget", "N")] = None
-    batch_size: Annotated[Positive | None, Option("default: the dataset's, mostly 16", "budget", "N")] = None
+    epochs: Annotated[
+        Annotated[int, _within("epochs")] | None, Option("default: the dataset's, mostly 20", "budget", "N")
+    ] = None
+    batch_size: Annotated[
+        Annotated[int, _within("batch_size")] | None, Option("default: the dataset's, mostly 16", "budget", "N")
+    ] = None
     lr: Annotated[
         Rates,
         Option(
@@ -191,18 +197,23 @@ class SuiteOptions(_Model):
         Switch, Option("end a trial at half its epochs where it is below the median of those before it", "budget")
     ] = False
     warmup_epochs: Annotated[
-        Natural, Option("epochs in which rates rise linearly to their peak (default: 0)", "budget", "N")
+        int,
+        _within("warmup_epochs"),
+        Option("epochs in which rates rise linearly to their peak (default: 0)", "budget", "N"),
     ] = 0
     decay_all: Annotated[
         Switch, Option("let weight decay reach biases, norms and position embeddings too, as the FPT papers", "budget")
     ] = False
-    set: Annotated[Texts, Option("a method's option, like lora.rank=8", "budget", "M.OPTION=X", several=True)] = ()
+    set: Annotated[
+        Texts,
+        AfterValidator(_settings),
+        Option("a method's option, like lora.rank=8", "budget", "M.OPTION=X", several=True, repeats=True),
+    ] = ()
     precision: Annotated[Precision | None, Option("default: bf16 on a GPU, fp32 on a CPU", "factors")] = None
     attention: Annotated[Attention, Option("default: sdpa (fused)", "factors")] = "sdpa"
     grad_checkpointing: Annotated[Switch, Option("recompute activations in the backward pass", "factors")] = False
     preload: Annotated[
         Literal["auto", "on", "off"],
-        BeforeValidator(_on_off),
         Option("compute frozen features once, ahead of training (default: auto, where a method has any)", "factors"),
     ] = "auto"
     device: Annotated[
@@ -220,7 +231,7 @@ class SuiteOptions(_Model):
     retry_failed: Annotated[Switch, Option("also do failed runs again")] = False
     overwrite: Annotated[Switch, Option("do all runs again")] = False
     jobs: Annotated[
-        Positive | None,
+        Annotated[int, _within("jobs")] | None,
         Option(
             "processes to spread runs over, on a GPU each or all on the CPU (default: one a device)", "processes", "N"
         ),
@@ -237,7 +248,9 @@ class SuiteOptions(_Model):
         ),
     ] = None
     hang_minutes: Annotated[
-        Rate, Option("end a run that shows no sign of life for so long (default: 60)", "processes", "N")
+        float,
+        _within("hang_minutes"),
+        Option("end a run that shows no sign of life for so long (default: 60)", "processes", "N"),
     ] = 60.0
     track: Annotated[
         str | None,

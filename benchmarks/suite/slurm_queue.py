@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from benchmarks.errors import MachineError, UserError
+=======
+from benchmarks.errors import UserError
+from benchmarks.storage.files import read_regular
+>>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
 
 FOLDER = "jobs"  # below the results: submitit's files, and which run each job does
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "RESV_DEL_HOLD", "REQUEUE_FED")
@@ -60,7 +65,7 @@ def queued_jobs(results: Path, must_answer: bool = False) -> list[tuple[JobEntry
     entries = []
     for path in sorted((results / FOLDER).glob("slurm-*/jobs.json")):
         try:
-            entries += [JobEntry(**entry) for entry in json.loads(path.read_bytes())]
+            entries += [JobEntry(**entry) for entry in json.loads(read_regular(path))]
         except (TypeError, ValueError) as error:
             raise UserError(f"jobs must be readable, got {str(path)!r} ({error}): delete it") from error
     states = _slurm_states(must_answer) if entries else {}

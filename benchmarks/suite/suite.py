@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.environment import describe_code
 from benchmarks.errors import MachineError
-from benchmarks.records.record import remove_partial, write_record
+from benchmarks.records.record import half_replaced, remove_partial, write_record
 from benchmarks.records.stored import DONE, StoredStates, trial_results
 from benchmarks.storage.files import check_writable, not_writable
 from benchmarks.storage.locks import SAY_EVERY, Lock
@@ -92,11 +92,16 @@ def run_suite(work: Work) -> None:
 
 
 def _clear_up(stored: StoredStates) -> None:
-    """Removes what was left by processes that were killed between storing a record and removing what it replaces."""
+    """Finishes what was begun by processes that were killed between storing a record and removing what it replaces."""
     results = stored.folder.parent
     for path in stored.folder.glob(".*.lease"):
         lock = Lock(path)
         if lock.try_acquire():  # its holder has died
+            lock.release()
+    for run_id in half_replaced(results):
+        lock = Lock(stored.folder / f".{run_id}.lease")
+        if lock.try_acquire():
+            remove_partial(results, run_id)
             lock.release()
     for folder in (results / "checkpoints").glob("*"):
         lock = Lock(stored.folder / f".{folder.name}.lease")
@@ -256,15 +261,23 @@ class _Suite:
             self.progress.start(number, run.title, log)
             done = follow(self.workers.take(another=self.left > 1), job, self.progress, lost)
         except BaseException as error:
-            _record_end(run, stored, self.code, started, "interrupted", f"stopped by {_stopped_by(error)}")
+            self._record_end(run, stored, started, "interrupted", f"stopped by {_stopped_by(error)}")
             raise
         if not done["stored"] and not lost.is_set():
-            _record_end(run, stored, self.code, started, done["state"], done["message"])
+            self._record_end(run, stored, started, done["state"], done["message"])
             check_writable(
                 self.work.results / "runs"
             )  # where there is room for this alone, the next runs would be in vain
         self.left = self.left - 1 if self.work.at_once == 1 else self.total - self.work.num_stored()
         self.progress.finish(done, self.left)
+
+    def _record_end(self, run: PlannedRun, stored: StoredStates, started: datetime, state: str, message: str) -> None:
+        """Stores a record for a process that stored none; a finished record of the same run stays."""
+        before = stored.state(run.config.run_id)
+        if before in DONE:
+            self.progress.note(f"{run.title}: {state}; the result of before stays as it is ({before})")
+            return
+        write_record(stored.folder.parent, _record_of_end(run, self.code, started, state, message))
 
 
 def _stopped_by(error: BaseException) -> str:
@@ -272,16 +285,13 @@ def _stopped_by(error: BaseException) -> str:
     return "the cluster, to be queued again" if isinstance(error, SystemExit) else str(error) or type(error).__name__
 
 
-def _record_end(
-    run: PlannedRun, stored: StoredStates, code: dict[str, Any], started: datetime, state: str, message: str
-) -> None:
-    """Stores a record for a process that could not; a finished record of the same run stays."""
-    run_id = run.config.run_id
-    if stored.state(run_id) in DONE:
-        return
-    record = {
+def _record_of_end(
+    run: PlannedRun, code: dict[str, Any], started: datetime, state: str, message: str
+) -> dict[str, Any]:
+    """The record of a run that did not come far enough to have one of its own."""
+    return {
         "schema": 1,
-        "run_id": run_id,
+        "run_id": run.config.run_id,
         "status": {"state": state, "message": message, "phase": None},
         "run": {
             "config": asdict(run.config),
@@ -294,4 +304,3 @@ def _record_end(
         "measurements": {},
         "environment": {"device_type": run.config.device_type},
     }
-    write_record(stored.folder.parent, record)

@@ -4,15 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.choices import one_of
 from benchmarks.errors import MissingError, UserError
-from benchmarks.suite.option_rules import check_together, validate
+from benchmarks.storage.files import read_regular, why_no_file
+from benchmarks.storage.plain_yaml import read_yaml
+from benchmarks.suite.option_rules import check_together, faults
 from benchmarks.suite.options import POLICIES, SuiteOptions
 
 SUITES = Path(__file__).parents[1] / "suites"
-LARGEST = 2**63  # numbers that no option needs, and that Python writes as text in no time
 
 
 def find_suite(name: str) -> Path:
@@ -24,9 +23,11 @@ def find_suite(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    if path.exists():
+        raise UserError(f"suite must be a file, got {name!r}; {why_no_file(path)}")
     known = sorted(file.stem for file in SUITES.glob("*.yaml"))
     if path.suffix in (".yaml", ".yml"):
-        raise MissingError(f"suite must be a file or one of {', '.join(known)}, got {name!r}; there is no such file")
+        raise MissingError(f"suite must be a file or one of {', '.join(known)}, got {name!r}; {why_no_file(path)}")
     return SUITES / f"{one_of('suite', known, name)}.yaml"
 
 
@@ -37,24 +38,31 @@ def read_options(typed: Mapping[str, Any]) -> SuiteOptions:
         typed: What stands on the command line, and nothing else; what is no option of a suite is passed over.
 
     Raises:
-        UserError: An option breaks a rule, alone or beside the others.
+        UserError: Options break rules, alone or beside the others; the message has all that break one alone.
     """
     own = {name: value for name, value in typed.items() if name in SuiteOptions.model_fields}
-    stated = {} if typed.get("suite") is None else read_suite_file(find_suite(typed["suite"]))
+    path = None if typed.get("suite") is None else find_suite(typed["suite"])
+    stated = {} if path is None else _read(path)
+    wrong = [*faults(stated, f" in {path}"), *faults(own)]
+    if wrong:
+        raise UserError("; ".join(wrong))
     if any(name in own for name in POLICIES):
         stated = {name: value for name, value in stated.items() if name not in POLICIES}
-    options = validate(stated | own)
+    options = SuiteOptions.model_validate(stated | own)
     if "set" in stated:
-        options = options.model_copy(update={"set": _settings(validate(stated).set, own, options)})
+        options = options.model_copy(update={"set": _settings(SuiteOptions.model_validate(stated).set, own, options)})
     check_together(options)
     return options
 
 
 def _settings(stated: tuple[str, ...], own: Mapping[str, Any], options: SuiteOptions) -> tuple[str, ...]:
-    """The option `set`: what is typed adds to the file's, of which goes what is of methods that are not to run."""
+    """The option `set`: what is typed wins, and of the file's goes what is of methods that are not to run."""
     if "methods" in own and options.methods != ("all",):
         stated = tuple(setting for setting in stated if setting.partition(".")[0] in options.methods)
-    return (*stated, *options.set) if "set" in own else stated
+    if "set" not in own:
+        return stated
+    names = [setting.partition("=")[0] for setting in options.set]
+    return (*(setting for setting in stated if setting.partition("=")[0] not in names), *options.set)
 
 
 def read_suite_file(path: Path) -> dict[str, Any]:
@@ -62,20 +70,24 @@ def read_suite_file(path: Path) -> dict[str, Any]:
 
     Args:
         path: YAML with the names of `SuiteOptions` as keys; a list for an option that takes several values, true or
-            false for a switch.
+            false for a switch. Numbers are read as on the command line.
 
     Raises:
         UserError: The file is no YAML mapping, a key is no option, or a value breaks its rule.
     """
+    content = _read(path)
+    wrong = list(faults(content, f" in {path}"))
+    if wrong:
+        raise UserError("; ".join(wrong))
+    return content
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A mapping of options, whose values may still break rules."""
     try:
-        content = _Loader(path.read_bytes()).get_single_data()
+        content = read_yaml(read_regular(path))
     except UserError as error:
-        raise UserError(f"{error} in {str(path)!r}") from None
-    except OSError:
-        raise
-    except Exception as error:  # beside its own errors, PyYAML lets through what a wrong tag or deep nesting leads to
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"suite file must be YAML, got {str(path)!r}: {reason}") from error
+        raise UserError(f"suite file must be YAML, got {str(path)!r}: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"suite file must hold options, one a line like 'epochs: 20', got {str(path)!r}")
     for key in content:
@@ -83,26 +95,4 @@ def read_suite_file(path: Path) -> dict[str, Any]:
     empty = [key for key, value in content.items() if value is None]
     if empty:
         raise UserError(f"{empty[0]} in {path} must be a value or a list of values, got None")
-    validate(content, f" in {path}")
     return content
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses what YAML forbids and PyYAML takes: a key given twice, of which the last would win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for place, key in enumerate(keys):
-            if key in keys[:place]:
-                raise UserError(f"key must be given once, got {key!r} twice")
-        return super().construct_mapping(node, deep)
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """A whole number."""
-        number = int(super().construct_yaml_int(node))
-        if abs(number) >= LARGEST:
-            raise UserError(f"number must be less than {LARGEST}, got a larger one")
-        return number
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)

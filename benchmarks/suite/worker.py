@@ -108,15 +108,16 @@ def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str,
     tracking.finish(record)
     record["run"]["notes"] = notes
     measured, status = record["measurements"], record["status"]
+    stored = False
     if whole:
         try:
-            _store(results, record, run)
+            stored = _store(results, record, run)
         except UserError as error:
             return {"state": "failed", "message": str(error), "stored": False}
         if status["state"] != "failed":
             checkpoints.remove()  # a run that failed goes on from them when it is tried again
     preload = measured.get("preload", {}) | {"cache_bytes": measured.get("cache_bytes")}
-    return {"state": status["state"], "message": status["message"], "stored": whole, "preload": preload}
+    return {"state": status["state"], "message": status["message"], "stored": stored, "preload": preload}
 
 
 def _die_with_parent() -> None:
@@ -202,12 +203,15 @@ def _failure(error: Exception, phase: str | None) -> dict[str, Any]:
     return {"state": "failed", "message": message or type(error).__name__, "phase": phase}
 
 
-def _store(results: Path, record: dict[str, Any], run: Any) -> None:
-    from benchmarks.records.record import write_probabilities, write_record
+def _store(results: Path, record: dict[str, Any], run: Any) -> bool:
+    """Stores the record, unless the run failed and there is one of a time when it did not; says whether it did."""
+    from benchmarks.records.record import store_run
+    from benchmarks.records.stored import DONE, StoredStates
 
-    if run.probabilities is not None:
-        write_probabilities(results, record["run_id"], run.probabilities)
-    write_record(results, record)
+    if record["status"]["state"] not in DONE and StoredStates(results, "only-missing").state(record["run_id"]) in DONE:
+        return False
+    store_run(results, record, run.probabilities)
+    return True
 
 
 if __name__ == "__main__":
