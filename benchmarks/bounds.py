@@ -63,6 +63,7 @@ BOUNDS = {
     "signal_seconds": Bounds(1, 86_400),
     "samples": Bounds(1, 1000),
     "max_side": Bounds(1, 65_535),  # the longest side that JPEG has
+    "bit_depth": Bounds(8, 16),
     "older_than": Bounds(0, 100_000, whole=False),
     "gpu_memory": Bounds(0, 1_000_000, whole=False, above=True),
 }

@@ -20,12 +20,9 @@ from benchmarks.data.dataset import list_files, list_folders
 from benchmarks.data.manifest import Entry, has_manifest, read_about, read_entries
 from benchmarks.errors import UserError
 from benchmarks.images.decode import ImageFacts, in_order, inspect_image, is_image
-<<<<<<< HEAD
 from benchmarks.images.depth import DEPTHS, Extent, Scale, common_extent, scale_of
-from benchmarks.storage.folders import is_litter, link_fault
-=======
 from benchmarks.storage.files import irregular
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
+from benchmarks.storage.folders import is_litter, link_fault
 from datasets.info import DatasetInfo
 
 RESOLUTIONS = (224, 384, 512, 768, 1024)
@@ -134,13 +131,8 @@ def survey(root: Path, info: DatasetInfo | None, on_progress: Callable[[int, int
     strays = [
         path.relative_to(root).as_posix()
         for split in folders
-<<<<<<< HEAD
         for path in sorted((root / split).iterdir())
         if not is_litter(path.name) and path.is_file() and is_image(path)
-=======
-        for path in list_files(root / split)
-        if path.parent == root / split and irregular(path) is None and is_image(path)
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
     ]
     scale, stated, depth_error = _scale(root, [path for path, *_ in listed], info)
     files = []
@@ -174,7 +166,7 @@ def _scale(root: Path, paths: list[Path], info: DatasetInfo | None) -> tuple[Sca
 
 def _extent(path: Path) -> Extent | None:
     try:
-        return file_extent(path) if is_image(path) else None
+        return file_extent(path) if irregular(path) is None and is_image(path) else None
     except (UserError, OSError):
         return None  # said when it is inspected
 
@@ -182,14 +174,10 @@ def _extent(path: Path) -> Extent | None:
 def _inspect(root: Path, path: Path, split: str, folder: str, scale: Scale | None) -> File:
     facts, error = None, ""
     try:
-<<<<<<< HEAD
         if fault := link_fault(path):
             error = fault
-=======
-        kind = irregular(path)
-        if kind is not None:
+        elif kind := irregular(path):
             error = f"is no regular file but {kind}"
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
         elif path.stat().st_size == 0:
             error = "is empty (0 bytes)"
         elif not is_image(path):

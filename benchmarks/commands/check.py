@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.bounds import typed
 from benchmarks.commands.contract import Command
-<<<<<<< HEAD
-from benchmarks.commands.options import add_cache, add_format, add_plugins, markdown_table, positive
-=======
-from benchmarks.commands.options import add_cache, add_data_root, add_format, add_plugins
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
+from benchmarks.commands.options import add_cache, add_data_root, add_format, add_plugins, markdown_table
 from benchmarks.errors import MachineError
 from benchmarks.names import printable, shortened
 
@@ -23,13 +19,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("dataset", metavar="NAME|PATH", help="see bench.py list datasets; or a folder of your own")
-<<<<<<< HEAD
-    parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="default: data")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="image sheet (default: one in CACHE/check)")
-=======
     add_data_root(parser)
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="image sheet (default: CACHE/check/NAME.png)")
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="image sheet (default: one in CACHE/check)")
     parser.add_argument(
         "--samples", type=typed("samples"), default=4, metavar="N", help="a class and split, there (default: 4)"
     )

@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.bounds import typed
 from benchmarks.choices import one_of
 from benchmarks.commands.contract import Command
-<<<<<<< HEAD
-from benchmarks.commands.options import add_plugins, positive
-from benchmarks.names import printable
-=======
 from benchmarks.commands.options import add_data_root, add_plugins, folder
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
+from benchmarks.names import printable
 
 if TYPE_CHECKING:
     from benchmarks.prepare.build import Outcome
@@ -23,7 +19,6 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options, and where to download each dataset."""
-    from benchmarks.data.bit_depth import BITS
     from benchmarks.prepare.request import MAX_SIDE
 
     parser.add_argument("dataset", metavar="NAME", help="see below")
@@ -40,19 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "to squares, so this keeps every detail up to this resolution). Nothing is enlarged",
     )
     parser.add_argument(
-<<<<<<< HEAD
         "--bit-depth",
-        type=int,
-        choices=range(BITS[0], BITS[-1] + 1),
+        type=typed("bit_depth"),
         metavar="N",
         help="bits of images of more than 8 that do not say what is black and white; what lies above becomes white "
         "(default: the dataset's, else the smallest that holds the values of all images)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of splits that are ours (default: 0)")
-=======
+    parser.add_argument(
         "--seed", type=typed("seed"), default=0, metavar="N", help="of splits that are ours (default: 0)"
     )
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
     parser.add_argument(
         "--split-file", type=Path, metavar="CSV", help="your own split: columns id,split and at will group"
     )
@@ -87,11 +78,7 @@ def run(args: argparse.Namespace) -> int:
     info = DATASETS[one_of("dataset", known, args.dataset)]
     request = Request(
         args.raw.expanduser(), args.data_root / info.name, args.max_side, args.seed, args.split_file,
-<<<<<<< HEAD
-        args.allow_incomplete, args.image_level, args.overwrite, args.link, args.bit_depth,
-=======
-        args.allow_incomplete, args.skip_unreadable, args.image_level, args.overwrite, args.link,
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
+        args.allow_incomplete, args.skip_unreadable, args.image_level, args.overwrite, args.link, args.bit_depth,
     )  # fmt: skip
     print(f"looking through {request.raw}", file=sys.stderr)
     with CountProgress(f"converting images of {info.name}") as progress:

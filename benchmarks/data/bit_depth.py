@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bounds import BOUNDS, broken_rule
 from benchmarks.errors import UserError
 from benchmarks.images.decode import in_order, read_extent
 from benchmarks.images.depth import Extent, Scale, common_extent, scale_of
-from benchmarks.storage.files import read_cached, write_atomic
+from benchmarks.storage.files import read_cached, read_regular, write_disposable
 from datasets.info import DatasetInfo
 
 FILE = "bit_depth.txt"
-BITS = range(8, 17)  # that may be stated
 
 
 def stated_depth(root: Path, info: DatasetInfo | None = None) -> int | None:
@@ -27,15 +27,16 @@ def stated_depth(root: Path, info: DatasetInfo | None = None) -> int | None:
     """
     path, known = root / FILE, info.bit_depth if info else None
     try:
-        text = path.read_text(encoding="utf-8-sig").strip()
+        text = read_regular(path).decode("utf-8-sig").strip()
     except FileNotFoundError:
         return known
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{FILE} must be a text file in UTF-8, got {str(path)!r} ({error}); write it anew") from error
-    if not text.isdecimal() or int(text) not in BITS:
+    if broken_rule("bit_depth", text) is not None:
+        bits = BOUNDS["bit_depth"]
         raise UserError(
-            f"{FILE} must be a number of bits from {BITS[0]} to {BITS[-1]}, got {text!r:.50} in {str(path)!r}; mend "
-            "it, or remove it"
+            f"{FILE} must be a number of bits from {bits.least} to {bits.most}, got {text!r:.50} in {str(path)!r}; "
+            "mend it, or remove it"
         )
     if known not in (None, int(text)):
         raise UserError(f"{FILE} must be {known}, as the dataset's file says, got {text} in {str(path)!r}; remove it")
@@ -53,12 +54,11 @@ def find_scale(root: Path, paths: Sequence[str], stated: int | None, cache: Path
 
     Raises:
         UserError: An image cannot be read, or no 16 bits hold all values.
-        MachineError: The cache cannot be written.
     """
     kept = read_cached(cache).get("extent")
     if not _is_kept(kept):
         kept = common_extent(in_order(lambda path: file_extent(root / path), paths)) or []
-        write_atomic(cache, json.dumps({"extent": kept}).encode(), "cache")
+        write_disposable(cache, json.dumps({"extent": kept}).encode())
     return scale_of(Extent(*kept) if kept else None, stated)
 
 

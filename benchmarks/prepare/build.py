@@ -20,14 +20,9 @@ from benchmarks.data.manifest import (
     write_manifest,
 )
 from benchmarks.errors import UserError
-<<<<<<< HEAD
 from benchmarks.images.depth import Extent, Scale, common_extent, scale_of
 from benchmarks.prepare.batch import Batch, Progress, convert_all, find_extents, refuse_unreadable
-from benchmarks.prepare.find import deviations, find_samples, first, observed_counts
-=======
-from benchmarks.prepare.batch import Batch, Progress, convert_all, refuse_unreadable
 from benchmarks.prepare.find import check_counts, check_listed, deviations, find_samples, first, observed_counts
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
 from benchmarks.prepare.request import Request, UserSplit, read_split_file
 from benchmarks.prepare.splits import Assignment, Item, assign
 from benchmarks.prepare.stage import Stage
@@ -85,17 +80,11 @@ def prepare(info: DatasetInfo, request: Request, on_progress: Progress, datasets
         _check_user_groups(samples, user)
     if old is not None and _same_sources(old, request.target, samples):
         return Outcome(request.target, old, None)
-<<<<<<< HEAD
     extents = find_extents(samples)
     scale = scale_of(common_extent(extents), info.bit_depth if request.bit_depth is None else request.bit_depth)
     with Stage(request.target, {"max_side": request.max_side, "recipe": RECIPE, "scale": scale}) as stage:
         batch = convert_all(samples, stage, request, scale, on_progress)
-        if not request.allow_incomplete:
-=======
-    with Stage(request.target, {"max_side": request.max_side, "recipe": RECIPE}) as stage:
-        batch = convert_all(samples, stage, request.max_side, request.link, on_progress)
         if not request.skip_unreadable:
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
             refuse_unreadable(batch.unreadable)
         samples = [sample for sample in samples if sample.stem in batch.converted]
         assignment = _assign(info, samples, batch, request)

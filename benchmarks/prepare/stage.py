@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.errors import MachineError
+from benchmarks.errors import MachineError, UserError
 from benchmarks.prepare.convert import Converted
 from benchmarks.raw.files import RawFile
-from benchmarks.storage.files import not_writable
+from benchmarks.storage.files import not_writable, read_regular
 from benchmarks.storage.locks import LEASE_SECONDS, Lock
 
 KEPT_JOURNAL = ".journal.jsonl"
@@ -142,8 +142,8 @@ class Stage:
         """Entries of a journal whose files are complete, by key; a damaged line is passed over."""
         by_name: dict[str, dict[str, Any]] = {}  # the last entry of a name is that of its file
         try:
-            lines = journal.read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
+            lines = read_regular(journal).decode(errors="replace").splitlines()
+        except (FileNotFoundError, UserError):
             return {}
         for line in lines:
             try:

@@ -19,11 +19,8 @@ from typing import IO
 
 from benchmarks.errors import UserError
 from benchmarks.images.decode import SUFFIXES
-<<<<<<< HEAD
-from benchmarks.storage.folders import files_below, is_litter, link_fault
-=======
 from benchmarks.storage.files import irregular
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
+from benchmarks.storage.folders import files_below, is_litter, link_fault
 
 MANIFEST_FILES = ("manifest.csv", "manifest.json")  # a folder with both is prepared, not raw
 _PACKED = re.compile(r"\.(zip|tar|tgz|tar\.gz|7z|rar)$", re.IGNORECASE)
@@ -184,6 +181,8 @@ def scan(root: Path) -> RawFiles:
                 f"link in a download must lead to a file or a folder, got {str(path)!r}, which {fault}; "
                 "mend or remove it"
             )
+        if kind := irregular(path):
+            raise UserError(f"raw folder must hold only regular files, got {kind} at {str(path)!r}; remove it")
         relative = path.relative_to(root).as_posix()
         if part := _PART.match(relative):
             parts.setdefault(part["archive"], []).append(int(part["number"]))
@@ -201,27 +200,9 @@ def scan(root: Path) -> RawFiles:
     return RawFiles(root, sorted(files, key=lambda file: file.source), archives, parts, packed)
 
 
-<<<<<<< HEAD
 def _passed_over() -> Callable[[Path], bool]:
     """Whether a folder is prepared, or was looked into before: two links may lead to one."""
     seen: set[Path] = set()
-=======
-def _walk(folder: Path, seen: set[Path]) -> Iterable[Path]:
-    """All files, following links to folders once: raw downloads are often linked from a big disk."""
-    real = folder.resolve()
-    if real in seen or all((folder / name).is_file() for name in MANIFEST_FILES):
-        return
-    seen.add(real)
-    for entry in sorted(folder.iterdir()):
-        if is_litter(entry.name):
-            continue
-        if entry.is_dir():
-            yield from _walk(entry, seen)
-        elif entry.is_file():
-            yield entry
-        elif kind := irregular(entry):
-            raise UserError(f"raw folder must hold only regular files, got {kind} at {str(entry)!r}; remove it")
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
 
     def passed_over(folder: Path) -> bool:
         real = folder.resolve()

@@ -24,13 +24,8 @@ from torchvision.transforms import v2
 
 from benchmarks.bounds import positive
 from benchmarks.choices import SPLITS
-<<<<<<< HEAD
-from benchmarks.commands.options import add_format, positive, print_frame
-from benchmarks.data.augment import FLIP, JITTER, RATIO, SCALE, Preprocessing, draw_augmentation
-=======
 from benchmarks.commands.options import add_format, print_frame
-from benchmarks.data.augment import FLIP, JITTER, RATIO, SCALE, Preprocessing
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
+from benchmarks.data.augment import FLIP, JITTER, RATIO, SCALE, Preprocessing, draw_augmentation
 from benchmarks.data.batches import Split, iterate, sequential_order
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.image_store import open_image_stores

@@ -110,12 +110,6 @@ def write_atomic(path: Path, data: bytes, place: str = "results", sync: bool = T
     return path
 
 
-<<<<<<< HEAD
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-=======
 def write_disposable(path: Path, data: bytes, place: str = "cache") -> None:
     """Writes a file that can be made again at any time; where there is no room for it, a note says so once a folder.
 
@@ -133,7 +127,12 @@ def write_disposable(path: Path, data: bytes, place: str = "cache") -> None:
 
 
 _SAID: set[Path] = set()  # folders that a note was about, in this process
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -172,8 +171,8 @@ def parse_json(data: bytes) -> Any:
 def read_cached(path: Path) -> dict[str, Any]:
     """A cache file's content; empty where there is none or it is damaged, so that it is made again."""
     try:
-        content = parse_json(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        content = parse_json(read_regular(path))
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -28,12 +28,16 @@ class _Loader(yaml.SafeLoader):
                 raise UserError(f"key must be given once, got {key!r} twice")
         return super().construct_mapping(node, deep)
 
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        """What stands there, whatever a tag says that it is."""
+        return str(self.construct_scalar(node))
+
 
 _Loader.add_implicit_resolver(f"{_YAML}bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 _Loader.add_implicit_resolver(f"{_YAML}null", re.compile("^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 _Loader.add_implicit_resolver(f"{_YAML}merge", re.compile("^<<$"), ["<"])
 for _tag in ("int", "float", "timestamp"):
-    _Loader.add_constructor(f"{_YAML}{_tag}", lambda loader, node: loader.construct_yaml_str(node))
+    _Loader.add_constructor(f"{_YAML}{_tag}", _Loader.construct_text)
 
 
 def read_yaml(data: bytes | str) -> Any:

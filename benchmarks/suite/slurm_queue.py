@@ -6,12 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
 from benchmarks.errors import MachineError, UserError
-=======
-from benchmarks.errors import UserError
 from benchmarks.storage.files import read_regular
->>>>>>> b4c7d5d (Numbers have bounds checked before any work, YAML is read as it stands, no FIFO is waited for, a signal ends any stage in seconds, and what is stored stays until something new is whole)
 
 FOLDER = "jobs"  # below the results: submitit's files, and which run each job does
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "RESV_DEL_HOLD", "REQUEUE_FED")
