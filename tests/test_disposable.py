@@ -51,13 +51,14 @@ def test_a_dataset_opens_without_room_for_its_hashes_and_normalisation(
     root = make_images(tmp_path / "images")
     kept = open_dataset(str(root), tmp_path, tmp_path / "cache")
     capsys.readouterr()
-    for name in ("hashes", "normalization"):
+    for name in ("hashes", "depths", "normalization"):
         block(tmp_path / "blocked" / name)
     for _ in range(2):
         assert open_dataset(str(root), tmp_path, tmp_path / "blocked") == kept
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert [note.partition(" is made anew each time: cache must be")[0] for note in notes] == [
         "note: hashes",
+        "note: depths",
         "note: normalization",
     ]
 
@@ -71,7 +72,7 @@ def test_memory_is_predicted_without_room_for_predictions(tmp_path: Path, capsys
 
 def test_a_run_goes_through_without_them(tmp_path: Path) -> None:
     make_images(tmp_path / "images")
-    for name in ("hashes", "normalization", "predictions"):
+    for name in ("hashes", "normalization", "depths", "predictions"):
         block(tmp_path / ".cache" / name)
     ended = finish_inside(tmp_path, "--methods", "linear", *TINY, "--epochs", "1")
     assert ended.returncode == 0 and "runs: 1 ok" in ended.stderr

@@ -137,7 +137,7 @@ def test_in_a_cache_it_is_made_anew(tmp_path: Path) -> None:
     dataset = open_now()
     stores = open_image_stores(dataset, "val", [32], cache)[32].copy()
     files = [path for path in cache.rglob("*") if path.is_file()]
-    assert {path.parent.name for path in files} == {"hashes", "normalization", "images"}
+    assert {path.parent.name for path in files} == {"hashes", "normalization", "images", "depths"}
     for path in files:
         fifo(path)
     assert open_now() == dataset
