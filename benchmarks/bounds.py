@@ -1,4 +1,6 @@
-"""The bounds of every number that a user may give, on the command line, in a suite file or to `--set`, and their check.
+"""The bounds of every number that a user may give on the command line or in a suite file, and their check.
+
+Those of a method's options stand in its Config.
 
 They keep out what no machine could do and what a library further down would refuse hours later; within them a number
 may still not fit a dataset, a method or a card.
@@ -52,7 +54,6 @@ BOUNDS = {
     "warmup_epochs": Bounds(0, 100_000),
     "batch_size": _COUNT,
     "lr": Bounds(0, FP32_MAX, whole=False, above=True),
-    "weight_decay": Bounds(0, FP32_MAX, whole=False),
     "num_classes": _COUNT,
     "jobs": Bounds(1, 1024),
     "hang_minutes": Bounds(0, 1_000_000, whole=False, above=True),

@@ -14,7 +14,6 @@ import bench
 from benchmarks.bounds import BOUNDS, Fault, broken_rule, positive, read_number, refuse_faults, typed
 from benchmarks.commands import COMMANDS
 from benchmarks.errors import UserError
-from benchmarks.model.choose import method_options
 from benchmarks.suite.option_rules import faults
 from benchmarks.suite.options import SlurmSettings, SuiteOptions
 
@@ -49,14 +48,13 @@ def test_seeds_are_those_that_torch_and_numpy_take() -> None:
         ("--methods fpt --seeds 0 4294967296", ["seeds must be at most 4,294,967,295, got '4294967296'"]),
         ("--methods fpt --seeds -1", ["seeds must be at least 0, got '-1'"]),
         (
-            "--methods fpt --lr inf --epochs -1 --batch-size 010 --jobs 10000 --hang-minutes nan --set fpt.lr=nan",
+            "--methods fpt --lr inf --epochs -1 --batch-size 010 --jobs 10000 --hang-minutes nan",
             [
                 "lr must be at most 3e+38, got 'inf'",
                 "epochs must be at least 1, got '-1'",
                 "batch_size must be a whole number without zeros in front, got '010'",
                 "jobs must be at most 1,024, got '10000'",
                 "hang_minutes must be above 0, got 'nan'",
-                "fpt.lr must be above 0, got 'nan'",
             ],
         ),
         ("--methods fpt --slurm minutes=1e9 cpus=-1", ["minutes of slurm must be a", "cpus of slurm must be at least"]),
@@ -101,16 +99,6 @@ def test_a_file_and_what_is_typed_are_refused_together(tmp_path: Path) -> None:
         "seeds must be at least 0, got '-1'$",
     ):
         assert re.search(message, str(error.value))
-
-
-@pytest.mark.parametrize("value", ["nan", "-1", "1e39", "x"])
-def test_rates_and_weight_decay_are_held_to_their_bounds_in_set(value: str) -> None:
-    for option in ("lr", "weight_decay"):
-        with pytest.raises(UserError, match=f"lora.{option} must be "):
-            method_options([f"lora.{option}={value}"], ["lora"])
-    assert method_options(["lora.lr=1e-3", "lora.weight_decay=0"], ["lora"]) == {
-        "lora": {"lr": 1e-3, "weight_decay": 0}
-    }
 
 
 def test_no_number_of_any_command_is_without_bounds() -> None:

@@ -48,7 +48,18 @@ def test_truth_and_nothing_are_no_text(text: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("8", 8), ("-3", -3), ("0", 0), (".5", 0.5), ("1e3", 1000.0), ("1e-3", 1e-3), ("2.", 2.0), ("[1, .5]", [1, 0.5])]
+    [
+        ("8", 8),
+        ("-3", -3),
+        ("0", 0),
+        (".5", 0.5),
+        ("1e3", 1000.0),
+        ("1e-3", 1e-3),
+        ("2.", 2.0),
+        (".inf", float("inf")),
+        ("-.inf", float("-inf")),
+        ("[1, .5]", [1, 0.5]),
+    ]
     + [(text, text) for text in ("010", "1:30", "1_000", "0x10", "yes", "1e", "--1", "9" * 31)],
 )
 def test_numbers_of_set_are_those_that_can_mean_nothing_else(text: str, value: Any) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.bounds import read_number
 from benchmarks.choices import one_of
 from benchmarks.errors import UserError
 from benchmarks.storage.plain_yaml import numbers, read_yaml
@@ -39,7 +38,7 @@ def check_settings(settings: Iterable[str]) -> None:
     """Checks what of `--set` can be checked before methods are known.
 
     Raises:
-        UserError: Settings are not of the form, out of the bounds of all methods, or given twice; it has them all.
+        UserError: Settings are not of the form, or given twice; the message has all of them.
     """
     wrong: list[str] = []
     seen: dict[tuple[str, str], str] = {}
@@ -60,7 +59,7 @@ def read_setting(setting: str) -> tuple[str, str, Any]:
     """Method, option and value of `lora.rank=8`.
 
     Raises:
-        UserError: It is not of that form, or out of the bounds that all methods share.
+        UserError: It is not of that form.
     """
     name, _, text = setting.partition("=")
     method, _, option = name.partition(".")
@@ -70,4 +69,4 @@ def read_setting(setting: str) -> tuple[str, str, Any]:
         value = numbers(read_yaml(text))
     except UserError as error:
         raise UserError(f"set must have a value that YAML can read, got {setting!r}") from error
-    return method, option, read_number(option, value, name) if option in ("lr", "weight_decay") else value
+    return method, option, value

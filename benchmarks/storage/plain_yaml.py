@@ -13,7 +13,7 @@ from benchmarks.errors import UserError
 
 _YAML = "tag:yaml.org,2002:"
 _INT = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,29})")
-_FLOAT = re.compile(r"[+-]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][+-]?[0-9]+)?|[0-9]+[eE][+-]?[0-9]+)")
+_FLOAT = re.compile(r"[+-]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][+-]?[0-9]+)?|[0-9]+[eE][+-]?[0-9]+|\.inf)|\.nan")
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,4 +63,4 @@ def numbers(value: Any) -> Any:
         return value
     if _INT.fullmatch(value):
         return int(value)
-    return float(value) if _FLOAT.fullmatch(value) else value
+    return float(value.replace(".inf", "inf").replace(".nan", "nan")) if _FLOAT.fullmatch(value) else value
