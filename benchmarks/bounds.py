@@ -1,9 +1,7 @@
 """The bounds of every number that a user may give on the command line or in a suite file, and their check.
 
-Those of a method's options stand in its Config.
-
 They keep out what no machine could do and what a library further down would refuse hours later; within them a number
-may still not fit a dataset, a method or a card.
+may still not fit a dataset, a method or a card. The bounds of a method's options stand in its Config.
 """
 
 import argparse
