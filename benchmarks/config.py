@@ -105,7 +105,9 @@ def identity(settings: Mapping[str, Any], kind: type) -> dict[str, Any]:
         kind: The dataclass whose fields they are, `RunConfig` or a method's Config.
     """
     defaults = _later_defaults(kind)
-    return {name: value for name, value in settings.items() if json.dumps(value) != defaults.get(name)}
+    return {
+        name: value for name, value in settings.items() if name not in defaults or json.dumps(value) != defaults[name]
+    }
 
 
 @functools.cache

@@ -84,6 +84,18 @@ def test_help_does_not_wait_for_torch() -> None:
 
 
 @pytest.mark.process
+def test_what_is_stored_is_shown_without_torch(tmp_path: Path) -> None:
+    write_record(tmp_path, make_record("fpt"))
+    commands = (["list", "runs"], ["tables"], ["plots"], ["report"])
+    code = "import sys, bench\nfor command in {}: bench.main([*command, '--results', {!r}])\n"
+    code += "print([name for name in ('torch', 'timm', 'sklearn') if name in sys.modules], file=sys.stderr)"
+    arguments = [sys.executable, "-c", code.format(commands, str(tmp_path))]
+    ended = subprocess.run(arguments, cwd=BENCH.parent, capture_output=True, text=True, check=True)
+    assert ended.stderr.splitlines()[-1] == "[]"
+    assert str(tmp_path / "report.html") in ended.stdout
+
+
+@pytest.mark.process
 def test_it_runs_from_any_folder(folder: Path) -> None:
     ended = subprocess.run([sys.executable, BENCH, "-h"], cwd=folder, capture_output=True, text=True, check=True)
     assert "python bench.py --methods fpt lora --res 512" in ended.stdout

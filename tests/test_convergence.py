@@ -178,7 +178,7 @@ def test_a_comparison_of_folders_says_it(records: list[Record]) -> None:
 
 
 def test_the_page_says_it(tmp_path: Path, records: list[Record]) -> None:
-    data = collect(tmp_path, tmp_path, records)
+    data = collect(tmp_path, tmp_path, records).shown
     marked = [row for row in data["rows"] if row["auc_marks"]]
     assert [(row["method"], row["resolution"]) for row in marked] == [("fpt", 448)]
     assert sum("◊" in cell[1] for row in data["rows"] for cell in row["cells"]) == 1

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.memory.card_fit import BATCHES, GIB, RESOLUTIONS, largest_fitting, limits, needed_bytes, parse_memory
+from benchmarks.memory.card_fit import BATCHES, GIB, RESOLUTIONS, largest_fitting, limits, parse_memory
+from benchmarks.memory.needs import CONTEXT_BYTES, needed_bytes
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.memory.predict import CONTEXT_BYTES, predict_memory
+from benchmarks.memory.predict import predict_memory
 
 POINT = MemoryPoint("vpt", 224, 16, "vit_tiny_patch16_224", precision="bf16", attention="sdpa")
 
@@ -47,7 +48,7 @@ def test_a_good_guess_takes_two_questions() -> None:
 def test_what_is_needed_has_a_margin_and_the_context() -> None:
     prediction = predict_memory(POINT)
     peak = max(phase.allocated for phase in prediction.phases.values())
-    assert needed_bytes(prediction) == int(peak * 1.05) + CONTEXT_BYTES["train"]
+    assert needed_bytes(prediction.highest.allocated) == int(peak * 1.05) + CONTEXT_BYTES["train"]
 
 
 @pytest.mark.slow
@@ -58,9 +59,9 @@ def test_limits_fit_and_the_next_do_not(tmp_path: Path) -> None:
     batch = BATCHES[BATCHES.index(found.batch_size) + 1]
     resolution = RESOLUTIONS[RESOLUTIONS.index(found.resolution) + 1]
     for point in (replace(POINT, batch_size=found.batch_size), replace(POINT, resolution=found.resolution)):
-        assert needed_bytes(predict_memory(point)) <= memory
+        assert needed_bytes(predict_memory(point).highest.allocated) <= memory
     for point in (replace(POINT, batch_size=batch), replace(POINT, resolution=resolution)):
-        assert needed_bytes(predict_memory(point)) > memory
+        assert needed_bytes(predict_memory(point).highest.allocated) > memory
 
 
 def test_a_card_may_be_too_small_for_anything(tmp_path: Path) -> None:

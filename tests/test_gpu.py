@@ -11,7 +11,8 @@ from tiny_images import make_images
 
 from benchmarks.config import Attention
 from benchmarks.data.augment import Preprocessing, draw_augmentation
-from benchmarks.memory.measure import measure_points, record_path
+from benchmarks.memory.measure import measure_points
+from benchmarks.memory.measured import record_path
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
 from benchmarks.model.build import build_parts

@@ -138,7 +138,7 @@ def test_figures_page_and_comparison_mark_leaks(
         assert NOTE in texts(drawn[name]).replace("\u00a0", " "), name
         marked = [text for axes in drawn[name].axes for text in axes.texts if "⊗" in text.get_text()]
         assert len(marked) == (0 if name == "memory" else 4), name
-    data = collect(tmp_path, tmp_path, records)
+    data = collect(tmp_path, tmp_path, records).shown
     assert {row["auc_marks"] for row in data["rows"]} == {"⊗"} and "⊗" in data["auc_marks"]
     assert any(note.startswith(NOTE) for note in data["groups"][0]["footnotes"])
     side = Side(runs_frame(records), {})

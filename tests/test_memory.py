@@ -18,7 +18,9 @@ from benchmarks.commands import memory as command
 from benchmarks.environment import ROOT, driver_version
 from benchmarks.errors import MachineError
 from benchmarks.memory import measure
-from benchmarks.memory.point import MemoryPoint, build_point
+from benchmarks.memory.measured import read_measured
+from benchmarks.memory.phases import build_point
+from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import PhasePeak, Prediction
 from benchmarks.memory.table import COLUMNS, compare_frame, measured_rows, points_frame
 from benchmarks.training.peak_memory import NvmlDriver, PhaseMemory, check_idle, host_peak_bytes
@@ -219,7 +221,7 @@ def test_points_are_measured_in_processes_of_their_own(monkeypatch: pytest.Monke
     assert "dropout of vpt must be a number, at least 0 and below 1" in records[1]["status"]["message"]
     assert set(records[0]["seconds_per_step"]) == {"train", "eval"}
     assert records[0]["environment"]["device"] == "CPU" and records[0]["host_peak_bytes"] > 2**26
-    assert [record["point"] for record in measure.read_measured(tmp_path)] == [
+    assert [record["point"] for record in read_measured(tmp_path)] == [
         record["point"] for record in sorted(records, key=lambda record: MemoryPoint.from_dict(record["point"]).name)
     ]
 
@@ -229,7 +231,7 @@ def test_a_damaged_measured_record_is_named(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     whole: dict[str, Any] = {"schema": 1, "point": MemoryPoint("full", 224).as_dict(), "status": {"state": "ok"}}
     path.write_text(json.dumps(whole | {"more": 1}))
-    assert measure.read_measured(tmp_path)[0]["more"] == 1
+    assert read_measured(tmp_path)[0]["more"] == 1
     for content, reason in (
         ("{", "EOF while parsing"),
         (json.dumps(whole | {"schema": 2}), "schema must be 1, got 2"),
@@ -243,7 +245,7 @@ def test_a_damaged_measured_record_is_named(tmp_path: Path) -> None:
     ):
         path.write_text(content)
         with pytest.raises(ValueError, match=rf"record must be a measured point, got '.*x\.json' \({reason}"):
-            measure.read_measured(tmp_path)
+            read_measured(tmp_path)
 
 
 def test_a_point_survives_json_and_names_all_it_is() -> None:
@@ -255,7 +257,7 @@ def test_a_point_survives_json_and_names_all_it_is() -> None:
 
 
 def test_stored_records_have_the_columns_of_the_issue() -> None:
-    frame = points_frame(row for record in measure.read_measured(ROOT / "results") for row in measured_rows(record))
+    frame = points_frame(row for record in read_measured(ROOT / "results") for row in measured_rows(record))
     assert tuple(frame.columns) == COLUMNS
     assert len(frame) > 200 and set(frame["source"]) == {"measured"} and set(frame["status"]) == {"ok", "oom"}
     assert frame[frame["status"] == "ok"]["peak_allocated_bytes"].notna().all()

@@ -12,7 +12,7 @@ from inside import finish_inside
 from tiny_images import make_images
 
 from benchmarks.choices import SPLITS
-from benchmarks.memory import measure
+from benchmarks.memory import measure, measured
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.records.record import half_replaced, remove_partial, store_run, write_record
 from benchmarks.suite.run import Run
@@ -127,9 +127,9 @@ def test_the_next_command_completes_what_a_kill_left_half_replaced(stored: Path)
 
 def test_a_failed_measurement_leaves_the_one_before(tmp_path: Path) -> None:
     point = MemoryPoint("linear", 32, 4, "vit_tiny_patch16_224")
-    path = measure.record_path(tmp_path, point)
-    good = {"schema": measure.SCHEMA, "point": point.as_dict(), "status": {"state": "ok", "message": None}}
-    measure.write_record(path, good)
+    path = measured.record_path(tmp_path, point)
+    good = {"schema": measured.SCHEMA, "point": point.as_dict(), "status": {"state": "ok", "message": None}}
+    measured.write_record(path, good)
     before = path.read_bytes()
 
     class Process:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from browser import browser, console, requests, set_width
 from fixed_records import MIB, make_record
-from report_folder import HOSTILE_CLASS, HOSTILE_DATASET, make_folder
+from report_folder import HOSTILE_CLASS, HOSTILE_DATASET, add_details, make_folder, predictions
 from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
+from test_report import rounded
 
 from benchmarks.records.record import load_records, write_record
 from benchmarks.report.html_page import write_report
@@ -39,6 +40,11 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
         yield driver
 
 
+def settle(chrome: Chrome) -> None:
+    """Waits until what the page unpacks at its start is there."""
+    chrome.execute_async_script("Promise.all(LOADED.values()).then(arguments[0])")
+
+
 @pytest.fixture
 def page(chrome: Chrome, folder: Path) -> Iterator[Chrome]:
     """The page, freshly loaded; whatever a test does, the console stays silent and the page asks for nothing else."""
@@ -48,6 +54,7 @@ def page(chrome: Chrome, folder: Path) -> Iterator[Chrome]:
     console(chrome)
     requests(chrome)
     chrome.get(address)
+    settle(chrome)
     yield chrome
     assert console(chrome) == []
     assert [request.split("#")[0] for request in requests(chrome)] == [address]
@@ -155,7 +162,10 @@ def test_names_stay_text(page: Chrome) -> None:
     for table in ("class-auc", "confusion", "class-results"):
         assert HOSTILE_CLASS in texts(page, f"#{table} th"), table
     assert page.execute_script("return document.querySelectorAll('main img, main script, main b, main i').length") == 0
-    assert page.execute_script("return document.scripts.length") == 3
+    scripts = page.execute_script(
+        "return [...document.scripts].map(({ id }) => id).filter((id) => !id.startsWith('part-'))"
+    )
+    assert scripts == ["", "data", ""]
     assert "<i>gpu7</i>" in texts(page, "#machines td")
     shown = page.execute_script(
         "const plot = byId('trade-off-plot');"
@@ -227,10 +237,44 @@ def test_confusion_matrix_counts_the_test_images(page: Chrome) -> None:
 def test_learning_curves_ring_the_epoch_that_was_picked(page: Chrome) -> None:
     choose(page, "learning-quantity", "Training loss")
     traces = drawn(page, "learning-plot")
-    assert len(traces) == 7 * 2  # methods, seeds
-    assert traces[0]["x"] == list(range(1, 9))
-    assert traces[0]["y"] == pytest.approx([2 / epoch for epoch in range(1, 9)], rel=1e-5)
-    assert [size > 0 for size in traces[0]["marker"]["line"]["width"]] == [epoch == 7 for epoch in range(1, 9)]
+    assert len(traces) == 7  # methods; their two seeds with a gap between them
+    assert traces[0]["x"] == [*range(1, 9), None, *range(1, 9)]
+    assert traces[0]["y"][:8] == pytest.approx([2 / epoch for epoch in range(1, 9)], rel=1e-5)
+    ringed = [epoch == 7 for epoch in range(1, 9)]
+    assert [size > 0 for size in traces[0]["marker"]["line"]["width"]] == [*ringed, False, *ringed]
+
+
+def test_records_are_those_that_were_stored(page: Chrome, folder: Path) -> None:
+    shown = page.execute_async_script(
+        "Promise.all([...new Set(DATA.runs.part), 'measured'].map(loadPart))"
+        ".then((parts) => arguments[0](parts.map(({ contents }) => JSON.stringify(contents))))"
+    )
+    records = {name: record for part in shown for name, record in json.loads(part).items()}
+    paths = [*(folder / "runs").glob("*.json"), *(folder / "measured").glob("*/*.json")]
+    assert len(records) == len(paths) > 30
+    for path in paths:
+        name = path.stem if path.parent.name == "runs" else f"measured/{path.parent.name}/{path.stem}"
+        assert records[name] == rounded(json.loads(path.read_text()))
+
+
+def test_many_seeds_are_offered_when_asked_for(chrome: Chrome, tmp_path: Path) -> None:
+    for seed in range(12):
+        record, made = make_record("fpt", seed=seed), predictions(seed)
+        add_details(record, seed, made)
+        record["run"]["selection"] = {"best_epoch": 7}
+        write_record(tmp_path, record)
+    path, _ = write_report(tmp_path, tmp_path / "report.html", load_records(tmp_path)[0])
+    chrome.get(path.as_uri())
+    settle(chrome)
+    assert console(chrome) == []
+    assert texts(chrome, "#results summary") == ["12 seeds"] and not texts(chrome, "#results tbody a")
+    find(chrome, "#results summary").send_keys(Keys.ENTER)
+    WebDriverWait(chrome, 5).until(lambda _: len(texts(chrome, "#results tbody a")) == 12)
+    lines, rings = drawn(chrome, "learning-plot")
+    assert (lines["mode"], lines["x"].count(None), rings["x"]) == ("lines", 11, [7] * 12)
+    assert len(texts(chrome, "#record-choice option")) == 1
+    find(chrome, "#record-choice").send_keys(Keys.TAB)  # it is focused first
+    assert len(texts(chrome, "#record-choice option")) == 13
 
 
 def test_all_columns_on_demand(page: Chrome) -> None:

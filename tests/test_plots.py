@@ -1,6 +1,5 @@
 """Figures from a fixed set of records: that they are written, the same each time, and hold what they must."""
 
-from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from benchmarks.report.memory_plot import plot_memory_curves
 from benchmarks.report.page_data import _SYMBOLS
 from benchmarks.report.plots import pareto_front, write_plots
 from benchmarks.report.style import Style, styles
-from methods import METHODS
+from methods import METHODS, TITLES
 
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
@@ -36,6 +35,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         return write(figure, path)
 
     monkeypatch.setattr(style, "_write", keep)
+    monkeypatch.setattr(plots, "MOST_PROCESSES", 1)  # another one's would not be seen
     return seen
 
 
@@ -170,6 +170,25 @@ def test_legends_axes_and_caption_do_not_overlap(suite: Suite) -> None:
             assert box.y0 >= caption.get_window_extent().y1 - leading
 
 
+def test_titles_are_those_of_the_methods() -> None:
+    assert list(TITLES.items()) == [(name, method.title) for name, method in METHODS.items()]
+
+
+@pytest.mark.process
+def test_many_figures_are_drawn_in_processes_and_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = runs_frame([make_record("full"), make_record("fpt"), *fallback_records()])
+    alone = write_plots(tmp_path / "alone", frame)
+    said = capsys.readouterr().err
+    monkeypatch.setattr(plots, "MANY", 1)
+    monkeypatch.setattr(plots, "MOST_PROCESSES", 2)
+    together = write_plots(tmp_path / "together", frame)
+    assert [path.name for path in together] == [path.name for path in alone] != []
+    assert [path.read_bytes() for path in together] == [path.read_bytes() for path in alone]
+    assert capsys.readouterr().err == said
+
+
 def test_each_method_has_a_style_of_its_own() -> None:
     chosen = styles((name, METHODS[name].title) for name in METHODS)
     assert len({(look.colour, look.marker) for look in chosen.values()}) == len(METHODS)
@@ -183,9 +202,9 @@ def test_each_method_has_a_style_of_its_own() -> None:
 @pytest.fixture
 def forty(monkeypatch: pytest.MonkeyPatch) -> dict[str, Style]:
     """The styles of a table of forty methods, in its order."""
-    for i in range(len(METHODS), 40):
-        monkeypatch.setitem(METHODS, f"method_{i}", replace(METHODS["lora"], name=f"method_{i}", title=f"Method {i}"))
-    return styles((name, name) for name in METHODS)
+    for i in range(len(TITLES), 40):
+        monkeypatch.setitem(TITLES, f"method_{i}", f"Method {i}")
+    return styles((name, name) for name in TITLES)
 
 
 def test_forty_methods_stay_apart_and_full_has_black_for_itself(forty: dict[str, Style]) -> None:
@@ -198,8 +217,8 @@ def test_forty_methods_stay_apart_and_full_has_black_for_itself(forty: dict[str,
     assert {look.marker for look in forty.values()} <= set(_SYMBOLS)  # what the page draws
     some = styles([(name, name) for name in ("method_39", "fpt", "method_20")])
     assert some == {name: forty[name] for name in some}
-    unknown = styles([*((name, name) for name in METHODS), ("full", "full (lr 1)"), ("gone", "Gone")])
-    assert {name: unknown[name] for name in METHODS} == forty
+    unknown = styles([*((name, name) for name in TITLES), ("full", "full (lr 1)"), ("gone", "Gone")])
+    assert {name: unknown[name] for name in TITLES} == forty
     assert len({(look.colour, look.marker) for look in unknown.values()}) == 42
     assert "#000000" not in (unknown["full (lr 1)"].colour, unknown["Gone"].colour)
 

@@ -20,9 +20,10 @@ from benchmarks.memory import trace as trace_module
 from benchmarks.memory.allocator import CachingAllocator
 from benchmarks.memory.cuda_kernels import CudaSemantics, reduction_workspace
 from benchmarks.memory.fold import FoldRepeats
-from benchmarks.memory.measure import read_measured
+from benchmarks.memory.measured import read_measured
+from benchmarks.memory.needs import CONTEXT_BYTES
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.memory.predict import CONTEXT_BYTES, predict_memory, replay
+from benchmarks.memory.predict import predict_memory, replay
 from benchmarks.memory.table import breakdown_frame, readable
 from benchmarks.memory.trace import StorageTrace
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from benchmarks.config import RunConfig
 from benchmarks.data.augment import Preprocessing, draw_augmentation
 from benchmarks.data.batches import Split
-from benchmarks.memory.point import MemoryPoint, run_phases
+from benchmarks.memory.phases import run_phases
+from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
 from benchmarks.model.build import Parts
 from benchmarks.suite.plan import make_plan

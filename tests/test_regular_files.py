@@ -23,7 +23,7 @@ from benchmarks.data.dataset import open_dataset
 from benchmarks.data.image_store import open_image_stores
 from benchmarks.errors import UserError
 from benchmarks.features.cache_files import CacheFiles
-from benchmarks.memory.measure import read_measured
+from benchmarks.memory.measured import read_measured
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.prediction_cache import stored_predictions
 from benchmarks.model.weights import resolve_weights

@@ -14,7 +14,8 @@ from tiny_images import make_images
 from benchmarks.analysis.evidence import load_evidence
 from benchmarks.config import Places, RunConfig
 from benchmarks.data.dataset import open_dataset
-from benchmarks.memory.point import MemoryPoint, build_point
+from benchmarks.memory.phases import build_point
+from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory, trace_run
 from benchmarks.model.weights import Weights
 from benchmarks.records.frame import load_frame

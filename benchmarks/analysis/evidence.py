@@ -22,7 +22,8 @@ from benchmarks.errors import UserError
 from benchmarks.scores import log_odds
 from benchmarks.storage.files import read_regular, write_disposable
 
-_LAYOUT = 3  # of the kept files
+_LAYOUT = 4  # of the kept files
+_ARRAYS = ("influence", "class_images", "class_units", "confusion")
 _TOLERANCE = 1e-6  # between a record's AUC and that of its predictions; they are written in full
 
 
@@ -35,6 +36,8 @@ class Evidence(NamedTuple):
     influence: of each unit on it `(U,)`, see `influence.influence`.
     design_effect: how many times larger the variance of the AUC is than if every image were a unit.
     class_images, class_units: images of each class, and units that have one `(C,)`.
+    classes: their names, in the order of the columns of predictions; empty where nothing is known of classes.
+    confusion: images by true and by called class `(C, C)`, the class of the highest logit or, without, probability.
     """
 
     images: str
@@ -44,6 +47,8 @@ class Evidence(NamedTuple):
     design_effect: float
     class_images: Integers
     class_units: Integers
+    classes: tuple[str, ...] = ()
+    confusion: Integers = np.zeros((0, 0), dtype=np.int64)
 
 
 def same_evidence(first: Evidence, second: Evidence) -> bool:
@@ -121,7 +126,14 @@ def read_evidence(data: bytes) -> Evidence:
         design_effect=found.design_effect,
         class_images=np.bincount(labels),
         class_units=units_of_classes(labels, units),
+        classes=tuple(classes),
+        confusion=_confusion(labels, values.argmax(axis=1), len(classes)),
     )
+
+
+def _confusion(labels: Integers, called: Integers, num_classes: int) -> Integers:
+    """How often images of each class `(C, C)`, a row each, are called each class, a column each."""
+    return np.bincount(labels * num_classes + called, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def _read_csv(data: bytes) -> tuple[list[str], list[list[str]]]:
@@ -149,10 +161,11 @@ def _kept(data: bytes, folder: Path) -> Evidence:
 
 def _pack(evidence: Evidence) -> bytes:
     """As tensors, which are read in no time, text as its bytes; the digest of all that comes first."""
-    texts = {name: np.frombuffer(getattr(evidence, name).encode(), np.uint8) for name in ("images", "unit")}
+    texts = {name: getattr(evidence, name) for name in ("images", "unit")} | {"classes": json.dumps(evidence.classes)}
+    letters = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
     numbers = {name: np.array([getattr(evidence, name)]) for name in ("auc", "design_effect")}
-    arrays = {name: getattr(evidence, name) for name in ("influence", "class_images", "class_units")}
-    content = bytes(save(texts | numbers | arrays))
+    arrays = {name: getattr(evidence, name) for name in _ARRAYS}
+    content = bytes(save(letters | numbers | arrays))
     return hashlib.sha256(content).digest() + content
 
 
@@ -161,6 +174,7 @@ def _unpack(data: bytes) -> Evidence:
     if hashlib.sha256(content).digest() != digest:
         raise UserError("content must be what was written, got other bytes")
     kept = load(content)
-    images, unit = (bytes(kept[name]).decode() for name in ("images", "unit"))
+    images, unit, classes = (bytes(kept[name]).decode() for name in ("images", "unit", "classes"))
     auc, effect = (float(kept[name][0]) for name in ("auc", "design_effect"))
-    return Evidence(images, unit, auc, kept["influence"], effect, kept["class_images"], kept["class_units"])
+    arrays = {name: kept[name] for name in _ARRAYS}
+    return Evidence(images, unit, auc, design_effect=effect, classes=tuple(json.loads(classes)), **arrays)

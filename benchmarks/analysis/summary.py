@@ -14,7 +14,7 @@ from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT, add_code, by_c
 from benchmarks.names import endings
 from benchmarks.records.frame import LATER, PROTOCOL
 from benchmarks.records.schema import STATES
-from methods import METHODS
+from methods import TITLES
 
 CELL = ("block", "dataset", "dataset_digest", "resolution", "method", "variant")
 PARAMETERS = ("trainable", "trainable_head", "trainable_total", "frozen")
@@ -50,8 +50,8 @@ def _block_id(row: pd.Series) -> str:
 
 def method_rank(name: str) -> tuple[int, str]:
     """Sort key: the order of the table of methods, then names that only stored records know."""
-    known = list(METHODS)
-    return (known.index(name) if name in METHODS else len(known), name)
+    known = list(TITLES)
+    return (known.index(name) if name in TITLES else len(known), name)
 
 
 def summary(frame: pd.DataFrame, mix_code: bool = False) -> pd.DataFrame:
@@ -261,8 +261,7 @@ def variant_labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
     labels = {}
     for method in sorted(set(runs["method"])):
         group = runs[runs["method"] == method]
-        known = METHODS[method].title if method in METHODS else None
-        title = known or _first(group["method_title"]) or method
+        title = TITLES.get(method) or _first(group["method_title"]) or method
         settings = {variant: json.loads(variant) for variant in group["variant"].unique()}
         keys = sorted({key for setting in settings.values() for key in setting} - {"options"})  # which stand there too
         differing = [key for key in keys if len({json.dumps(s.get(key)) for s in settings.values()}) > 1]

@@ -68,8 +68,9 @@ def run(args: argparse.Namespace) -> int:
     """Prints a row for each method and set of factors."""
     import pandas as pd
 
-    from benchmarks.memory.card_fit import MARGIN, RESOLUTIONS
-    from benchmarks.memory.predict import CONTEXT_BYTES, map_points
+    from benchmarks.memory.card_fit import RESOLUTIONS
+    from benchmarks.memory.needs import CONTEXT_BYTES, MARGIN
+    from benchmarks.memory.predict import map_points
     from benchmarks.memory.table import MIB
 
     context = CONTEXT_BYTES["train"] / MIB
@@ -139,13 +140,14 @@ def _limits_row(job: "tuple[MemoryPoint, int, Path]") -> dict[str, Any]:
 
 def _cards_row(job: "tuple[MemoryPoint, Path]") -> dict[str, Any]:
     from benchmarks.choices import CARDS_GB
-    from benchmarks.memory.card_fit import GIB, needed_bytes
+    from benchmarks.memory.card_fit import GIB
+    from benchmarks.memory.needs import needed_bytes
     from benchmarks.memory.predict import PredictionError
     from benchmarks.memory.prediction_cache import predict_point
 
     point, cache = job
     try:
-        needed = needed_bytes(predict_point(point, cache))
+        needed = needed_bytes(predict_point(point, cache).highest.allocated)
     except PredictionError as error:
         unknown = dict.fromkeys(["needed_gib", *(f"{card}GB" for card in CARDS_GB)], "-")
         return _factors(point) | unknown | {"note": str(error)}

@@ -120,7 +120,7 @@ def _show(args: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
     frame = points_frame(rows)
     print_frame(readable(frame) if args.format == "md" else frame, args.format)
     if args.plot:
-        from benchmarks.memory.measure import read_measured
+        from benchmarks.memory.measured import read_measured
         from benchmarks.memory.table import with_measured
         from benchmarks.report.memory_plot import plot_memory_curves
 
@@ -154,7 +154,7 @@ def _breakdown(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from benchmarks.memory.measure import read_measured
+    from benchmarks.memory.measured import read_measured
     from benchmarks.memory.point import MemoryPoint
     from benchmarks.memory.prediction_cache import predict_points
     from benchmarks.memory.table import compare_frame, readable, short_name
@@ -186,7 +186,8 @@ def _compare(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
     import torch
 
-    from benchmarks.memory.measure import gpu_folder, measure_points, record_path
+    from benchmarks.memory.measure import gpu_folder, measure_points
+    from benchmarks.memory.measured import record_path
     from benchmarks.memory.point import MemoryPoint
     from benchmarks.memory.table import measured_rows
 

@@ -107,14 +107,15 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
 
 def report(args: argparse.Namespace) -> int:
     """Writes the page and prints its path."""
-    from benchmarks.records.record import load_records
+    from benchmarks.records.record import each_record, record_paths
     from benchmarks.report.html_page import write_report
 
-    records, problems = load_records(args.results)
-    if not records and not problems and not any((args.results / "measured").glob("*/*.json")):
+    if not record_paths(args.results) and not any((args.results / "measured").glob("*/*.json")):
         raise MissingError(_NO_RECORDS.format(args.results / "runs"))
     output = args.output or args.results / "report.html"
-    path, problems = write_report(args.results, output, records, problems, args.mix_code)
+    unreadable: list[str] = []
+    records = each_record(args.results, unreadable)
+    path, problems = write_report(args.results, output, records, unreadable, args.mix_code)
     for problem in problems:
         print(problem, file=sys.stderr)
     print(path)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from benchmarks.bounds import read_number
 from benchmarks.errors import UserError
+from benchmarks.memory.needs import CONTEXT_BYTES, MARGIN, needed_bytes
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.memory.predict import CONTEXT_BYTES, Prediction
+from benchmarks.memory.predict import Prediction
 from benchmarks.memory.prediction_cache import predict_point
 
-MARGIN = 0.05  # of what is allocated: fragmentation, and the prediction's error
 RESOLUTIONS = (128, 224, 256, 320, 384, 448, 512, 576, 640, 768, 896, 1024, 1152, 1280, 1536)
 BATCHES = (*range(1, 32), *range(32, 128, 8), *range(128, 1025, 32))
 GIB = 2**30
@@ -37,11 +37,6 @@ def parse_memory(text: str) -> int:
     if not match:
         raise UserError(f"gpu-memory must be like 24GB, got {text!r}")
     return int(read_number("gpu_memory", match[1], "gpu-memory in GB") * GIB)
-
-
-def needed_bytes(prediction: Prediction) -> int:
-    """What a card must have for a point: the highest peak of its phases, the margin and the CUDA context."""
-    return int(prediction.highest.allocated * (1 + MARGIN)) + CONTEXT_BYTES["train"]
 
 
 def largest_fitting(candidates: Sequence[int], fits: Callable[[int], bool], guess: int) -> int | None:
@@ -72,7 +67,7 @@ def limits(point: MemoryPoint, memory: int, cache: Path) -> Limits:
     """
 
     def fits(other: MemoryPoint) -> bool:
-        return needed_bytes(predict_point(other, cache)) <= memory
+        return needed_bytes(predict_point(other, cache).highest.allocated) <= memory
 
     growth = max(_growth(predict_point(point, cache), memory), 0.0)
     side = int(point.resolution * math.sqrt(growth))

@@ -13,84 +13,31 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NotRequired, get_args
 
 import torch
-from pydantic import ConfigDict, TypeAdapter
-from typing_extensions import TypedDict
 
 from benchmarks.environment import ROOT, describe_code, describe_environment
-from benchmarks.errors import UserError
-from benchmarks.memory.point import MemoryPoint, build_point, point_resolution, run_phases
+from benchmarks.memory.measured import SCHEMA, Record, record_path, write_record
+from benchmarks.memory.phases import build_point, point_resolution, run_phases
+from benchmarks.memory.point import MemoryPoint
 from benchmarks.model.build import Parts
 from benchmarks.plugins import load_plugins, loaded_plugins
-from benchmarks.records.schema import Peaks
-from benchmarks.storage.files import parse_as, read_regular, write_atomic
+from benchmarks.storage.files import read_regular
 from benchmarks.training.peak_memory import NvmlDriver, PhaseMemory, check_idle, host_peak_bytes
 from benchmarks.training.step import forbid_tf32
 
-Schema = Literal[1]
-SCHEMA: int = get_args(Schema)[0]
 BURN_IN = 3  # steps before the clock starts; those of the memory loop come on top
 TIMED_SECONDS = 1.0  # a step is repeated for about this long
 TIMED_STEPS = (3, 50)  # at least, at most
 TIMEOUT = 300  # seconds for one point
 AHEAD = 5  # processes that import while another measures
 
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Point(MemoryPoint):
-    """A point as a record holds it: with all its options, and no setting that we do not know."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-    options: tuple[tuple[str, Any], ...] = field(kw_only=True)
-
-
-class Status(TypedDict):
-    """How measuring ended, and in which phase."""
-
-    state: str
-    phase: NotRequired[str | None]
-
-
-class Memory(TypedDict):
-    """Peaks in bytes, by phase and counter."""
-
-    phases: dict[str, Peaks | None]
-
-
-class Environment(TypedDict, total=False):
-    """Where it was measured."""
-
-    device: str | None
-
-
-class MeasuredPoint(TypedDict):
-    """What is read of a record again; it holds more."""
-
-    schema: Schema
-    point: Point
-    status: Status
-    memory: NotRequired[Memory | None]
-    environment: NotRequired[Environment]  # what failed at once has none
-
-
-_MEASURED = TypeAdapter(MeasuredPoint)
-
 
 def gpu_folder(results: Path, device: torch.device) -> Path:
     """Where the records of this GPU lie."""
     return results / "measured" / re.sub(r"[^a-z0-9]+", "-", NvmlDriver(device).name().lower()).strip("-")
-
-
-def record_path(folder: Path, point: MemoryPoint) -> Path:
-    """Where a point's record lies."""
-    return folder / f"{point.name}.json"
 
 
 def measure_points(
@@ -165,28 +112,6 @@ def _finish(point: MemoryPoint, process: subprocess.Popen[str], folder: Path) ->
 def _made(path: Path) -> Path:
     """Where a record waits to take its place."""
     return path.with_name(f".{path.name}.new")
-
-
-def write_record(path: Path, record: Record) -> None:
-    """Stores a record of a measured point."""
-    write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
-
-
-def read_measured(results: Path) -> list[Record]:
-    """All measured records under `results`, sorted by GPU and point.
-
-    Raises:
-        UserError: A file is no such record.
-    """
-    records = []
-    for path in sorted((results / "measured").glob("*/*.json")):
-        try:
-            data = read_regular(path)
-            parse_as(_MEASURED, data, "record")
-        except UserError as error:
-            raise UserError(f"record must be a measured point, got {str(path)!r} ({error}): delete it") from error
-        records.append(json.loads(data))
-    return records
 
 
 def measure(point: MemoryPoint, device: torch.device, make: Callable[[], Parts]) -> Record:

@@ -16,15 +16,13 @@ from benchmarks.errors import UserError
 from benchmarks.memory.allocator import Block, CachingAllocator
 from benchmarks.memory.cuda_kernels import CudaSemantics
 from benchmarks.memory.fold import FoldRepeats
-from benchmarks.memory.point import MemoryPoint, build_point, run_phases, views_of
+from benchmarks.memory.needs import CONTEXT_BYTES
+from benchmarks.memory.phases import build_point, run_phases, views_of
+from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.trace import StorageTrace
 from benchmarks.model.build import Parts
 from benchmarks.plugins import load_plugins, loaded_plugins
 
-# CUDA context with the kernels and libraries loaded by each phase: as measured on an H100, driver 580, CUDA 13.0.
-# What preparation loads was never measured: taken as preloading's.
-_CONTEXT_MIB = {"setup": 610, "preload": 686, "prepare": 686, "train": 758, "eval": 758}
-CONTEXT_BYTES = {phase: size * 2**20 for phase, size in _CONTEXT_MIB.items()}
 STEPS = 3  # of training, as many as are measured: state that the first one makes lies among what it then releases
 MANY = 12  # points from which a second process is worth its start
 

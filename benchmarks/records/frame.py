@@ -69,7 +69,7 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     Missing values are missing (NA), whatever the reason.
     """
     rows = [
-        {name: _lookup(record, column.path) for name, column in COLUMNS.items()}
+        _values(record, _TREE, dict.fromkeys(COLUMNS))
         | {"variant": _variant(record), "augmented": _augmented(record)}
         | _test_classes(record)
         | _history(record)
@@ -87,6 +87,31 @@ def _with_kappas(frame: pd.DataFrame) -> pd.DataFrame:
     """Tells the two kappas apart, which are one number only where there are two classes."""
     quadratic = frame["ordered"].fillna(True).astype(bool) & frame["num_classes"].ne(2).fillna(True).astype(bool)
     return frame.assign(kappa=frame["kappa"].mask(quadratic), quadratic_kappa=frame["kappa"].where(quadratic))
+
+
+def _tree() -> dict[str, Any]:
+    """The columns as records hold their values: the name of each, by the keys on the way to it."""
+    tree: dict[str, Any] = {}
+    for name, column in COLUMNS.items():
+        part = tree
+        for key in column.path[:-1]:
+            part = part.setdefault(key, {})
+        part[column.path[-1]] = name
+    return tree
+
+
+_TREE = _tree()
+
+
+def _values(part: Record, tree: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the values of a part of a record in it; what the record lacks stays as it was."""
+    for key, inner in tree.items():
+        value = part.get(key)
+        if isinstance(inner, str):
+            row[inner] = value
+        elif isinstance(value, dict):
+            _values(value, inner, row)
+    return row
 
 
 def _variant(record: Record) -> str:

@@ -55,13 +55,16 @@ def _fits(value: Any) -> Any:
     return value
 
 
+# Bounds stand before `_FITS`: behind a function of Python's, pydantic checks them in Python too, which takes as long
+# again for ten thousand records.
+_FINITE, _FITS = Field(allow_inf_nan=False), BeforeValidator(_fits)
 _ONE = 1 + 1e-9  # scores are means, which round
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]  # of things, or of bytes
 Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]
-Float = Annotated[float, BeforeValidator(_fits), Field(allow_inf_nan=False)]
-Amount = Annotated[Float, Field(ge=0)]
-Score = Annotated[Float, Field(ge=0, le=_ONE)]
+Float = Annotated[float, _FINITE, _FITS]
+Amount = Annotated[float, Field(ge=0), _FINITE, _FITS]
+Score = Annotated[float, Field(ge=0, le=_ONE), _FINITE, _FITS]
 
 
 class Status(TypedDict, total=False):
@@ -197,7 +200,7 @@ class Parameters(TypedDict, total=False):
     trainable_head: Count | None
     trainable: Count | None
     frozen: Count | None
-    percent: Annotated[Float, Field(ge=0, le=100 * _ONE)] | None
+    percent: Annotated[float, Field(ge=0, le=100 * _ONE), _FINITE, _FITS] | None
 
 
 class Validation(TypedDict, total=False):
@@ -213,7 +216,7 @@ class Test(TypedDict, total=False):
     accuracy: Score | None
     balanced_accuracy: Score | None
     macro_f1: Score | None
-    kappa: Annotated[Float, Field(ge=-_ONE, le=_ONE)] | None
+    kappa: Annotated[float, Field(ge=-_ONE, le=_ONE), _FINITE, _FITS] | None
     loss: Amount | None
 
 
@@ -260,7 +263,7 @@ Seconds = TypedDict(
         "validate": Amount | None,
         "test": Amount | None,
         "predict": Amount | None,
-        "other": Annotated[Float, Field(ge=-1)] | None,  # a difference
+        "other": Annotated[float, Field(ge=-1), _FINITE, _FITS] | None,  # a difference
     },
     total=False,
 )

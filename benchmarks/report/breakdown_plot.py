@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 
 from benchmarks.errors import UserError
 from benchmarks.report.style import PAGE, RC, finish, method_axis
-from methods import METHODS
+from methods import TITLES
 
 # What belongs to parameters first, then what grows with the image. Neighbours differ in lightness and hatch.
 KINDS: dict[str, tuple[str, str]] = {
@@ -134,7 +134,7 @@ def _looks(purposes: pd.Series) -> dict[str, tuple[str, str]]:
 
 def _label(keys: tuple[Any, ...], varying: Sequence[str]) -> str:
     method, *values = keys
-    title = METHODS[method].title if method in METHODS else method
+    title = TITLES.get(method, method)
     said = [_said(name, value) for name, value in zip(varying, values, strict=True)]
     return ", ".join([title, *said])
 

@@ -2,29 +2,38 @@
 
 import json
 import re
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import MachineError, UserError
 from benchmarks.records.schema import Record
-from benchmarks.report.page_data import collect
+from benchmarks.report.page_data import PageData, collect
 from benchmarks.storage.files import write_atomic
 
 PAGE = Path(__file__).parent / "page"
-SCRIPTS = ("core.js", "table.js", "figures.js", "memory.js", "runs.js", "page.js")  # in the order they need each other
+SCRIPTS = (
+    "core.js",
+    "parts.js",
+    "table.js",
+    "figures.js",
+    "memory.js",
+    "runs.js",
+    "page.js",
+)  # in the order they need each other
 
 
 def write_report(
-    results: Path, output: Path, records: Sequence[Record], problems: Sequence[str] = (), mix_code: bool = False
+    results: Path, output: Path, records: Iterable[Record], problems: Sequence[str] = (), mix_code: bool = False
 ) -> tuple[Path, list[str]]:
     """Write the page.
 
     Args:
         results: the results root; its probabilities and measured memory are shown too, and the page links to its files.
         output: the HTML file to write.
-        records: the runs to show.
-        problems: a line for each record that could not be read; shown on the page.
+        records: the runs to show, read one by one.
+        problems: a line for each record that could not be read, complete once the records are read; shown on the page.
         mix_code: whether to average runs that different code has trained.
 
     Returns:
@@ -38,20 +47,24 @@ def write_report(
         raise UserError(f"output must be a file, got {str(output)!r}: name one like {str(output / 'report.html')!r}")
     data = collect(results, output.absolute().parent, records, problems, mix_code)
     try:
-        return write_atomic(output, make_page(data).encode()), data["problems"]
+        return write_atomic(output, make_page(data).encode()), data.shown["problems"]
     except MachineError as error:
         reason = getattr(error.__cause__, "strerror", error)
         raise MachineError(f"output must be a file that can be written, got {str(output)!r} ({reason})") from error
 
 
-def make_page(data: dict[str, Any]) -> str:
-    """The HTML of a page: template, style, plotly, data and scripts in one text."""
+def make_page(data: PageData) -> str:
+    """The HTML of a page: template, style, plotly, data, parts and scripts in one text."""
     from plotly.offline import get_plotlyjs
 
     parts = {
         "css": (PAGE / "page.css").read_text(),
         "plotly": get_plotlyjs(),
-        "data": embed(data),
+        "data": embed(data.shown),
+        "parts": "\n".join(
+            f'<script type="text/plain" id="part-{name}">{b64encode(part).decode()}</script>'
+            for name, part in data.parts.items()
+        ),
         "scripts": "\n".join((PAGE / name).read_text() for name in SCRIPTS),
     }
     # In one pass, so that nothing in the data is taken for a place to fill.

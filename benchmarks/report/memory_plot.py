@@ -34,7 +34,7 @@ from benchmarks.report.style import (
     styles,
     training_handle,
 )
-from methods import METHODS
+from methods import TITLES
 
 _COLUMNS = ("method", "resolution", "attention", "phase", "source", "status", "peak_allocated_bytes")
 _PROTOCOL = ["backbone", "batch_size", "precision", "grad_checkpointing"]
@@ -60,7 +60,7 @@ def plot_memory_curves(points: pd.DataFrame, path: Path) -> list[Path]:
     missing = [name for name in (*_COLUMNS, *_PROTOCOL) if name not in points]
     if missing:
         raise UserError(f"points must have the columns of bench.py memory, got none called {', '.join(missing)}")
-    titles = {name: METHODS[name].title if name in METHODS else name for name in points["method"].unique()}
+    titles = {name: TITLES.get(name, name) for name in points["method"].unique()}
     labelled = points.assign(label=points["method"].map(titles))
     labelled = labelled[labelled["phase"].isin(_SHOWN) & _filled(labelled)]
     varying = [name for name in _PROTOCOL if labelled[name].nunique(dropna=False) > 1]

@@ -1,34 +1,33 @@
-"""What the page shows, as plain data: table cells, runs with their records, memory of points, results of classes."""
+"""What the page shows, as plain data: table cells, runs, memory of points; and apart, in parts, every run's details."""
 
+import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pandas as pd
-from sklearn.metrics import confusion_matrix
+from pydantic_core import to_json
 
-from benchmarks.analysis.evidence import load_evidence
+from benchmarks.analysis.evidence import Evidence, load_evidence
+from benchmarks.analysis.influence import Integers
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import CELL, block_ids, blocks, refusals, summary
-from benchmarks.choices import PHASES
-from benchmarks.errors import UserError
-from benchmarks.memory.card_fit import MARGIN
-from benchmarks.memory.measure import read_measured
-from benchmarks.memory.point import MemoryPoint
-from benchmarks.memory.predict import CONTEXT_BYTES
+from benchmarks.memory.measured import measured_records
+from benchmarks.memory.needs import CONTEXT_BYTES, MARGIN
 from benchmarks.records.frame import PROTOCOL, runs_frame
 from benchmarks.records.schema import Record
-from benchmarks.records.whole_run import SOME_RUNS, highest_phase
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import AUC_MARKS, auc_marks, definitions, footnotes, preloading, protocol, spread, title
 from benchmarks.report.columns import columns_of, rows_by_resolution
+from benchmarks.report.page_memory import highest_points, measured_name, measured_points, run_points
+from benchmarks.report.page_parts import pack
 from benchmarks.report.style import Style, styles
-from methods import METHODS
 
-_SETTING = ("backbone", "batch_size", "precision", "attention", "grad_checkpointing")
 # What a row says elsewhere: in its place, its protocol or its footnotes.
 _SAID = (
     *(*CELL, *PROTOCOL, "label", "dataset_label", "dataset_title", "method_title", "message", "backbone_requested"),
@@ -38,106 +37,160 @@ _SYMBOLS = {
     **{"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"},
     **{"X": "x", "*": "star", "<": "triangle-left", ">": "triangle-right", "h": "hexagon", "d": "diamond-tall"},
 }
+_MACHINE = ("device", "host", "driver", "torch", "timm", "peft", "python")
+APART, MEASURED = "apart", "measured"  # parts of runs that no row of the table counts, and of measured points
+
+
+class PageData(NamedTuple):
+    """What a page is made of.
+
+    Attributes:
+        shown: what it shows when it opens, ready for JSON: no number that is not finite, floats to six digits.
+        parts: what it loads when it is asked for, by name, as `page_parts.pack` makes it.
+    """
+
+    shown: dict[str, Any]
+    parts: dict[str, bytes]
 
 
 def collect(
-    results: Path, folder: Path, records: Sequence[Record], problems: Sequence[str] = (), mix_code: bool = False
-) -> dict[str, Any]:
-    """Everything the page shows, ready for JSON: no number that is not finite, floats to six digits.
+    results: Path, folder: Path, records: Iterable[Record], problems: Sequence[str] = (), mix_code: bool = False
+) -> PageData:
+    """Everything the page shows.
 
     Args:
         results: the results root; probabilities and measured memory are read from it.
         folder: where the page will lie; links to records are relative to it.
-        records: the runs.
-        problems: a line for each record that could not be read.
+        records: the runs, one by one: ten thousand at once take a gigabyte.
+        problems: a line for each record that could not be read, complete once the records are read.
         mix_code: whether to average runs that different code has trained.
 
     Raises:
         UserError: a file of measured memory is damaged.
     """
-    frame = runs_frame(records)
+    stored = _Stored()
+    frame = runs_frame(map(stored.add, records))
     evidence, unreadable = load_evidence(results, frame)
     table = summary(frame, mix_code)
     if len(table):
         table = add_baselines(add_significance(table, evidence))
-    measured = dict(zip(sorted((results / "measured").glob("*/*.json")), read_measured(results), strict=True))
+    measured = measured_records(results)
     rows, columns, extra, places = _rows(table)
-    blocks_of_runs = zip((row for _, row in frame.iterrows()), block_ids(frame), strict=True)
-    runs, unread = _runs(results, records, [places.get(_place(row, block)) for row, block in blocks_of_runs])
-    points = [*_run_points(frame, rows, runs), *_measured_points(measured)]
-    stored = {record["run_id"]: results / "runs" / f"{record['run_id']}.json" for record in records}
-    files = {str(path.relative_to(results).with_suffix("")): path for path in measured} | stored
-    contents = {record["run_id"]: record for record in records}
-    contents |= {str(path.relative_to(results).with_suffix("")): record for path, record in measured.items()}
-    return _plain(
-        {
-            "definitions": definitions(table),
-            "needs": f"the highest peak of a run's phases, {MARGIN:.0%} of it for fragmentation and the prediction's "
-            f"error, and {CONTEXT_BYTES['train'] / 2**20:,.0f} MiB of CUDA context, as bench.py fit counts",
-            "problems": [*problems, *dict.fromkeys([*unreadable, *unread]), *([] if mix_code else refusals(frame))],
-            "styles": _styles(table, points),
-            "auc_marks": AUC_MARKS,
-            "columns": columns,
-            "extra": extra,
-            "groups": [
-                {
-                    **{"dataset": title(block), "block": block["block"].iloc[0], "protocol": protocol(block)},
-                    **{"spread": spread(block), "preloading": preloading(block), "footnotes": footnotes(block)},
-                    "synthetic": bool(block["synthetic"].any()),
-                }
-                for block in blocks(table)
-            ],
-            "rows": rows,
-            "runs": runs,
-            "memory": _highest(points),
-            "records": {
-                name: {"href": quote(Path(os.path.relpath(files[name], folder)).as_posix()), "content": content}
-                for name, content in contents.items()
-            },
+    rows_of_runs = [places.get(place) for place in _places(frame, block_ids(frame))]
+    labels = [None if row is None else rows[row]["label"] for row in rows_of_runs]
+    points = [*run_points(frame, labels), *measured_points(measured)]
+    parts = [APART if row is None else f"{rows[row]['group']}-{rows[row]['resolution']}" for row in rows_of_runs]
+    packed = _packed(frame["run_id"], parts, stored.contents, evidence)
+    for record in measured.values():
+        stored.count(record)
+    if measured:
+        contents = {measured_name(path): to_json(record).decode() for path, record in measured.items()}
+        packed[MEASURED] = pack(contents, {})
+    shown = {
+        "definitions": definitions(table),
+        "needs": f"the highest peak of a run's phases, {MARGIN:.0%} of it for fragmentation and the prediction's "
+        f"error, and {CONTEXT_BYTES['train'] / 2**20:,.0f} MiB of CUDA context, as bench.py fit counts",
+        "problems": [
+            *problems,
+            *dict.fromkeys([*unreadable, *_without_predictions(results, frame)]),
+            *([] if mix_code else refusals(frame)),
+        ],
+        "styles": _styles(table, points),
+        "auc_marks": AUC_MARKS,
+        "columns": columns,
+        "extra": extra,
+        "groups": [
+            {
+                **{"dataset": title(block), "block": block["block"].iloc[0], "protocol": protocol(block)},
+                **{"spread": spread(block), "preloading": preloading(block), "footnotes": footnotes(block)},
+                "synthetic": bool(block["synthetic"].any()),
+            }
+            for block in blocks(table)
+        ],
+        "rows": rows,
+        "runs": {"id": list(frame["run_id"]), "row": rows_of_runs, "seed": list(frame["seed"])}
+        | {"state": list(frame["state"]), "part": parts},
+        "memory": highest_points(points),
+        "measured": list(map(measured_name, measured)),
+        "machines": [json.loads(machine) | {"count": count} for machine, count in stored.machines.items()],
+        "latest": stored.latest,
+        "folder": quote(Path(os.path.relpath(results, folder)).as_posix() + "/").removeprefix("./"),
+    }
+    return PageData(_plain(shown), packed)
+
+
+class _Stored:
+    """What is kept of records on their way into the table.
+
+    Attributes:
+        contents: each record as JSON, by name: a tenth of what it takes as objects.
+        machines: how many records come from each machine and code version, as JSON.
+        latest: when the last of them was started.
+    """
+
+    def __init__(self) -> None:
+        self.contents: dict[str, str] = {}
+        self.machines: Counter[str] = Counter()
+        self.latest = ""
+
+    def add(self, record: Record) -> Record:
+        """Keeps a run's record, and passes it on."""
+        self.contents[record["run_id"]] = to_json(record).decode()
+        self.count(record)
+        return record
+
+    def count(self, record: Record) -> None:
+        """Counts where a record comes from."""
+        run = record.get("run", record)  # of a measured point there is no run
+        code = run.get("code") or {}
+        machine = {
+            "environment": {name: record.get("environment", {}).get(name) for name in _MACHINE},
+            "code": {name: code.get(name) for name in ("commit", "dirty")},
+            "kind": "runs" if "run" in record else "memory",
         }
-    )
+        self.machines[json.dumps(machine)] += 1
+        self.latest = max(self.latest, run.get("started") or "")
 
 
-def class_results(path: Path) -> dict[str, Any]:
-    """Test results of each class, from stored predictions: the class of the highest logit or, without, probability.
+def _packed(
+    run_ids: Iterable[str], parts: Sequence[str], contents: Mapping[str, str], evidence: Mapping[str, Evidence]
+) -> dict[str, bytes]:
+    """The parts of runs."""
+    packed = {}
+    for part, members in groupby(sorted(zip(parts, run_ids, strict=True)), key=lambda member: member[0]):
+        names = [name for _, name in members]
+        classes = {name: class_results(evidence[name]) for name in names if name in evidence}
+        packed[part] = pack({name: contents[name] for name in names}, _plain(classes))
+    return packed
+
+
+def _without_predictions(results: Path, frame: pd.DataFrame) -> Iterator[str]:
+    """A line for each finished run whose predictions are gone."""
+    for run_id in frame.loc[frame["state"] == "ok", "run_id"]:
+        path = results / "runs" / f"{run_id}.predictions.csv"
+        if not path.exists():
+            yield f"predictions must be there, got no {str(path)!r}: delete the run's record and run again"
+
+
+def class_results(evidence: Evidence) -> dict[str, Any]:
+    """Test results of each class: the class of the highest logit or, without, probability counts.
 
     Returns:
         `classes`: names; `confusion`: counts, a row for each true class, a column for each predicted one;
         `sensitivity`, `specificity` and `precision` of each class (0-1), None where there is nothing to divide by.
-
-    Raises:
-        UserError: the file is missing, damaged, or has no image of the test split.
     """
-    try:
-        kinds = {"split": str, "label": str}
-        frame = pd.read_csv(path, dtype=kinds, keep_default_na=False)
-        test = frame[frame["split"] == "test"]
-        names = [str(name) for name in frame.columns if str(name).startswith("prob_")]
-        classes = [name.removeprefix("prob_") for name in names]
-        unknown = sorted(set(test["label"]) - set(classes))
-        if test.empty or unknown:
-            raise UserError(f"no column for class {unknown[0]}" if unknown else "no image of the test split")
-        logits = [f"logit_{name}" for name in classes]
-        scores = logits if set(logits) <= set(frame.columns) else names
-        predicted = test[scores].to_numpy(dtype="float64").argmax(axis=1)
-        counts = confusion_matrix(test["label"], [classes[i] for i in predicted], labels=classes)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"predictions must be readable, got {str(path)!r} ({reason}): delete the run's record and run again"
-        ) from error
+    counts = evidence.confusion
     hits, true, called = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    false_calls = called - hits
     return {
-        **{"classes": classes, "confusion": counts.tolist()},
+        **{"classes": evidence.classes, "confusion": counts.tolist()},
         "sensitivity": _ratios(hits, true),
-        "specificity": [None if r is None else 1 - r for r in _ratios(false_calls, counts.sum() - true)],
+        "specificity": _ratios(counts.sum() - true - called + hits, counts.sum() - true),
         "precision": _ratios(hits, called),
     }
 
 
-def _ratios(above: Sequence[int], below: Sequence[int]) -> list[float | None]:
-    return [a / b if b else None for a, b in zip(above, below, strict=True)]
+def _ratios(above: Integers, below: Integers) -> list[float | None]:
+    return [a / b if b else None for a, b in zip(above.tolist(), below.tolist(), strict=True)]
 
 
 def _rows(
@@ -149,12 +202,13 @@ def _rows(
     columns = columns_of(table)
     extra = [str(name) for name in table.columns if name not in _SAID and table[name].notna().any()]
     rows: list[dict[str, Any]] = []
+    keys = dict(zip(table.index, _places(table, table["block"]), strict=True))
     places: dict[tuple[Any, ...], int] = {}
     for group, block in enumerate(blocks(table)):
         parts = zip(rows_by_resolution(block, columns), block.groupby("resolution", sort=True), strict=True)
         for (resolution, entries), (_, part) in parts:
-            for row_entries, (_, row) in zip(entries, part.iterrows(), strict=True):
-                places[_place(row, row["block"])] = len(rows)
+            for row_entries, (i, row) in zip(entries, part.iterrows(), strict=True):
+                places[keys[i]] = len(rows)
                 rows.append(
                     {
                         **{"group": group, "resolution": row["resolution"], "resolution_text": resolution},
@@ -169,9 +223,10 @@ def _rows(
     return rows, shown, [name.replace("_bytes", " (MiB)").replace("_", " ") for name in extra], places
 
 
-def _place(row: pd.Series, block: str) -> tuple[Any, ...]:
-    """What a run and the row that counts it have in common."""
-    return (block, *(None if pd.isna(row[name]) else row[name] for name in CELL if name != "block"))
+def _places(runs: pd.DataFrame, block: Iterable[str]) -> Iterator[tuple[Any, ...]]:
+    """What runs and the row that counts them have in common."""
+    values = runs[[name for name in CELL if name != "block"]].astype("object")
+    return zip(block, *(column for _, column in values.where(values.notna(), None).items()), strict=True)
 
 
 def _costs(row: pd.Series) -> dict[str, Any]:
@@ -195,91 +250,6 @@ def _raw(name: str, value: Any) -> str:
     if name.endswith("_bytes"):
         return f"{value / 2**20:,.0f}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _runs(
-    results: Path, records: Sequence[Record], rows: Sequence[int | None]
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every run with its row and per-class results, and a line for each file of probabilities that cannot be read."""
-    runs, problems = [], []
-    for record, row in zip(records, rows, strict=True):
-        name = record["run_id"]
-        run = {"id": name, "row": row, "seed": record["run"]["config"]["seed"], "classes": None}
-        if record["status"]["state"] == "ok":
-            try:
-                run["classes"] = class_results(results / "runs" / f"{name}.predictions.csv")
-            except UserError as error:
-                problems.append(str(error))
-        runs.append(run)
-    return runs, problems
-
-
-def _run_points(
-    frame: pd.DataFrame, rows: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """The memory of every run that the table counts, measured and predicted."""
-    for run, (_, row) in zip(runs, frame.iterrows(), strict=True):
-        if run["row"] is None:
-            continue
-        place = {name: row[name] for name in ("method", "resolution", "device")}
-        place |= {"setting": _setting(row), "label": rows[run["row"]]["label"], "record": run["id"]}
-        for source in ("measured", "predicted"):
-            peaks = {phase: row[f"{source}_{phase}_peak_allocated_bytes"] for phase in PHASES}
-            also = [phase for phase, column in SOME_RUNS.items() if not pd.isna(row[column])]
-            # Only a run that finished has seen its peak.
-            out = source == "measured" and row["state"] == "oom" and row["device_type"] == "cuda"
-            if out or source == "predicted" or row["state"] == "ok":
-                yield from _point(place, source, {} if out else peaks, out, also)
-
-
-def _measured_points(measured: dict[Path, Record]) -> Iterator[dict[str, Any]]:
-    """The memory that `bench.py memory --measure` stored."""
-    for path, record in measured.items():
-        point = MemoryPoint.from_dict(record["point"])
-        details = [*(f"{name} {value}" for name, value in point.options), *([] if point.preload else ["live features"])]
-        label = METHODS[point.method].title if point.method in METHODS else point.method
-        label += f" ({', '.join(details)})" if details else ""
-        place = {
-            "method": point.method,
-            "resolution": point.resolution,
-            "device": record.get("environment", {}).get("device"),
-        }
-        place |= {"setting": _setting(point.as_dict()), "label": label}
-        place["record"] = f"measured/{path.parent.name}/{path.stem}"
-        phases = (record.get("memory") or {"phases": {}})["phases"]
-        peaks = {phase: (phases.get(phase) or {}).get("peak_allocated_bytes") for phase in PHASES}
-        yield from _point(place, "measured", peaks, record["status"]["state"] == "oom", [])
-
-
-def _point(
-    place: dict[str, Any], source: str, peaks: dict[str, Any], out_of_memory: bool, also: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    known = {phase: int(value) for phase, value in peaks.items() if not (value is None or pd.isna(value))}
-    highest = highest_phase(known, also)
-    if out_of_memory:
-        yield place | {"source": source, "oom": True, "run": None, "train": None, "preload": None, "needs": None}
-    elif highest is not None:
-        phases = {phase: known.get(phase) for phase in ("train", "preload")}
-        needs = int(highest[1] * (1 + MARGIN) + CONTEXT_BYTES["train"])
-        yield place | {"source": source, "oom": False, "run": highest[1], **phases, "needs": needs}
-
-
-def _highest(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One point for each setting, method, resolution and source: the one that needs most."""
-    chosen: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for point in points:
-        key = tuple(point[name] for name in ("setting", "label", "resolution", "source"))
-        chosen.setdefault(key, point)
-        if (point["needs"] or 0) > (chosen[key]["needs"] or 0):
-            chosen[key] = point
-    return sorted(chosen.values(), key=lambda point: (point["setting"], point["resolution"]))
-
-
-def _setting(values: Any) -> str:
-    """What memory depends on beside method and resolution, in words."""
-    backbone, batch_size, precision, attention, checkpointing = (values[name] for name in _SETTING)
-    words = f"{backbone}, batch size {batch_size}, {precision}, {attention} attention"
-    return words + (", gradient checkpointing" if not pd.isna(checkpointing) and checkpointing else "")
 
 
 def _styles(table: pd.DataFrame, points: Sequence[dict[str, Any]]) -> dict[str, dict[str, str]]:

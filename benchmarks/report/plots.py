@@ -3,9 +3,13 @@
 Memory is that of the whole run; a lighter mark beside it is that of training alone, where a run needs more.
 """
 
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import matplotlib
@@ -40,6 +44,9 @@ from benchmarks.report.style import (
     training_handle,
 )
 
+MANY = 6  # figures for each process: it takes a second to start
+MOST_PROCESSES = 4  # each takes a quarter of a gigabyte
+
 
 def write_plots(results: Path, frame: pd.DataFrame, mix_code: bool = False) -> list[Path]:
     """Write the figures of every dataset and protocol to `results/plots`, each as png and pdf.
@@ -56,24 +63,36 @@ def write_plots(results: Path, frame: pd.DataFrame, mix_code: bool = False) -> l
     Raises:
         MachineError: the folder cannot be written.
     """
-    paths: list[Path] = []
-    figures = {"memory": _memory, "auc-over-memory": _auc_over_memory, "auc-over-resolution": _auc_over_resolution}
     table = summary(frame, mix_code)
+    figures = [*_block_figures(results / "plots", table), *_rank_figures(results / "plots", table)]
+    return [path for figure, written in zip(figures, _drawn(figures), strict=True) for path in _kept(written, figure)]
+
+
+Figure = tuple[Path, Callable[[], list[Path] | str]]  # where it goes, and what draws it, or says why there is none
+
+
+def _block_figures(folder: Path, table: pd.DataFrame) -> Iterator[Figure]:
+    """The figures of each dataset and protocol."""
+    draws = {"memory": _memory, "auc-over-memory": _auc_over_memory, "auc-over-resolution": _auc_over_resolution}
     places = _places(table)
     for block in blocks(table):
         place = places[block["dataset_label"].iloc[0]]
-        for name, draw in figures.items():
-            path = results / "plots" / f"{name}_{place}_{block['block'].iloc[0]}.png"
-            paths += _kept(draw(block, path), path)
+        for name, draw in draws.items():
+            path = folder / f"{name}_{place}_{block['block'].iloc[0]}.png"
+            yield path, partial(draw, block, path)
+
+
+def _rank_figures(folder: Path, table: pd.DataFrame) -> Iterator[Figure]:
+    """The figures of ranks over datasets; a line on stderr for each protocol and resolution without ranks."""
     for protocol_name, group in table.groupby("block", sort=False) if len(table) else ():
         comparisons = list(compare_over_datasets(group))
         for found in comparisons:
             if isinstance(found.ranking, Ranking):
-                path = results / "plots" / f"ranks_{protocol_name}_{found.resolution}.png"
-                paths += plot_ranks(group[group["resolution"] == found.resolution], found, found.ranking, path)
+                path = folder / f"ranks_{protocol_name}_{found.resolution}.png"
+                rows = group[group["resolution"] == found.resolution]
+                yield path, partial(plot_ranks, rows, found, found.ranking, path)
         for reason in unranked([found for found in comparisons if found.num_datasets > 1]):
             print(f"no figure ranks_{protocol_name}: {reason}", file=sys.stderr)
-    return paths
 
 
 def _places(table: pd.DataFrame) -> dict[str, str]:
@@ -83,9 +102,23 @@ def _places(table: pd.DataFrame) -> dict[str, str]:
     return told_apart({label: shortened(name) for label, name in plain.items()}, digests)
 
 
-def _kept(written: list[Path] | str, path: Path) -> list[Path]:
+def _drawn(figures: Sequence[Figure]) -> Iterator[list[Path] | str]:
+    """Draws figures in their order, many of them in several processes: one takes half a second."""
+    num_processes = min(MOST_PROCESSES, len(os.sched_getaffinity(0)), len(figures) // MANY)
+    if num_processes < 2:
+        yield from map(_draw, figures)
+        return
+    with ProcessPoolExecutor(num_processes, get_context("spawn")) as pool:
+        yield from pool.map(_draw, figures)
+
+
+def _draw(figure: Figure) -> list[Path] | str:
+    return figure[1]()
+
+
+def _kept(written: list[Path] | str, figure: Figure) -> list[Path]:
     if isinstance(written, str):
-        print(f"no figure {path.stem}: {written}", file=sys.stderr)
+        print(f"no figure {figure[0].stem}: {written}", file=sys.stderr)
         return []
     return written
 

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.analysis.summary import method_rank
 from benchmarks.storage.files import write_atomic
-from methods import METHODS
+from methods import TITLES
 
 COLUMN, PAGE = 3.5, 7.0  # inches: widths of a column and of a page in print
 FONT_SIZE = 7  # points, the smallest that journals accept
@@ -55,7 +55,7 @@ def styles(labels: Iterable[tuple[str, str]]) -> dict[str, Style]:
     Further variants of a method, and methods that only stored records know, take the places after the table's.
     """
     ordered = sorted(set(labels), key=lambda pair: (method_rank(pair[0]), pair[1]))
-    own = {name: _style(place) for place, name in enumerate(name for name in METHODS if name != "full")}
+    own = {name: _style(place) for place, name in enumerate(name for name in TITLES if name != "full")}
     own["full"] = FULL
     after = itertools.count(len(own) - 1)
     return {label: own.pop(method) if method in own else _style(next(after)) for method, label in ordered}

@@ -28,7 +28,8 @@ from benchmarks.data.augment import Preprocessing
 from benchmarks.data.batches import Split, iterate, training_order
 from benchmarks.features.cache import FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
 from benchmarks.memory import trace
-from benchmarks.memory.point import MemoryPoint, build_point
+from benchmarks.memory.phases import build_point
+from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
 from benchmarks.model.build import Parts, build_parts, feature_shapes
 from benchmarks.model.method_config import make_config

@@ -23,8 +23,9 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.choices import COUNTERS
 from benchmarks.environment import ROOT
-from benchmarks.memory.measure import read_measured
-from benchmarks.memory.point import MemoryPoint, build_point
+from benchmarks.memory.measured import read_measured
+from benchmarks.memory.phases import build_point
+from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import PhasePeak, TracedRun, replay, trace_run
 from benchmarks.memory.table import short_name
 from benchmarks.memory.trace import address

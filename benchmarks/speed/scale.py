@@ -2,16 +2,17 @@
 
     python -m benchmarks.speed.scale [--seeds 40] [--against DIR] [--folder DIR]
 
-Really does one run of each method on small images, then stores its record, with other scores and predictions, for every
-dataset, resolution and seed of a grid: 8 methods x 8 datasets x 4 resolutions x 40 seeds, 100 test images of 3 classes.
+Really does one run of each method on small images, then stores its record, with other scores, measurements and
+predictions, for every dataset, resolution and seed of a grid: 8 methods x 8 datasets x 4 resolutions x 40 seeds, 100
+test images of 3 classes. The page is opened in Debian's chromium, where there is one, driven by selenium.
 """
 
 import argparse
 import contextlib
 import copy
 import os
-import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,8 @@ from benchmarks.analysis.summary import summary
 from benchmarks.bounds import positive
 from benchmarks.commands import COMMANDS
 from benchmarks.data.dataset import Dataset, open_dataset
-from benchmarks.memory.point import MemoryPoint, views_of
+from benchmarks.memory.phases import views_of
+from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.prediction_cache import predict_points
 from benchmarks.records.frame import load_frame
 from benchmarks.records.record import read_record, write_probabilities, write_record
@@ -69,7 +71,10 @@ def main(arguments: list[str]) -> int:
         grid.store()
         print(f"{len(grid.plan.runs):,} runs in {len(grid.plan.cells)} cells", file=sys.stderr)
         print("## Commands\n")
-        print(command_table(grid, [ROOT, *([args.against.resolve()] if args.against else [])]).to_markdown(index=False))
+        clones = [ROOT, *([args.against.resolve()] if args.against else [])]
+        print(command_table(grid, clones).to_markdown(index=False))
+        print("\n## The page\n")
+        print(pd.DataFrame(page_rows(grid, clones)).to_markdown(index=False))
         print("\n## Parts of this clone's commands\n")
         print(pd.DataFrame(part_rows(grid)).to_markdown(index=False))
         print("\n## Bytes of one run\n")
@@ -149,6 +154,8 @@ def store_like(model: Record, run: PlannedRun, dataset: Dataset, results: Path) 
         write_record(results, record)
         return
     rng = np.random.default_rng([config.seed, *config.run_id.encode()])
+    measured = ("test", "val", "history", "seconds", "images_per_second")
+    record["measurements"] |= {name: _varied(record["measurements"][name], rng) for name in measured}
     skill = 0.5 + 0.2 * list(METHODS).index(config.method) + config.resolution / 100 + 0.1 * rng.normal()
     samples = [(split, sample) for split in ("val", "test") for sample in dataset.splits[split]]
     labels = np.array([sample.label for _, sample in samples])
@@ -166,6 +173,15 @@ def store_like(model: Record, run: PlannedRun, dataset: Dataset, results: Path) 
     write_record(results, record)
 
 
+def _varied(measured: Any, rng: np.random.Generator) -> Any:
+    """Measurements as another run has them, with as many digits: files that agree in all would be packed too well."""
+    if isinstance(measured, dict):
+        return {name: _varied(value, rng) for name, value in measured.items()}
+    if isinstance(measured, list):
+        return [_varied(value, rng) for value in measured]
+    return measured * rng.uniform(0.9, 1) if isinstance(measured, float) else measured
+
+
 def command_table(grid: Grid, clones: Sequence[Path]) -> pd.DataFrame:
     """Seconds of each command, of this clone and, beside it, of another, a group of commands at a time."""
     stored, empty = ["--results", str(grid.results)], ["--results", str(grid.folder / "empty")]
@@ -178,6 +194,7 @@ def command_table(grid: Grid, clones: Sequence[Path]) -> pd.DataFrame:
             {
                 "tables, the first time": ["tables", *stored],
                 "tables, again": ["tables", *stored],
+                "report": ["report", *stored],
                 "run, all stored: tables and plots": [*grid.all, *stored],
             },
         ),
@@ -198,29 +215,64 @@ def command_table(grid: Grid, clones: Sequence[Path]) -> pd.DataFrame:
                 shutil.rmtree(removed, ignore_errors=True)
             for what, command in commands.items():
                 arguments = [str(clone / "bench.py"), *command] if command else ["-c", IMPORTS]
-                clock, used = _time(arguments, clone)
-                print(f"{name}{what}: {clock:.1f} s, {used:.1f} s of processors", file=sys.stderr, flush=True)
+                taken = _time(arguments, clone)
+                print(f"{name}{what}: {taken}", file=sys.stderr, flush=True)
                 row = rows.setdefault(what, {"command": what})
-                row |= {f"{name}seconds": clock, f"{name}processor seconds": used}
+                row |= {f"{name}{quantity}": value for quantity, value in taken.items()}
                 if name:
-                    row["ratio"] = used / row["processor seconds"]
+                    row["ratio"] = taken["processor seconds"] / row["processor seconds"]
     return pd.DataFrame(rows.values()).round(1)
 
 
-def _time(arguments: Sequence[str], clone: Path) -> tuple[float, float]:
-    """Seconds by the clock, and of all processors together, of a fresh Python process in a clone.
+def _time(arguments: Sequence[str], clone: Path) -> dict[str, float]:
+    """Seconds by the clock and of all processors together, and peak MB, of a fresh Python process in a clone.
 
     Raises:
         RuntimeError: It failed.
     """
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    started = time.perf_counter()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ended = subprocess.run([sys.executable, *arguments], cwd=clone, env=environment, capture_output=True, text=True)
-    if ended.returncode:
-        raise RuntimeError(f"{' '.join(arguments)[:200]} ended with status {ended.returncode}: {ended.stderr[-2000:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return time.perf_counter() - started, used
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=clone, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - started
+        if process.returncode:
+            errors.seek(0)
+            said = errors.read().decode()[-2000:]
+            raise RuntimeError(f"{' '.join(arguments)[:200]} ended with status {process.returncode}: {said}")
+    return {"seconds": seconds, "processor seconds": used.ru_utime + used.ru_stime, "MB": used.ru_maxrss * 1024 / 1e6}
+
+
+def page_rows(grid: Grid, clones: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """What a browser takes for the page of each clone, the median of five times."""
+    for name, clone in zip(("this clone", "before"), clones, strict=False):
+        page = grid.folder / f"{name.replace(' ', '-')}.html"
+        _time([str(clone / "bench.py"), "report", "--results", str(grid.results), "--output", str(page)], clone)
+        row: dict[str, Any] = {"page": name, "MB": round(page.stat().st_size / 1e6, 1)}
+        if shutil.which("chromium") and shutil.which("chromedriver"):
+            row["seconds until drawn"] = round(statistics.median(_drawing_seconds(page) for _ in range(5)), 2)
+        yield row
+
+
+def _drawing_seconds(page: Path) -> float:
+    """Seconds from opening a page in a fresh browser to all of its first screen and figures."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        driver.set_script_timeout(120)
+        driver.get(page.as_uri())
+        parts = "typeof LOADED === 'undefined' ? [] : LOADED.values()"
+        drawn = f"Promise.all({parts}).then(() => requestAnimationFrame(() => arguments[0](performance.now())))"
+        return float(driver.execute_async_script(drawn)) / 1000
+    finally:
+        driver.quit()
 
 
 def part_rows(grid: Grid) -> Iterator[dict[str, Any]]:

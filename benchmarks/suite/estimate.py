@@ -12,7 +12,8 @@ import torch
 from benchmarks.config import RunConfig
 from benchmarks.data.dataset import open_dataset
 from benchmarks.environment import device_name
-from benchmarks.memory.point import MemoryPoint, views_of
+from benchmarks.memory.phases import views_of
+from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction
 from benchmarks.memory.prediction_cache import point_of_run
 from benchmarks.suite.plan import Cell

@@ -55,7 +55,9 @@ const NO_RUNS = "There are no runs yet. Make some, then write this page again: "
 const NO_MATCH = "Nothing matches the filters. Choose others above, or “Show all”.";
 
 const group = (row) => DATA.groups[row.group];
-const runsOf = (index) => DATA.runs.filter((run) => run.row === index);
+const RUNS = new Map(DATA.runs.id.map((id, i) => [id, { id, ...Object.fromEntries(["row", "seed", "state", "part"].map((key) => [key, DATA.runs[key][i]])) }]));
+const RUNS_OF_ROWS = Map.groupBy(RUNS.values(), ({ row }) => row);
+const runsOf = (index) => RUNS_OF_ROWS.get(index) ?? [];
 const FILTERS = {
   dataset: { of: (row) => group(row).dataset, all: "all datasets" },
   resolution: { of: (row) => String(row.resolution), all: "all resolutions", text: (value) => `${value} px` },

@@ -78,7 +78,7 @@ function drawTradeOff(rows) {
   ].filter(Boolean).join(" ");
 }
 
-const recordOf = ({ row }) => runsOf(row.index).find((run) => DATA.records[run.id].content.status.state === "ok")?.id;
+const recordOf = ({ row }) => runsOf(row.index).find((run) => run.state === "ok")?.id;
 const hoverOf = ({ row, y, predicted }, size) => `${plain(row.label)}, ${row.resolution_text}<br>AUC ${y.toFixed(2)} %${markOf(row)}<br>${size}${predicted ? "†" : ""}`;
 
 function tradeOffTrace(label, own, cost, several) {
@@ -110,12 +110,15 @@ function aloneTrace(own) {
 }
 
 const QUANTITIES = { val_auc: "Validation AUC", loss: "Training loss", lr: "Learning rate", seconds: "Seconds an epoch" };
-const historyOf = (run) => DATA.records[run.id].content.measurements.history ?? [];
 
 function drawLearning(rows) {
   fill(byId("learning-group"), choices(rows, true));
+  drawWith("learning", partOf(byId("learning-group")), ({ contents }) => drawCurves(rows, contents));
+}
+
+function drawCurves(rows, contents) {
   const chosen = rows.filter((row) => `${row.group}/${row.resolution}` === byId("learning-group").value);
-  const runs = chosen.flatMap((row) => runsOf(row.index).map((run) => ({ run, label: row.label, mark: markOf(row), history: historyOf(run) })));
+  const runs = chosen.flatMap((row) => runsOf(row.index).map((run) => ({ run, label: row.label, mark: markOf(row), history: contents[run.id].measurements.history ?? [] })));
   const keys = new Set(runs.flatMap(({ history }) => history.flatMap((epoch) => Object.keys(epoch))));
   keys.delete("epoch");
   const first = (key) => (key in QUANTITIES ? Object.keys(QUANTITIES).indexOf(key) : 9);
@@ -127,22 +130,9 @@ function drawLearning(rows) {
     : "No run here stored a history of its epochs. Train again with bench.py --overwrite.";
   showEmpty("learning", reason, byId("learning-plot"), byId("learning-caption"));
   if (reason) return;
-  const named = new Set();
-  const traces = drawn.map(({ run, label, mark, history }) => {
-    const { colour, symbol, dash } = DATA.styles[label];
-    const best = DATA.records[run.id].content.run.selection?.best_epoch;
-    const ring = (on, off) => history.map(({ epoch }) => (epoch === best ? on : off));
-    const again = named.has(label);
-    named.add(label);
-    return {
-      name: plain(label) + mark, legendgroup: label, showlegend: !again, mode: "lines+markers", cliponaxis: false,
-      x: history.map(({ epoch }) => epoch), y: history.map((epoch) => epoch[key] ?? null),
-      line: { color: colour, dash, width: 1.8 },
-      marker: { symbol, color: colour, size: ring(12, 6), line: { color: "#000", width: ring(2, 0) } },
-      customdata: history.map(() => run.id), hoverinfo: "text",
-      hovertext: history.map((epoch) => `${plain(label)}, seed ${run.seed}<br>epoch ${epoch.epoch}${epoch.epoch === best ? " (picked)" : ""}: ${epoch[key]}`),
-    };
-  });
+  const best = ({ run }) => contents[run.id].run.selection?.best_epoch;
+  const lines = Map.groupBy(drawn, ({ label }) => label);
+  const traces = [...lines].flatMap(([label, own]) => curveTraces(label, own, key, best));
   byId("learning-caption").textContent = [
     "A line a run, its seeds alike; the large ringed marker is the epoch that validation picked.",
     ...group(chosen[0]).footnotes.filter((note) => DATA.auc_marks.includes(note[0])),
@@ -152,4 +142,32 @@ function drawLearning(rows) {
     xaxis: { ...AXIS, title: { text: "Epoch" }, tick0: 0, dtick: Math.ceil(last / 10) },
     yaxis: { ...AXIS, title: { text: QUANTITIES[key] ?? plain(key.replace(/_/g, " ")) } },
   });
+}
+
+const FEW_LINES = 8; // of a method, whose every epoch may have a marker: more hide each other, and take seconds to draw
+
+/** The runs of a method, with a gap between them; a marker with a ring is the epoch that was picked. */
+function curveTraces(label, own, key, best) {
+  const { colour, symbol, dash } = DATA.styles[label];
+  const shared = { name: plain(label) + own[0].mark, legendgroup: label, cliponaxis: false, hoverinfo: "text" };
+  const points = own.flatMap(({ run, history, ...line }) => [...history.map((epoch) => ({ epoch, run, picked: epoch.epoch === best({ run, ...line }) })), null]).slice(0, -1);
+  const picked = points.filter((point) => point?.picked);
+  const places = (shown) => {
+    const each = (value, gap) => shown.map((point) => (point === null ? gap : value(point)));
+    return {
+      x: each(({ epoch }) => epoch.epoch, null), y: each(({ epoch }) => epoch[key] ?? null, null),
+      customdata: each(({ run }) => run.id, null),
+      hovertext: each((point) => `${plain(label)}, seed ${point.run.seed}<br>epoch ${point.epoch.epoch}${point.picked ? " (picked)" : ""}: ${point.epoch[key]}`, ""),
+    };
+  };
+  const ringed = (shown) => ({
+    symbol, color: colour, size: shown.map((point) => (point?.picked ? 12 : 6)),
+    line: { color: "#000", width: shown.map((point) => (point?.picked ? 2 : 0)) },
+  });
+  const line = { color: colour, dash, width: 1.8 };
+  if (own.length <= FEW_LINES) return [{ ...shared, ...places(points), mode: "lines+markers", line, marker: ringed(points) }];
+  return [
+    { ...shared, ...places(points), mode: "lines", line: { ...line, width: 1 }, opacity: 0.6 },
+    { ...shared, ...places(picked), mode: "markers", marker: ringed(picked), showlegend: false },
+  ];
 }

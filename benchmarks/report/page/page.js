@@ -2,16 +2,14 @@
 // Puts the page together, and draws again what a control changes.
 
 function drawAbout() {
-  const contents = Object.values(DATA.records).map(({ content }) => content);
-  const runs = DATA.runs.length;
+  const runs = RUNS.size;
   const count = (values) => new Set(values).size;
   const parts = [
-    runs === 0 ? "No runs yet" : `${plural(runs, "run")} of ${plural(count(DATA.runs.map(({ row }) => DATA.rows[row]?.label)), "method")} on `
+    runs === 0 ? "No runs yet" : `${plural(runs, "run")} of ${plural(count(DATA.runs.row.map((row) => DATA.rows[row]?.label)), "method")} on `
       + `${plural(count(DATA.groups.map(({ dataset }) => dataset)), "dataset")} at ${plural(count(DATA.rows.map(({ resolution }) => resolution)), "resolution")}`,
-    contents.length > runs ? `memory of ${plural(contents.length - runs, "point")} measured apart` : "",
+    DATA.measured.length ? `memory of ${plural(DATA.measured.length, "point")} measured apart` : "",
   ].filter(Boolean);
-  const last = contents.map((content) => content.run?.started ?? content.started ?? "").sort().at(-1);
-  byId("about").textContent = `${parts.join("; ")}. ${last ? `Latest record: ${last.slice(0, 10)}.` : ""} This file needs no network.`;
+  byId("about").textContent = `${parts.join("; ")}. ${DATA.latest ? `Latest record: ${DATA.latest.slice(0, 10)}.` : ""} This file needs no network.`;
   const warnings = [...new Set(DATA.groups.filter(({ synthetic }) => synthetic).map(({ dataset }) => `${dataset}: images that a program drew. Its numbers show what this page looks like and rank nothing.`))];
   warnings.push(...DATA.problems);
   byId("warnings").replaceChildren(...warnings.map((text) => make("p", { className: "warning" }, text)));
@@ -50,6 +48,7 @@ function start() {
   for (const id of ["learning-group", "learning-quantity"]) on(id, "change", () => drawLearning(shownRows()));
   on("classes-group", "change", () => drawClasses(shownRows()));
   on("classes-run", "change", drawConfusion);
+  for (const event of ["focus", "pointerdown"]) on("record-choice", event, offerAllRecords);
   on("record-choice", "change", () => { location.hash = recordHash(byId("record-choice").value); });
   window.addEventListener("hashchange", () => followHash(true));
   followHash(true);

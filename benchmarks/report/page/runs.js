@@ -5,23 +5,25 @@ function drawClasses(rows) {
   fill(byId("classes-group"), choices(rows, true));
   const chosen = rows.filter((row) => `${row.group}/${row.resolution}` === byId("classes-group").value);
   const runs = chosen.flatMap((row) => runsOf(row.index).map((run) => ({ run, row })));
-  const finished = runs.filter(({ run }) => DATA.records[run.id].content.status.state === "ok");
+  const finished = runs.filter(({ run }) => run.state === "ok");
   const reason = !DATA.rows.length ? NO_RUNS : !rows.length ? NO_MATCH : finished.length ? ""
     : "No run here has finished. Run bench.py --retry-failed.";
   showEmpty("classes", reason, byId("class-auc"), byId("confusion"), byId("class-results"));
   fill(byId("classes-run"), reason ? [] : finished.map(({ run, row }) => ({ value: run.id, text: `${row.label}, seed ${run.seed}` })));
-  if (!reason) drawClassAuc(chosen);
+  drawWith("classes", partOf(byId("classes-group")), ({ contents }) => {
+    if (!reason) drawClassAuc(chosen, contents);
+  });
   drawConfusion();
 }
 
-const aucOfClasses = (run) => DATA.records[run.id].content.measurements.test?.auc_per_class ?? {};
+const aucOfClasses = (content) => content.measurements.test?.auc_per_class ?? {};
 
 /** A row a method, a column a class: the mean over seeds. */
-function drawClassAuc(rows) {
-  const classes = [...new Set(rows.flatMap((row) => runsOf(row.index).flatMap((run) => Object.keys(aucOfClasses(run)))))];
+function drawClassAuc(rows, contents) {
+  const classes = [...new Set(rows.flatMap((row) => runsOf(row.index).flatMap((run) => Object.keys(aucOfClasses(contents[run.id])))))];
   const body = rows.filter((row) => runsOf(row.index).length).map((row) => {
     const cells = classes.map((name) => {
-      const values = runsOf(row.index).map((run) => aucOfClasses(run)[name]).filter((value) => typeof value === "number");
+      const values = runsOf(row.index).map((run) => aucOfClasses(contents[run.id])[name]).filter((value) => typeof value === "number");
       return make("td", {}, values.length ? percent(values.reduce((a, b) => a + b) / values.length) : MISSING);
     });
     return make("tr", {}, make("th", { scope: "row" }, row.label), ...cells);
@@ -31,8 +33,12 @@ function drawClassAuc(rows) {
 }
 
 function drawConfusion() {
-  const run = DATA.runs.find(({ id }) => id === byId("classes-run").value);
-  const results = run?.classes;
+  const run = RUNS.get(byId("classes-run").value);
+  drawWith("confusion", run?.part ?? null, (part) => drawResults(run, part));
+}
+
+function drawResults(run, { contents, classes: known }) {
+  const results = known[run?.id];
   const reason = run && !results
     ? `No predictions of this run can be read (${run.id}.predictions.csv beside its record). Run it again with bench.py --overwrite.` : "";
   showEmpty("confusion", reason, byId("confusion"), byId("class-results"));
@@ -50,7 +56,7 @@ function drawConfusion() {
     return cell;
   })));
   byId("confusion").replaceChildren(make("caption", {}, "Confusion matrix, test images"), make("thead", {}, head), make("tbody", {}, ...body));
-  const auc = aucOfClasses(run);
+  const auc = aucOfClasses(contents[run.id]);
   const lines = classes.map((name, i) => make("tr", {}, make("th", { scope: "row" }, name), ...[
     String(counts[i]), percent(results.sensitivity[i]), percent(results.specificity[i]), percent(results.precision[i]), percent(auc[name]),
   ].map((text) => make("td", {}, text))));
@@ -71,19 +77,28 @@ const versionsOf = (record) => ["torch", "timm", "peft", "python"]
 /** A row for each machine and code version, with the number of records that came from them. */
 function drawMachines() {
   const seen = new Map();
-  for (const { content } of Object.values(DATA.records)) {
-    const { device, host, driver } = content.environment;
-    const kind = content.point ? "memory" : "runs";
-    const line = [kind, device ?? "unknown device", host ?? MISSING, driver ?? MISSING, versionsOf(content) || MISSING, commitOf(content)];
+  for (const machine of DATA.machines) {
+    const { device, host, driver } = machine.environment;
+    const line = [machine.kind, device ?? "unknown device", host ?? MISSING, driver ?? MISSING, versionsOf(machine) || MISSING, commitOf(machine)];
     const key = JSON.stringify(line);
-    seen.set(key, { line, count: (seen.get(key)?.count ?? 0) + 1 });
+    seen.set(key, { line, count: (seen.get(key)?.count ?? 0) + machine.count });
   }
   const head = ["Records", "Of", "Device", "Host", "Driver", "Versions", "Code"].map((text) => make("th", { scope: "col", className: "text" }, text));
   const body = [...seen.values()].map(({ line, count }) => make("tr", {}, ...[count, ...line].map((text) => make("td", { className: "text" }, String(text)))));
   byId("machines").replaceChildren(make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body));
   showEmpty("records", seen.size ? "" : NO_RUNS, byId("machines"));
-  const names = Object.keys(DATA.records).map((name) => ({ value: name, text: name }));
-  fill(byId("record-choice"), [{ value: "", text: names.length ? "choose one" : "none" }, ...names]);
+  offerRecords([]);
+}
+
+/** Fills the choice of records; of all of them not before it is used, as ten thousand take half a second to lay out. */
+function offerRecords(names) {
+  const some = RUNS.size + DATA.measured.length > 0;
+  fill(byId("record-choice"), [{ value: "", text: some ? "choose one" : "none" }, ...names.map((name) => ({ value: name, text: name }))]);
+}
+
+function offerAllRecords() {
+  const all = [...RUNS.keys(), ...DATA.measured];
+  if (byId("record-choice").options.length <= all.length) offerRecords(all);
 }
 
 /** The facts of a record that readers ask for; the rest stands in its JSON. */
@@ -116,22 +131,29 @@ function factsOf(record) {
 }
 
 function showRecord(name, scroll) {
-  const stored = DATA.records[name];
-  byId("record-choice").value = stored ? name : "";
+  const run = RUNS.get(name);
+  const part = run?.part ?? (DATA.measured.includes(name) ? "measured" : null);
+  if (part !== null && ![...byId("record-choice").options].some(({ value }) => value === name)) offerRecords([name]);
+  byId("record-choice").value = part === null ? "" : name;
+  drawWith("record", part, ({ contents }) => {
+    if (part === null) byId("record").replaceChildren();
+    else drawRecord(name, run, contents[name], scroll);
+  });
+}
+
+/** Where a record's file lies, as seen from the page. */
+const fileOf = (name, run) => `${DATA.folder}${(run ? `runs/${name}` : name).split("/").map(encodeURIComponent).join("/")}.json`;
+
+function drawRecord(name, run, content, scroll) {
   const article = byId("record");
-  if (!stored) {
-    article.replaceChildren();
-    return;
-  }
-  const run = DATA.runs.find(({ id }) => id === name);
   const siblings = run && run.row !== null ? runsOf(run.row).filter(({ id }) => id !== name) : [];
-  const facts = factsOf(stored.content).flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, String(value))]);
+  const facts = factsOf(content).flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, String(value))]);
   const title = make("h3", { tabIndex: -1 }, name);
   article.replaceChildren(title,
     make("dl", {}, ...facts),
     ...(siblings.length ? [make("p", {}, "Other seeds: ", ...siblings.flatMap(({ id, seed }, i) => [i ? ", " : "", make("a", { href: recordHash(id) }, `seed ${seed}`)]))] : []),
-    make("p", {}, make("a", { href: stored.href }, "Open the stored file"), " (where this page lies beside its results)"),
-    make("details", {}, make("summary", {}, "The record, numbers to six digits"), make("pre", { tabIndex: 0 }, JSON.stringify(stored.content, null, 1))));
+    make("p", {}, make("a", { href: fileOf(name, run) }, "Open the stored file"), " (where this page lies beside its results)"),
+    make("details", {}, make("summary", {}, "The record, numbers to six digits"), make("pre", { tabIndex: 0 }, JSON.stringify(content, null, 1))));
   if (scroll) {
     article.scrollIntoView();
     title.focus({ preventScroll: true });

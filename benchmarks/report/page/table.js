@@ -69,12 +69,22 @@ function drawTable(rows) {
 
 function dataCell(column, row) {
   if (column.runs) {
-    const links = runsOf(row.index).map((run) => make("a", { href: recordHash(run.id), title: run.id }, `seed ${run.seed}`));
-    return make("td", { className: "text" }, ...links.flatMap((link, i) => (i ? [", ", link] : [link])));
+    return make("td", { className: "text" }, ...runLinks(runsOf(row.index)));
   }
   const [text, mark, rank] = column.cell(row);
   const value = make("span", { className: ["", "best", "second"][rank] }, text);
   return make("td", { className: column.words ? "text clipped" : "", title: column.words ? text : "" }, value, mark);
+}
+
+const FEW_RUNS = 8;
+
+/** Links to the records of runs; of many, once they are asked for. */
+function runLinks(runs) {
+  const links = () => runs.map((run) => make("a", { href: recordHash(run.id), title: run.id }, `seed ${run.seed}`)).flatMap((link, i) => (i ? [", ", link] : [link]));
+  if (runs.length <= FEW_RUNS) return links();
+  const list = make("details", { className: "runs" }, make("summary", {}, plural(runs.length, "seed")));
+  list.addEventListener("toggle", () => { if (list.children.length === 1) list.append(make("p", {}, ...links())); });
+  return [list];
 }
 
 /** First press: best first, or from the beginning; second: the other way; third: the order of the data. */

@@ -1,0 +1,157 @@
+"""The phases of a point of the memory grid: what is measured on a GPU and predicted without one alike."""
+
+import gc
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.model.backbone import effective_resolution, patch_size
+from benchmarks.model.build import Parts, build_parts
+from benchmarks.model.method_config import make_config
+from benchmarks.training.step import evaluation_step, extraction_step, make_optimization, training_step
+from methods import METHODS
+from methods.contract import IMAGE, Views
+
+Watch = Callable[[str], AbstractContextManager[None]]
+After = Callable[[str, Callable[[], object]], None]
+
+
+def point_resolution(point: MemoryPoint) -> int:
+    """The point's resolution as the backbone runs it: the nearest multiple of the patch size."""
+    return effective_resolution(point.resolution, patch_size(point.backbone))
+
+
+def build_point(point: MemoryPoint) -> Parts:
+    """The method's parts on random weights, on the default device."""
+    config = make_config(point.method, dict(point.options))
+    return build_parts(
+        point.method,
+        config,
+        point.backbone,
+        point.num_classes,
+        point_resolution(point),
+        point.attention,
+        point.grad_checkpointing,
+    )
+
+
+def views_of(point: MemoryPoint) -> Views:
+    """The images that a sample of the point carries: names and sides (px)."""
+    return METHODS[point.method].views(make_config(point.method, dict(point.options)), point_resolution(point))
+
+
+def synthetic_images(point: MemoryPoint, device: torch.device, extracted: bool = False) -> dict[str, Tensor]:
+    """A batch of random images, one `(B, 3, H, W)` for each view of the method.
+
+    Args:
+        point: Says which views, and their size.
+        device: Where they go.
+        extracted: Whether features stand in for the extractor's view `image`.
+    """
+    return {
+        name: torch.randn(point.batch_size, 3, side, side, device=device)
+        for name, side in views_of(point).items()
+        if not (extracted and name == IMAGE)
+    }
+
+
+def run_phases(
+    point: MemoryPoint,
+    build: Callable[[], Parts],
+    device: torch.device,
+    watch: Watch,
+    after: After,
+    steps: int = 3,
+    on_host: Callable[[], AbstractContextManager[None]] = nullcontext,
+    prepare: bool = True,
+) -> None:
+    """Runs setup, preload, preparation, training and evaluation of a point on synthetic batches.
+
+    Args:
+        point: What to run.
+        build: Makes the parts on `device`.
+        device: Where it runs.
+        watch: `watch(phase)` is entered around each phase.
+        after: `after(phase, step)` is called behind each phase but setup, outside its watch; `step` repeats its step.
+        steps: Training steps; from the second on there is optimiser state.
+        on_host: Entered where features are copied to the host's memory.
+        prepare: Whether a method that prepares its model does so, on one batch.
+    """
+    with watch("setup"):
+        steps_of = _Steps(point, build(), device, steps)
+    features: dict[str, Tensor] = {}
+    if steps_of.extractor is not None and point.preload:
+        features = _preload(point, steps_of.extractor, device, watch, after, on_host)
+        steps_of.extractor = None  # the backbone leaves the device
+        gc.collect()
+    if prepare and steps_of.optimization.recipe.prepare is not None:
+        with watch("prepare"):
+            steps_of.load_batch(features)
+            steps_of.prepare()
+    with watch("train"):
+        steps_of.load_batch(features)
+        for _ in range(steps):
+            steps_of.train()
+    after("train", steps_of.train)
+    steps_of.model.eval()
+    with watch("eval"):
+        steps_of.evaluate()
+    after("eval", steps_of.evaluate)
+
+
+class _Steps:
+    """The steps of a point's parts, on one synthetic batch."""
+
+    def __init__(self, point: MemoryPoint, parts: Parts, device: torch.device, num_steps: int) -> None:
+        self.point, self.device = point, device
+        self.model, self.extractor = parts.model, parts.extractor
+        recipe = METHODS[point.method].recipe(self.model, make_config(point.method, dict(point.options)), num_steps)
+        self.optimization = make_optimization(self.model, 1e-4, 0.01, point.precision, device.type, recipe)
+        self.inputs: dict[str, Tensor] = {}
+
+    def load_batch(self, features: dict[str, Tensor]) -> None:
+        """Puts a batch on the device: images, and features that were preloaded."""
+        self.inputs = synthetic_images(self.point, self.device, extracted=bool(features))
+        self.inputs |= {name: tensor.to(self.device, copy=True) for name, tensor in features.items()}
+        self.labels = torch.zeros(self.point.batch_size, dtype=torch.long, device=self.device)
+
+    def prepare(self) -> None:
+        """The method's start from data, on this batch, which is then gone."""
+        recipe = self.optimization.recipe
+        assert recipe.prepare is not None
+        recipe.prepare(self.model, [(self._model_inputs(), self.labels)])
+        self.optimization.regroup(self.model)
+        self.inputs = {}
+
+    def train(self) -> None:
+        training_step(self.model, self._model_inputs(), self.labels, self.optimization)
+
+    def evaluate(self) -> None:
+        evaluation_step(self.model, self._model_inputs(), self.point.precision, self.device.type)
+
+    def _model_inputs(self) -> dict[str, Tensor]:
+        if self.extractor is None:
+            return self.inputs
+        others = {name: tensor for name, tensor in self.inputs.items() if name != IMAGE}
+        return others | extraction_step(self.extractor, self.inputs[IMAGE], self.point.precision, self.device.type)
+
+
+def _preload(
+    point: MemoryPoint,
+    extractor: nn.Module,
+    device: torch.device,
+    watch: Watch,
+    after: After,
+    on_host: Callable[[], AbstractContextManager[None]],
+) -> dict[str, Tensor]:
+    """Extracts one batch's features, and returns them on the host."""
+    with watch("preload"):
+        image = synthetic_images(point, device)[IMAGE]
+        features = extraction_step(extractor, image, point.precision, device.type)
+    with on_host():
+        features = {name: tensor.to("cpu", copy=True) for name, tensor in features.items()}
+    after("preload", lambda: extraction_step(extractor, image, point.precision, device.type))
+    return features
