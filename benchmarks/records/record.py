@@ -26,7 +26,7 @@ def remove_partial(results: Path, run_id: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def store_run(results: Path, record: Record, probabilities: "pd.DataFrame" | None) -> None:
+def store_run(results: Path, record: Record, probabilities: "pd.DataFrame | None") -> None:
     """Store a run's record and its predictions, in the place of those there are: both or neither.
 
     Both are written under other names first, the record last: once that is whole, whoever is killed in between leaves
