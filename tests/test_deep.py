@@ -90,6 +90,19 @@ def test_deep_colour_is_upright_as_pillow_turns_8_bits(turn: int) -> None:
     np.testing.assert_array_equal(grey, upright[..., 0])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_cmyk_of_16_bits_is_refused_and_of_8_is_read(tmp_path: Path, dtype: Any) -> None:
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "x.tif", np.full((24, 32, 4), 100, dtype), photometric="separated")
+    data = (tmp_path / "x.tif").read_bytes()
+    if dtype == np.uint8:
+        assert shown(data).min() == (255 - 100) * (255 - 100) // 255
+    else:
+        with pytest.raises(UserError, match="must be grey or RGB to have more than 8 bits, got CMYK of 16; save it as"):
+            shown(data)
+
+
 def test_white_is_zero_where_a_tiff_says_so() -> None:
     values = noise(6)
     np.testing.assert_array_equal(shown(tiff16(values, white_is_zero=True)), 255 - to_8_bits(values))

@@ -15,6 +15,7 @@ _PNG_DEPTH = 24  # where a PNG file says how many bits a sample has
 _CODESTREAM = b"\xff\x4f\xff\x51"  # of JPEG 2000 begins like this, and so many bytes on says a sample's bits, less one
 _PRECISION = 42
 _COLOUR = ("RGB", "RGBA")
+_OTHER_COLOURS = ("CMYK", "LAB", "YCbCr")
 _WHITE_IS_ZERO = 0
 _PREMULTIPLIED = (1,)
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is raised as well
@@ -38,7 +39,7 @@ def num_bits(image: ImageFile.ImageFile, file: IO[bytes]) -> int:
         image: As Pillow opens it, not decoded yet.
         file: What it was opened from.
     """
-    if image.format == "TIFF" and image.mode in _COLOUR:
+    if image.format == "TIFF" and image.mode in (*_COLOUR, *_OTHER_COLOURS):
         return int(max(_tag(image, ExifTags.Base.BitsPerSample)))
     if image.format not in ("PNG", "JPEG2000"):
         return 16 if image.mode.startswith("I") else 8
@@ -58,8 +59,10 @@ def read_deep(image: ImageFile.ImageFile, file: IO[bytes], bits: int) -> Deep:
         bits: As `num_bits` gives it.
 
     Raises:
-        UserError: It is damaged.
+        UserError: It is damaged, or has other colours than RGB.
     """
+    if image.mode in _OTHER_COLOURS:
+        raise UserError(f"it must be grey or RGB to have more than 8 bits, got {image.mode} of {bits}; save it as RGB")
     inverted = image.format == "TIFF" and _tag(image, ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO
     turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1), np.asarray)
     if image.mode in _COLOUR or image.format == "JPEG2000":

@@ -1,0 +1,401 @@
+"""Builds awkward folders, weights and files, gives each to the product as a user would and prints what it said.
+
+`python tests/awkward_input.py` prints a table of this checkout; `--code OLD NEW` one column for each of several
+checkouts, which shows what a change did. Nothing of the product is imported: another version need not be alike inside.
+What needs a full disk, a SLURM or a kill of the system is left to the tests.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from deep_images import dicom, folder, marked, noise, palette_dicom, png16, tiff16
+from PIL import Image
+from tiny_images import make_images
+
+ROOT = Path(__file__).resolve().parent.parent
+SEVERAL = 3  # pages of one file
+LIMIT = 300  # seconds until a command counts as hanging
+MODEL = ("--weights", "none", "--backbone", "vit_tiny_patch16_224", "--res", "32", "--batch-size", "4")
+RUN = ("--methods", "linear", *MODEL, "--epochs", "2", "--device", "cpu", "--cache", "cache", "--datasets")
+
+
+class Ended(NamedTuple):
+    """What a command gave: its exit status, None where it hung, and all that it said."""
+
+    status: int | None
+    said: str
+
+
+class Bench:
+    """bench.py of a checkout, started in a folder of its own."""
+
+    def __init__(self, code: Path, place: Path) -> None:
+        self.code = code
+        self.place = place
+
+    def __call__(self, *arguments: str | Path, **environment: str) -> Ended:
+        """Runs one command to its end."""
+        return self._start([str(self.code / "bench.py"), *map(str, arguments)], environment)
+
+    def python(self, text: str, *arguments: str | Path) -> Ended:
+        """Runs a piece of Python that finds the checkout's packages."""
+        return self._start(["-c", text, *map(str, arguments)], {"PYTHONPATH": str(self.code)})
+
+    def _start(self, command: list[str], environment: dict[str, str]) -> Ended:
+        try:
+            done = subprocess.run(
+                [sys.executable, *command],
+                cwd=self.place,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "300"} | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                timeout=LIMIT,
+            )
+        except subprocess.TimeoutExpired:
+            return Ended(None, "")
+        return Ended(done.returncode, done.stdout)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The stored records, by run id."""
+        return [json.loads(path.read_text()) for path in sorted((self.place / "results/runs").glob("*.json"))]
+
+
+Show = Callable[[Bench], str]
+EXAMPLES: dict[str, Show] = {}
+
+
+def example(title: str) -> Callable[[Show], Show]:
+    """Adds an example to the table."""
+
+    def add(show: Show) -> Show:
+        EXAMPLES[title] = show
+        return show
+
+    return add
+
+
+def last(ended: Ended) -> str:
+    """Exit status and the line that says why."""
+    if ended.status is None:
+        return f"hangs (over {LIMIT} s)"
+    lines = [line for line in ended.said.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"(bench.py|usage|.*Error\b)", line) and "usage" not in line]
+    return f"exit {ended.status}: {(errors or lines or [''])[-1].strip()}"
+
+
+def noted(ended: Ended, word: str) -> str:
+    """Exit status and the first line that has a word in it."""
+    line = next((line.strip() for line in ended.said.splitlines() if word in line), "no word of it")
+    return f"exit {ended.status}: {line}"
+
+
+def outcome(bench: Bench, ended: Ended) -> str:
+    """AUC of the only run and the brightness of its training images by class, or why there is none."""
+    records = bench.records()
+    if not records or not records[-1].get("measurements", {}).get("test"):
+        return records[-1]["status"]["message"] if records and records[-1]["status"]["message"] else last(ended)
+    (store,) = (bench.place / "cache/images").glob("*-train-32-*.npy")
+    means = np.load(store).reshape(2, -1).mean(axis=1)  # the store is in the order of the classes, of equal size
+    said = " and ".join(f"{mean:.1f}" for mean in means)
+    return f"exit {ended.status}: AUC {records[-1]['measurements']['test']['auc']:.2f}, classes' mean pixel {said}"
+
+
+# ---- pixels ----
+
+
+@example("12-bit noise, a mark of value 4400 in one class")
+def _(bench: Bench) -> str:
+    folder(bench.place / "xray", lambda name, number: png16(marked(name, number)))
+    return outcome(bench, bench("run", *RUN, "xray"))
+
+
+@example("the same, with bit_depth.txt saying 12")
+def _(bench: Bench) -> str:
+    folder(bench.place / "xray", lambda name, number: png16(marked(name, number)))
+    (bench.place / "xray/bit_depth.txt").write_text("12\n")
+    return outcome(bench, bench("run", *RUN, "xray")) + "; check: " + noted(bench("check", "xray"), "4400")
+
+
+@example("16-bit RGB PNG of 12 bits (mean 127.5)")
+def _(bench: Bench) -> str:
+    folder(bench.place / "rgb", lambda _, number: png16(noise(number, channels=3)))
+    return outcome(bench, bench("run", *RUN, "rgb"))
+
+
+@example("16-bit RGB TIFF of 12 bits (mean 127.5)")
+def _(bench: Bench) -> str:
+    folder(bench.place / "rgb", lambda _, number: tiff16(noise(number, channels=3)), ".tif")
+    return outcome(bench, bench("run", *RUN, "rgb"))
+
+
+@example("DICOM palette of 16 bits, all dark red (0.25, 0, 0) (mean 21.2)")
+def _(bench: Bench) -> str:
+    colours = np.zeros((256, 3), np.uint16)
+    colours[:, 0] = np.linspace(0, 2**15, 256)
+
+    def build(_: str, number: int) -> bytes:
+        return palette_dicom(np.random.default_rng(number).integers(0, 256, (24, 32)).astype(np.uint8), colours)
+
+    folder(bench.place / "palette", build, ".dcm")
+    return outcome(bench, bench("run", *RUN, "palette"))
+
+
+def pages(bench: Bench, suffix: str) -> str:
+    """An ordinary dataset whose first image is a file of several pages: what run and check say."""
+    make_images(bench.place / "images")
+    pixels = [Image.fromarray(np.full((40, 48, 3), 60 * number, np.uint8)) for number in range(SEVERAL)]
+    first = bench.place / f"images/train/bright/many{suffix}"
+    pixels[0].save(first, save_all=True, append_images=pixels[1:])
+    return f"run {outcome(bench, bench('run', *RUN, 'images'))}; check {noted(bench('check', 'images'), 'many')}"
+
+
+@example("a TIFF of three pages")
+def _(bench: Bench) -> str:
+    return pages(bench, ".tif")
+
+
+@example("an animated GIF")
+def _(bench: Bench) -> str:
+    return pages(bench, ".gif")
+
+
+@example("a DICOM of three frames")
+def _(bench: Bench) -> str:
+    frames = np.zeros((SEVERAL, 24, 32), np.uint8)
+
+    def build(_: str, number: int) -> bytes:
+        return dicom(frames[0] + np.uint8(number), NumberOfFrames=SEVERAL, PixelData=frames.tobytes())
+
+    folder(bench.place / "frames", build, ".dcm")
+    return outcome(bench, bench("run", *RUN, "frames"))
+
+
+@example("a folder of one's own DICOM files")
+def _(bench: Bench) -> str:
+    folder(bench.place / "own", lambda name, number: dicom(noise(number) // (1 + (name == "marked"))), ".dcm")
+    checked = bench("check", "own")
+    return f"run {outcome(bench, bench('run', *RUN, 'own'))}; check {last(checked)}"
+
+
+@example("8 of 10 training images behind a linked sub-folder: images trained on")
+def _(bench: Bench) -> str:
+    make_images(bench.place / "images")
+    for name in ("bright", "dark"):
+        (bench.place / "elsewhere" / name).mkdir(parents=True)
+        for path in sorted((bench.place / "images/train" / name).iterdir())[1:]:
+            path.rename(bench.place / "elsewhere" / name / path.name)
+        (bench.place / "images/train" / name / "more").symlink_to(bench.place / "elsewhere" / name)
+    ended = bench("run", *RUN, "images")
+    records = bench.records()
+    counts = records[0]["run"]["dataset"]["counts"]["train"] if records else {}
+    return f"exit {ended.status}: {sum(counts.values())}; check {noted(bench('check', 'images'), 'train')}"
+
+
+@example("a sub-folder that links to its own class")
+def _(bench: Bench) -> str:
+    make_images(bench.place / "images")
+    (bench.place / "images/train/dark/again").symlink_to(bench.place / "images/train/dark")
+    return outcome(bench, bench("run", *RUN, "images"))
+
+
+@example("a dangling link among images")
+def _(bench: Bench) -> str:
+    make_images(bench.place / "images")
+    (bench.place / "images/train/dark/9.png").symlink_to(bench.place / "gone.png")
+    return outcome(bench, bench("run", *RUN, "images"))
+
+
+# ---- splits ----
+
+
+@example("split of patients with 60, 50, 60 images and 250 with one: patients in train, val, test")
+def _(bench: Bench) -> str:
+    text = (
+        "from collections import Counter\n"
+        "from benchmarks.prepare.splits import Item, assign\n"
+        "sizes = (60, 50, 60, *[1] * 250)\n"
+        "items = [Item(f'{g}-{i}', 0, f'g{g}', f'p{g}-{i}', None) for g, n in enumerate(sizes) for i in range(n)]\n"
+        "splits = assign(items, {}, 0).splits\n"
+        "count = Counter(split for split, _ in {(splits[item.key], item.group) for item in items})\n"
+        "print(*(count[split] for split in ('train', 'val', 'test')))"
+    )
+    return bench.python(text).said.strip()
+
+
+@example("one image byte for byte in train and test")
+def _(bench: Bench) -> str:
+    make_images(bench.place / "images")
+    shutil.copy(bench.place / "images/train/dark/0.png", bench.place / "images/test/dark/9.png")
+    plain = last(bench("run", *RUN, "images"))
+    return f"{plain}; --allow-leaks {noted(bench('run', *RUN, 'images', '--allow-leaks'), '⊗')}"
+
+
+# ---- failures ----
+
+
+@example("weights that are NaN")
+def _(bench: Bench) -> str:
+    import timm
+
+    make_images(bench.place / "images")
+    state = timm.create_model("vit_tiny_patch16_224").state_dict()
+    state["blocks.3.mlp.fc1.weight"][0, 0] = torch.nan
+    torch.save(state, bench.place / "bad.pth")
+    return outcome(bench, bench("run", *RUN, "images", "--weights", "bad.pth"))
+
+
+PLUGIN = '''
+"""A linear probe that asks for a value where a prediction has none."""
+from methods.linear import METHOD as LINEAR
+from dataclasses import replace
+
+def build(backbone, num_classes, config):
+    model = LINEAR.build(backbone, num_classes, config)
+    model.register_forward_pre_hook(lambda module, inputs: float(next(module.parameters()).sum()) and None)
+    return model
+
+METHOD = replace(LINEAR, name="asks", title="Asks", build=build)
+'''
+
+
+@example("a method whose memory cannot be predicted")
+def _(bench: Bench) -> str:
+    make_images(bench.place / "images")
+    (bench.place / "asks.py").write_text(PLUGIN)
+    ended = bench("run", "--plugin", "asks.py", "--methods", "asks", *RUN[2:], "images")
+    return outcome(bench, ended)
+
+
+@contextmanager
+def refusing_hub() -> Iterator[str]:
+    """The address of a model hub that answers, and refuses everything."""
+
+    class Refuse(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(403)
+            self.send_header("X-Error-Code", "GatedRepo")
+            self.send_header("X-Error-Message", "access to this model is restricted")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Refuse)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+
+
+@example("a hub that refuses the weights")
+def _(bench: Bench) -> str:
+    make_images(bench.place / "images")
+    with refusing_hub() as address:
+        return last(bench("run", *RUN, "images", "--weights", "auto", HF_ENDPOINT=address, HF_HUB_ETAG_TIMEOUT="5"))
+
+
+@example("--preload on with full fine-tuning")
+def _(bench: Bench) -> str:
+    make_images(bench.place / "images")
+    return last(bench("run", *RUN, "images", "--methods", "full", "--preload", "on"))
+
+
+@example("a file name with a newline")
+def _(bench: Bench) -> str:
+    make_images(bench.place / "images")
+    path = bench.place / "images/train/dark/0.png"
+    path.rename(path.with_name("two\nlines.png"))
+    return f"check {last(bench('check', 'images'))}; run {outcome(bench, bench('run', *RUN, 'images'))}"
+
+
+@example("two datasets whose folders are both called `images`: titles in the table")
+def _(bench: Bench) -> str:
+    for name in ("a", "b"):
+        make_images(bench.place / name / "images")
+        shutil.copy(bench.place / name / "images/train/dark/0.png", bench.place / name / "images/train/dark/0b.png")
+        (bench.place / name / "images/train/dark/0.png").unlink()
+    (bench.place / "b/images/train/dark/1.png").unlink()
+    bench("run", *RUN, "a/images", "b/images")
+    labels = {
+        label
+        for path in bench.place.glob("results/tables/*.tex")
+        for label in re.findall(r"\\label{.*?}", path.read_text())
+    }
+    headings = {
+        line
+        for path in bench.place.glob("results/tables/results.md")
+        for line in path.read_text().splitlines()
+        if line.startswith("#")
+    }
+    return f"{sorted(headings)}, labels {sorted(labels)}"
+
+
+@example("adapter.reduction=1000")
+def _(bench: Bench) -> str:
+    make_images(bench.place / "images")
+    ended = bench("run", *RUN, "images", "--methods", "adapter", "--set", "adapter.reduction=1000")
+    return outcome(bench, ended)
+
+
+@example("vpt.num_prompt_tokens=0")
+def _(bench: Bench) -> str:
+    make_images(bench.place / "images")
+    return outcome(bench, bench("run", *RUN, "images", "--methods", "vpt", "--set", "vpt.num_prompt_tokens=0"))
+
+
+@example("lora.rank=0")
+def _(bench: Bench) -> str:
+    make_images(bench.place / "images")
+    return outcome(bench, bench("run", *RUN, "images", "--methods", "lora", "--set", "lora.rank=0"))
+
+
+@example("FPT at 16 px: one token")
+def _(bench: Bench) -> str:
+    make_images(bench.place / "images")
+    return outcome(bench, bench("run", *RUN, "images", "--methods", "fpt", "--res", "16"))
+
+
+def table(codes: list[Path], titles: Iterable[str]) -> None:
+    """Prints a row an example and a column a checkout, row by row."""
+    print("| example | " + " | ".join(code.name for code in codes) + " |")
+    print("|---" * (1 + len(codes)) + "|", flush=True)
+    for title in titles:
+        cells = [title]
+        for code in codes:
+            with tempfile.TemporaryDirectory() as place:
+                said = EXAMPLES[title](Bench(code, Path(place)))
+                cells.append(" ".join(said.replace(place, "").replace("|", "/").split()))
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def main() -> None:
+    """Prints the table of the examples that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--code", nargs="+", type=Path, default=[ROOT], metavar="DIR", help="checkouts to try")
+    parser.add_argument("--only", default="", metavar="REGEX", help="examples whose title has it")
+    args = parser.parse_args()
+    table([code.resolve() for code in args.code], [title for title in EXAMPLES if re.search(args.only, title)])
+
+
+if __name__ == "__main__":
+    main()
