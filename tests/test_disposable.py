@@ -16,7 +16,7 @@ from benchmarks.features.cache import FeatureRequest, open_feature_cache
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.prediction_cache import predict_point
 from benchmarks.storage import files
-from benchmarks.storage.files import write_disposable
+from benchmarks.storage.files import read_disposable, write_disposable
 
 
 @pytest.fixture(autouse=True)
@@ -97,4 +97,4 @@ def test_the_note_is_said_once_a_folder(tmp_path: Path, capsys: pytest.CaptureFi
         write_disposable(tmp_path / "a" / "b", b"")
     assert capsys.readouterr().err.count("note: a is made anew each time: cache must be a folder that can be") == 1
     write_disposable(tmp_path / "c" / "d", b"content")
-    assert (tmp_path / "c" / "d").read_bytes() == b"content"
+    assert read_disposable(tmp_path / "c" / "d") == b"content"

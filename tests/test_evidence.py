@@ -18,7 +18,7 @@ from benchmarks.analysis.evidence import Evidence, load_evidence, read_evidence
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import summary
 from benchmarks.data.dataset import open_dataset
-from benchmarks.data.manifest import Entry, write_manifest
+from benchmarks.data.manifest import Entry, write_manifest, split_digest
 from benchmarks.records.frame import runs_frame
 from benchmarks.records.record import load_records, write_record
 from benchmarks.report.baselines import add_baselines
@@ -261,7 +261,7 @@ def test_runs_store_the_groups_of_a_prepared_folder(tmp_path: Path) -> None:
         Entry(s.path, s.path.split("/")[0], plain.classes[s.label], f"patient {s.path[-5]}", s.path, "")
         for s in samples
     ]
-    split = {"kind": "ours", "parts": {}, "group_key": "patient", "seed": 0, "digest": ""}
+    split = {"kind": "ours", "parts": {}, "group_key": "patient", "seed": 0, "digest": split_digest(entries)}
     about = {"complete": True, "notes": [], "split": split, "counts": {}, "settings": {}, "excluded": []}
     write_manifest(root, entries, about)
     prepared = open_dataset(str(root), tmp_path, tmp_path / "cache")
