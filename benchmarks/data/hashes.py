@@ -51,7 +51,7 @@ def content_hashes(root: Path, paths: Collection[str], cache_root: Path, again: 
     if different:
         first = "; ".join(f"{path} {what}" for path, what, _ in different[:SHOWN])
         more = f"; and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
-        say(f"{len(different)} files of {root.name} differ from what was known of them: {first}{more}")
+        say(f"{len(different)} of the files of {root.name} differ from what was known of them: {first}{more}")
     if entries != known:
         write_cached(cache, entries)
     return {path: str(entry[-1]) for path, entry in entries.items()}
