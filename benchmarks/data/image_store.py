@@ -1,7 +1,7 @@
 """The image store: every image of a split decoded once, resized once per resolution, then read from memory maps.
 
-Behind the images a store holds a checksum of each, CRC-32: it is to find damage and edits, of which it misses one in four
-billion, not forgery, and takes a tenth of a millisecond for 224 px. It is compared when an image is first read.
+Behind the images a store holds a checksum of each, CRC-32: it is to find damage and edits, of which it misses one in
+four billion, not forgery, and takes a tenth of a millisecond for 224 px. It is compared when an image is first read.
 """
 
 import contextlib
