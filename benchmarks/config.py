@@ -126,6 +126,7 @@ class Places:
         cache: Folder of weights, resized images and features.
         device: `cpu` or `cuda:<n>`.
         plugins: All plugins of the suite.
+        verify_data: Whether each run hashes every file of its dataset again, whatever is known of it.
     """
 
     dataset: str
@@ -133,3 +134,4 @@ class Places:
     cache: Path
     device: str
     plugins: tuple[Path, ...] = ()
+    verify_data: bool = False

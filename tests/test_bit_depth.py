@@ -13,11 +13,12 @@ from deep_images import CLASSES, COUNTS, dicom, folder, marked, noise, png16, se
 from PIL import Image
 from prepared_trees import about, prepare, rows
 from raw_trees import mini_ddsm
-from tiny_images import make_images
+from tiny_images import all_of, make_images
 
 import bench
 from benchmarks.data import bit_depth
-from benchmarks.data.dataset import Dataset, open_dataset, path_key
+from benchmarks.data.dataset import Dataset, open_dataset
+from benchmarks.data.hashes import path_key
 from benchmarks.data.image_store import open_image_stores
 from benchmarks.errors import UserError
 from benchmarks.images.decode import read_extent
@@ -42,7 +43,7 @@ def away_from_the_mark(root: Path, high: int) -> tuple[Any, Any]:
     for number in range(1, 1 + len(CLASSES) * COUNTS["train"]):
         grey = Image.fromarray(np.round(noise(number) / high * 255).astype(np.uint8))
         expected.append(np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC)))
-    return store[:, 0, 4:, 4:], np.stack(expected)[:, 4:, 4:]
+    return all_of(store)[:, 0, 4:, 4:], np.stack(expected)[:, 4:, 4:]
 
 
 def checked(root: Path, capsys: pytest.CaptureFixture[str], name: str = "") -> tuple[int, dict[str, Any]]:
@@ -83,7 +84,7 @@ def test_one_file_with_a_hot_pixel_leaves_the_others_as_they_are(tmp_path: Path)
     store = open_image_stores(dataset, "train", [32], tmp_path / "cache")[32]
     expected = np.round(noise(2) / 4095 * 255).astype(np.uint8)
     view = Image.fromarray(expected).resize((32, 32), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(store[1], np.broadcast_to(np.asarray(view), (3, 32, 32)))
+    np.testing.assert_array_equal(all_of(store)[1], np.broadcast_to(np.asarray(view), (3, 32, 32)))
 
 
 def test_check_names_values_beyond_a_stated_depth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from tiny_images import make_images
 
 from benchmarks.environment import TRAINS, code_digest, method_files
 from benchmarks.features.inventory import remove_caches, stored_caches
+from benchmarks.storage.files import read_sealed
 from benchmarks.storage.locks import held_lock
 from benchmarks.training.preload import EXTRACTS
 
@@ -55,7 +56,7 @@ def test_record_and_cache_say_which_code_made_them(folder: Path) -> None:
     assert (code["digest"], code["version"]) == (code_digest(TRAINS), "0.1.0")
     assert code["method_digest"] == code_digest(method_files("methods.fpt_plus"))
     (row,) = listed(folder)
-    description = json.loads((folder / ".cache" / "features" / row["cache"] / "cache.json").read_text())
+    description = json.loads(read_sealed(folder / ".cache" / "features" / row["cache"] / "cache.json"))
     assert description["key"]["code"] == code_digest((*EXTRACTS, *method_files("methods.fpt")))
     assert row["code"] == description["key"]["code"][:8]
 

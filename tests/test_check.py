@@ -203,6 +203,14 @@ def write_manifest(root: Path, groups: dict[str, str], complete: bool = True) ->
     manifest.write_manifest(root, entries, about | {"settings": {}, "excluded": []})
 
 
+def test_a_manifest_edited_by_hand_is_a_problem(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_manifest(root, {})
+    table = root / "manifest.csv"
+    table.write_text(table.read_text().replace(",val/dark/0.png,", ",patient 9,"))
+    (detail,) = Checked(capsys).found("manifest").values()
+    assert detail == "says of splits, classes or groups what it did not when it was made; prepare the dataset again"
+
+
 def test_a_group_in_two_splits_is_a_leak(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     members = ("train/dark/0.png", "train/dark/1.png", "test/bright/3.png")
     write_manifest(root, {**dict.fromkeys(members, "patient 7"), "val/dark/0.png": "", "test/dark/0.png": ""})

@@ -189,7 +189,9 @@ def test_known_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_damaged_hash_cache_is_made_again(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets")
     first = open_at(root)
-    for cache in (tmp_path / "cache").rglob("*.json"):
+    caches = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert {path.parent.name for path in caches} == {"hashes", "depths", "normalization"}
+    for cache in caches:
         cache.write_text('{"half')
     assert open_at(root) == first
 

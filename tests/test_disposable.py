@@ -16,7 +16,7 @@ from benchmarks.features.cache import FeatureRequest, open_feature_cache
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.prediction_cache import predict_point
 from benchmarks.storage import files
-from benchmarks.storage.files import write_disposable
+from benchmarks.storage.files import read_disposable, write_disposable
 
 
 @pytest.fixture(autouse=True)
@@ -97,4 +97,24 @@ def test_the_note_is_said_once_a_folder(tmp_path: Path, capsys: pytest.CaptureFi
         write_disposable(tmp_path / "a" / "b", b"")
     assert capsys.readouterr().err.count("note: a is made anew each time: cache must be a folder that can be") == 1
     write_disposable(tmp_path / "c" / "d", b"content")
-    assert (tmp_path / "c" / "d").read_bytes() == b"content"
+    assert read_disposable(tmp_path / "c" / "d") == b"content"
+
+
+def test_a_kept_file_is_read_only_where_and_as_it_was_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, other = tmp_path / "kept" / "a", tmp_path / "kept" / "b"
+    assert read_disposable(path) is None
+    write_disposable(path, b"content")
+    write_disposable(other, b"other content")
+    assert capsys.readouterr().err == ""
+    whole = path.read_bytes()
+    edited = whole.replace(b"content", b"Content")
+    for damaged in (other.read_bytes(), edited, whole + b" ", b"content", b"", bytes(99)):
+        path.write_bytes(damaged)
+        assert read_disposable(path) is None
+        assert capsys.readouterr().err == (
+            "note: kept/a is made anew: its content must have the digest in its first line, got another\n"
+        )
+    path.write_bytes(whole)
+    assert read_disposable(path) == b"content"

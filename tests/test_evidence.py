@@ -18,7 +18,7 @@ from benchmarks.analysis.evidence import Evidence, load_evidence, read_evidence
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import summary
 from benchmarks.data.dataset import open_dataset
-from benchmarks.data.manifest import Entry, write_manifest
+from benchmarks.data.manifest import Entry, split_digest, write_manifest
 from benchmarks.records.frame import runs_frame
 from benchmarks.records.record import load_records, write_record
 from benchmarks.report.baselines import add_baselines
@@ -173,7 +173,9 @@ def test_without_predictions_of_every_seed_there_is_no_interval(tmp_path: Path) 
     assert rows["vs_full_p"].isna().all()
 
 
-def test_evidence_is_kept_and_a_damaged_file_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evidence_is_kept_and_a_damaged_file_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     store_with_predictions(tmp_path, make_record("lora"), 1.0)
     (first,) = load(tmp_path).values()
     (kept,) = (tmp_path / ".statistics").iterdir()
@@ -188,6 +190,7 @@ def test_evidence_is_kept_and_a_damaged_file_is_made_again(tmp_path: Path, monke
         (again,) = load(tmp_path).values()
         np.testing.assert_array_equal(again.influence, first.influence)
         assert kept.read_bytes() == whole
+        assert f"note: .statistics/{kept.name} is made anew: its content must" in capsys.readouterr().err
     store_with_predictions(tmp_path, make_record("lora"), 2.0)  # other predictions are never taken for the old
     assert next(iter(load(tmp_path).values())).auc != first.auc
 
@@ -261,7 +264,7 @@ def test_runs_store_the_groups_of_a_prepared_folder(tmp_path: Path) -> None:
         Entry(s.path, s.path.split("/")[0], plain.classes[s.label], f"patient {s.path[-5]}", s.path, "")
         for s in samples
     ]
-    split = {"kind": "ours", "parts": {}, "group_key": "patient", "seed": 0, "digest": ""}
+    split = {"kind": "ours", "parts": {}, "group_key": "patient", "seed": 0, "digest": split_digest(entries)}
     about = {"complete": True, "notes": [], "split": split, "counts": {}, "settings": {}, "excluded": []}
     write_manifest(root, entries, about)
     prepared = open_dataset(str(root), tmp_path, tmp_path / "cache")

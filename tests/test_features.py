@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.features.cache import FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
 from benchmarks.features.cache_files import DESCRIPTION, MARKS, STATE
+from benchmarks.storage.files import read_sealed, seal
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY: dict[str, Any] = {"backbone": "vit", "normalization": ((0.5, 0.5), (0.2, 0.2)), "resolution": 512}
@@ -148,9 +149,9 @@ def test_every_part_of_the_key_makes_another_cache(tmp_path: Path) -> None:
 def test_a_cache_of_another_key_is_refused_by_the_name_of_what_differs(tmp_path: Path, name: str) -> None:
     build(tmp_path)
     path = folders(tmp_path)[0] / DESCRIPTION
-    stored = json.loads(path.read_text())
+    stored = json.loads(read_sealed(path))
     stored["key"][name] = "something else"
-    path.write_text(json.dumps(stored))
+    path.write_bytes(seal(path, json.dumps(stored).encode()))
     with pytest.raises(RuntimeError, match=rf"another {name} than its name says.*bench\.py clean caches"):
         build(tmp_path, never)
 
@@ -167,7 +168,11 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str) -> None:
         ):
             build(tmp_path, never)
     if name in (DESCRIPTION, STATE):
-        path.write_text(json.dumps(json.loads(whole) | {"more": 1}))
+        path.write_bytes(whole + b" ")
+        with pytest.raises(RuntimeError, match=r"is damaged \(.*must have the digest in its first line, got another\)"):
+            build(tmp_path, never)
+        path.write_bytes(whole)
+        path.write_bytes(seal(path, json.dumps(json.loads(read_sealed(path)) | {"more": 1}).encode()))
         with pytest.raises(RuntimeError, match=r"is damaged \(.*more must be a known name, got 1\)"):
             build(tmp_path, never)
     if name != STATE:

@@ -31,7 +31,7 @@ from benchmarks.analysis.evidence import load_evidence
 from benchmarks.check.problems import findings
 from benchmarks.check.survey import survey
 from benchmarks.data.dataset import open_dataset
-from benchmarks.data.manifest import COLUMNS, Entry, count, write_manifest
+from benchmarks.data.manifest import COLUMNS, Entry, count, split_digest, write_manifest
 from benchmarks.errors import UserError
 from benchmarks.images.decode import decode, inspect_image, is_image
 from benchmarks.images.dicom import read_tags
@@ -264,7 +264,13 @@ ABOUT = {
     "schema": 1,
     **{"dataset": "images", "title": "Images", "created": "2026-01-01T00:00:00Z", "raw": "/raw", "complete": False},
     "settings": {"max_side": 1536, "seed": 0, "split_file": None, "image_level": False},
-    "split": {"kind": "ours", "parts": {"train": "ours"}, "group_key": "patient", "seed": 0, "digest": "ab" * 32},
+    "split": {
+        "kind": "ours",
+        "parts": {"train": "ours"},
+        "group_key": "patient",
+        "seed": 0,
+        "digest": split_digest(ENTRIES),
+    },
     **{"num_groups": 24, "counts": count(ENTRIES), "observed": {}, "expected": {}, "notes": ["a note"]},
     **{"licence": "", "citation": "", "url": "", "excluded": [{"id": "x.png", "reason": "missing"}]},
 }

@@ -271,8 +271,12 @@ def test_a_manifest_that_lies_is_refused(prepared: Path, tmp_path: Path) -> None
     with pytest.raises(ValueError, match=rf"must list the images there, got 0 more and 1 fewer: .*{gone.name}; put"):
         open_dataset("chncxr", tmp_path, tmp_path / "cache")
     (tmp_path / gone.name).rename(gone)
-    lines = table.read_text().replace("path,split", "path,part")
-    table.write_text(lines)
+    lines = table.read_text()
+    first = lines.splitlines()[1].split(",")
+    table.write_text(lines.replace(f",{first[3]},", ",another patient,", 1))
+    with pytest.raises(ValueError, match=r"must say of splits, classes and groups what it said when it was made, got"):
+        open_dataset("chncxr", tmp_path, tmp_path / "cache")
+    table.write_text(lines.replace("path,split", "path,part"))
     with pytest.raises(ValueError, match=r"manifest must have the columns path,split,class,group,source,pixels, got"):
         open_dataset("chncxr", tmp_path, tmp_path / "cache")
     (root / "manifest.json").write_text("{")

@@ -14,7 +14,7 @@ import raw_trees
 from bench_process import TINY, options_of
 from fixed_records import make_record
 from prepared_trees import refused
-from tiny_images import make_images
+from tiny_images import all_of, make_images
 
 import bench
 from benchmarks.analysis.evidence import load_evidence
@@ -135,13 +135,13 @@ def test_in_a_cache_it_is_made_anew(tmp_path: Path) -> None:
     root, cache = make_images(tmp_path / "images"), tmp_path / "cache"
     open_now = functools.partial(open_dataset, str(root), tmp_path, cache)
     dataset = open_now()
-    stores = open_image_stores(dataset, "val", [32], cache)[32].copy()
+    stores = all_of(open_image_stores(dataset, "val", [32], cache)[32])
     files = [path for path in cache.rglob("*") if path.is_file()]
     assert {path.parent.name for path in files} == {"hashes", "normalization", "images", "depths"}
     for path in files:
         fifo(path)
     assert open_now() == dataset
-    assert (open_image_stores(dataset, "val", [32], cache)[32] == stores).all()
+    assert (all_of(open_image_stores(dataset, "val", [32], cache)[32]) == stores).all()
     assert all(irregular(path) is None for path in files)
     point = MemoryPoint("linear", 32, 4, "vit_tiny_patch16_224")
     from benchmarks.memory.prediction_cache import _path

@@ -5,6 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.data.image_store import ImageStore
+from benchmarks.images.decode import Pixels
+
 COUNTS = {"train": 5, "val": 3, "test": 4}  # of each class
 
 
@@ -18,3 +21,8 @@ def make_images(root: Path, classes: tuple[str, ...] = ("bright", "dark")) -> Pa
                 pixels = rng.integers(0, 160, (40, 48, 3)) + 60 // (label + 1)
                 Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{number}.png")
     return root
+
+
+def all_of(store: ImageStore) -> Pixels:
+    """Every image of a store."""
+    return store[np.arange(store.shape[0])]

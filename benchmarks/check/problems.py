@@ -13,6 +13,7 @@ from benchmarks.choices import SPLITS
 from benchmarks.data.bit_depth import FILE as BIT_DEPTH
 from benchmarks.data.classes import FILE, MARK, natural_key
 from benchmarks.data.dataset import list_folders
+from benchmarks.data.manifest import split_digest
 from benchmarks.images.depth import Extent, scale_of
 from benchmarks.names import is_text
 from benchmarks.storage.folders import link_fault
@@ -39,7 +40,7 @@ class Finding(NamedTuple):
 def findings(found: Survey) -> list[Finding]:
     """All faults, problems first, then in the order of the checks."""
     of_folders = (_splits, _folder_names, _classes, _order)
-    of_files = (_files, _same_pixels, _groups, _counts, _manifest, _depths, _channels, _balance)
+    of_files = (_files, _differences, _same_pixels, _groups, _counts, _manifest, _depths, _channels, _balance)
     everything = [finding for check in (*of_folders, *of_files) for finding in check(found)]
     return sorted(everything, key=lambda finding: finding.level != "problem")
 
@@ -115,6 +116,13 @@ def _files(found: Survey) -> Iterator[Finding]:
             yield Finding("problem", "file", file.path, f"{file.error}; replace or remove it")
 
 
+def _differences(found: Survey) -> Iterator[Finding]:
+    """Files that changed since they were hashed; where neither size nor time tells of it, it may be damage."""
+    for path, what, unseen in found.differences:
+        advice = "; put the right file there, or take this one with run --verify-data" if unseen else ""
+        yield Finding("problem" if unseen else "note", "content", path, f"{what}{advice}")
+
+
 def _same_pixels(found: Survey) -> Iterator[Finding]:
     for files in by_pixels(found.images):
         others = ", ".join(file.path for file in files[1:])
@@ -158,6 +166,9 @@ def _manifest(found: Survey) -> Iterator[Finding]:
     if not found.about["complete"]:
         detail = f"was prepared from an incomplete download ({'; '.join(found.about['notes'])}); see its manifest.json"
         yield Finding("problem", "manifest", "all", detail)
+    if split_digest(found.manifest.values()) != found.about["split"]["digest"]:
+        detail = "says of splits, classes or groups what it did not when it was made; prepare the dataset again"
+        yield Finding("problem", "manifest", "manifest.csv", detail)
     there = {file.path: file for file in found.files}
     for path in sorted(found.manifest.keys() - there):
         yield Finding("problem", "manifest", path, "is in manifest.csv, but not there; prepare the dataset again")

@@ -7,7 +7,7 @@ tables; `benchmarks.check.problems` says what is wrong with it.
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from benchmarks.choices import SPLITS
 from benchmarks.data.bit_depth import file_extent, stated_depth
 from benchmarks.data.classes import FILE, ClassOrder, class_order, natural_key
 from benchmarks.data.dataset import list_files, list_folders
+from benchmarks.data.hashes import Difference
 from benchmarks.data.manifest import Entry, has_manifest, read_about, read_entries
 from benchmarks.errors import UserError
 from benchmarks.images.decode import ImageFacts, in_order, inspect_image, is_image
@@ -68,6 +69,7 @@ class Survey:
         scale: What is black and white in images that do not say it; None where all do.
         stated_depth: Its bits, where `bit_depth.txt` or the table of datasets says them.
         depth_error: What is wrong with `bit_depth.txt`, or with the values of all files together.
+        differences: Images that are not what runs know of them, where that was looked for.
     """
 
     root: Path
@@ -82,6 +84,7 @@ class Survey:
     scale: Scale | None
     stated_depth: int | None
     depth_error: str
+    differences: list[Difference] = field(default_factory=list)
 
     @property
     def images(self) -> list[File]:

@@ -1,6 +1,7 @@
 """bench.py check: everything that is wrong with a prepared dataset or a folder of one's own."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -25,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--samples", type=typed("samples"), default=4, metavar="N", help="a class and split, there (default: 4)"
     )
     parser.add_argument("--seed", type=typed("seed"), default=0, metavar="N", help="which samples (default: 0)")
+    parser.add_argument(
+        "--full", action="store_true", help="also hash every image again, and tell what differs from what runs know"
+    )
     add_plugins(parser)
     add_cache(parser)
     add_format(parser)
@@ -37,13 +41,19 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.check.problems import Finding, findings
     from benchmarks.check.sheet import draw_sheet
     from benchmarks.check.survey import survey, tables
-    from benchmarks.data.dataset import find_root, path_key
+    from benchmarks.data.dataset import find_root
+    from benchmarks.data.hashes import differences, path_key
     from benchmarks.suite.progress import CountProgress
 
     info, root = find_root(args.dataset, args.data_root)
     with CountProgress("decoding images") as progress:
         found = survey(root, info, progress)
     name = printable(root.resolve().name)
+    if args.full:
+        paths = [file.path for file in found.files if (root / file.path).is_file()]
+        different, known = differences(root, paths, args.cache)
+        found = dataclasses.replace(found, differences=different)
+        print(f"hashed {len(paths)} files again; of {known} known to runs, {len(different)} differ", file=sys.stderr)
     faults = findings(found)
     everything = tables(found) | {"findings": pd.DataFrame(faults, columns=Finding._fields)}
     print_tables(everything, args.format)

@@ -11,13 +11,14 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.commands.options import markdown_table, say
+from benchmarks.commands.options import markdown_table
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction
 from benchmarks.memory.prediction_cache import predict_points, stored_predictions
 from benchmarks.memory.table import MIB
 from benchmarks.records.frame import load_frame
 from benchmarks.records.stored import is_due, trial_results
+from benchmarks.storage.notes import say
 from benchmarks.suite.estimate import Estimate, Predict, estimate_cells
 from benchmarks.suite.plan import Cell, Plan
 from benchmarks.suite.tuning import tuned_runs

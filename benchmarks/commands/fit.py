@@ -16,10 +16,10 @@ from benchmarks.commands.options import (
     add_methods,
     add_plugins,
     print_frame,
-    say,
 )
 from benchmarks.errors import UserError
 from benchmarks.model.choose import check_methods
+from benchmarks.storage.notes import say
 
 if TYPE_CHECKING:
     from benchmarks.memory.point import MemoryPoint

@@ -20,10 +20,10 @@ from benchmarks.commands.options import (
     add_results,
     add_set,
     print_frame,
-    say,
 )
 from benchmarks.errors import UserError
 from benchmarks.model.choose import check_methods, method_options
+from benchmarks.storage.notes import say
 
 if TYPE_CHECKING:
     from benchmarks.memory.point import MemoryPoint

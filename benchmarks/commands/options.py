@@ -1,7 +1,6 @@
 """Options that several commands share, each defined once."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,11 +101,6 @@ def markdown_table(frame: "pd.DataFrame", **layout: Any) -> str:
     """A frame as a markdown table; a name with a bar in it stays in its cell."""
     cells = frame.map(lambda cell: cell.replace("|", r"\|") if isinstance(cell, str) else cell)
     return str(cells.to_markdown(index=False, **layout))
-
-
-def say(note: object) -> None:
-    """A note for the reader, on stderr."""
-    print(f"note: {note}", file=sys.stderr)
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:

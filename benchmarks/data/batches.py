@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +17,16 @@ from benchmarks.images.decode import num_workers
 
 READ_AHEAD = 2  # batches
 
-Arrays = Mapping[str, NDArray[np.generic]]
+
+class Images(Protocol):
+    """Stored images of one side `(n, 3, side, side)`, uint8: an array, or what reads and checks like an image store."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all of them."""
+
+    def __getitem__(self, indices: NDArray[np.int64], /) -> NDArray[Any]:
+        """Some of them `(B, 3, side, side)`."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +35,13 @@ class Split:
 
     Attributes:
         labels: Class indices `(n,)`.
-        views: uint8 images `(n, 3, side, side)` by input name.
+        views: By input name.
         features: Precomputed features; None where there are none.
         fixed_views: Names of the views that are never augmented, since features of theirs may be precomputed.
     """
 
     labels: NDArray[np.int64]
-    views: Arrays
+    views: Mapping[str, Images]
     features: FeatureRows | None = None
     fixed_views: frozenset[str] = frozenset()
 

@@ -4,16 +4,14 @@
 does, the values of all images are looked through, and the smallest depth that holds them is taken.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.bounds import BOUNDS, broken_rule
 from benchmarks.errors import UserError
 from benchmarks.images.decode import in_order, read_extent
 from benchmarks.images.depth import Extent, Scale, common_extent, scale_of
-from benchmarks.storage.files import read_cached, read_regular, write_disposable
+from benchmarks.storage.files import read_cached, read_regular, write_cached
 from datasets.info import DatasetInfo
 
 FILE = "bit_depth.txt"
@@ -55,16 +53,11 @@ def find_scale(root: Path, paths: Sequence[str], stated: int | None, cache: Path
     Raises:
         UserError: An image cannot be read, or no 16 bits hold all values.
     """
-    kept = read_cached(cache).get("extent")
-    if not _is_kept(kept):
-        kept = common_extent(in_order(lambda path: file_extent(root / path), paths)) or []
-        write_disposable(cache, json.dumps({"extent": kept}).encode())
-    return scale_of(Extent(*kept) if kept else None, stated)
-
-
-def _is_kept(extent: Any) -> bool:
-    """Whether it is two whole numbers, or an empty list for no values, as a cache that is not damaged holds."""
-    return isinstance(extent, list) and len(extent) in (0, 2) and all(type(end) is int for end in extent)
+    kept = read_cached(cache)
+    if not kept:
+        kept = {"extent": common_extent(in_order(lambda path: file_extent(root / path), paths))}
+        write_cached(cache, kept)
+    return scale_of(Extent(*kept["extent"]) if kept["extent"] else None, stated)
 
 
 def file_extent(path: Path) -> Extent | None:

@@ -6,29 +6,27 @@ sub-folders; links are followed. Hidden files and well-known litter are passed o
 
 import difflib
 import hashlib
-import json
-import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.choices import SPLITS
 from benchmarks.data.bit_depth import find_scale, stated_depth
 from benchmarks.data.classes import class_order, natural_key
+from benchmarks.data.hashes import content_hashes
 from benchmarks.data.identical import Identical, find_identical
 from benchmarks.data.manifest import SplitOrigin, prepared_depth, read_origin
 from benchmarks.errors import MissingError, UserError
-from benchmarks.images.decode import PIXEL_FORMAT, in_order, is_image, num_workers, read_image
+from benchmarks.images.decode import PIXEL_FORMAT, in_order, is_image, read_image
 from benchmarks.images.depth import Scale
-from benchmarks.names import is_text, printable, shortened
-from benchmarks.storage.files import file_sha256, irregular, read_cached, write_disposable
+from benchmarks.names import is_text, printable
+from benchmarks.storage.files import irregular, read_cached, write_cached
 from benchmarks.storage.folders import files_below, is_litter, link_fault
 from datasets import DATASETS
 from datasets.info import DatasetInfo
@@ -100,7 +98,7 @@ class Dataset:
         return {split: {name: labels[i] for i, name in enumerate(self.classes)} for split, labels in counted.items()}
 
 
-def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Dataset:
+def open_dataset(name_or_path: str, data_root: Path, cache_root: Path, verify: bool = False) -> Dataset:
     """Opens a dataset of the table by its name, or any folder of the layout by its path.
 
     The demo is generated at first use. For a folder by its path the classes are its folder names, in the order that
@@ -111,6 +109,7 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
         name_or_path: A name in `datasets.DATASETS`, the path of a folder, or the name of a folder in `data_root`.
         data_root: Where the prepared folders lie.
         cache_root: Content hashes and computed normalisations are kept here.
+        verify: Whether to hash every file again, whatever is known of it; a note says what differs from that.
 
     Raises:
         UserError: Unknown name, or a folder whose layout, classes, files or `classes.txt` are wrong.
@@ -118,14 +117,14 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path) -> Datase
     """
     info, root = find_root(name_or_path, data_root)
     if info is None:
-        return _open_folder(root, cache_root)
+        return _open_folder(root, cache_root, verify)
     folders = _class_folders(root)
     if set(folders) != set(info.classes):
         raise UserError(f"classes of {info.name} must be {', '.join(info.classes)}, got {', '.join(folders)} in {root}")
     classes, ordered = class_order(root, folders, info)
     splits = _list_splits(root, classes)
     marked = False  # the entry's mark of grades is as fixed as its name
-    content = _read_content(root, splits, classes, marked, stated_depth(root, info), cache_root)
+    content = _read_content(root, splits, classes, marked, stated_depth(root, info), cache_root, verify)
     return Dataset(
         info.name, info.title, root, classes, ordered, splits, content.digest, info.mean, info.std,
         "dataset", info.metric, info.epochs, info.batch_size, info.synthetic, content.origin,
@@ -165,10 +164,10 @@ def _find_folder(name_or_path: str, data_root: Path) -> Path:
     raise UserError(f"dataset must be one of {', '.join(DATASETS)} or a folder, got {name_or_path!r}; {hint}")
 
 
-def _open_folder(root: Path, cache_root: Path) -> Dataset:
+def _open_folder(root: Path, cache_root: Path, verify: bool) -> Dataset:
     classes, ordered = class_order(root, _class_folders(root))
     splits = _list_splits(root, classes)
-    content = _read_content(root, splits, classes, ordered, stated_depth(root), cache_root)
+    content = _read_content(root, splits, classes, ordered, stated_depth(root), cache_root, verify)
     mean, std = _normalization(root, splits["train"], content.digest, content.scale, cache_root)
     name = printable(root.resolve().name)
     synthetic = (root / SYNTHETIC_MARK).is_file()
@@ -288,12 +287,13 @@ def _read_content(
     marked: bool,
     depth: int | None,
     cache_root: Path,
+    verify: bool,
 ) -> _Content:
     """Hashes the images, and finds their scale at the depth that is stated; `marked` tells of a mark of grades."""
     labels = {sample.path: sample.label for samples in splits.values() for sample in samples}
-    hashes = _content_hashes(root, labels, cache_root)
+    hashes = content_hashes(root, labels, cache_root, verify)
     digest = _digest(splits, classes, marked, hashes)
-    scale = find_scale(root, list(labels), depth, cache_root / "depths" / f"{digest}.json")
+    scale = find_scale(root, list(labels), depth, cache_root / "depths" / digest)
     if scale is not None:
         digest = hashlib.sha256(f"{digest} {scale.low} {scale.bits}".encode()).hexdigest()
     bit_depth = scale.bits if scale else prepared_depth(root)
@@ -311,38 +311,13 @@ def _digest(
     return total.hexdigest()
 
 
-def _content_hashes(root: Path, paths: Collection[str], cache_root: Path) -> dict[str, str]:
-    """SHA-256 of each file; those whose size and modification time are known are not read again."""
-    key = path_key(root)
-    cache = cache_root / "hashes" / f"{shortened(root.resolve().name)}-{key}.json"
-    known = read_cached(cache)
-
-    def entry(path: str) -> list[Any]:
-        stat = (root / path).stat()
-        old = known.get(path)
-        if isinstance(old, list) and len(old) == 3 and old[:2] == [stat.st_size, stat.st_mtime_ns]:
-            return old
-        return [stat.st_size, stat.st_mtime_ns, file_sha256(root / path)]
-
-    with ThreadPoolExecutor(num_workers()) as pool:
-        entries = dict(zip(paths, pool.map(entry, paths), strict=True))
-    if entries != known:
-        write_disposable(cache, json.dumps(entries).encode())
-    return {path: str(values[2]) for path, values in entries.items()}
-
-
-def path_key(root: Path) -> str:
-    """Tells a folder from others of its name."""
-    return hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
-
-
 def _normalization(
     root: Path, samples: tuple[Sample, ...], digest: str, scale: Scale | None, cache_root: Path
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation per channel over all pixels of the train images, resized to a small square."""
-    cache = cache_root / "normalization" / f"{digest}-v{PIXEL_FORMAT}.json"
+    cache = cache_root / "normalization" / f"{digest}-v{PIXEL_FORMAT}"
     stored = read_cached(cache)
-    if not all(_is_triple(stored.get(name)) for name in ("mean", "std")):
+    if not stored:
         print(f"computing the normalisation of {root} over {len(samples)} images (once)", file=sys.stderr)
         sums, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)  # integers: exact in any order
         for image in in_order(lambda sample: read_image(root / sample.path, NORMALIZATION_SIDE, scale), samples):
@@ -355,10 +330,6 @@ def _normalization(
         if std.min() < 1 / 255:
             raise UserError(f"train images must not be of one colour only, got channel deviations {std.tolist()!r}")
         stored = {"mean": [round(float(x), 6) for x in mean], "std": [round(float(x), 6) for x in std]}
-        write_disposable(cache, json.dumps(stored).encode())
+        write_cached(cache, stored)
     (red, green, blue), (red_std, green_std, blue_std) = stored["mean"], stored["std"]
     return (red, green, blue), (red_std, green_std, blue_std)
-
-
-def _is_triple(values: Any) -> bool:
-    return isinstance(values, list) and len(values) == 3 and all(isinstance(value, float) for value in values)

@@ -203,8 +203,13 @@ def read_origin(root: Path, paths: Iterable[str]) -> SplitOrigin | None:
             f"manifest of {str(root)!r} must list the images there, got {len(there - listed)} more and "
             f"{len(listed - there)} fewer: {', '.join(different[:5])}; put them back, or prepare the dataset again"
         )
-    split = about["split"]
-    return SplitOrigin(split["kind"], split["parts"], split["group_key"], split["seed"], split_digest(entries))
+    split, digest = about["split"], split_digest(entries)
+    if digest != split["digest"]:
+        raise UserError(
+            f"manifest of {str(root)!r} must say of splits, classes and groups what it said when it was made, got "
+            f"another manifest.csv; {_REMEDY}"
+        )
+    return SplitOrigin(split["kind"], split["parts"], split["group_key"], split["seed"], digest)
 
 
 def prepared_depth(root: Path) -> int | None:

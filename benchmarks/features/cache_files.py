@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter
 
 from benchmarks.errors import MachineError, UserError
-from benchmarks.storage.files import parse_as, read_regular, write_atomic
+from benchmarks.storage.files import parse_as, read_sealed, seal, write_atomic
 
 DESCRIPTION, STATE, MARKS = "cache.json", "state.json", "rows.bin"
 Schema = Literal[2]
@@ -96,7 +96,7 @@ class CacheFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.description: Description = parse_as(_DESCRIPTION, read_regular(folder / DESCRIPTION), "description")
+            self.description: Description = parse_as(_DESCRIPTION, read_sealed(folder / DESCRIPTION), "description")
             features = self.description.features.items()
             self.arrays = {name: self._open(f"{name}.bin", dtype, shape) for name, (shape, dtype) in features}
             self.marks: NDArray[np.uint64] = self._open(MARKS, "uint64", (len(self.description.parts),))
@@ -136,12 +136,12 @@ class CacheFiles:
             shutil.rmtree(folder)
             raise no_room(folder, needed, free) from error
         content = json.dumps({"schema": SCHEMA} | asdict(description), indent=1)
-        write_atomic(folder / DESCRIPTION, content.encode(), "cache")
+        write_atomic(folder / DESCRIPTION, seal(folder / DESCRIPTION, content.encode()), "cache")
 
     def state(self) -> State:
         """How far the cache has come."""
         try:
-            return parse_as(_STATE, read_regular(self.folder / STATE), "state")
+            return parse_as(_STATE, read_sealed(self.folder / STATE), "state")
         except FileNotFoundError:
             return State()
         except UserError as error:
@@ -153,7 +153,8 @@ class CacheFiles:
             for name in (MARKS, *(f"{name}.bin" for name in self.arrays)):
                 with (self.folder / name).open("rb") as file:
                     os.fsync(file.fileno())
-        write_atomic(self.folder / STATE, json.dumps(asdict(state), indent=1).encode(), "cache")
+        path = self.folder / STATE
+        write_atomic(path, seal(path, json.dumps(asdict(state), indent=1).encode()), "cache")
 
     def finished(self) -> NDArray[np.bool_]:
         """Which rows are there, `(n,)`."""

@@ -16,13 +16,12 @@ from typing_extensions import TypedDict
 
 from benchmarks.config import RunConfig
 from benchmarks.environment import CODE_DIGEST
-from benchmarks.errors import UserError
 from benchmarks.features.cache import digest
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import PhasePeak, Prediction, PredictionError, map_points, predict_memory
 from benchmarks.model.method_config import make_config
 from benchmarks.plugins import digests_of
-from benchmarks.storage.files import parse_as, read_regular, write_disposable
+from benchmarks.storage.files import parse_as, read_disposable, write_disposable
 
 SCHEMA = 1
 
@@ -121,15 +120,15 @@ def _key(point: MemoryPoint) -> dict[str, Any]:
 
 
 def _path(point: MemoryPoint, cache: Path) -> Path:
-    return cache / "predictions" / f"{point.method}-{point.resolution}-{digest(_key(point))}.json"
+    return cache / "predictions" / f"{point.method}-{point.resolution}-{digest(_key(point))}"
 
 
 def _read(point: MemoryPoint, path: Path) -> Prediction | None:
     """The stored prediction; None where there is none, or a file that is damaged or of another key."""
-    try:
-        stored = parse_as(_STORED, read_regular(path))
-    except (OSError, UserError):
+    data = read_disposable(path)
+    if data is None:
         return None
+    stored = parse_as(_STORED, data)
     return Prediction(point, stored["phases"], stored["feature_bytes"]) if stored["key"] == _key(point) else None
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import stat
-import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
 from benchmarks.errors import MachineError, UserError, one_line
+from benchmarks.storage.notes import say
 
 T = TypeVar("T")
 
@@ -111,7 +111,9 @@ def write_atomic(path: Path, data: bytes, place: str = "results", sync: bool = T
 
 
 def write_disposable(path: Path, data: bytes, place: str = "cache") -> None:
-    """Writes a file that can be made again at any time; where there is no room for it, a note says so once a folder.
+    """Writes a sealed file that can be made again at any time, for `read_disposable`.
+
+    Where there is no room for it, a note says so once a folder.
 
     Args:
         path: The file.
@@ -119,14 +121,45 @@ def write_disposable(path: Path, data: bytes, place: str = "cache") -> None:
         place: As `write_atomic` has it.
     """
     try:
-        write_atomic(path, data, place, sync=False)
+        write_atomic(path, seal(path, data), place, sync=False)
     except MachineError as error:
         if path.parent not in _SAID:
             _SAID.add(path.parent)
-            print(f"note: {path.parent.name} is made anew each time: {error}", file=sys.stderr)
+            say(f"{path.parent.name} is made anew each time: {error}")
 
 
 _SAID: set[Path] = set()  # folders that a note was about, in this process
+
+
+def read_disposable(path: Path) -> bytes | None:
+    """What `write_disposable` wrote there; None where there is nothing, or something else: a note says so."""
+    try:
+        return read_sealed(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UserError) as error:
+        say(f"{path.parent.name}/{path.name} is made anew: {one_line(error)}")
+        return None
+
+
+def seal(path: Path, data: bytes) -> bytes:
+    """Content with a first line that holds the SHA-256 of it and of the place where it belongs."""
+    place = os.fsencode(f"{path.parent.name}/{path.name}")  # a file copied over another is damage too
+    return b"sha256 " + hashlib.sha256(place + b"\0" + data).hexdigest().encode() + b"\n" + data
+
+
+def read_sealed(path: Path) -> bytes:
+    """Content of a file that `seal` made.
+
+    Raises:
+        UserError: It is not what was written there, or no regular file.
+        OSError: It cannot be read.
+    """
+    sealed = read_regular(path)
+    data = sealed.partition(b"\n")[2]
+    if seal(path, data) != sealed:
+        raise UserError("its content must have the digest in its first line, got another")
+    return data
 
 
 def file_sha256(path: Path) -> str:
@@ -169,12 +202,14 @@ def parse_json(data: bytes) -> Any:
 
 
 def read_cached(path: Path) -> dict[str, Any]:
-    """A cache file's content; empty where there is none or it is damaged, so that it is made again."""
-    try:
-        content = parse_json(read_regular(path))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    """What `write_cached` wrote there; empty where there is nothing, or something else: a note says so."""
+    data = read_disposable(path)
+    return {} if data is None else dict(parse_json(data))
+
+
+def write_cached(path: Path, content: dict[str, Any]) -> None:
+    """Writes values as JSON, as `write_disposable` does."""
+    write_disposable(path, json.dumps(content).encode())
 
 
 def check_content(model: TypeAdapter[Any], content: Any, name: str = "content") -> None:

@@ -263,6 +263,9 @@ class SuiteOptions(_Model):
     allow_leaks: Annotated[
         Switch, Option("train though byte-identical images lie in two splits, and mark the results (default: stop)")
     ] = False
+    verify_data: Annotated[
+        Switch, Option("hash every image again before each run, whatever its size and times say, and tell what differs")
+    ] = False
     dry_run: Annotated[Switch, Option("show what is stored and to do, what it takes, and stop")] = False
     predict_all: Annotated[Switch, Option("with --dry-run: predict memory even for more than 100 new settings")] = False
 

@@ -96,7 +96,7 @@ def make_plan(options: SuiteOptions) -> Plan:
     _check_preload(options.preload, methods, notes)
     _check_runs(settings, options.backbone, options.res)  # before images are read and weights downloaded
     datasets = {
-        source: open_dataset(source, data_root, cache)
+        source: open_dataset(source, data_root, cache, options.verify_data)
         for source in map(_as_folder, options.datasets or _default_datasets(data_root, notes))
     }
     for dataset in datasets.values():
@@ -117,7 +117,7 @@ def make_plan(options: SuiteOptions) -> Plan:
             options, _plan_run(options, method, settings[method], dataset, resolution, weights, places, labels[source])
         )
         for source, dataset in datasets.items()
-        for places in [Places(source, data_root, cache, device, plugins)]
+        for places in [Places(source, data_root, cache, device, plugins, options.verify_data)]
         for resolution in options.res
         for method in sorted(methods, key=list(METHODS).index)  # what FPT extracts serves FPT+ as well
     ]

@@ -96,7 +96,9 @@ class Run:
         torch.manual_seed(config.seed)
         forbid_tf32()
         with self.clock("images"):
-            dataset = open_dataset(self.places.dataset, self.places.data_root, self.places.cache)
+            dataset = open_dataset(
+                self.places.dataset, self.places.data_root, self.places.cache, self.places.verify_data
+            )
             self._check_digest(dataset)
             views = self._views()
             self._describe(dataset, views)

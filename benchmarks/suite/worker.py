@@ -57,7 +57,7 @@ def main() -> int:
             with contextlib.suppress(OSError):  # a full disk costs lines of the log, not the run
                 print(f"{datetime.now():%H:%M:%S} {text}", flush=True)
         try:
-            print(json.dumps({"event": event} | fields), file=events, flush=True)
+            events.write(json.dumps({"event": event} | fields) + "\n")  # whole: what reads ahead in a thread emits too
         except BrokenPipeError:
             sys.exit(1)  # the suite was killed: no record, so that the run is missing and goes on another time
 
@@ -77,6 +77,7 @@ def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str,
     from benchmarks.config import Places, RunConfig
     from benchmarks.errors import UserError
     from benchmarks.model.weights import Weights
+    from benchmarks.storage.notes import heard_by
     from benchmarks.suite.run import Run
     from benchmarks.suite.tracking import Tracking
     from benchmarks.training.checkpoint import Checkpoints
@@ -104,7 +105,8 @@ def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str,
     if job["afresh"]:
         checkpoints.remove()
     run = Run(config, places, weights, clock, emit_and_track, job["rivals"], checkpoints)
-    record = _execute(run, run.execute if whole else run.prepare, job, clock)
+    with heard_by(note):
+        record = _execute(run, run.execute if whole else run.prepare, job, clock)
     tracking.finish(record)
     record["run"]["notes"] = notes
     measured, status = record["measurements"], record["status"]
