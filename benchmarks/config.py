@@ -129,6 +129,9 @@ class Disclosure:
     hash_names: bool = False
 
 
+PRIVATE = Disclosure()  # unless more is asked for
+
+
 @dataclass(frozen=True)
 class Places:
     """Where a run finds and leaves its files; no part of its identity.

@@ -1,5 +1,6 @@
 """What leaves the house names no place, machine or person: texts without paths, and machines by a short digest."""
 
+import contextlib
 import getpass
 import hashlib
 import hmac
@@ -80,10 +81,8 @@ def own_users() -> dict[str, str]:
 
 def _own_folders() -> dict[Path, str]:
     folders = {_CODE: "<code>", Path(sys.prefix): "<python>", Path(tempfile.gettempdir()): "<tmp>"}
-    try:
+    with contextlib.suppress(RuntimeError):  # a user without one
         folders |= dict.fromkeys((Path.home(), Path.home().resolve()), "~")
-    except RuntimeError:  # a user without one
-        pass
     return {path: stands for path, stands in folders.items() if len(path.parts) > 1}
 
 

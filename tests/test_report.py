@@ -298,7 +298,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_measured_memory_alone_makes_a_page(tmp_path: Path) -> None:
     write_measured(tmp_path, "fpt", 512, {"train": 700, "preload": 900})
-    page, parts = collect(tmp_path, tmp_path, [])
+    page, parts, _ = collect(tmp_path, tmp_path, [])
     assert (page["rows"], page["runs"]["id"], len(page["memory"])) == ([], [], 1)
     name = "measured/nvidia-h100/fpt_vit_base_patch16_384_512px_b16_bf16_sdpa_c5"
     assert page["measured"] == [name] == list(unpack(parts["measured"])[0]) and page["folder"] == ""

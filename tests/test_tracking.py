@@ -107,7 +107,9 @@ class FakeMLflow:
     def set_experiment(self, name: str) -> SimpleNamespace:
         return SimpleNamespace(experiment_id="1")
 
-    def start_run(self, run_name: str | None = None, run_id: str | None = None) -> None:
+    def start_run(
+        self, run_name: str | None = None, run_id: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> None:
         if run_id is None:
             assert run_name is not None
             self.runs.append(FakeRun(run_name))

@@ -11,6 +11,7 @@ import pandas as pd
 from benchmarks.analysis.cell_memory import cell_memory
 from benchmarks.analysis.convergence import in_words, reasons
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT, add_code, by_code, differs
+from benchmarks.names import told_apart
 from benchmarks.records.frame import LATER, PROTOCOL
 from benchmarks.records.schema import STATES
 from methods import TITLES

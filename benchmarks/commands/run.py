@@ -53,7 +53,9 @@ def run_options(options: "SuiteOptions") -> int:
     from benchmarks.suite.devices import devices_of
     from benchmarks.suite.suite import Work, announce
 
-    work = Work.make(plan, options.results, options.policy, options.hang_minutes, options.verbose, options.track, options.disclosure)
+    work = Work.make(
+        plan, options.results, options.policy, options.hang_minutes, options.verbose, options.track, options.disclosure
+    )
     if options.hash_names:
         from benchmarks.suite.name_hashing import make_keys, say_named
 

@@ -75,7 +75,7 @@ def measure_points(
 
 
 def _start(point: MemoryPoint, folder: Path, device: torch.device, record_host: bool) -> subprocess.Popen[str]:
-    job = {"point": point.as_dict(), "path": str(_made(record_path(folder, point))), "device": str(device)}
+    job: Record = {"point": point.as_dict(), "path": str(_made(record_path(folder, point))), "device": str(device)}
     job |= {"plugins": list(map(str, loaded_plugins())), "record_host": record_host}
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.memory.measure", json.dumps(job)],
@@ -119,9 +119,7 @@ def _made(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
-def measure(
-    point: MemoryPoint, device: torch.device, make: Callable[[], Parts], record_host: bool = False
-) -> Record:
+def measure(point: MemoryPoint, device: torch.device, make: Callable[[], Parts], record_host: bool = False) -> Record:
     """Measures a point in this process, which must not have used the device before.
 
     Out of memory is a result: the record then holds the phases before it. So is any other error of a step.

@@ -21,12 +21,12 @@ from benchmarks.data.manifest import (
 )
 from benchmarks.errors import UserError
 from benchmarks.images.depth import Extent, Scale, common_extent, scale_of
-from benchmarks.privacy import HERE, hide_places
 from benchmarks.prepare.batch import Batch, Progress, convert_all, find_extents, refuse_unreadable
 from benchmarks.prepare.find import check_counts, check_listed, deviations, find_samples, first, observed_counts
 from benchmarks.prepare.request import Request, UserSplit, read_split_file
 from benchmarks.prepare.splits import Assignment, Item, assign
 from benchmarks.prepare.stage import Stage
+from benchmarks.privacy import HERE, hide_places
 from benchmarks.raw.files import scan
 from datasets.info import DatasetInfo, Found, RawSample
 
@@ -218,7 +218,10 @@ def _about(
     settings = request.settings(info.official)
     origin = SplitOrigin(kind, parts, group_key, settings["seed"], split_digest(entries))
     wrong = deviations(info, found)
-    notes = [*(hide_places(note, {request.raw.absolute(): HERE}) for note in found.notes), *([f"counts are not as published: {', '.join(wrong)}"] if wrong else [])]
+    notes = [
+        *(hide_places(note, {request.raw.absolute(): HERE}) for note in found.notes),
+        *([f"counts are not as published: {', '.join(wrong)}"] if wrong else []),
+    ]
     if assignment.identical:
         notes.append(
             f"{assignment.identical} images have an identical one: kept in one split, {len(assignment.dropped)} left "

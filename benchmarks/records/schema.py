@@ -178,7 +178,10 @@ class Selection(TypedDict, total=False):
 
 
 class Run(TypedDict, total=False):
-    """What was run; names_key tells keys apart with which names in its predictions are hashed, none where they are not."""
+    """What was run.
+
+    names_key: tells apart the keys with which names in predictions are hashed; none where they are not.
+    """
 
     config: Required[Config]
     method: Method | None

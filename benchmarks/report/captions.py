@@ -214,8 +214,8 @@ def _names_notes(block: pd.DataFrame) -> Iterator[str]:
             for keys, rows in by_keys.items()
         ]
         yield (
-            f"Images in predictions are {'; '.join(parts)}. Nothing tells that these were tested on the same images, so "
-            "they are not compared with each other."
+            f"Images in predictions are {'; '.join(parts)}. Nothing tells that these were tested on the same images, "
+            "so they are not compared with each other."
         )
 
 

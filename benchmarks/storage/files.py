@@ -109,7 +109,7 @@ def write_atomic(path: Path, data: bytes, place: str = "results", sync: bool = T
     partial = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
     try:
         make_folder(path.parent)
-        with open(partial, "wb", opener=open_private if private else None) as file:  # noqa: PTH123 - Path.open has no opener
+        with open(partial, "wb", opener=open_private if private else None) as file:
             file.write(data)
             if sync:
                 file.flush()

@@ -4,8 +4,6 @@ import os
 import stat
 from pathlib import Path
 
-OPEN_TO_ALL = 0o666  # but for what the umask takes away, as of any file
-
 
 def private_mode(folder: Path) -> int:
     """The mode of a new file in a folder that names patients: for its owner, and for a group that may write there."""
@@ -32,6 +30,6 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(exist_ok=True)  # says so where a file stands there
 
 
-def open_private(path: Path, flags: int) -> int:
+def open_private(path: str | Path, flags: int) -> int:
     """Opens a file that names patients, as `open` asks its opener to; one that is there keeps its mode."""
     return os.open(path, flags, private_mode(Path(path).parent))

@@ -73,7 +73,7 @@ def _write(content: str, results: Path) -> Path | None:
     for folder in (results / "logs", Path(tempfile.gettempdir())):
         try:
             make_folder(folder)
-            with open(folder / name, "w", errors="backslashreplace", opener=open_private) as file:  # noqa: PTH123
+            with open(folder / name, "w", errors="backslashreplace", opener=open_private) as file:
                 file.write(content)
             return folder / name
         except (OSError, ValueError):  # a path may hold what no system takes

@@ -83,9 +83,7 @@ class NameHashing:
         _, root = find_root(places.dataset, places.data_root)
         return NameHashing(root, read_key(root))
 
-    def apply(
-        self, record: Record, probabilities: "pd.DataFrame | None"
-    ) -> "tuple[Record, pd.DataFrame | None]":
+    def apply(self, record: Record, probabilities: "pd.DataFrame | None") -> "tuple[Record, pd.DataFrame | None]":
         """The record, which says with which key, and the predictions."""
         run: dict[str, Any] = record["run"] | {"names_key": key_id(self.key)}
         run["notes"] = list(map(self._hash_paths, run["notes"]))

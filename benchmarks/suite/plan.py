@@ -15,7 +15,7 @@ from benchmarks.model.build import check_runs
 from benchmarks.model.choose import check_methods, method_options
 from benchmarks.model.method_config import make_config
 from benchmarks.model.weights import Weights, resolve_weights
-from benchmarks.names import told_apart
+from benchmarks.names import printable, told_apart
 from benchmarks.plugins import digests_of, load_plugins
 from benchmarks.suite.devices import devices_of
 from benchmarks.suite.options import SuiteOptions

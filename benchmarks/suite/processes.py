@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.config import Disclosure
+from benchmarks.config import PRIVATE, Disclosure
 from benchmarks.environment import ROOT
 from benchmarks.suite.oom_kills import OomKills
 from benchmarks.suite.plan import PlannedRun
@@ -54,7 +54,7 @@ class Job:
     afresh: bool = False
     at_once: int = 1
     track: str | None = None
-    disclosure: Disclosure = Disclosure()
+    disclosure: Disclosure = PRIVATE
 
     def as_line(self) -> str:
         """The job as its process reads it."""

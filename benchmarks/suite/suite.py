@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.config import Disclosure
+from benchmarks.config import PRIVATE, Disclosure
 from benchmarks.environment import describe_code, describe_host
 from benchmarks.errors import MachineError
 from benchmarks.records.private import private
@@ -56,7 +56,7 @@ class Work:
     verbose: bool = False
     at_once: int = 1
     track: str | None = None
-    disclosure: Disclosure = Disclosure()
+    disclosure: Disclosure = PRIVATE
 
     @staticmethod
     def make(
@@ -66,7 +66,7 @@ class Work:
         hang_minutes: float,
         verbose: bool = False,
         track: str | None = None,
-        disclosure: Disclosure = Disclosure(),
+        disclosure: Disclosure = PRIVATE,
     ) -> "Work":
         """Notes what is stored at this moment."""
         results = results.resolve()

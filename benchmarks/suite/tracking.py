@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
-from unittest.mock import patch
 
 from benchmarks.choices import one_of
 from benchmarks.errors import UserError
@@ -63,8 +62,12 @@ def _without_host() -> Iterator[None]:
     """Has TensorBoard put the machine's digest into the name of a file, where it puts its name and asks nobody."""
     from tensorboard.summary.writer import event_file_writer
 
-    with patch.object(event_file_writer, "socket", SimpleNamespace(gethostname=host_id)):
+    sockets, module = event_file_writer.socket, vars(event_file_writer)
+    module["socket"] = SimpleNamespace(gethostname=host_id)
+    try:
         yield
+    finally:
+        module["socket"] = sockets
 
 
 class MLflow:
