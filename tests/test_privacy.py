@@ -45,7 +45,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found_in(folder: Path, words: tuple[str, ...], skip: tuple[str, ...] = ()) -> list[str]:
-    """What files of a folder hold of some words, in their names too; what a page holds compressed is searched as well."""
+    """What files of a folder hold of some words, in their names too; what is compressed in them as well."""
     hits = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -120,7 +120,10 @@ def test_what_fails_says_so_without_places_on_disk_and_with_them_on_the_terminal
         ("plugin '/opt/my plugins/new.py' fails", "plugin 'new.py' fails"),
         ("[Errno 2] '/mnt/elsewhere/Dr Sorgenfrei/a.png'", "[Errno 2] '.../a.png'"),
         ("in /mnt/elsewhere/a.png: 3 images/s, and/or 1/2", "in .../a.png: 3 images/s, and/or 1/2"),
-        ("https://hub/a/b.bin and /proc/meminfo and /dev/shm/x", "https://hub/a/b.bin and /proc/meminfo and /dev/shm/x"),
+        (
+            "https://hub/a/b.bin and /proc/meminfo and /dev/shm/x",
+            "https://hub/a/b.bin and /proc/meminfo and /dev/shm/x",
+        ),
         ("sqlite:////mnt/data/m.db file:///mnt/else/x.db", "sqlite:///m.db .../x.db"),
         (f"{USER}@{HOST}: gone", "<user>@<host {id}>: gone"),
         (f"{HOST}.hospital.org and {HOST}x", "<host {id}>.hospital.org and " + f"{HOST}x"),
