@@ -1,6 +1,7 @@
 """What leaves the house names no place, machine or person: texts without paths, and machines by a short digest."""
 
 import contextlib
+import functools
 import getpass
 import hashlib
 import hmac
@@ -26,11 +27,7 @@ def host_id() -> str:
     A digest of a name alone could be found by trying names, so the system's own random number, which is not to leave
     the machine, is its key. Where a system has none, as in some containers, trying names is all it takes.
     """
-    try:
-        key = _MACHINE_ID.read_bytes().strip()
-    except OSError:
-        key = b""
-    return _digest(platform.node(), key)
+    return _digest(platform.node(), _machine_key())
 
 
 def id_of_host(name: str) -> str:
@@ -38,6 +35,15 @@ def id_of_host(name: str) -> str:
     return host_id() if name == platform.node() else _digest(name, host_id().encode())
 
 
+@functools.cache
+def _machine_key() -> bytes:
+    try:
+        return _MACHINE_ID.read_bytes().strip()
+    except OSError:
+        return b""
+
+
+@functools.cache  # a report asks once a record
 def _digest(name: str, key: bytes) -> str:
     return hmac.new(key, b"host " + name.encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[:8]
 

@@ -203,7 +203,7 @@ def test_a_page_of_old_records_hides_what_they_hold(tmp_path: Path, capsys: pyte
     results = tmp_path / "klinik-results"
     make_folder(results)
     for record in load_records(results)[0]:
-        record["environment"] |= {"host": HOST, "cpu": "EPYC 7"}
+        record["environment"] |= {"host": HOST, "cpu": "XEON 7"}
         record["run"]["weights"] = (record["run"].get("weights") or {}) | {"path": f"/home/{USER}/w.safetensors"}
         (results / "runs" / f"{record['run_id']}.json").write_text(json.dumps(record))
     (results / "runs/damaged.json").write_text("{")
@@ -213,7 +213,7 @@ def test_a_page_of_old_records_hides_what_they_hold(tmp_path: Path, capsys: pyte
         page = tmp_path / f"page{len(flags)}" / "deep" / "page.html"
         assert bench.main(["report", "--results", str(results), "--output", str(page), *flags]) == 1
         assert str(results / "runs/damaged.json") in capsys.readouterr().err
-        more = ("EPYC 7", "beef", "klinik", "GPU-1") if flags else ()
+        more = ("XEON 7", "beef", "klinik", "GPU-1") if flags else ()
         assert found_in(page.parent, (HOST, USER, str(tmp_path), *more)) == []
         assert found_in(page.parent, ("NVIDIA H100", "<results>/runs/damaged.json")) != []
     bench.main(["tables", "--results", str(results)])

@@ -29,14 +29,16 @@ def private(record: Record, folders: Mapping[Path, str] | None = None) -> Record
         folders: As `hide_places` takes them.
     """
     environment = dict(record.get("environment") or {})
-    hosts: dict[str, str] | None = None
-    if environment.get("host") and "host_id" in environment:
-        hosts = {}
-    elif "host" in environment:
-        host = environment.pop("host")
-        environment["host_id"] = host and id_of_host(host)
-        hosts = own_names() | ({host: f"<host {environment['host_id']}>"} if host else {})
-    return _changed(record, environment, lambda text: hide_places(text, folders, hosts))
+    named = "host_id" in environment and environment.get("host")
+    host = None if named else environment.pop("host", None)
+    if host:
+        environment["host_id"] = id_of_host(host)
+
+    def hide(text: str) -> str:
+        others = {host: f"<host {environment['host_id']}>"} if host else {}
+        return hide_places(text, folders, {} if named else own_names() | others)
+
+    return _changed(record, environment, hide)
 
 
 def anonymous(record: Record) -> Record:
