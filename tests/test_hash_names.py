@@ -74,6 +74,8 @@ def test_a_results_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_names_are_hashed_alike_in_all_runs_and_found_nowhere(tmp_path: Path) -> None:
     root = make_images(tmp_path / "images")
+    for path in (root / "test/bright/0.png", root / "test/dark/0.png"):  # with four of a class nothing is compared
+        path.with_name("4.png").write_bytes(path.read_bytes())
     for path in sorted(root.rglob("*.png")):
         path.rename(path.with_name(f"Sorgenfrei-{path.name}"))
     ended = finish_inside(tmp_path, *RUN, "linear", "full", "--hash-names")
