@@ -117,6 +117,22 @@ def _later_defaults(kind: type) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class Disclosure:
+    """What the record of a run may tell; no part of its identity.
+
+    Attributes:
+        record_host: Whether it names the machine, for which a digest stands else.
+        hash_names: Whether predictions hold digests in the place of the names of images and groups.
+    """
+
+    record_host: bool = False
+    hash_names: bool = False
+
+
+PRIVATE = Disclosure()  # unless more is asked for
+
+
+@dataclass(frozen=True)
 class Places:
     """Where a run finds and leaves its files; no part of its identity.
 

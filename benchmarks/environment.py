@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.privacy import host_id
+
 ROOT = Path(__file__).resolve().parent.parent
 # Files and rooms that decide the numbers of a training whatever its method; the method's own come on top.
 TRAINS = (
@@ -21,8 +23,13 @@ TRAINS = (
 PREDICTS = (*TRAINS, "methods/", "benchmarks/memory/")
 
 
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Machine, driver and package versions; what a GPU alone has is None on a CPU."""
+def describe_environment(device: torch.device, record_host: bool = False) -> dict[str, Any]:
+    """Machine, driver and package versions; what a GPU alone has is None on a CPU.
+
+    Args:
+        device: Where it ran.
+        record_host: Whether the machine is named too.
+    """
     on_gpu = device.type == "cuda"
     return {
         "device": device_name(device),
@@ -38,9 +45,14 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "timm": version("timm"),
         "peft": version("peft"),
         "python": platform.python_version(),
-        "host": platform.node(),
+        **describe_host(record_host),
         "os": platform.platform(),
     }
+
+
+def describe_host(record_host: bool) -> dict[str, str]:
+    """What tells this machine from others, and its name where that is asked for."""
+    return {"host_id": host_id()} | ({"host": platform.node()} if record_host else {})
 
 
 def device_name(device: torch.device) -> str:

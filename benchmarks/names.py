@@ -1,7 +1,5 @@
 """Names that users gave to files and folders: as they can be shown, stored and told apart."""
 
-from collections.abc import Sequence
-
 _MOST_BYTES = 100  # of a name inside the name of a file, which has 255 at most
 
 
@@ -26,11 +24,6 @@ def shortened(name: str) -> str:
     return printable(name).encode()[:_MOST_BYTES].decode(errors="ignore")
 
 
-def endings(paths: Sequence[str]) -> list[str] | None:
-    """The shortest ends of paths, of two parts or more, that tell them apart; None where even the whole do not."""
-    parts = [path.split("/") for path in paths]
-    for length in range(2, max(map(len, parts), default=0) + 1):
-        found = ["/".join(own[-length:]) for own in parts]
-        if len(set(found)) == len(found):
-            return found
-    return None
+def told_apart(name: str, digest: str) -> str:
+    """What a dataset is called where another has its name."""
+    return f"{name} [{digest:.6}]"

@@ -42,7 +42,7 @@ def make_record(method: str, resolution: int = 448, seed: int = 0, state: str = 
     } | changes.get("config", {})
     weights = {
         **{"requested": "auto", "source": "hub", "backbone": "vit_base_patch16_384", "sha256": "ab" * 32, "note": None},
-        **{"backbone_requested": "vit_base_patch16_384", "fallback": False, "path": "/cache/vit.safetensors"},
+        **{"backbone_requested": "vit_base_patch16_384", "fallback": False, "file": "vit.safetensors"},
     } | changes.get("weights", {})
     dataset = {"name": "demo", "title": "Demo", "synthetic": True, "ordered": False, "metric": "auc"}
     dataset |= changes.get("dataset", {})

@@ -41,7 +41,10 @@ def write_measured(results: Path, method: str, resolution: int, mebibytes: dict[
     record = {
         **{"schema": 1, "point": point.as_dict(), "status": {"state": "ok", "message": None, "phase": None}},
         **{"memory": {"source": "measured", "phases": phases}, "started": "2026-01-02T00:00:00+00:00"},
-        **{"code": {"commit": "beef" * 10, "dirty": True}, "environment": {"device": "NVIDIA H100", "host": "h"}},
+        **{
+            "code": {"commit": "beef" * 10, "dirty": True},
+            "environment": {"device": "NVIDIA H100", "host_id": "12ab34cd"},
+        },
     }
     path = results / "measured" / "nvidia-h100" / f"{point.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +56,7 @@ def hostile(record: Record) -> Record:
     """The record as of a folder whose name and classes try to act as markup."""
     record["run"]["dataset"] |= {"name": "eyes", "title": HOSTILE_DATASET, "synthetic": False}
     record["run"]["config"]["dataset"] = "eyes"
-    record["environment"]["host"] = "<i>gpu7</i>"
+    record["environment"] |= {"host_id": "56ef78ab", "host": "<i>gpu7</i>"}
     return record
 
 

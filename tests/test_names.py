@@ -27,8 +27,9 @@ from benchmarks.analysis.summary import blocks, summary
 from benchmarks.commands.options import markdown_table
 from benchmarks.data.dataset import open_dataset
 from benchmarks.errors import UserError, one_line
-from benchmarks.names import endings, printable, shortened
+from benchmarks.names import printable, shortened, told_apart
 from benchmarks.records.frame import load_frame, runs_frame
+from benchmarks.records.record import load_records
 from benchmarks.records.schema import Record
 from benchmarks.report.compare import Side, compare_results, readable
 from benchmarks.report.plots import write_plots
@@ -58,9 +59,7 @@ def test_escapes_by_hand() -> None:
     assert printable(os.fsdecode(b"caf\xe9.png")) == r"caf\xe9.png"
     assert one_line(UserError("got \x1b[2J")) == r"got \x1b[2J"
     assert len(shortened("é" * 200).encode()) == 100 and shortened("plain") == "plain"
-    assert endings(["x/a/images", "y/b/images"]) == ["a/images", "b/images"]
-    assert endings(["x/a/images", "y/a/images"]) == ["x/a/images", "y/a/images"]
-    assert endings(["x/images", "x/images"]) is None
+    assert told_apart("images", "0123456789") == "images [012345]"
 
 
 @pytest.fixture
@@ -148,19 +147,23 @@ def test_two_equal_folder_names_are_told_apart(two: Path) -> None:
     arguments = ["--datasets", "a/images", "b/images", *TINY[2:], "--methods", "linear", "--epochs", "1"]
     ended = finish_inside(two, *arguments)
     assert ended.returncode == 0, ended.stderr
-    for name in ("a/images", "b/images"):
-        assert f"linear {name} 32 px seed 0" in ended.stderr and name in ended.stdout
-        assert f"## {name}" in (two / "results/tables/results.md").read_text()
+    found = {record["run"]["config"]["dataset_digest"][:6]: record for record in load_records(two / "results")[0]}
+    assert len(found) == 2
+    for digest in found:
+        name = f"images [{digest}]"
+        assert f"linear {name} 32 px seed 0" in ended.stderr.replace("\n", "") and name in ended.stdout
+        assert re.search(rf"note: {re.escape(name)} is {two}/[ab]/images\n", ended.stderr)
+        assert f"## {name}".replace("[", r"\[").replace("]", r"\]") in (two / "results/tables/results.md").read_text()
     latex = (two / "results/tables/results.tex").read_text()
     labels = re.findall(r"\\label\{(.*?)\}", latex)
     assert len(labels) == len(set(labels)) == 2
     plots = {path.name for path in (two / "results/plots").glob("auc-over-resolution_*.png")}
-    assert {name.split("_")[1] for name in plots} == {"a-images", "b-images"}
+    assert {name.split("_")[1] for name in plots} == {f"images-{digest}" for digest in found}
     stores = list((two / ".cache/images").glob("images-*-train-*.npy"))
     assert len(stores) == 2 and len({path.read_bytes() for path in stores}) == 2
     assert len(list((two / ".cache/hashes").iterdir())) == 2
     dry = finish_inside(two, *arguments, "--dry-run")
-    assert "| a/images" in dry.stdout and "| b/images" in dry.stdout
+    assert all(f"| images [{digest}]" in dry.stdout for digest in found)
 
 
 def test_sheets_of_two_equal_folder_names_do_not_replace_each_other(
@@ -172,25 +175,23 @@ def test_sheets_of_two_equal_folder_names_do_not_replace_each_other(
     assert len(list((two / ".cache/check").glob("images-*.png"))) == 2
 
 
-def of_dataset(method: str, seed: int, name: str, title: str, digest: str, folder: str | None = None) -> Record:
+def of_dataset(method: str, seed: int, name: str, title: str, digest: str) -> Record:
     record = make_record(method, seed=seed, tag=digest[:2])
     record["run"]["config"] |= {"dataset": name, "dataset_digest": digest}
-    record["run"]["dataset"] |= {"name": name, "title": title, "folder": folder, "synthetic": False}
+    record["run"]["dataset"] |= {"name": name, "title": title, "synthetic": False}
     return record
 
 
-def labels_of(*identities: tuple[str, str, str, str | None]) -> list[str]:
+def labels_of(*identities: tuple[str, str, str]) -> list[str]:
     made = [of_dataset("full", 0, *identity) for identity in identities]
     table = summary(runs_frame(made)).set_index(["dataset", "dataset_digest"])["dataset_label"]
     return [table[identity[0], identity[2]] for identity in identities]
 
 
-def test_labels_are_titles_then_folders_then_digests() -> None:
-    assert labels_of(("x", "X", "a" * 9, "d/x"), ("y", "Y", "b" * 9, "d/y")) == ["X", "Y"]
-    assert labels_of(("x", "X", "a" * 9, "d/x"), ("x", "X", "b" * 9, "e/x")) == ["d/x", "e/x"]
-    assert labels_of(("x", "X", "a" * 9, "d/x"), ("x", "X", "b" * 9, None)) == ["X [aaaaaa]", "X [bbbbbb]"]
-    assert labels_of(("x", "X", "a" * 9, "d/x"), ("x", "X", "b" * 9, "d/x")) == ["X [aaaaaa]", "X [bbbbbb]"]
-    assert labels_of(("x", "X", "a" * 9, None), ("y", "X", "b" * 9, None)) == ["X [aaaaaa]", "X [bbbbbb]"]
+def test_labels_are_titles_then_digests() -> None:
+    assert labels_of(("x", "X", "a" * 9), ("y", "Y", "b" * 9)) == ["X", "Y"]
+    assert labels_of(("x", "X", "a" * 9), ("x", "X", "b" * 9)) == ["X [aaaaaa]", "X [bbbbbb]"]
+    assert labels_of(("x", "X", "a" * 9), ("y", "X", "b" * 9)) == ["X [aaaaaa]", "X [bbbbbb]"]
 
 
 def test_datasets_of_other_names_but_one_title_share_no_place(tmp_path: Path) -> None:

@@ -160,9 +160,9 @@ def test_methods_are_told_apart_without_colour(data: dict[str, Any]) -> None:
     assert len(set(symbols)) == len(symbols) == 7
 
 
-def test_page_holds_everything_and_asks_for_nothing(folder: Path, tmp_path: Path) -> None:
+def test_page_holds_everything_and_asks_for_nothing(folder: Path) -> None:
     records, _ = load_records(folder)
-    path, problems = write_report(folder, tmp_path / "deep" / "page.html", records)
+    path, problems = write_report(folder, folder.parent / "deep" / "page.html", records)
     assert problems == []
     text = path.read_text()
     assert 4 * MIB < len(text.encode()) < 6 * MIB
@@ -278,7 +278,14 @@ def test_what_cannot_be_read_is_said_on_the_page_too(tmp_path: Path, capsys: pyt
     assert re.match(
         r"predictions must be there, got no '.*/fpt_448_0_a\.predictions\.csv': delete the run's rec", unread
     )
-    assert embedded_data((tmp_path / "report.html").read_text())["problems"] == [damaged, unread]
+    shown = embedded_data((tmp_path / "report.html").read_text())["problems"]
+    assert shown == [line.replace(str(tmp_path), "<results>") for line in (damaged, unread)] != [damaged, unread]
+
+
+def test_links_name_no_folder_above_the_results(tmp_path: Path) -> None:
+    for place, link in (("a", "results/"), ("a/results", ""), ("a/pages", "../results/"), ("b/c", None)):
+        assert collect(tmp_path / "a" / "results", tmp_path / place, []).shown["folder"] == link
+    assert collect(tmp_path / "results", tmp_path, [], nameless=True).shown["folder"] is None
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,7 +305,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_measured_memory_alone_makes_a_page(tmp_path: Path) -> None:
     write_measured(tmp_path, "fpt", 512, {"train": 700, "preload": 900})
-    page, parts = collect(tmp_path, tmp_path, [])
+    page, parts, _ = collect(tmp_path, tmp_path, [])
     assert (page["rows"], page["runs"]["id"], len(page["memory"])) == ([], [], 1)
     name = "measured/nvidia-h100/fpt_vit_base_patch16_384_512px_b16_bf16_sdpa_c5"
     assert page["measured"] == [name] == list(unpack(parts["measured"])[0]) and page["folder"] == ""

@@ -1,6 +1,7 @@
 """What is submitted beside what SLURM already has; SLURM itself is a table of states here."""
 
 import dataclasses
+import pickle
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from bench_process import TINY, options_of
 from fixed_records import make_record
 from tiny_images import make_images
 
+from benchmarks.config import Disclosure
 from benchmarks.errors import MachineError
 from benchmarks.records.record import write_record
 from benchmarks.records.stored import trial_results
@@ -29,15 +31,18 @@ class Cluster:
     Attributes:
         jobs: What was handed to it, with its state.
         dependencies: Of each array, in the order of submission.
+        shares: What jobs do, as it comes to their nodes.
     """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.jobs, self.dependencies = folder, list[tuple[JobEntry, str]](), list[str | None]()
+        self.shares = list[Work]()
         monkeypatch.setattr(slurm, "_submit_array", self._submit_array)
         monkeypatch.setattr(slurm, "queued_jobs", lambda *_, must_answer: self.jobs)
 
     def _submit_array(self, _: Path, shares: Sequence[Any], __: SlurmSettings, waits: str | None) -> list[JobEntry]:
         self.dependencies.append(waits)
+        self.shares += [pickle.loads(pickle.dumps(share)) for share, _ in shares]
         entries = [
             dataclasses.replace(entry, job=f"{len(self.dependencies)}_{place}")
             for place, (_, entry) in enumerate(shares)
@@ -48,8 +53,8 @@ class Cluster:
     def submit(self, *options: str) -> tuple[list[str], list[str]]:
         """Names of what was submitted, and of what was there before."""
         asked = ("--launcher", "slurm", "--slurm", "minutes=5", "gpus=0")
-        plan = make_plan(options_of("--methods", "linear", *WORDS, "--lr", "1e-3", "1e-2", *options, *asked))
-        work = Work.make(plan, self.folder / "results", "only-missing", 1)
+        found = options_of("--methods", "linear", *WORDS, "--lr", "1e-3", "1e-2", *options, *asked)
+        work = Work.make(make_plan(found), self.folder / "results", "only-missing", 1, disclosure=found.disclosure)
         new, before = slurm.submit_suite(work, SlurmSettings(minutes=5))
         return [entry.name for entry in new], [entry.name for entry in before]
 
@@ -73,6 +78,16 @@ def run_of(seed: int) -> str:
 
 
 TRIALS = [f"{run_of(0)} trial lr {rate}" for rate in ("0.001", "0.01")]
+
+
+def test_what_records_may_tell_reaches_the_nodes(cluster: Cluster) -> None:
+    cluster.submit("--record-host", "--hash-names")
+    assert cluster.shares and {share.disclosure for share in cluster.shares} == {Disclosure(True, True)}
+    ids = {run.config.run_id for share in cluster.shares for run in share.plan.trials}
+    cluster.jobs.clear()
+    cluster.submit()
+    assert cluster.shares[-1].disclosure == Disclosure(False, False)
+    assert {run.config.run_id for share in cluster.shares for run in share.plan.trials} == ids
 
 
 def test_more_seeds_wait_for_trials_that_are_queued(cluster: Cluster) -> None:

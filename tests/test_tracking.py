@@ -13,6 +13,7 @@ from bench_process import TINY, records
 from inside import finish_inside
 from tiny_images import make_images
 
+from benchmarks.privacy import host_id
 from benchmarks.suite import tracking
 from benchmarks.suite.tracking import Tracking, check_tracker
 
@@ -65,6 +66,19 @@ def test_mlflow_goes_on_with_its_run_after_a_resume(tmp_path: Path, monkeypatch:
     assert fake.runs[3].params == {"lr": 1e-3} and fake.runs[3].metrics["loss"] == [(5, 0.3)]
 
 
+def test_wandb_is_told_to_take_nothing_of_machine_and_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def init(**arguments: Any) -> SimpleNamespace:
+        asked.update(arguments)
+        return SimpleNamespace(log=lambda *_, **__: None, summary={}, finish=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", cast(ModuleType, SimpleNamespace(init=init)))
+    track(tmp_path, "wandb", {1: 0.9}, test_auc=0.75)
+    off = {"x_disable_meta": True, "x_disable_machine_info": True, "disable_git": True, "disable_code": True}
+    assert asked["settings"] == off | {"host": host_id()} and asked["id"] == "a-run"
+
+
 def track(folder: Path, name: str, losses: Mapping[int, float], run_id: str = "a-run", **test: float) -> None:
     """A process of a run, which ends behind its last epoch or, with test scores, with the run."""
     notes: list[str] = []
@@ -107,9 +121,12 @@ class FakeMLflow:
     def set_experiment(self, name: str) -> SimpleNamespace:
         return SimpleNamespace(experiment_id="1")
 
-    def start_run(self, run_name: str | None = None, run_id: str | None = None) -> None:
+    def start_run(
+        self, run_name: str | None = None, run_id: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> None:
         if run_id is None:
             assert run_name is not None
+            assert tags == {"mlflow.user": "unknown", "mlflow.source.name": "bench.py"}
             self.runs.append(FakeRun(run_name))
         self.active = self.runs[-1] if run_id is None else next(run for run in self.runs if run.run_id == run_id)
 

@@ -11,7 +11,7 @@ import pandas as pd
 from benchmarks.analysis.cell_memory import cell_memory
 from benchmarks.analysis.convergence import in_words, reasons
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT, add_code, by_code, differs
-from benchmarks.names import endings
+from benchmarks.names import told_apart
 from benchmarks.records.frame import LATER, PROTOCOL
 from benchmarks.records.schema import STATES
 from methods import TITLES
@@ -20,8 +20,9 @@ CELL = ("block", "dataset", "dataset_digest", "resolution", "method", "variant")
 PARAMETERS = ("trainable", "trainable_head", "trainable_total", "frozen")
 SPLIT = ("split_kind", "split_group_key", "split_digest")
 _BLOCK = CELL[:3]
-_NAMES = ("dataset_title", "dataset_folder", "method_title", "device_type")
+_NAMES = ("dataset_title", "method_title", "device_type")
 _SCORES = ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "quadratic_kappa", "val_auc")
+_NAMED = "-"  # of runs whose predictions name images
 _SECONDS = ("seconds_train", "preload_seconds", "images_per_second_preload")
 
 
@@ -82,6 +83,8 @@ def summary(frame: pd.DataFrame, mix_code: bool = False) -> pd.DataFrame:
         unconverged (how many of the runs averaged have not converged and why, see `convergence`; missing if none);
         num_train (images of the training split), majority_share (0-1, of the largest class in the test split),
         num_classes; leaks (images that lie in another split too; missing where no run says);
+        names_keys (with which the runs that are ok hash names in their predictions, divided by spaces; `-` for those
+        that do not);
         run_ids and run_seeds (of the runs that are ok and averaged) and seeds (tried), divided by spaces;
         shared_code and code (which code has trained the runs that are ok: digests as `training_code.add_code` has
         them, and in words), code_mix (`left out` or `averaged` where it differs within the cell, else missing);
@@ -153,6 +156,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     columns |= {name: first[name] for name in (*PARAMETERS, "percent", "num_train", "majority_share", "num_classes")}
     columns["leaks"] = tried["leaks"].max()
     columns |= {f"seeds_{state}": (runs["state"] == state).groupby(runs["cell"]).sum() for state in STATES}
+    columns["names_keys"] = good["names_key"].agg(lambda keys: " ".join(sorted(keys.fillna(_NAMED).unique())))
     columns["run_ids"] = good["run_id"].agg(" ".join)
     columns["run_seeds"] = good["seed"].agg(lambda seeds: " ".join(map(str, seeds))).astype("object")
     columns["unconverged"] = good["unconverged"].agg(in_words).reindex(first.index).astype("object")
@@ -167,7 +171,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     columns |= {name: good[name].max() for name in ("host_peak_bytes", "cache_bytes")}
     table = pd.DataFrame(columns | {"seeds_asked": first["seeds_asked"]}, index=first.index)
     table["complete"] = table["seeds_ok"] == table["seeds_asked"]
-    return _with_code(table.fillna({"run_ids": "", "run_seeds": ""}), runs[is_ok], mix_code)
+    return _with_code(table.fillna({"run_ids": "", "run_seeds": "", "names_keys": ""}), runs[is_ok], mix_code)
 
 
 def _with_code(table: pd.DataFrame, good: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
@@ -272,18 +276,17 @@ def variant_labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
 
 
 def _dataset_labels(table: pd.DataFrame) -> list[str]:
-    """The title of each row's dataset; sets of images with the same one are told apart by their folders or digests."""
-    known = table[["dataset", "dataset_digest", "dataset_title", "dataset_folder"]].astype("object")
+    """The title of each row's dataset; sets of images with the same one are told apart by their digests."""
+    known = table[["dataset", "dataset_digest", "dataset_title"]].astype("object")
     known = known.where(known.notna(), None).drop_duplicates(["dataset", "dataset_digest"])
-    by_title: dict[str, dict[tuple[Any, Any], str | None]] = {}
-    for name, digest, title, folder in _zip(known, *known):
-        by_title.setdefault(str(title or name), {})[name, digest] = folder
-    labels: dict[tuple[Any, Any], str] = {}
-    for title, folders in by_title.items():
-        ends = endings([folder for folder in folders.values() if folder]) if all(folders.values()) else None
-        for place, (name, digest) in enumerate(folders):
-            told = ends[place] if ends else f"{title} [{digest!s:.6}]"
-            labels[name, digest] = told if len(folders) > 1 else title
+    by_title: dict[str, list[tuple[Any, Any]]] = {}
+    for name, digest, title in _zip(known, *known):
+        by_title.setdefault(str(title or name), []).append((name, digest))
+    labels = {
+        (name, digest): told_apart(title, str(digest)) if len(sets) > 1 else title
+        for title, sets in by_title.items()
+        for name, digest in sets
+    }
     return [labels[place] for place in _zip(table, "dataset", "dataset_digest")]
 
 

@@ -17,6 +17,7 @@ from benchmarks.commands.options import (
     add_methods,
     add_num_classes,
     add_plugins,
+    add_record_host,
     add_results,
     add_set,
     print_frame,
@@ -69,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="also draw it (png and pdf): memory over resolution, or stacked bars of the breakdown",
     )
+    add_record_host(parser)
     add_cache(parser)
     add_results(parser)
     add_format(parser)
@@ -190,6 +192,7 @@ def _measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
     from benchmarks.memory.measured import record_path
     from benchmarks.memory.point import MemoryPoint
     from benchmarks.memory.table import measured_rows
+    from benchmarks.storage.files import make_results
 
     kind, _, index = args.device.partition(":")
     if kind != "cuda" or not (index or "0").isdecimal():
@@ -200,7 +203,9 @@ def _measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
     missing = [point for point in points if not (args.only_missing and record_path(folder, point).exists())]
     print(f"{len(missing)} of {len(points)} points to measure, records in {folder}", file=sys.stderr)
     failed = 0
-    for number, record in enumerate(measure_points(missing, folder, device, args.allow_busy), start=1):
+    make_results(args.results)
+    measured = measure_points(missing, folder, device, args.allow_busy, args.record_host)
+    for number, record in enumerate(measured, start=1):
         status = record["status"]
         failed += status["state"] == "failed"
         notes = f": {status['message']}" if status["message"] else ""

@@ -77,6 +77,11 @@ def add_plugins(parser: argparse.ArgumentParser) -> None:
     _add_shared(parser, "plugins")
 
 
+def add_record_host(parser: argparse.ArgumentParser) -> None:
+    """--record-host"""
+    _add_shared(parser, "record_host")
+
+
 def add_mix_code(parser: argparse.ArgumentParser) -> None:
     """--mix-code"""
     _add_shared(parser, "mix_code")

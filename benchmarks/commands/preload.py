@@ -24,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
     import pandas as pd
 
     from benchmarks.environment import describe_code
+    from benchmarks.storage.files import make_results
     from benchmarks.suite.devices import devices_of
     from benchmarks.suite.plan import make_plan
     from benchmarks.suite.processes import Job, Workers, follow
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if options.dry_run:
         print_frame(pd.DataFrame([_place(planned) for planned in runs]), args.format)
         return 0
+    make_results(options.results)
     code, rows = describe_code(), []
     with SuiteProgress(len(runs), options.verbose) as progress, Workers() as workers:
         for note in plan.notes:

@@ -34,9 +34,10 @@ def run(args: argparse.Namespace) -> int:
 
 def run_options(options: "SuiteOptions") -> int:
     """Runs a suite, or shows what it has to do."""
-    from benchmarks.storage.files import check_writable
+    from benchmarks.storage.files import check_writable, make_results
     from benchmarks.suite.plan import make_plan
 
+    make_results(options.results)
     check_writable(options.results / "runs")
     if options.track is not None:
         from benchmarks.suite.tracking import check_tracker
@@ -52,7 +53,14 @@ def run_options(options: "SuiteOptions") -> int:
     from benchmarks.suite.devices import devices_of
     from benchmarks.suite.suite import Work, announce
 
-    work = Work.make(plan, options.results, options.policy, options.hang_minutes, options.verbose, options.track)
+    work = Work.make(
+        plan, options.results, options.policy, options.hang_minutes, options.verbose, options.track, options.disclosure
+    )
+    if options.hash_names:
+        from benchmarks.suite.name_hashing import make_keys, say_named
+
+        make_keys(plan)
+        say_named(work)
     announce(work)
     devices = devices_of(options)
     return _do(work, devices, options) if options.slurm is None else _submit(work, options.slurm)

@@ -103,6 +103,9 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     add_mix_code(parser)
     add_results(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the results folder")
+    parser.add_argument(
+        "--anonymous", action="store_true", help="leave out machine, user and commit, for a double-blind review"
+    )
 
 
 def report(args: argparse.Namespace) -> int:
@@ -115,7 +118,7 @@ def report(args: argparse.Namespace) -> int:
     output = args.output or args.results / "report.html"
     unreadable: list[str] = []
     records = each_record(args.results, unreadable)
-    path, problems = write_report(args.results, output, records, unreadable, args.mix_code)
+    path, problems = write_report(args.results, output, records, unreadable, args.mix_code, args.anonymous)
     for problem in problems:
         print(problem, file=sys.stderr)
     print(path)

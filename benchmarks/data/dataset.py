@@ -87,11 +87,6 @@ class Dataset:
     bit_depth: int | None
     identical: Identical
 
-    @property
-    def folder(self) -> str:
-        """The end of its path, which tells it from others of its name."""
-        return printable("/".join(self.root.resolve().parts[1:][-3:]))
-
     def counts(self) -> dict[str, dict[str, int]]:
         """Number of images per split and class."""
         counted = {split: Counter(sample.label for sample in samples) for split, samples in self.splits.items()}

@@ -41,7 +41,11 @@ def gpu_folder(results: Path, device: torch.device) -> Path:
 
 
 def measure_points(
-    points: Sequence[MemoryPoint], folder: Path, device: torch.device, allow_busy: bool = False
+    points: Sequence[MemoryPoint],
+    folder: Path,
+    device: torch.device,
+    allow_busy: bool = False,
+    record_host: bool = False,
 ) -> Iterator[Record]:
     """Measures points one after another; yields each record once it is stored.
 
@@ -50,6 +54,7 @@ def measure_points(
         folder: Where records go.
         device: A GPU.
         allow_busy: Whether other processes may hold memory on it.
+        record_host: Whether records name the machine.
 
     Raises:
         RuntimeError: Another process holds memory on the GPU.
@@ -60,7 +65,7 @@ def measure_points(
     try:
         while waiting or started:
             while waiting and len(started) <= min(AHEAD, (os.cpu_count() or 1) // 2):
-                started.append((waiting[0], _start(waiting.pop(0), folder, device)))
+                started.append((waiting[0], _start(waiting.pop(0), folder, device, record_host)))
             point, process = started.popleft()
             yield _finish(point, process, folder)
     finally:
@@ -69,9 +74,9 @@ def measure_points(
             process.communicate()
 
 
-def _start(point: MemoryPoint, folder: Path, device: torch.device) -> subprocess.Popen[str]:
-    job = {"point": point.as_dict(), "path": str(_made(record_path(folder, point))), "device": str(device)}
-    job["plugins"] = list(map(str, loaded_plugins()))
+def _start(point: MemoryPoint, folder: Path, device: torch.device, record_host: bool) -> subprocess.Popen[str]:
+    job: Record = {"point": point.as_dict(), "path": str(_made(record_path(folder, point))), "device": str(device)}
+    job |= {"plugins": list(map(str, loaded_plugins())), "record_host": record_host}
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.memory.measure", json.dumps(job)],
         cwd=ROOT,
@@ -114,7 +119,7 @@ def _made(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
-def measure(point: MemoryPoint, device: torch.device, make: Callable[[], Parts]) -> Record:
+def measure(point: MemoryPoint, device: torch.device, make: Callable[[], Parts], record_host: bool = False) -> Record:
     """Measures a point in this process, which must not have used the device before.
 
     Out of memory is a result: the record then holds the phases before it. So is any other error of a step.
@@ -123,6 +128,7 @@ def measure(point: MemoryPoint, device: torch.device, make: Callable[[], Parts])
         point: What to measure.
         device: Where.
         make: Returns the point's parts on the host, and keeps no reference to them; they move as those of a run.
+        record_host: Whether the record names the machine.
     """
     forbid_tf32()
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -157,7 +163,7 @@ def measure(point: MemoryPoint, device: torch.device, make: Callable[[], Parts])
         "images_per_second": {phase: point.batch_size / value for phase, value in seconds.items()},
         "started": started,
         "code": describe_code(),
-        "environment": describe_environment(device) | allocator_settings(),
+        "environment": describe_environment(device, record_host) | allocator_settings(),
     }
 
 
@@ -194,7 +200,7 @@ def main() -> int:
     parts = [build_point(point)]
     if not sys.stdin.readline():
         return 1
-    write_record(Path(job["path"]), measure(point, torch.device(job["device"]), parts.pop))
+    write_record(Path(job["path"]), measure(point, torch.device(job["device"]), parts.pop, job["record_host"]))
     return 0
 
 

@@ -26,6 +26,7 @@ from benchmarks.prepare.find import check_counts, check_listed, deviations, find
 from benchmarks.prepare.request import Request, UserSplit, read_split_file
 from benchmarks.prepare.splits import Assignment, Item, assign
 from benchmarks.prepare.stage import Stage
+from benchmarks.privacy import HERE, hide_places
 from benchmarks.raw.files import scan
 from datasets.info import DatasetInfo, Found, RawSample
 
@@ -93,7 +94,7 @@ def prepare(info: DatasetInfo, request: Request, on_progress: Progress, datasets
         about = _about(info, request, found, batch, entries, assignment)
         about["bit_depth"] = scale.bits if scale else None
         about["notes"] += _depth_notes(extents, scale)
-        about["excluded"] = _excluded(left_out, found, samples, batch, assignment)
+        about["excluded"] = _excluded(request.raw.absolute(), left_out, found, samples, batch, assignment)
         stage.place((Path(entry.path).name, entry.path) for entry in entries)
         write_class_order(stage.tree, ClassOrder(info.classes, info.ordered))
         write_manifest(stage.tree, entries, about)
@@ -217,7 +218,10 @@ def _about(
     settings = request.settings(info.official)
     origin = SplitOrigin(kind, parts, group_key, settings["seed"], split_digest(entries))
     wrong = deviations(info, found)
-    notes = [*found.notes, *([f"counts are not as published: {', '.join(wrong)}"] if wrong else [])]
+    notes = [
+        *(hide_places(note, {request.raw.absolute(): HERE}) for note in found.notes),
+        *([f"counts are not as published: {', '.join(wrong)}"] if wrong else []),
+    ]
     if assignment.identical:
         notes.append(
             f"{assignment.identical} images have an identical one: kept in one split, {len(assignment.dropped)} left "
@@ -227,7 +231,7 @@ def _about(
         "dataset": info.name,
         "title": info.title,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "raw": str(request.raw.resolve()),
+        "raw": request.raw.resolve().name,
         "settings": settings,
         "complete": not (wrong or found.missing or found.unlabelled or found.unreadable or batch.unreadable),
         "split": origin.as_json(),
@@ -256,14 +260,14 @@ def _depth_notes(extents: list[Extent | None], scale: Scale | None) -> list[str]
 
 
 def _excluded(
-    left_out: dict[str, str], found: Found, samples: list[RawSample], batch: Batch, assignment: Assignment
+    raw: Path, left_out: dict[str, str], found: Found, samples: list[RawSample], batch: Batch, assignment: Assignment
 ) -> list[dict[str, str]]:
-    """Every image that is not in the dataset, and why."""
+    """Every image that is not in the dataset, and why; files are named by their paths below the raw folder."""
     sources = {sample.stem: sample.file.source for sample in samples}
     reasons = left_out | dict.fromkeys(found.missing, "missing") | dict.fromkeys(found.unlabelled, "not labelled")
     reasons |= {source: f"unreadable: {why}" for source, why in (dict(found.unreadable) | batch.unreadable).items()}
     reasons |= {sources[key]: f"{_TWIN}{sources[other]}" for key, other in assignment.dropped.items()}
-    return [{"id": name, "reason": reason} for name, reason in reasons.items()]
+    return [{"id": name, "reason": hide_places(reason, {raw: HERE})} for name, reason in reasons.items()]
 
 
 def _check_written(tree: Path, entries: list[Entry]) -> None:

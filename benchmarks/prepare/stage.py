@@ -19,6 +19,7 @@ from benchmarks.prepare.convert import Converted
 from benchmarks.raw.files import RawFile
 from benchmarks.storage.files import not_writable, read_regular
 from benchmarks.storage.locks import LEASE_SECONDS, Lock
+from benchmarks.storage.name_key import KEY_FILE
 
 KEPT_JOURNAL = ".journal.jsonl"
 
@@ -116,6 +117,8 @@ class Stage:
             raise self._in_use()
         self.lines.flush()
         shutil.copyfile(self.journal, self.tree / KEPT_JOURNAL)
+        if (self.target / KEY_FILE).exists():  # stored results were hashed with it
+            shutil.copy2(self.target / KEY_FILE, self.tree / KEY_FILE)
         if self.target.exists():
             self.target.rename(self.folder / "replaced")
         self.tree.rename(self.target)

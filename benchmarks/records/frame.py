@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.config import RunConfig, identity
+from benchmarks.records.private import private
 from benchmarks.records.record import each_record
 from benchmarks.records.schema import COLUMNS, Record
 
@@ -46,13 +47,14 @@ def load_frame(results: Path) -> tuple[pd.DataFrame, list[str]]:
 def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row a run, one flat column for each entry of `COLUMNS`, and `variant`.
 
-    Identity: run_id, state, message, phase, method, method_title, dataset, dataset_title, dataset_folder,
-    dataset_digest, synthetic, bit_depth (of images of more than 8), split_kind (official, ours, user),
+    Identity: run_id, state, message, phase, method, method_title, dataset, dataset_title, dataset_digest,
+    synthetic, bit_depth (of images of more than 8), split_kind (official, ours, user),
     split_group_key, split_digest, resolution (asked), effective_resolution (run), seed. Protocol: backbone (used),
     backbone_requested, fallback, weights_source, weights_sha256, weights_note, device, device_type, precision,
     attention, batch_size, epochs, grad_checkpointing, warmup_epochs, decay_all; then preload, lr, weight_decay,
-    tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started; code_digest and method_digest
-    (of the code that trained: what all methods share, and the method's own), version, commit, dirty.
+    tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started, names_key (with which names
+    in predictions are hashed); code_digest and method_digest (of the code that trained: what
+    all methods share, and the method's own), version, commit, dirty.
     Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).
     Scores (0-1, on the test split unless named val_): val_auc, auc, accuracy, balanced_accuracy, macro_f1, loss; kappa
     (-1 to 1, without weights) or, where the classes are grades, quadratic_kappa: `ordered`, which runs did not say
@@ -66,7 +68,7 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     The history: train_losses and val_aucs, tuples with an entry an epoch, empty where none was stored.
     The training split: num_train (images), class_entropy (nats).
     variant: JSON of every setting that is neither place, seed nor protocol; runs that differ in it are never averaged.
-    Missing values are missing (NA), whatever the reason.
+    Missing values are missing (NA), whatever the reason. No text names a place or machine, whatever a record holds.
     """
     rows = [
         _values(record, _TREE, dict.fromkeys(COLUMNS))
@@ -74,7 +76,7 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
         | _test_classes(record)
         | _history(record)
         | _train_classes(record)
-        for record in records
+        for record in map(private, records)
     ]
     dtypes = {name: _DTYPES[column.kind] for name, column in COLUMNS.items()}
     dtypes |= {"variant": "object", "augmented": "object", "majority_share": "float64", "num_classes": "Int64"}

@@ -83,7 +83,7 @@ def write_probabilities(
         place: where to write, from where it belongs.
     """
     path = place(_stored(results, run_id, ".predictions.csv"))
-    return write_atomic(path, probabilities.to_csv(index=False, lineterminator="\n").encode())
+    return write_atomic(path, probabilities.to_csv(index=False, lineterminator="\n").encode(), private=True)
 
 
 def write_record(results: Path, record: Record, place: Callable[[Path], Path] = lambda path: path) -> Path:
@@ -104,7 +104,8 @@ def write_record(results: Path, record: Record, place: Callable[[Path], Path] = 
     except UserError as error:
         raise ValueError(str(error)) from error
     path = place(_stored(results, plain["run_id"], ".json"))
-    return write_atomic(path, (json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return write_atomic(path, text.encode(), private=True)  # what an error said may name an image
 
 
 def read_record(path: Path) -> Record:

@@ -122,11 +122,10 @@ class DatasetPart(TypedDict, total=False):
     """The dataset; kappa is quadratic where its classes are ordered, or where that is not said, as it was before.
 
     Its bit depth is that of images of more than 8 bits which do not say themselves what is black and white.
-    folder: the end of its path; leaks: its images that lie, byte for byte, in another split too.
+    leaks: its images that lie, byte for byte, in another split too.
     """
 
     title: Annotated[str | None, Column("dataset_title")]
-    folder: Annotated[str | None, Column("dataset_folder")]
     synthetic: bool | None
     ordered: bool | None
     bit_depth: Count | None
@@ -179,7 +178,10 @@ class Selection(TypedDict, total=False):
 
 
 class Run(TypedDict, total=False):
-    """What was run."""
+    """What was run.
+
+    names_key: tells apart the keys with which names in predictions are hashed; none where they are not.
+    """
 
     config: Required[Config]
     method: Method | None
@@ -190,6 +192,7 @@ class Run(TypedDict, total=False):
     started: str | None
     tuning: Tuning | None
     selection: Selection | None
+    names_key: str | None
     notes: list[str] | None
 
 

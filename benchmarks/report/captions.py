@@ -169,6 +169,7 @@ def footnotes(block: pd.DataFrame) -> list[str]:
         )
     notes += _code_notes(block)
     notes += _evidence_notes(block)
+    notes += _names_notes(block)
     notes += _unconverged_notes(block)
     notes += _leak_notes(block)
     incidents = "; ".join(_incidents(block))
@@ -199,6 +200,23 @@ def _evidence_notes(block: pd.DataFrame) -> Iterator[str]:
     if len(short):
         cells = "; ".join(f"{row['label']} at {row['resolution']} px" for _, row in short.iterrows())
         yield f"Fewer seeds than others there, so neither ranked nor compared: {cells}."
+
+
+def _names_notes(block: pd.DataFrame) -> Iterator[str]:
+    """Which rows the statistics cannot pair, as names in their predictions are hashed in several ways."""
+    finished = block[block["names_keys"].fillna("") != ""]
+    by_keys = {str(keys): rows for keys, rows in finished.groupby("names_keys", sort=True)}
+    if len({key for keys in by_keys for key in keys.split()}) > 1:
+        words = {"-": "named"}
+        parts = [
+            f"{' and '.join(words.get(key, f'hashed with key {key}') for key in keys.split())}: "
+            f"{', '.join(dict.fromkeys(rows['label']))}"
+            for keys, rows in by_keys.items()
+        ]
+        yield (
+            f"Images in predictions are {'; '.join(parts)}. Nothing tells that these were tested on the same images, "
+            "so they are not compared with each other."
+        )
 
 
 def augmentation(block: pd.DataFrame) -> list[str]:

@@ -25,7 +25,12 @@ SCRIPTS = (
 
 
 def write_report(
-    results: Path, output: Path, records: Iterable[Record], problems: Sequence[str] = (), mix_code: bool = False
+    results: Path,
+    output: Path,
+    records: Iterable[Record],
+    problems: Sequence[str] = (),
+    mix_code: bool = False,
+    nameless: bool = False,
 ) -> tuple[Path, list[str]]:
     """Write the page.
 
@@ -35,6 +40,7 @@ def write_report(
         records: the runs to show, read one by one.
         problems: a line for each record that could not be read, complete once the records are read; shown on the page.
         mix_code: whether to average runs that different code has trained.
+        nameless: whether to leave out what tells machine and user, for a double-blind review.
 
     Returns:
         The file, and `problems` with those of the stored probabilities and of cells without a mean.
@@ -45,9 +51,9 @@ def write_report(
     """
     if output.is_dir():
         raise UserError(f"output must be a file, got {str(output)!r}: name one like {str(output / 'report.html')!r}")
-    data = collect(results, output.absolute().parent, records, problems, mix_code)
+    data = collect(results, output.absolute().parent, records, problems, mix_code, nameless)
     try:
-        return write_atomic(output, make_page(data).encode()), data.shown["problems"]
+        return write_atomic(output, make_page(data).encode()), data.problems
     except MachineError as error:
         reason = getattr(error.__cause__, "strerror", error)
         raise MachineError(f"output must be a file that can be written, got {str(output)!r} ({reason})") from error

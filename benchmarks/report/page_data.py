@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,9 @@ from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import CELL, block_ids, blocks, refusals, summary
 from benchmarks.memory.measured import measured_records
 from benchmarks.memory.needs import CONTEXT_BYTES, MARGIN
+from benchmarks.privacy import hide_places
 from benchmarks.records.frame import PROTOCOL, runs_frame
+from benchmarks.records.private import anonymous, private
 from benchmarks.records.schema import Record
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import AUC_MARKS, auc_marks, definitions, footnotes, preloading, protocol, spread, title
@@ -31,13 +33,13 @@ from benchmarks.report.style import Style, styles
 # What a row says elsewhere: in its place, its protocol or its footnotes.
 _SAID = (
     *(*CELL, *PROTOCOL, "label", "dataset_label", "dataset_title", "method_title", "message", "backbone_requested"),
-    *("dataset_folder", "shared_code", "code", "code_mix", "unconverged", "leaks"),
+    *("names_keys", "shared_code", "code", "code_mix", "unconverged", "leaks"),
 )
 _SYMBOLS = {
     **{"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"},
     **{"X": "x", "*": "star", "<": "triangle-left", ">": "triangle-right", "h": "hexagon", "d": "diamond-tall"},
 }
-_MACHINE = ("device", "host", "driver", "torch", "timm", "peft", "python")
+_MACHINE = ("device", "host", "host_id", "driver", "torch", "timm", "peft", "python")
 APART, MEASURED = "apart", "measured"  # parts of runs that no row of the table counts, and of measured points
 
 
@@ -47,14 +49,21 @@ class PageData(NamedTuple):
     Attributes:
         shown: what it shows when it opens, ready for JSON: no number that is not finite, floats to six digits.
         parts: what it loads when it is asked for, by name, as `page_parts.pack` makes it.
+        problems: a line for each thing wrong with what is stored; on the page they name no place.
     """
 
     shown: dict[str, Any]
     parts: dict[str, bytes]
+    problems: list[str]
 
 
 def collect(
-    results: Path, folder: Path, records: Iterable[Record], problems: Sequence[str] = (), mix_code: bool = False
+    results: Path,
+    folder: Path,
+    records: Iterable[Record],
+    problems: Sequence[str] = (),
+    mix_code: bool = False,
+    nameless: bool = False,
 ) -> PageData:
     """Everything the page shows.
 
@@ -64,17 +73,18 @@ def collect(
         records: the runs, one by one: ten thousand at once take a gigabyte.
         problems: a line for each record that could not be read, complete once the records are read.
         mix_code: whether to average runs that different code has trained.
+        nameless: whether to leave out what tells machine and user.
 
     Raises:
         UserError: a file of measured memory is damaged.
     """
-    stored = _Stored()
+    stored = _Stored(anonymous if nameless else private)
     frame = runs_frame(map(stored.add, records))
     evidence, unreadable = load_evidence(results, frame)
     table = summary(frame, mix_code)
     if len(table):
         table = add_baselines(add_significance(table, evidence))
-    measured = measured_records(results)
+    measured = {path: stored.shown(record) for path, record in measured_records(results).items()}
     rows, columns, extra, places = _rows(table)
     rows_of_runs = [places.get(place) for place in _places(frame, block_ids(frame))]
     labels = [None if row is None else rows[row]["label"] for row in rows_of_runs]
@@ -86,15 +96,16 @@ def collect(
     if measured:
         contents = {measured_name(path): to_json(record).decode() for path, record in measured.items()}
         packed[MEASURED] = pack(contents, {})
+    found = [
+        *problems,
+        *dict.fromkeys([*unreadable, *_without_predictions(results, frame)]),
+        *([] if mix_code else refusals(frame)),
+    ]
     shown = {
         "definitions": definitions(table),
         "needs": f"the highest peak of a run's phases, {MARGIN:.0%} of it for fragmentation and the prediction's "
         f"error, and {CONTEXT_BYTES['train'] / 2**20:,.0f} MiB of CUDA context, as bench.py fit counts",
-        "problems": [
-            *problems,
-            *dict.fromkeys([*unreadable, *_without_predictions(results, frame)]),
-            *([] if mix_code else refusals(frame)),
-        ],
+        "problems": [hide_places(problem, _folders(results)) for problem in found],
         "styles": _styles(table, points),
         "auc_marks": AUC_MARKS,
         "columns": columns,
@@ -114,13 +125,29 @@ def collect(
         "measured": list(map(measured_name, measured)),
         "machines": [json.loads(machine) | {"count": count} for machine, count in stored.machines.items()],
         "latest": stored.latest,
-        "folder": quote(Path(os.path.relpath(results, folder)).as_posix() + "/").removeprefix("./"),
+        "folder": None if nameless else _link(results, folder),
     }
-    return PageData(_plain(shown), packed)
+    return PageData(_plain(shown), packed, found)
+
+
+def _folders(results: Path) -> dict[Path, str]:
+    """What stands for the results folder, as it may be named in problems."""
+    return {results.absolute(): "<results>", results.resolve(): "<results>"}
+
+
+def _link(results: Path, folder: Path) -> str | None:
+    """The way from the page to the results; None where it would name folders above them."""
+    way = Path(os.path.relpath(results, folder))
+    if ".." in way.parts and len([part for part in way.parts if part != ".."]) > 1:
+        return None
+    return quote(way.as_posix() + "/").removeprefix("./")
 
 
 class _Stored:
     """What is kept of records on their way into the table.
+
+    Args:
+        shown: what is shown of a record.
 
     Attributes:
         contents: each record as JSON, by name: a tenth of what it takes as objects.
@@ -128,13 +155,15 @@ class _Stored:
         latest: when the last of them was started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shown: Callable[[Record], Record]) -> None:
+        self.shown = shown
         self.contents: dict[str, str] = {}
         self.machines: Counter[str] = Counter()
         self.latest = ""
 
     def add(self, record: Record) -> Record:
-        """Keeps a run's record, and passes it on."""
+        """Keeps what is shown of a run's record, and passes that on."""
+        record = self.shown(record)
         self.contents[record["run_id"]] = to_json(record).decode()
         self.count(record)
         return record

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
 from benchmarks.errors import MachineError, UserError, one_line
+from benchmarks.storage.modes import make_folder, make_private, open_private
 from benchmarks.storage.notes import say
 
 T = TypeVar("T")
@@ -79,7 +80,19 @@ def check_writable(folder: Path, place: str = "results") -> None:
     probe.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, data: bytes, place: str = "results", sync: bool = True) -> Path:
+def make_results(results: Path) -> None:
+    """Makes a results folder, for its owner alone; one that is there stays as open as it is.
+
+    Raises:
+        MachineError: It cannot be made.
+    """
+    try:
+        make_private(results)
+    except OSError as error:
+        raise not_writable(results, error) from error
+
+
+def write_atomic(path: Path, data: bytes, place: str = "results", sync: bool = True, private: bool = False) -> Path:
     """Writes a file so that a reader, or the next start after a crash, sees all of it or nothing.
 
     Args:
@@ -88,14 +101,15 @@ def write_atomic(path: Path, data: bytes, place: str = "results", sync: bool = T
         place: The option that says where it lies, `results` or `cache`.
         sync: Whether that holds for a crash of the machine too. It takes milliseconds, on a busy disk more: leave it
             out for what is checked when it is read and can be made again.
+        private: Whether it may name patients, and is for its owner alone, as `modes.private_mode` says.
 
     Raises:
         MachineError: The folder cannot be written.
     """
     partial = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        make_folder(path.parent)
+        with open(partial, "wb", opener=open_private if private else None) as file:
             file.write(data)
             if sync:
                 file.flush()

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
+from benchmarks.storage.modes import make_folder
+
 LEASE_SECONDS = 60.0
 TRIES = 5  # after that: so often filelock may take the file over before it is removed
 SAY_EVERY = 10.0  # seconds
@@ -50,7 +52,7 @@ class Lock:
         Raises:
             OSError: The folder cannot be written; it names the file.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         try:
             self._lease.acquire(timeout=0)
         except Timeout:

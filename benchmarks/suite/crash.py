@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.errors import one_line
+from benchmarks.privacy import hide_places
+from benchmarks.storage.modes import make_folder, open_private
 
 STATUS = 70  # EX_SOFTWARE of sysexits.h: an internal error of the program
 PACKAGES = ("torch", "timm", "peft")
@@ -29,15 +31,15 @@ def report_crash(error: BaseException, results: Path) -> int:
     """
     first = (str(error).strip().splitlines() or [""])[0][:200]
     what = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    where = _write(_content(error), results)
+    where = _write(_content(error, results), results)
     ending = f"please report it with {where}" if where else "no file could be written that says more"
     print(f"bench.py: something went wrong inside the suite, {what}; {ending}", file=sys.stderr)
     return STATUS
 
 
-def _content(error: BaseException) -> str:
-    """Traceback, command line and versions."""
-    return "\n".join(
+def _content(error: BaseException, results: Path) -> str:
+    """Traceback, command line and versions, without places, as it is for others to read."""
+    lines = "\n".join(
         [
             f"command: {shlex.join(sys.argv)}",
             f"code: {_code()}",
@@ -47,6 +49,7 @@ def _content(error: BaseException) -> str:
             *traceback.format_exception(error),
         ]
     )
+    return hide_places(lines, {results.absolute(): "<results>", Path.cwd(): "."})
 
 
 def _code() -> object:
@@ -69,8 +72,9 @@ def _write(content: str, results: Path) -> Path | None:
     name = f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     for folder in (results / "logs", Path(tempfile.gettempdir())):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(content, errors="backslashreplace")
+            make_folder(folder)
+            with open(folder / name, "w", errors="backslashreplace", opener=open_private) as file:
+                file.write(content)
             return folder / name
         except (OSError, ValueError):  # a path may hold what no system takes
             continue

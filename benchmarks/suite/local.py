@@ -22,6 +22,7 @@ from submitit.helpers import DelayedSubmission
 
 from benchmarks.environment import ROOT
 from benchmarks.errors import mendable, one_line
+from benchmarks.storage.modes import make_folder
 from benchmarks.suite.crash import report_crash
 from benchmarks.suite.plan import Cell, Plan, PlannedRun
 from benchmarks.suite.signals import Stop
@@ -98,7 +99,7 @@ def run_in_processes(work: Work, devices: Sequence[str]) -> None:
     Raises:
         KeyboardInterrupt: The user stopped it; the processes have ended.
     """
-    (work.results / FOLDER).mkdir(parents=True, exist_ok=True)
+    make_folder(work.results / FOLDER)
     with tempfile.TemporaryDirectory(prefix="local-", dir=work.results / FOLDER) as name:
         folder = Path(name)
         with _deaf_to_signals():  # they end after us, each once its run is recorded as interrupted

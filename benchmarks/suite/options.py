@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from benchmarks.bounds import broken_rule, read_number
 from benchmarks.choices import DEFAULT_BACKBONE
-from benchmarks.config import Attention, Precision
+from benchmarks.config import Attention, Disclosure, Precision
 from benchmarks.model.choose import check_settings
 from benchmarks.storage.files import file_in_the_way
 
@@ -256,6 +256,13 @@ class SuiteOptions(_Model):
         str | None,
         Option("also log to tensorboard, mlflow or wandb, where installed (default: none)", "processes", "T"),
     ] = None
+    record_host: Annotated[
+        Switch, Option("name the machine in records (default: a short digest tells machines apart)", "privacy")
+    ] = False
+    hash_names: Annotated[
+        Switch,
+        Option("hash names of images and patients in predictions, with a key that is kept in the dataset", "privacy"),
+    ] = False
     verbose: Annotated[Switch, Option("show all that runs write to their logs", "processes")] = False
     mix_code: Annotated[
         Switch, Option("average seeds of a method that different code has trained (default: leave their mean out)")
@@ -268,6 +275,11 @@ class SuiteOptions(_Model):
     ] = False
     dry_run: Annotated[Switch, Option("show what is stored and to do, what it takes, and stop")] = False
     predict_all: Annotated[Switch, Option("with --dry-run: predict memory even for more than 100 new settings")] = False
+
+    @property
+    def disclosure(self) -> Disclosure:
+        """What records may tell."""
+        return Disclosure(self.record_host, self.hash_names)
 
     @property
     def policy(self) -> str:

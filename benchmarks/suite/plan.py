@@ -15,7 +15,7 @@ from benchmarks.model.build import check_runs
 from benchmarks.model.choose import check_methods, method_options
 from benchmarks.model.method_config import make_config
 from benchmarks.model.weights import Weights, resolve_weights
-from benchmarks.names import endings, printable
+from benchmarks.names import printable, told_apart
 from benchmarks.plugins import digests_of, load_plugins
 from benchmarks.suite.devices import devices_of
 from benchmarks.suite.options import SuiteOptions
@@ -111,7 +111,7 @@ def make_plan(options: SuiteOptions) -> Plan:
     if weights.backbone != options.backbone:
         _check_runs(settings, weights.backbone, options.res)
     notes += _rounded(options.res, weights.backbone)
-    labels = _dataset_labels(datasets)
+    labels = _dataset_labels(datasets, notes)
     cells = [
         _plan_cell(
             options, _plan_run(options, method, settings[method], dataset, resolution, weights, places, labels[source])
@@ -129,14 +129,14 @@ def _as_folder(source: str) -> str:
     return str(Path(source).resolve()) if source not in DATASETS and Path(source).is_dir() else source
 
 
-def _dataset_labels(datasets: Mapping[str, Dataset]) -> dict[str, str]:
-    """By source, the end of a dataset's path where another has its name, else nothing."""
+def _dataset_labels(datasets: Mapping[str, Dataset], notes: list[str]) -> dict[str, str]:
+    """By source what a dataset is called, as in tables, where another has its name, else nothing; a note says which."""
     labels = dict.fromkeys(datasets, "")
     for name in {dataset.name for dataset in datasets.values()}:
         alike = [source for source, dataset in datasets.items() if dataset.name == name]
         if len(alike) > 1:
-            ends = endings([str(datasets[source].root.resolve()) for source in alike]) or alike
-            labels |= {source: printable(end) for source, end in zip(alike, ends, strict=True)}
+            labels |= {source: told_apart(name, datasets[source].digest) for source in alike}
+            notes += [f"{labels[source]} is {printable(source)}" for source in alike]
     return labels
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from benchmarks.config import PRIVATE, Disclosure
 from benchmarks.environment import ROOT
 from benchmarks.suite.oom_kills import OomKills
 from benchmarks.suite.plan import PlannedRun
@@ -40,6 +41,7 @@ class Job:
         afresh: Whether to begin again where checkpoints are left.
         at_once: How many runs of the suite are under way on the machine at once, for the record.
         track: The tracker that gets what the run measures.
+        disclosure: What the record may tell.
     """
 
     task: str
@@ -52,6 +54,7 @@ class Job:
     afresh: bool = False
     at_once: int = 1
     track: str | None = None
+    disclosure: Disclosure = PRIVATE
 
     def as_line(self) -> str:
         """The job as its process reads it."""
@@ -66,6 +69,7 @@ class Job:
             "afresh": self.afresh,
             "at_once": self.at_once,
             "track": self.track,
+            "disclosure": asdict(self.disclosure),
             "results": str(self.results.resolve()),
             "log": str(self.log.resolve()),
             "code": self.code,

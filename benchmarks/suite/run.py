@@ -143,7 +143,6 @@ class Run:
             "dataset": {
                 "name": dataset.name,
                 "title": dataset.title,
-                "folder": dataset.folder,
                 "synthetic": dataset.synthetic,
                 "digest": dataset.digest,
                 "classes": list(dataset.classes),

@@ -54,7 +54,7 @@ def _stored_row(kind: str, record: Record) -> dict[str, Any]:
         kind,
         status,
         result=state if status == "done" else "",
-        where=environment.get("host") or "",
+        where=environment.get("host") or environment.get("host_id") or "",
         message=message or "",
     )
 

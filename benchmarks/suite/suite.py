@@ -15,12 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import describe_code
+from benchmarks.config import PRIVATE, Disclosure
+from benchmarks.environment import describe_code, describe_host
 from benchmarks.errors import MachineError
+from benchmarks.records.private import private
 from benchmarks.records.record import half_replaced, remove_partial, write_record
 from benchmarks.records.stored import DONE, StoredStates, trial_results
 from benchmarks.storage.files import check_writable, not_writable
 from benchmarks.storage.locks import SAY_EVERY, Lock
+from benchmarks.suite.known_folders import known_folders
 from benchmarks.suite.plan import Cell, Plan, PlannedRun
 from benchmarks.suite.processes import Job, Workers, follow
 from benchmarks.suite.progress import SuiteProgress
@@ -42,6 +45,7 @@ class Work:
         verbose: Whether to show what runs write to their logs.
         at_once: How many processes of this machine work on the plan at once.
         track: The tracker that gets what runs measure.
+        disclosure: What records may tell.
     """
 
     plan: Plan
@@ -52,6 +56,7 @@ class Work:
     verbose: bool = False
     at_once: int = 1
     track: str | None = None
+    disclosure: Disclosure = PRIVATE
 
     @staticmethod
     def make(
@@ -61,11 +66,12 @@ class Work:
         hang_minutes: float,
         verbose: bool = False,
         track: str | None = None,
+        disclosure: Disclosure = PRIVATE,
     ) -> "Work":
         """Notes what is stored at this moment."""
         results = results.resolve()
         runs, trials = StoredStates(results, policy), StoredStates(trial_results(results), policy)
-        return Work(plan, results, runs, trials, hang_minutes * 60, verbose, track=track)
+        return Work(plan, results, runs, trials, hang_minutes * 60, verbose, 1, track, disclosure)
 
     def stored_of(self, run: PlannedRun) -> StoredStates:
         """Where the record of a run or trial lies."""
@@ -254,7 +260,10 @@ class _Suite:
         remove_partial(results, run_id)
         log = results / "logs" / f"{run_id}.log"
         work, afresh = self.work, stored.policy == "overwrite"
-        job = Job("run", run, results, log, self.code, work.hang_seconds, rivals, afresh, work.at_once, work.track)
+        job = Job(
+            "run", run, results, log, self.code, work.hang_seconds, rivals, afresh, work.at_once, work.track,
+            work.disclosure,
+        )  # fmt: skip
         self.num_done += 1
         started = datetime.now(UTC)
         try:
@@ -277,7 +286,10 @@ class _Suite:
         if before in DONE:
             self.progress.note(f"{run.title}: {state}; the result of before stays as it is ({before})")
             return
-        write_record(stored.folder.parent, _record_of_end(run, self.code, started, state, message))
+        host = describe_host(self.work.disclosure.record_host)
+        record = _record_of_end(run, self.code, started, state, message, host)
+        results = stored.folder.parent
+        write_record(results, private(record, known_folders(run.places, run.weights, results)))
 
 
 def _stopped_by(error: BaseException) -> str:
@@ -286,7 +298,7 @@ def _stopped_by(error: BaseException) -> str:
 
 
 def _record_of_end(
-    run: PlannedRun, code: dict[str, Any], started: datetime, state: str, message: str
+    run: PlannedRun, code: dict[str, Any], started: datetime, state: str, message: str, host: dict[str, str]
 ) -> dict[str, Any]:
     """The record of a run that did not come far enough to have one of its own."""
     return {
@@ -302,5 +314,5 @@ def _record_of_end(
             "weights": json.loads(json.dumps(asdict(run.weights), default=str)),
         },
         "measurements": {},
-        "environment": {"device_type": run.config.device_type},
+        "environment": {"device_type": run.config.device_type} | host,
     }

@@ -4,15 +4,21 @@ Their packages are not required; a tracker that fails while a run trains is left
 A run that goes on after it was stopped goes on there too, and no epoch is there twice.
 """
 
+import contextlib
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from benchmarks.choices import one_of
 from benchmarks.errors import UserError
+from benchmarks.privacy import host_id
 
+# What trackers take of a machine and its user unless they are told otherwise: names, paths, the repository.
+_MLFLOW_TAGS = {"mlflow.user": "unknown", "mlflow.source.name": "bench.py"}
+_WANDB_SETTINGS = {"x_disable_meta": True, "x_disable_machine_info": True, "disable_git": True, "disable_code": True}
 TRACKED = ("loss", "lr", "val_auc", "images_per_second")  # of each epoch
 
 
@@ -36,7 +42,8 @@ class TensorBoard:
         purge = epoch if epoch > 1 else 0
         folder = results / "tensorboard" / run_id
         goes_on = epoch > 1 and folder.exists()
-        self.writer = SummaryWriter(str(folder), purge_step=purge)
+        with _without_host():
+            self.writer = SummaryWriter(str(folder), purge_step=purge)
         if not goes_on:
             self.writer.add_text("config", "\n".join(f"- {key}: {value}" for key, value in config.items()))
 
@@ -48,6 +55,19 @@ class TensorBoard:
     def finish(self, values: Mapping[str, float]) -> None:
         self.log(values, 0)
         self.writer.close()
+
+
+@contextlib.contextmanager
+def _without_host() -> Iterator[None]:
+    """Has TensorBoard put the machine's digest into the name of a file, where it puts its name and asks nobody."""
+    from tensorboard.summary.writer import event_file_writer
+
+    sockets, module = event_file_writer.socket, vars(event_file_writer)
+    module["socket"] = SimpleNamespace(gethostname=host_id)
+    try:
+        yield
+    finally:
+        module["socket"] = sockets
 
 
 class MLflow:
@@ -62,7 +82,7 @@ class MLflow:
             mlflow.set_tracking_uri(f"sqlite:///{results / 'mlflow.db'}")
         experiment = mlflow.set_experiment("fine-tuning benchmark").experiment_id
         if epoch == 1 or not self._go_on(experiment, run_id):
-            mlflow.start_run(run_name=run_id)
+            mlflow.start_run(run_name=run_id, tags=_MLFLOW_TAGS)
             mlflow.log_params(dict(config))
 
     def _go_on(self, experiment: str, run_id: str) -> bool:
@@ -91,8 +111,9 @@ class WandB:
         import wandb
 
         self.run: Any = wandb.init(
-            project="fine-tuning-benchmark", id=run_id, name=run_id, config=dict(config), dir=results, resume="allow"
-        )
+            project="fine-tuning-benchmark", id=run_id, name=run_id, config=dict(config), dir=results, resume="allow",
+            settings=_WANDB_SETTINGS | {"host": host_id()},
+        )  # fmt: skip
 
     def log(self, values: Mapping[str, float], epoch: int) -> None:
         self.run.log(dict(values), step=epoch)

@@ -74,10 +74,13 @@ def main() -> int:
 
 def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str, Any]:
     """Does the job; returns what the suite is to know."""
-    from benchmarks.config import Places, RunConfig
+    from benchmarks.config import Disclosure, Places, RunConfig
     from benchmarks.errors import UserError
     from benchmarks.model.weights import Weights
+    from benchmarks.records.private import private
     from benchmarks.storage.notes import heard_by
+    from benchmarks.suite.known_folders import known_folders
+    from benchmarks.suite.name_hashing import NameHashing
     from benchmarks.suite.run import Run
     from benchmarks.suite.tracking import Tracking
     from benchmarks.training.checkpoint import Checkpoints
@@ -100,20 +103,27 @@ def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str,
     places = Places(**_paths(job["places"], "data_root", "cache") | {"plugins": files})
     weights = Weights(**_paths(job["weights"], "path"))
     results, whole = Path(job["results"]), job["task"] == "run"
+    disclosure = Disclosure(**job["disclosure"])
+    try:
+        names = NameHashing.of(places) if disclosure.hash_names and whole else None
+    except UserError as error:
+        return {"state": "failed", "message": str(error), "stored": False}
     tracking = Tracking(job["track"] if whole else None, results, config.run_id, job["config"], note)
     checkpoints = Checkpoints(results, config.run_id, note)
     if job["afresh"]:
         checkpoints.remove()
     run = Run(config, places, weights, clock, emit_and_track, job["rivals"], checkpoints)
     with heard_by(note):
-        record = _execute(run, run.execute if whole else run.prepare, job, clock)
+        record = _execute(run, run.execute if whole else run.prepare, job, clock, disclosure.record_host)
     tracking.finish(record)
     record["run"]["notes"] = notes
+    if names is not None:
+        record, run.probabilities = names.apply(record, run.probabilities)
     measured, status = record["measurements"], record["status"]
     stored = False
     if whole:
         try:
-            stored = _store(results, record, run)
+            stored = _store(results, private(record, known_folders(places, weights, results)), run)
         except UserError as error:
             return {"state": "failed", "message": str(error), "stored": False}
         if status["state"] != "failed":
@@ -132,8 +142,10 @@ def _die_with_parent() -> None:
 
 def _open_log(path: Path) -> None:
     """Appends to the log from here on; SIGUSR1 writes there what every thread is doing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    from benchmarks.storage.modes import make_folder, open_private
+
+    make_folder(path.parent)
+    log = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
@@ -148,7 +160,9 @@ def _paths(fields: dict[str, Any], *names: str) -> dict[str, Any]:
     return fields | {name: Path(fields[name]) for name in names if fields[name] is not None}
 
 
-def _execute(run: Any, work: Callable[[], object], job: dict[str, Any], clock: Any) -> dict[str, Any]:
+def _execute(
+    run: Any, work: Callable[[], object], job: dict[str, Any], clock: Any, record_host: bool
+) -> dict[str, Any]:
     """Runs to the end or to what stops it, and returns the record either way."""
     from benchmarks.environment import describe_environment, trained_by
     from benchmarks.training.loop import Diverged
@@ -179,7 +193,7 @@ def _execute(run: Any, work: Callable[[], object], job: dict[str, Any], clock: A
             **run.run,
         },
         "measurements": run.measurements | {"seconds": clock.seconds | {"other": total - known, "total": total}},
-        "environment": describe_environment(run.device) | {"runs_at_once": job["at_once"]},
+        "environment": describe_environment(run.device, record_host) | {"runs_at_once": job["at_once"]},
     }
 
 

@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.environment import CODE_DIGEST
 from benchmarks.storage.files import file_sha256
+from benchmarks.storage.modes import make_folder
 
 _NAME = re.compile(r"epoch-(\d+)-([0-9a-f]{64})\.pt")
 
@@ -57,7 +58,7 @@ class Checkpoints:
         partial = self.folder / f".{os.getpid()}.tmp"
         before = self._stored()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             with partial.open("wb") as file:
                 hashing = _Hashing(file)
                 torch.save({"made_by": self.made_by, "training": training}, hashing)  # type: ignore[arg-type]

@@ -71,6 +71,8 @@ const commitOf = (record) => {
   const code = record.run?.code ?? record.code;
   return code?.commit ? code.commit.slice(0, 10) + (code.dirty ? " with uncommitted changes" : "") : "unknown commit";
 };
+/** The machine's name where the record tells it, else the digest that stands for it. */
+const hostOf = ({ environment }) => environment.host ?? (environment.host_id && `host ${environment.host_id}`);
 const versionsOf = (record) => ["torch", "timm", "peft", "python"]
   .filter((name) => record.environment[name]).map((name) => `${name} ${record.environment[name]}`).join(", ");
 
@@ -78,8 +80,8 @@ const versionsOf = (record) => ["torch", "timm", "peft", "python"]
 function drawMachines() {
   const seen = new Map();
   for (const machine of DATA.machines) {
-    const { device, host, driver } = machine.environment;
-    const line = [machine.kind, device ?? "unknown device", host ?? MISSING, driver ?? MISSING, versionsOf(machine) || MISSING, commitOf(machine)];
+    const { device, driver } = machine.environment;
+    const line = [machine.kind, device ?? "unknown device", hostOf(machine) ?? MISSING, driver ?? MISSING, versionsOf(machine) || MISSING, commitOf(machine)];
     const key = JSON.stringify(line);
     seen.set(key, { line, count: (seen.get(key)?.count ?? 0) + machine.count });
   }
@@ -123,7 +125,7 @@ function factsOf(record) {
     ["Memory, measured", sizes(get("measurements.memory.phases") ?? get("memory.phases"))],
     ["Memory, predicted†", predicted && `${predicted}; for a GPU, by the same steps on fake tensors`],
     ["Seconds", Object.entries(get("measurements.seconds") ?? {}).filter(([name]) => ["train", "preload", "total"].includes(name)).map(([name, value]) => `${name} ${value.toFixed(1)}`).join(", ")],
-    ["Machine", [get("environment.device"), get("environment.cpu"), get("environment.host"), get("environment.driver") && `driver ${get("environment.driver")}`].filter(Boolean).join(", ")],
+    ["Machine", [get("environment.device"), get("environment.cpu"), hostOf(record), get("environment.driver") && `driver ${get("environment.driver")}`].filter(Boolean).join(", ")],
     ["Versions", versionsOf(record)],
     ["Code", commitOf(record)],
     ["Started", get("run.started") ?? get("started")],
@@ -152,7 +154,7 @@ function drawRecord(name, run, content, scroll) {
   article.replaceChildren(title,
     make("dl", {}, ...facts),
     ...(siblings.length ? [make("p", {}, "Other seeds: ", ...siblings.flatMap(({ id, seed }, i) => [i ? ", " : "", make("a", { href: recordHash(id) }, `seed ${seed}`)]))] : []),
-    make("p", {}, make("a", { href: fileOf(name, run) }, "Open the stored file"), " (where this page lies beside its results)"),
+    ...(DATA.folder === null ? [] : [make("p", {}, make("a", { href: fileOf(name, run) }, "Open the stored file"), " (where this page lies beside its results)")]),
     make("details", {}, make("summary", {}, "The record, numbers to six digits"), make("pre", { tabIndex: 0 }, JSON.stringify(content, null, 1))));
   if (scroll) {
     article.scrollIntoView();
