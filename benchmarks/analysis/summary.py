@@ -13,7 +13,7 @@ from benchmarks.analysis.convergence import in_words, reasons
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT, add_code, by_code, differs
 from benchmarks.names import endings
 from benchmarks.records.frame import LATER, PROTOCOL
-from benchmarks.records.schema import STATES
+from benchmarks.records.schema import DAMAGED, STATES
 from methods import TITLES
 
 CELL = ("block", "dataset", "dataset_digest", "resolution", "method", "variant")
@@ -22,6 +22,7 @@ SPLIT = ("split_kind", "split_group_key", "split_digest")
 _BLOCK = CELL[:3]
 _NAMES = ("dataset_title", "dataset_folder", "method_title", "device_type")
 _SCORES = ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "quadratic_kappa", "val_auc")
+_STATES = (*STATES, DAMAGED)  # of a cell's runs, the best first
 _SECONDS = ("seconds_train", "preload_seconds", "images_per_second_preload")
 
 
@@ -143,8 +144,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     tried, good, bad = (part.groupby("cell") for part in (runs, runs[is_ok], runs[~is_ok]))
     first = tried.first()  # of each column, what is there
     columns: dict[str, Any] = {name: first[name] for name in (*CELL, *PROTOCOL, *_NAMES, *SPLIT)}
-    # ok before oom before diverged before failed before interrupted
-    columns["state"] = runs["state"].map(STATES.index).groupby(runs["cell"]).min().map(STATES.__getitem__)
+    columns["state"] = runs["state"].map(_STATES.index).groupby(runs["cell"]).min().map(_STATES.__getitem__)
     columns |= {name: bad[name].first() for name in ("message", "phase")}
     columns |= {name: tried[name].any().astype(bool) for name in ("synthetic", "fallback")}
     columns |= {
@@ -152,7 +152,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     }
     columns |= {name: first[name] for name in (*PARAMETERS, "percent", "num_train", "majority_share", "num_classes")}
     columns["leaks"] = tried["leaks"].max()
-    columns |= {f"seeds_{state}": (runs["state"] == state).groupby(runs["cell"]).sum() for state in STATES}
+    columns |= {f"seeds_{state}": (runs["state"] == state).groupby(runs["cell"]).sum() for state in _STATES}
     columns["run_ids"] = good["run_id"].agg(" ".join)
     columns["run_seeds"] = good["seed"].agg(lambda seeds: " ".join(map(str, seeds))).astype("object")
     columns["unconverged"] = good["unconverged"].agg(in_words).reindex(first.index).astype("object")

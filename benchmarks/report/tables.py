@@ -53,6 +53,7 @@ _TEX = {
         "△": r"$^{\triangle}$",
         "◊": r"$^{\diamond}$",
         "⊗": r"$^{\otimes}$",
+        "⊘": r"$^{\oslash}$",
     },
 }
 
