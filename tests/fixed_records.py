@@ -116,6 +116,30 @@ def fallback_records(resolutions: tuple[int, ...] = (224, 448)) -> list[Record]:
     return [make_record(method, side, **changes, tag="cpu") for method in METHOD_FACTS for side in resolutions]
 
 
+def odd_records(name: str) -> list[Record]:
+    """Runs in which every text that is a user's has that name."""
+    changes: dict[str, Any] = {
+        "config": {"dataset": name, "epochs": 3},
+        "dataset": {
+            "title": name,
+            "folder": f"home/{name}",
+            "split": {"kind": "ours", "group_key": name, "digest": "0"},
+        },
+        "weights": {"backbone": name, "backbone_requested": f"{name} too", "fallback": True},
+        "environment": {"device": name},
+        "message": name,
+    }
+    records = [
+        make_record("lora", method_config={"mode": name}, tag="odd", **changes),
+        make_record("lora", tag="odd2", **changes),
+        make_record("fpt", state="failed", tag="odd", **changes),
+    ]
+    records[0]["run"]["dataset"]["leaks"] = 1
+    own = make_record("vpt", tag="odd", **changes)
+    own["run"]["config"]["method"], own["run"]["method"]["title"] = name, name
+    return [*records, own]
+
+
 def store_with_predictions(
     results: Path,
     record: Record,

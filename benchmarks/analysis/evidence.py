@@ -21,6 +21,7 @@ from benchmarks.analysis.influence import Floats, Integers, influence, units_of_
 from benchmarks.errors import UserError
 from benchmarks.records.record import predictions_path
 from benchmarks.scores import log_odds
+from benchmarks.storage.csv_cells import from_text
 from benchmarks.storage.files import read_regular, write_disposable
 
 _LAYOUT = 4  # of the kept files
@@ -141,7 +142,7 @@ def _confusion(labels: Integers, called: Integers, num_classes: int) -> Integers
 def _read_csv(data: bytes) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a csv file; pandas takes several times longer for so few."""
     try:
-        lines = [row for row in csv.reader(io.StringIO(data.decode(), newline="")) if row]
+        lines = [list(map(from_text, row)) for row in csv.reader(io.StringIO(data.decode(), newline="")) if row]
     except csv.Error as error:
         raise UserError(str(error)) from error
     header, rows = (lines[0], lines[1:]) if lines else ([], [])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.errors import MissingError, UserError, one_line
 from benchmarks.records.schema import DAMAGED, RECORD, Record
 from benchmarks.records.seal import DIGEST, is_sealed_as, sealed
+from benchmarks.storage.csv_cells import csv_text
 from benchmarks.storage.files import check_content, parse_json, read_regular, write_atomic
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def store_run(results: Path, record: Record, probabilities: "pd.DataFrame | None
     run_id = record["run_id"]
     digest = None
     if probabilities is not None:
-        data = probabilities.to_csv(index=False, lineterminator="\n").encode()
+        data = csv_text(probabilities).encode()
         digest = hashlib.sha256(data).hexdigest()
         write_atomic(_waiting(predictions_path(results, run_id)), data)
     write_record(results, record | {"predictions_sha256": digest}, _waiting)
