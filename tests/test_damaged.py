@@ -92,7 +92,7 @@ def test_a_damaged_run_is_named_and_none_of_its_numbers_is_read(results: Path, d
     assert len(problems) == 1 and repr(str(path)) in problems[0] and problems[0].endswith(": run it again")
     (damaged,) = (record for record in records if record["status"]["state"] == "damaged")
     assert damaged["run_id"] == EDITED and damaged["measurements"] == {} and "counts" not in damaged["run"]["dataset"]
-    with pytest.raises(ValueError, match="whose content has changed: run it again|must be there"):
+    with pytest.raises(ValueError, match=r"whose content has changed: run it again|must be there"):
         read_record(record_of(results))
     stored = StoredStates(results, "only-missing")
     assert [stored.is_due(f"lora_448_{seed}_a") for seed in range(3)] == [False, True, False]

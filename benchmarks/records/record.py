@@ -125,13 +125,15 @@ def _read(path: Path) -> tuple[Record, str | None]:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"record must be readable, got {str(path)!r} ({reason}): delete it and run again") from error
-    damage = _damage(path, record) if is_sealed_as(data, record) else f"record must be what was stored, got {_edited(path)}"
+    damage = _damage(path, data, record)
     record.pop(DIGEST, None)
     return record, damage
 
 
-def _damage(path: Path, record: Record) -> str | None:
-    """Why the predictions of a record are not those that were stored with it."""
+def _damage(path: Path, data: bytes, record: Record) -> str | None:
+    """Why a record or its predictions are not what was stored."""
+    if not is_sealed_as(data, record):
+        return f"record must be what was stored, got {_edited(path)}"
     digest = record.get("predictions_sha256")
     if digest is None:
         return None

@@ -23,8 +23,8 @@ NOTE = (
     f"test: over {METHODS}, whether the methods differ; over {MODELS}, where one seed is all there is, whether these "
     f"trained models do, which is no claim about methods; over {SEEDS} alone where predictions are missing. "
     f"p is Holm-corrected over all cells. {UNCONVERGED} AUC: runs of it had not converged, more epochs may raise it. "
-    f"{LEAK} AUC: images lie in two splits, it may be too high. {LOST} AUC: runs of it are left out, as their files are "
-    "not what was stored."
+    f"{LEAK} AUC: images lie in two splits, it may be too high. {LOST} AUC: runs of it are left out, as their files "
+    "are not what was stored."
 )
 _PLACE = ("block", "dataset", "dataset_digest", "resolution", "method")
 _MIB = 2**20
@@ -51,12 +51,11 @@ def compare_results(before: Side, after: Side, mix_code: bool = False) -> pd.Dat
     Returns:
         One row a cell of either side: block, dataset, dataset_digest, resolution, method, label, settings (what
         differs); state, seeds, auc, unconverged, leaks and seeds_damaged (as in the summary), memory_bytes (of the
-        whole run) and trainable, each as _before and _after; auc_change, with auc_low and auc_high (its 95 % interval, where both
-        have predictions of the same images), p, p_holm (corrected over all cells) and test (over `images and seeds`,
-        paired where the seeds are the same;
-        `images, trained models` where a side has one seed; `seeds`, a t test, without predictions); memory_change,
-        where both are measured or both predicted; trainable_change; in (`both`, `before`, `after`); auc: `same`,
-        `not significant`, `significant` (at 0.05 after Holm) or `no test`.
+        whole run) and trainable, each as _before and _after; auc_change, with auc_low and auc_high (its 95 % interval,
+        where both have predictions of the same images), p, p_holm (corrected over all cells) and test (over `images
+        and seeds`, paired where the seeds are the same; `images, trained models` where a side has one seed; `seeds`, a
+        t test, without predictions); memory_change, where both are measured or both predicted; trainable_change; in
+        (`both`, `before`, `after`); auc: `same`, `not significant`, `significant` (at 0.05 after Holm) or `no test`.
     """
     tables = [summary(side.frame, mix_code) for side in (before, after)]
     rows = [_row(first, second, before, after) for first, second in _matched(*tables)]

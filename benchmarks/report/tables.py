@@ -35,8 +35,9 @@ from benchmarks.storage.csv_cells import csv_text
 from benchmarks.storage.files import write_atomic
 
 LATEX_PACKAGES = (
-    "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}; where names have letters that are not Latin, lualatex\n"
-    "% or xelatex, with \\usepackage{fontspec} and the \\setmainfont of a font that has them in place of fontenc.\n"
+    "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc};\n"
+    "% with letters that are not Latin, lualatex or xelatex, and in place of fontenc \\usepackage{fontspec} with the\n"
+    "% \\setmainfont of a font that has them.\n"
 )
 NO_EVIDENCE: Mapping[str, Evidence] = MappingProxyType({})
 _RANKS_MD = ("{}", "**{}**", "<u>{}</u>")
