@@ -4,7 +4,6 @@ import ast
 import csv
 import dataclasses
 import inspect
-import json
 import math
 import textwrap
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from benchmarks.bounds import BOUNDS
 from benchmarks.choices import DEFAULT_BACKBONE
 from benchmarks.config import Attention, Precision
 from benchmarks.environment import ROOT
+from benchmarks.memory.measured import read_point
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
 from benchmarks.model.build import count_parameters, feature_shapes
@@ -193,7 +193,7 @@ def _phases(name: str, precision: Precision, attention: Attention) -> dict[str, 
     point = MemoryPoint(name, RESOLUTION, precision=precision, attention=attention)
     path = MEASURED / f"{point.name}.json"
     if path.exists():
-        return dict(json.loads(path.read_text())["memory"]["phases"])
+        return dict(read_point(path)["memory"]["phases"])
     return dict(predict_memory(point).as_record()["phases"]) | {"predicted": True}
 
 

@@ -1,5 +1,6 @@
 """A fixed set of records, as a suite of runs would leave them, for the tests of records, tables and plots."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.records.record import write_probabilities, write_record
+from benchmarks.records.record import store_run
 from benchmarks.records.schema import Record
 
 MIB = 2**20
@@ -115,6 +116,30 @@ def fallback_records(resolutions: tuple[int, ...] = (224, 448)) -> list[Record]:
     return [make_record(method, side, **changes, tag="cpu") for method in METHOD_FACTS for side in resolutions]
 
 
+def odd_records(name: str) -> list[Record]:
+    """Runs in which every text that is a user's has that name."""
+    changes: dict[str, Any] = {
+        "config": {"dataset": name, "epochs": 3},
+        "dataset": {
+            "title": name,
+            "folder": f"home/{name}",
+            "split": {"kind": "ours", "group_key": name, "digest": "0"},
+        },
+        "weights": {"backbone": name, "backbone_requested": f"{name} too", "fallback": True},
+        "environment": {"device": name},
+        "message": name,
+    }
+    records = [
+        make_record("lora", method_config={"mode": name}, tag="odd", **changes),
+        make_record("lora", tag="odd2", **changes),
+        make_record("fpt", state="failed", tag="odd", **changes),
+    ]
+    records[0]["run"]["dataset"]["leaks"] = 1
+    own = make_record("vpt", tag="odd", **changes)
+    own["run"]["config"]["method"], own["run"]["method"]["title"] = name, name
+    return [*records, own]
+
+
 def store_with_predictions(
     results: Path,
     record: Record,
@@ -140,9 +165,17 @@ def store_with_predictions(
     counts = {name: int((labels == i).sum()) for i, name in enumerate(classes)}
     record["measurements"]["test"]["auc"] = float(np.mean(aucs))
     record["run"]["dataset"]["counts"] = {"test": counts}
-    write_probabilities(results, record["run_id"], pd.concat([frame.head(9).assign(split="val"), frame]))
-    write_record(results, record)
+    store_run(results, record, pd.concat([frame.head(9).assign(split="val"), frame]))
     return frame
+
+
+def strip_digests(results: Path) -> None:
+    """Make the records of a folder as they were stored before they had digests."""
+    for path in (results / "runs").glob("*.json"):
+        record = json.loads(path.read_text())
+        for name in ("sha256", "predictions_sha256"):
+            del record[name]
+        path.write_text(json.dumps(record))
 
 
 def _peaks(mebibytes: float | None) -> dict[str, int | None]:

@@ -9,7 +9,7 @@ from fixed_records import MIB, fallback_records, fixed_records
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.records.record import write_probabilities, write_record
+from benchmarks.records.record import store_run
 from benchmarks.records.schema import Record
 
 HOSTILE_CLASS = "<script>alert(1)</script>"
@@ -22,11 +22,10 @@ def make_folder(results: Path) -> list[Record]:
     """Fill a results folder; the records are returned as stored."""
     records = [*map(hostile, fixed_records((224, 448), seeds=2)), *fallback_records()]
     for number, record in enumerate(records):
-        if record["status"]["state"] == "ok":
-            made = predictions(number)
+        made = predictions(number) if record["status"]["state"] == "ok" else None
+        if made is not None:
             add_details(record, number, made)
-            write_probabilities(results, record["run_id"], made)
-        write_record(results, record)
+        store_run(results, record, made)
     for method, preload in (("full", None), ("fpt", 900), ("linear", 880)):
         for resolution in (224, 512, 1024):
             write_measured(results, method, resolution, {"train": resolution * 20, "preload": preload})

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / ".ci" / "run"
-PROGRAMS = ("chromium", "chromedriver", "slurmctld", "slurmd", "munged")
+PROGRAMS = ("chromium", "chromedriver", "slurmctld", "slurmd", "munged", "lualatex", "pdflatex")
 BROWSER = "install -y -qq chromium chromium-driver"
 SLURM = "install -y -qq --no-install-recommends slurm-wlm munge"
+TEX = "install -y -qq --no-install-recommends texlive-luatex texlive-latex-recommended"
 STAND_INS = {
     "apt-get": '[ "$1" = update ] || { echo "$@" >> "$LOG"; exit "$APT_STATUS"; }',
     "sleep": "exit 0",
@@ -21,8 +22,8 @@ STAND_INS = {
     ("present", "apt_status", "asked"),
     [
         (PROGRAMS, 1, []),
-        (("chromium", "slurmctld", "slurmd"), 0, [BROWSER, SLURM]),
-        (PROGRAMS[:2], 1, [SLURM] * 3),
+        (("chromium", "slurmctld", "slurmd", "pdflatex"), 0, [BROWSER, SLURM, TEX]),
+        (PROGRAMS[:2], 1, [SLURM] * 3 + [TEX] * 3),
     ],
     ids=["all present", "some present", "none to be had"],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fixed_records import make_record, store_with_predictions
+from fixed_records import make_record, store_with_predictions, strip_digests
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 from tiny_images import make_images
@@ -167,6 +167,7 @@ def test_without_predictions_of_every_seed_there_is_no_interval(tmp_path: Path) 
         store_with_predictions(tmp_path, make_record("lora", seed=seed), 1.0)
         store_with_predictions(tmp_path, make_record("full", seed=seed), 1.0)
     store_with_predictions(tmp_path, make_record("vpt"), 1.0, num_images=50)  # other images
+    strip_digests(tmp_path)  # so that a run without predictions is no damaged one
     (tmp_path / "runs" / "lora_448_1_a.predictions.csv").unlink()
     rows = table(tmp_path)
     assert rows["auc_low"].isna().to_dict() == {"full": False, "lora": True, "vpt": False}
@@ -220,6 +221,7 @@ def test_predictions_that_belie_their_record_are_named(tmp_path: Path, capsys: p
     assert len(problems) == 1 and "predictions must be those of their record" in problems[0]
     assert "the record says 0.123000): run it again" in problems[0]
     (tmp_path / "runs" / "lora_448_0_a.predictions.csv").write_text("split\n")
+    strip_digests(tmp_path)
     assert main(["tables", "--results", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert "results.md" in out and "predictions must be those of their record" in err

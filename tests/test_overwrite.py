@@ -125,6 +125,26 @@ def test_the_next_command_completes_what_a_kill_left_half_replaced(stored: Path)
     assert pair(stored / "results")[0] != record and half_replaced(stored / "results") == []
 
 
+@pytest.mark.parametrize("damage", ["record", "predictions", "none left"])
+def test_a_damaged_run_is_named_and_made_again_by_the_same_command(stored: Path, damage: str) -> None:
+    (path,) = (stored / "results/runs").glob("[!.]*.json")
+    predictions = path.with_suffix(".predictions.csv")
+    record, whole = pair(stored / "results")
+    damaged = path if damage == "record" else predictions
+    if damage == "none left":
+        predictions.unlink()
+    else:
+        damaged.write_bytes(damaged.read_bytes().replace(b"0.", b"0.1", 1))
+    assert "1 damaged" in (planned := finish_inside(stored, *COMMAND, "--dry-run")).stdout
+    assert f"{damaged.name}'" in planned.stderr and "1 runs in 1 cells, 1 to do" in planned.stderr
+    ended = finish_inside(stored, *COMMAND)
+    assert ended.returncode == 0, ended.stderr
+    assert f"{damaged.name}'" in ended.stderr and "run it again; this command does so" in ended.stderr
+    again = pair(stored / "results")
+    assert again[0] != record and again[1] == whole
+    assert "1 runs, 1 of them stored already" in finish_inside(stored, *COMMAND).stderr
+
+
 def test_a_failed_measurement_leaves_the_one_before(tmp_path: Path) -> None:
     point = MemoryPoint("linear", 32, 4, "vit_tiny_patch16_224")
     path = measured.record_path(tmp_path, point)

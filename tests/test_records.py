@@ -14,7 +14,7 @@ from tiny_images import make_images
 
 from benchmarks.data.dataset import open_dataset
 from benchmarks.records.frame import load_frame, runs_frame
-from benchmarks.records.record import load_records, read_record, write_probabilities, write_record
+from benchmarks.records.record import load_records, predictions_path, read_record, store_run, write_record
 from benchmarks.records.schema import COLUMNS
 from benchmarks.storage.files import check_writable, write_atomic
 from benchmarks.suite.run import _image_probabilities
@@ -39,7 +39,8 @@ def test_numbers_that_json_lacks_become_null_or_plain(tmp_path: Path) -> None:
 
 def test_predictions_lie_beside_the_record(tmp_path: Path) -> None:
     predictions = pd.DataFrame({"split": ["test"], "path": ["test/a,b/1.png"], "label": [1], "prob_a,b": [0.25]})
-    path = write_probabilities(tmp_path, "lora_448_0_a", predictions)
+    store_run(tmp_path, make_record("lora"), predictions)
+    path = predictions_path(tmp_path, "lora_448_0_a")
     assert path.name == "lora_448_0_a.predictions.csv"
     pd.testing.assert_frame_equal(pd.read_csv(path), predictions)
 
@@ -239,7 +240,8 @@ def test_variant_holds_what_is_neither_place_nor_protocol() -> None:
 def test_predictions_hold_probabilities_and_the_very_logits(tmp_path: Path) -> None:
     dataset = open_dataset(str(make_images(tmp_path / "images")), tmp_path, tmp_path / "cache")
     logits = np.random.default_rng(0).normal(0, 20, (8, 2)).astype(np.float32).astype(np.float64)
-    path = write_probabilities(tmp_path, "a", _image_probabilities(dataset, "test", logits))
+    store_run(tmp_path, make_record("lora"), _image_probabilities(dataset, "test", logits))
+    path = predictions_path(tmp_path, "lora_448_0_a")
     with path.open(newline="") as file:
         stored = list(csv.DictReader(file))
     for row, expected in zip(stored, logits, strict=True):

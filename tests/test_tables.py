@@ -280,7 +280,8 @@ def test_latex_is_balanced_and_escaped(tmp_path: Path) -> None:
 
 def test_names_of_users_are_escaped() -> None:
     assert escape_markdown("a|b <script> *x* _y_ in_side") == r"a\|b &lt;script&gt; \*x\* \_y\_ in_side"
-    assert escape_latex("a_b & 5% ± –") == r"a\_b \& 5\% $\pm$ --"
+    assert escape_latex("a_b & 5% ± –") == r"a\_b \& 5\% $\pm$ \textendash{}"
+    assert escape_latex("--lr\x01\n,,") == r"-{}-lr\textbackslash{}x01 ,{},"
 
 
 @pytest.mark.parametrize("width", [80, 100])

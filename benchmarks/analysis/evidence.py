@@ -19,7 +19,9 @@ from safetensors.numpy import load, save
 
 from benchmarks.analysis.influence import Floats, Integers, influence, units_of_classes
 from benchmarks.errors import UserError
+from benchmarks.records.record import predictions_path
 from benchmarks.scores import log_odds
+from benchmarks.storage.csv_cells import from_text
 from benchmarks.storage.files import read_disposable, read_regular, write_disposable
 
 _LAYOUT = 5  # of the kept files
@@ -72,10 +74,11 @@ def load_evidence(
         these lines and exits non-zero.
     """
     evidence, problems = {}, []
-    for run_id, auc in frame.loc[(frame["state"] == "ok") & frame["auc"].notna(), ["run_id", "auc"]].to_numpy():
-        path = results / "runs" / f"{run_id}.predictions.csv"
+    finished = frame.loc[(frame["state"] == "ok") & frame["auc"].notna(), ["run_id", "auc", "predictions_sha256"]]
+    for run_id, auc, digest in finished.to_numpy():
+        path = predictions_path(results, run_id)
         try:
-            found = _kept(read_regular(path), (keep or results) / ".statistics")
+            found = _kept(path, None if pd.isna(digest) else digest, (keep or results) / ".statistics")
             if abs(found.auc - auc) > _TOLERANCE:
                 raise UserError(f"they give an AUC of {found.auc:.6f}, the record says {auc:.6f}")
         except FileNotFoundError:
@@ -139,7 +142,7 @@ def _confusion(labels: Integers, called: Integers, num_classes: int) -> Integers
 def _read_csv(data: bytes) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a csv file; pandas takes several times longer for so few."""
     try:
-        lines = [row for row in csv.reader(io.StringIO(data.decode(), newline="")) if row]
+        lines = [list(map(from_text, row)) for row in csv.reader(io.StringIO(data.decode(), newline="")) if row]
     except csv.Error as error:
         raise UserError(str(error)) from error
     header, rows = (lines[0], lines[1:]) if lines else ([], [])
@@ -148,15 +151,29 @@ def _read_csv(data: bytes) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _kept(data: bytes, folder: Path) -> Evidence:
-    """The evidence of a file of predictions, from the folder where it was kept before."""
-    path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}-{_LAYOUT}"
+def _kept(predictions: Path, digest: str | None, folder: Path) -> Evidence:
+    """The evidence of a file of predictions, from the folder where it was kept before.
+
+    Args:
+        predictions: The file.
+        digest: Hex SHA-256 of its content, where that was found when its record was read.
+        folder: Where evidence is kept.
+    """
+    digest = digest or _sha256(read_regular(predictions))
+    path = folder / f"{digest[:32]}-{_LAYOUT}"
     stored = read_disposable(path)
     if stored is not None:
         return _unpack(stored)
+    data = read_regular(predictions)
+    if _sha256(data) != digest:
+        raise UserError("they have changed since their record was read")
     evidence = read_evidence(data)
     write_disposable(path, _pack(evidence), "results")
     return evidence
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _pack(evidence: Evidence) -> bytes:

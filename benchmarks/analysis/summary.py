@@ -13,7 +13,7 @@ from benchmarks.analysis.convergence import in_words, reasons
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT, add_code, by_code, differs
 from benchmarks.names import told_apart
 from benchmarks.records.frame import LATER, PROTOCOL
-from benchmarks.records.schema import STATES
+from benchmarks.records.schema import DAMAGED, STATES
 from methods import TITLES
 
 CELL = ("block", "dataset", "dataset_digest", "resolution", "method", "variant")
@@ -23,6 +23,7 @@ _BLOCK = CELL[:3]
 _NAMES = ("dataset_title", "method_title", "device_type")
 _SCORES = ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "quadratic_kappa", "val_auc")
 _NAMED = "-"  # of runs whose predictions name images
+_STATES = (*STATES, DAMAGED)  # of a cell's runs, the best first
 _SECONDS = ("seconds_train", "preload_seconds", "images_per_second_preload")
 
 
@@ -146,8 +147,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     tried, good, bad = (part.groupby("cell") for part in (runs, runs[is_ok], runs[~is_ok]))
     first = tried.first()  # of each column, what is there
     columns: dict[str, Any] = {name: first[name] for name in (*CELL, *PROTOCOL, *_NAMES, *SPLIT)}
-    # ok before oom before diverged before failed before interrupted
-    columns["state"] = runs["state"].map(STATES.index).groupby(runs["cell"]).min().map(STATES.__getitem__)
+    columns["state"] = runs["state"].map(_STATES.index).groupby(runs["cell"]).min().map(_STATES.__getitem__)
     columns |= {name: bad[name].first() for name in ("message", "phase")}
     columns |= {name: tried[name].any().astype(bool) for name in ("synthetic", "fallback")}
     columns |= {
@@ -155,7 +155,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     }
     columns |= {name: first[name] for name in (*PARAMETERS, "percent", "num_train", "majority_share", "num_classes")}
     columns["leaks"] = tried["leaks"].max()
-    columns |= {f"seeds_{state}": (runs["state"] == state).groupby(runs["cell"]).sum() for state in STATES}
+    columns |= {f"seeds_{state}": (runs["state"] == state).groupby(runs["cell"]).sum() for state in _STATES}
     columns["names_keys"] = good["names_key"].agg(lambda keys: " ".join(sorted(keys.fillna(_NAMED).unique())))
     columns["run_ids"] = good["run_id"].agg(" ".join)
     columns["run_seeds"] = good["seed"].agg(lambda seeds: " ".join(map(str, seeds))).astype("object")

@@ -12,6 +12,7 @@ from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_cache, add_data_root, add_format, add_plugins, markdown_table
 from benchmarks.errors import MachineError
 from benchmarks.names import printable, shortened
+from benchmarks.storage.csv_cells import csv_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +94,7 @@ def print_tables(tables: "dict[str, pd.DataFrame]", layout: str) -> None:
         print(json.dumps(shown, indent=2, ensure_ascii=False))
     elif layout == "csv":
         rows = [{"table": name, **row} for name, frame in tables.items() for row in frame.to_dict("records")]
-        print(pd.DataFrame(rows, dtype=object).to_csv(index=False), end="")
+        print(csv_text(pd.DataFrame(rows, dtype=object)), end="")
     else:
         for name, frame in tables.items():
             text = frame.astype(object).where(frame.notna(), "")

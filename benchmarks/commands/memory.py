@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,7 +188,7 @@ def _measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
     import torch
 
     from benchmarks.memory.measure import gpu_folder, measure_points
-    from benchmarks.memory.measured import record_path
+    from benchmarks.memory.measured import read_point, record_path
     from benchmarks.memory.point import MemoryPoint
     from benchmarks.memory.table import measured_rows
     from benchmarks.storage.files import make_results
@@ -211,7 +210,7 @@ def _measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
         notes = f": {status['message']}" if status["message"] else ""
         name = MemoryPoint.from_dict(record["point"]).name
         print(f"{number}/{len(missing)} {name} {status['state']}{notes}", file=sys.stderr, flush=True)
-    records = [json.loads(record_path(folder, point).read_text()) for point in points]
+    records = [read_point(record_path(folder, point)) for point in points]
     return [row for record in records for row in measured_rows(record)], failed
 
 

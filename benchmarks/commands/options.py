@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.bounds import Fault, typed
 from benchmarks.errors import MissingError
+from benchmarks.storage.csv_cells import csv_text
 from benchmarks.storage.files import file_in_the_way
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def add_format(parser: argparse.ArgumentParser) -> None:
 def print_frame(frame: "pd.DataFrame", layout: str) -> None:
     """Prints data, and nothing else, to stdout."""
     if layout == "csv":
-        print(frame.to_csv(index=False), end="")
+        print(csv_text(frame), end="")
     elif layout == "json":
         print(frame.to_json(orient="records", indent=2))
     else:

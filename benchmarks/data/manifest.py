@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 
 from benchmarks.data.classes import natural_key
 from benchmarks.errors import UserError
+from benchmarks.storage.csv_cells import as_text, from_text
 from benchmarks.storage.files import check_content
 
 SCHEMA = 1
@@ -129,7 +130,7 @@ def spanning_groups(entries: Iterable[Entry]) -> list[str]:
 
 def write_manifest(root: Path, entries: list[Entry], about: dict[str, Any]) -> None:
     """Writes both files, synced to disk; `manifest.json` last. Names of raw files that are no text keep their bytes."""
-    lines = [COLUMNS, *sorted(entries)]
+    lines = [COLUMNS, *(map(as_text, entry) for entry in sorted(entries))]
     with (root / "manifest.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
         _sync(file)
@@ -152,7 +153,7 @@ def read_entries(root: Path) -> list[Entry]:
     path = root / "manifest.csv"
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = list(csv.reader(file))
+            rows = [list(map(from_text, row)) for row in csv.reader(file)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"manifest must be readable, got {str(path)!r}: {error}; {_REMEDY}") from error
     if not rows or tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):

@@ -1,6 +1,5 @@
 """The records of measured points: their files, written and read."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NotRequired, get_args
@@ -12,7 +11,8 @@ from benchmarks.errors import UserError
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.records.private import private
 from benchmarks.records.schema import Peaks
-from benchmarks.storage.files import parse_as, read_regular, write_atomic
+from benchmarks.records.seal import is_sealed_as, sealed
+from benchmarks.storage.files import parse_as, parse_json, read_regular, write_atomic
 
 Schema = Literal[1]
 SCHEMA: int = get_args(Schema)[0]
@@ -66,8 +66,8 @@ def record_path(folder: Path, point: MemoryPoint) -> Path:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Stores a record of a measured point, which names no place."""
-    write_atomic(path, (json.dumps(private(record), indent=1) + "\n").encode())
+    """Stores a record of a measured point, sealed, which names no place."""
+    write_atomic(path, sealed(private(record)))
 
 
 def read_measured(results: Path) -> list[Record]:
@@ -79,14 +79,23 @@ def measured_records(results: Path) -> dict[Path, Record]:
     """All measured records under `results` by file, sorted by GPU and point.
 
     Raises:
-        UserError: A file is no such record.
+        UserError: As `read_point`.
     """
-    records = {}
-    for path in sorted((results / "measured").glob("*/*.json")):
-        try:
-            data = read_regular(path)
-            parse_as(_MEASURED, data, "record")
-        except UserError as error:
-            raise UserError(f"record must be a measured point, got {str(path)!r} ({error}): delete it") from error
-        records[path] = json.loads(data)
-    return records
+    return {path: read_point(path) for path in sorted((results / "measured").glob("*/*.json"))}
+
+
+def read_point(path: Path) -> Record:
+    """The record of a measured point.
+
+    Raises:
+        UserError: The file is no such record, or not what was stored.
+    """
+    try:
+        data = read_regular(path)
+        parse_as(_MEASURED, data, "record")
+        record: Record = parse_json(data)
+        if not is_sealed_as(data, record):
+            raise UserError("its content has changed since it was stored")
+    except UserError as error:
+        raise UserError(f"record must be a measured point, got {str(path)!r} ({error}): delete it") from error
+    return record

@@ -15,7 +15,7 @@ def hash_names(probabilities: "pd.DataFrame", key: bytes) -> "pd.DataFrame":
     dataset would be enough to name them again.
 
     Args:
-        probabilities: As `write_probabilities` takes them.
+        probabilities: As `store_run` takes them.
         key: The dataset's.
     """
     frame = probabilities.assign(path=[hashed(path, "image", key) for path in probabilities["path"]])

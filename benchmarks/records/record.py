@@ -1,14 +1,16 @@
 """The stored records of runs: written whole or not at all, and checked when they are read."""
 
-import json
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.errors import MissingError, UserError
-from benchmarks.records.schema import RECORD, Record
+from benchmarks.errors import MissingError, UserError, one_line
+from benchmarks.records.schema import DAMAGED, RECORD, Record
+from benchmarks.records.seal import DIGEST, is_sealed_as, sealed
+from benchmarks.storage.csv_cells import csv_text
 from benchmarks.storage.files import check_content, parse_json, read_regular, write_atomic
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ def remove_partial(results: Path, run_id: str) -> None:
     Files that were whole already take their places.
     """
     _put_in_place(results, run_id)
-    _waiting(_stored(results, run_id, ".predictions.csv")).unlink(missing_ok=True)
+    _waiting(predictions_path(results, run_id)).unlink(missing_ok=True)
     for path in (results / "runs").glob(f".{run_id}.*.tmp"):
         path.unlink(missing_ok=True)
 
@@ -35,12 +37,17 @@ def store_run(results: Path, record: Record, probabilities: "pd.DataFrame | None
     Args:
         results: the results root.
         record: as `write_record` takes it.
-        probabilities: as `write_probabilities` takes them; None where the run has none.
+        probabilities: one row an image with the columns split, path, label; group, where images belong to patients;
+            prob_<class> for each class and, in runs since these are stored, logit_<class>. Numbers are written so
+            that reading them gives the same ones. None where the run has none.
     """
     run_id = record["run_id"]
+    digest = None
     if probabilities is not None:
-        write_probabilities(results, run_id, probabilities, _waiting)
-    write_record(results, record, _waiting)
+        data = csv_text(probabilities).encode()
+        digest = hashlib.sha256(data).hexdigest()
+        write_atomic(_waiting(predictions_path(results, run_id)), data, private=True)
+    write_record(results, record | {"predictions_sha256": digest}, _waiting)
     _put_in_place(results, run_id)
 
 
@@ -52,7 +59,7 @@ def half_replaced(results: Path) -> list[str]:
 
 def _put_in_place(results: Path, run_id: str) -> None:
     """Finishes `store_run` where it has written all of a run."""
-    record, predictions = (_stored(results, run_id, suffix) for suffix in (".json", ".predictions.csv"))
+    record, predictions = _stored(results, run_id, ".json"), predictions_path(results, run_id)
     if not _waiting(record).exists():
         return
     if _waiting(predictions).exists():
@@ -62,6 +69,7 @@ def _put_in_place(results: Path, run_id: str) -> None:
     _waiting(record).replace(record)
 
 
+_PREDICTIONS = ".predictions.csv"  # what ends the names of their files
 _WAITING = ".whole"  # of files that are to take the place of others
 
 
@@ -69,25 +77,8 @@ def _waiting(path: Path) -> Path:
     return path.with_name(f"{path.name}{_WAITING}")
 
 
-def write_probabilities(
-    results: Path, run_id: str, probabilities: "pd.DataFrame", place: Callable[[Path], Path] = lambda path: path
-) -> Path:
-    """Store the class probabilities of a run's images. Call it before `write_record`: a record vouches for them.
-
-    Args:
-        results: the results root.
-        run_id: the run they belong to.
-        probabilities: one row an image with the columns split, path, label; group, where images belong to patients;
-            prob_<class> for each class and, in runs since these are stored, logit_<class>. Numbers are written so
-            that reading them gives the same ones.
-        place: where to write, from where it belongs.
-    """
-    path = place(_stored(results, run_id, ".predictions.csv"))
-    return write_atomic(path, probabilities.to_csv(index=False, lineterminator="\n").encode(), private=True)
-
-
 def write_record(results: Path, record: Record, place: Callable[[Path], Path] = lambda path: path) -> Path:
-    """Store a record as `results/runs/<run_id>.json`; numbers that are not finite become null, as JSON has no others.
+    """Store a record as `results/runs/<run_id>.json`, sealed; numbers that are not finite become null, as in JSON.
 
     Args:
         results: the results root.
@@ -104,19 +95,27 @@ def write_record(results: Path, record: Record, place: Callable[[Path], Path] = 
     except UserError as error:
         raise ValueError(str(error)) from error
     path = place(_stored(results, plain["run_id"], ".json"))
-    text = json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    return write_atomic(path, text.encode(), private=True)  # what an error said may name an image
+    return write_atomic(path, sealed(plain), private=True)  # what an error said may name an image
 
 
 def read_record(path: Path) -> Record:
-    """Read one record.
+    """Read one record, without the digest of itself.
 
     Raises:
         MissingError: there is no such record.
-        UserError: the file is damaged, or not a record of this schema.
+        UserError: the file is no record of this schema, or it or that of its predictions is not what was stored.
     """
+    record, damage = _read(path)
+    if damage is not None:
+        raise UserError(damage)
+    return record
+
+
+def _read(path: Path) -> tuple[Record, str | None]:
+    """A record, and a line that says why it is not to be believed."""
     try:
-        record = parse_json(read_regular(path))
+        data = read_regular(path)
+        record = parse_json(data)
         check_content(RECORD, record, "record")
         if _stored(path.parent.parent, record["run_id"], ".json").name != path.name:
             raise ValueError(f"run_id must be the name of its file, got {record['run_id']!r}")
@@ -126,15 +125,54 @@ def read_record(path: Path) -> Record:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"record must be readable, got {str(path)!r} ({reason}): delete it and run again") from error
-    return dict(record)
+    damage = _damage(path, data, record)
+    record.pop(DIGEST, None)
+    return record, damage
+
+
+def _damage(path: Path, data: bytes, record: Record) -> str | None:
+    """Why a record or its predictions are not what was stored."""
+    if not is_sealed_as(data, record):
+        return f"record must be what was stored, got {_edited(path)}"
+    digest = record.get("predictions_sha256")
+    if digest is None:
+        return None
+    predictions = predictions_path(path.parent.parent, record["run_id"])
+    try:
+        if hashlib.sha256(read_regular(predictions)).hexdigest() == digest:
+            return None
+    except FileNotFoundError:
+        return f"predictions must be there, got no {str(predictions)!r}: run it again"
+    except (OSError, UserError) as error:
+        return f"predictions must be readable, got {str(predictions)!r} ({one_line(error)}): run it again"
+    return f"predictions must be what was stored, got {_edited(predictions)}"
+
+
+def _edited(path: Path) -> str:
+    return f"{str(path)!r}, whose content has changed: run it again"
+
+
+def _place_alone(record: Record, damage: str) -> Record:
+    """What of a damaged record says where it belongs: none of its numbers is to be shown."""
+    run, dataset = record["run"], record["run"].get("dataset") or {}
+    kept = {name: run.get(name) for name in ("config", "method", "weights")}
+    kept["dataset"] = {name: dataset.get(name) for name in ("title", "folder", "synthetic")}
+    whole = {name: record[name] for name in ("schema", "run_id", "environment")}
+    return whole | {"status": {"state": DAMAGED, "message": damage}, "run": kept, "measurements": {}}
+
+
+def predictions_path(results: Path, run_id: str) -> Path:
+    """Where the predictions of a run lie."""
+    return _stored(results, run_id, _PREDICTIONS)
 
 
 def load_records(results: Path) -> tuple[list[Record], list[str]]:
     """Read every record under `results/runs`, sorted by run id.
 
     Returns:
-        The readable records, and one line for each file that is not one. The caller shows these lines and exits
-        non-zero: a damaged file is never counted and never passed over in silence.
+        The readable records, and one line for each file that is none or is not what was stored. The caller shows these
+        lines and exits non-zero: a damaged file is never counted and never passed over in silence. Of a record that
+        can be read, but is not to be believed, there is what says where it belongs, with the state `damaged`.
     """
     problems: list[str] = []
     return list(each_record(results, problems)), problems
@@ -144,9 +182,14 @@ def each_record(results: Path, problems: list[str]) -> Iterator[Record]:
     """The records of `load_records` one by one, as ten thousand at once take a gigabyte; adds to the problems."""
     for path in record_paths(results):
         try:
-            yield read_record(path)
+            record, damage = _read(path)
         except UserError as error:
             problems.append(str(error))
+            continue
+        if damage is not None:
+            problems.append(damage)
+            record = _place_alone(record, damage)
+        yield record
 
 
 def record_paths(results: Path) -> list[Path]:

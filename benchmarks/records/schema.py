@@ -13,6 +13,7 @@ from typing import (
     Any,
     Literal,
     NamedTuple,
+    NotRequired,
     Required,
     Union,
     get_args,
@@ -32,6 +33,7 @@ Schema = Literal[1]
 SCHEMA: int = get_args(Schema)[0]
 State = Literal["ok", "oom", "diverged", "failed", "interrupted"]
 STATES: tuple[State, ...] = get_args(State)
+DAMAGED = "damaged"  # what tables call a run whose stored files are not, or no longer, what was stored
 
 
 @dataclass(frozen=True)
@@ -305,7 +307,11 @@ class Environment(TypedDict, total=False):
 
 
 class RunRecord(TypedDict):
-    """The whole file."""
+    """The whole file.
+
+    predictions_sha256: of the file of its predictions, where it has one; sha256: see `benchmarks.records.seal`. Records
+    stored before there were these have neither.
+    """
 
     schema: Annotated[Schema, Column(None)]
     run_id: str
@@ -313,6 +319,8 @@ class RunRecord(TypedDict):
     run: Run
     measurements: Measurements
     environment: Environment
+    predictions_sha256: NotRequired[str | None]
+    sha256: NotRequired[Annotated[str, Column(None)]]
 
 
 RECORD = TypeAdapter(RunRecord)
@@ -342,7 +350,7 @@ def _unwrapped(hint: Any, marks: tuple[Any, ...] = ()) -> tuple[Any, tuple[Any, 
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _unwrapped(inner[0], (*marks, *inner[1:]))
-    if origin is Required:
+    if origin in (Required, NotRequired):
         return _unwrapped(inner[0], marks)
     if origin in (Union, types.UnionType):
         return _unwrapped(next(kind for kind in inner if kind is not type(None)), marks)

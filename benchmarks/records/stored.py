@@ -4,10 +4,11 @@ import copy
 from pathlib import Path
 
 from benchmarks.errors import UserError
-from benchmarks.records.record import read_record
+from benchmarks.records.record import predictions_path, read_record
+from benchmarks.records.schema import DAMAGED
 
-DONE = ("ok", "oom", "diverged")  # results; failed and interrupted runs are none
-UNDONE = (None, "interrupted")  # due under every policy
+DONE = ("ok", "oom", "diverged")  # results; failed, interrupted and damaged runs are none
+UNDONE = (None, "interrupted", DAMAGED)  # due under every policy
 POLICIES = ("only-missing", "retry-failed", "overwrite")
 
 TRIALS = "trials"  # below the results: trials are no results, and no table shows them
@@ -30,29 +31,29 @@ class StoredStates:
             that what one has done again is not done again by the next.
 
     Attributes:
-        damaged: Why a record cannot be read, by run.
+        damaged: Why a record is not to be believed, by run.
     """
 
     def __init__(self, results: Path, policy: str) -> None:
         assert policy in POLICIES
         self.folder, self.policy = results / "runs", policy
         self.damaged: dict[str, str] = {}
-        self._known: dict[str, tuple[Stamp, str | None]] = {}
-        self._before: dict[str, Stamp] = {}
+        self._known: dict[str, tuple[Stamp, Stamp | None, str | None]] = {}
+        self._before: dict[str, Stamp | None] = {}
         if policy != "only-missing":
             self._before = {path.stem: _stamp(path) for path in self.folder.glob("[!.]*.json")}
 
     def state(self, run_id: str) -> str | None:
         """The state of a run's record; None where there is none or it is damaged."""
         path = self.folder / f"{run_id}.json"
-        try:
-            stamp = _stamp(path)
-        except FileNotFoundError:
+        stamp = _stamp(path)
+        if stamp is None:
             return None
+        predictions = _stamp(predictions_path(self.folder.parent, run_id))
         known = self._known.get(run_id)
-        if known is None or known[0] != stamp:
-            known = self._known[run_id] = (stamp, self._read(path, run_id))
-        return known[1]
+        if known is None or known[:2] != (stamp, predictions):
+            known = self._known[run_id] = (stamp, predictions, self._read(path, run_id))
+        return known[2]
 
     def is_due(self, run_id: str) -> bool:
         """Whether a run is to be done."""
@@ -82,6 +83,10 @@ def is_due(state: str | None, policy: str) -> bool:
     return state in UNDONE or policy == "overwrite" or (policy == "retry-failed" and state not in DONE)
 
 
-def _stamp(path: Path) -> Stamp:
-    status = path.stat()
+def _stamp(path: Path) -> Stamp | None:
+    """None where there is no such file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
     return status.st_mtime_ns, status.st_ino

@@ -10,12 +10,12 @@ from benchmarks.analysis.inference import FEW as FEW_UNITS
 from benchmarks.analysis.summary import across_datasets
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT
 from benchmarks.choices import PHASES
-from benchmarks.records.schema import STATES
+from benchmarks.records.schema import DAMAGED, STATES
 from benchmarks.report.baselines import BASELINE
 
 PREDICTED, FALLBACK, INCIDENT, EDGE, CODE = "†", "‡", "§", "¶", "‖"
-FEW, MODELS, UNCONVERGED, LEAK = "⋆", "△", "◊", "⊗"
-AUC_MARKS = (UNCONVERGED, LEAK)  # what an AUC carries wherever it is shown
+FEW, MODELS, UNCONVERGED, LEAK, LOST = "⋆", "△", "◊", "⊗", "⊘"
+AUC_MARKS = (UNCONVERGED, LEAK, LOST)  # what an AUC carries wherever it is shown
 BAD_STATES = tuple(state for state in STATES if state != "ok")
 _WEIGHTS = {
     "hub": "weights from the model hub",
@@ -58,6 +58,7 @@ _CODE_MIX = {
     LEFT_OUT: "Without a mean, as different code has trained the runs",
     AVERAGED: "The mean runs over what different code has trained",
 }
+_COUNTED = {LEAK: "leaks", LOST: f"seeds_{DAMAGED}"}  # columns that are above 0 where a mark applies
 _STATE_WORDS = {"oom": "out of memory", "diverged": "diverged", "failed": "failed", "interrupted": "interrupted"}
 
 
@@ -172,6 +173,7 @@ def footnotes(block: pd.DataFrame) -> list[str]:
     notes += _names_notes(block)
     notes += _unconverged_notes(block)
     notes += _leak_notes(block)
+    notes += _lost_notes(block)
     incidents = "; ".join(_incidents(block))
     if incidents:
         notes.append(f"{INCIDENT} {incidents}.")
@@ -276,9 +278,21 @@ def _leak_notes(block: pd.DataFrame) -> Iterator[str]:
         )
 
 
+def _lost_notes(block: pd.DataFrame) -> Iterator[str]:
+    """Which cells lack runs because their files are not what was stored."""
+    lost = block[block[f"seeds_{DAMAGED}"] > 0]
+    cells = [f"{row['label']} at {row['resolution']} px ({row[f'seeds_{DAMAGED}']})" for _, row in lost.iterrows()]
+    if cells:
+        yield (
+            f"{LOST} Runs left out, as their record or predictions are not what was stored: {'; '.join(cells)}. The "
+            "command that ran them makes them again."
+        )
+
+
 def auc_marks(row: Mapping[Any, Any] | pd.Series) -> str:
-    """What the AUC of a row carries."""
-    applies = {UNCONVERGED: not pd.isna(row["unconverged"]), LEAK: not pd.isna(row["leaks"]) and row["leaks"] > 0}
+    """What the AUC of a row carries, or what stands in its place."""
+    applies = {UNCONVERGED: not pd.isna(row["unconverged"])}
+    applies |= {mark: not pd.isna(row[name]) and row[name] > 0 for mark, name in _COUNTED.items()}
     return "".join(mark for mark in AUC_MARKS if applies[mark])
 
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from benchmarks.analysis.inference import FEW as FEW_UNITS
+from benchmarks.records.schema import DAMAGED
 from benchmarks.report.baselines import BASELINE
-from benchmarks.report.captions import BAD_STATES, CODE, EDGE, FEW, INCIDENT, MODELS, PREDICTED, auc_marks
+from benchmarks.report.captions import BAD_STATES, CODE, EDGE, FEW, INCIDENT, LOST, MODELS, PREDICTED, auc_marks
 
 
 class Entry(NamedTuple):
@@ -69,15 +70,19 @@ def _host(row: pd.Series) -> Entry:
 
 
 def _auc(row: pd.Series) -> Entry:
-    if row["state"] == "oom":
-        return Entry("OOM", INCIDENT)
-    if row["state"] in BAD_STATES:
-        return Entry(row["state"], INCIDENT)
+    if row["state"] in (*BAD_STATES, DAMAGED):
+        return without_auc(row["state"], row[f"seeds_{DAMAGED}"] > 0)
     mark = "" if pd.isna(row["code_mix"]) else CODE
     if pd.isna(row["auc_mean"]):
         return Entry("–", mark)
     spread = "" if pd.isna(row["auc_sd"]) else f" ± {100 * row['auc_sd']:.2f}"
     return Entry(f"{100 * row['auc_mean']:.2f}{spread}", mark + auc_marks(row), competes=row["complete"])
+
+
+def without_auc(state: str, lost: bool) -> Entry:
+    """What stands in the place of an AUC where no run has one; `lost` where some were left out."""
+    incident = "" if state == DAMAGED else INCIDENT
+    return Entry("OOM" if state == "oom" else state, incident + LOST * lost)
 
 
 def _accuracy(row: pd.Series) -> Entry:

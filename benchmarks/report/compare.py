@@ -12,7 +12,8 @@ from benchmarks.analysis.inference import LEVEL
 from benchmarks.analysis.significance import cell_evidence
 from benchmarks.analysis.statistics import holm, seeds_p
 from benchmarks.analysis.summary import summary
-from benchmarks.report.captions import LEAK, UNCONVERGED, auc_marks
+from benchmarks.records.schema import DAMAGED
+from benchmarks.report.captions import LEAK, LOST, UNCONVERGED, auc_marks
 from benchmarks.report.columns import shown_p
 from benchmarks.report.tables import escape_markdown
 
@@ -22,10 +23,12 @@ NOTE = (
     f"test: over {METHODS}, whether the methods differ; over {MODELS}, where one seed is all there is, whether these "
     f"trained models do, which is no claim about methods; over {SEEDS} alone where predictions are missing. "
     f"p is Holm-corrected over all cells. {UNCONVERGED} AUC: runs of it had not converged, more epochs may raise it. "
-    f"{LEAK} AUC: images lie in two splits, it may be too high."
+    f"{LEAK} AUC: images lie in two splits, it may be too high. {LOST} AUC: runs of it are left out, as their files "
+    "are not what was stored."
 )
 _PLACE = ("block", "dataset", "dataset_digest", "resolution", "method")
 _MIB = 2**20
+_MARKED = ("unconverged", "leaks", f"seeds_{DAMAGED}")  # what `auc_marks` looks at
 
 
 class Side(NamedTuple):
@@ -47,13 +50,12 @@ def compare_results(before: Side, after: Side, mix_code: bool = False) -> pd.Dat
 
     Returns:
         One row a cell of either side: block, dataset, dataset_digest, resolution, method, label, settings (what
-        differs); state, seeds, auc, unconverged and leaks (as in the summary), memory_bytes (of the whole run) and
-        trainable, each as _before and _after; auc_change, with auc_low and auc_high (its 95 % interval, where both
-        have predictions of the same images), p, p_holm (corrected over all cells) and test (over `images and seeds`,
-        paired where the seeds are the same;
-        `images, trained models` where a side has one seed; `seeds`, a t test, without predictions); memory_change,
-        where both are measured or both predicted; trainable_change; in (`both`, `before`, `after`); auc: `same`,
-        `not significant`, `significant` (at 0.05 after Holm) or `no test`.
+        differs); state, seeds, auc, unconverged, leaks and seeds_damaged (as in the summary), memory_bytes (of the
+        whole run) and trainable, each as _before and _after; auc_change, with auc_low and auc_high (its 95 % interval,
+        where both have predictions of the same images), p, p_holm (corrected over all cells) and test (over `images
+        and seeds`, paired where the seeds are the same; `images, trained models` where a side has one seed; `seeds`, a
+        t test, without predictions); memory_change, where both are measured or both predicted; trainable_change; in
+        (`both`, `before`, `after`); auc: `same`, `not significant`, `significant` (at 0.05 after Holm) or `no test`.
     """
     tables = [summary(side.frame, mix_code) for side in (before, after)]
     rows = [_row(first, second, before, after) for first, second in _matched(*tables)]
@@ -100,6 +102,7 @@ def _row(first: pd.Series | None, second: pd.Series | None, before: Side, after:
         row[f"auc_{side}"] = None if cell is None else _number(cell["auc_mean"])
         row[f"unconverged_{side}"] = None if cell is None else _text(cell["unconverged"]) or None
         row[f"leaks_{side}"] = None if cell is None or pd.isna(cell["leaks"]) else int(cell["leaks"])
+        row[f"seeds_{DAMAGED}_{side}"] = None if cell is None else int(cell[f"seeds_{DAMAGED}"])
     row |= dict.fromkeys(("auc_change", "auc_low", "auc_high", "p", "p_holm", "test"))
     if first is not None and second is not None and row["auc_before"] is not None and row["auc_after"] is not None:
         row["auc_change"] = row["auc_after"] - row["auc_before"]
@@ -228,7 +231,7 @@ def _signed(value: float) -> str:
 
 
 def _auc(row: Any, side: str) -> str:
-    return _percent(row[f"auc_{side}"]) + auc_marks({name: row[f"{name}_{side}"] for name in ("unconverged", "leaks")})
+    return _percent(row[f"auc_{side}"]) + auc_marks({name: row[f"{name}_{side}"] for name in _MARKED})
 
 
 def _percent(value: float | None) -> str:

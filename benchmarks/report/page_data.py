@@ -22,6 +22,7 @@ from benchmarks.memory.needs import CONTEXT_BYTES, MARGIN
 from benchmarks.privacy import hide_places
 from benchmarks.records.frame import PROTOCOL, runs_frame
 from benchmarks.records.private import anonymous, private
+from benchmarks.records.record import predictions_path
 from benchmarks.records.schema import Record
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import AUC_MARKS, auc_marks, definitions, footnotes, preloading, protocol, spread, title
@@ -196,7 +197,7 @@ def _packed(
 def _without_predictions(results: Path, frame: pd.DataFrame) -> Iterator[str]:
     """A line for each finished run whose predictions are gone."""
     for run_id in frame.loc[frame["state"] == "ok", "run_id"]:
-        path = results / "runs" / f"{run_id}.predictions.csv"
+        path = predictions_path(results, run_id)
         if not path.exists():
             yield f"predictions must be there, got no {str(path)!r}: delete the run's record and run again"
 

@@ -7,11 +7,13 @@ import pandas as pd
 from tabulate import tabulate
 
 from benchmarks.analysis.summary import blocks, summary
+from benchmarks.names import printable
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import AUC_MARKS, CODE, INCIDENT, footnotes, protocol, spread, title
 from benchmarks.report.missing_runs import commands
 from benchmarks.report.paper_table import PaperTable, beside_published, paper_columns, paper_tables, published_figures
 from benchmarks.report.tables import LATEX_PACKAGES, escape_latex, escape_markdown, latex_table, markdown_rows
+from benchmarks.storage.csv_cells import csv_text
 from benchmarks.storage.files import write_atomic
 
 _HOW = (
@@ -52,7 +54,7 @@ def write_paper_tables(results: Path, frame: pd.DataFrame, published: bool, mix_
     alone = beside_published(None, cited) if cited is not None and nothing else pd.DataFrame()
     texts = {
         "paper.md": _markdown(papers, paired, alone),
-        "paper.csv": _csv(papers, paired, alone).to_csv(index=False, lineterminator="\n"),
+        "paper.csv": csv_text(_csv(papers, paired, alone)),
         "paper.tex": _latex(papers, paired, alone),
     }
     return [write_atomic(results / "tables" / name, text.encode()) for name, text in texts.items()]
@@ -172,7 +174,7 @@ def _latex(papers: Sequence[PaperTable], paired: Sequence[pd.DataFrame], alone: 
         name = f"paper-{paper.block['block'].iloc[0]}"
         caption = f"{_about(paper)} {_HOW}"
         parts.append(latex_table(_with_chance(paper), paper_columns(paper.datasets), caption, name, _notes(paper)))
-        parts += [f"% not run: {line}" for line in commands(paper.block)]
+        parts += [f"% not run: {printable(line)}" for line in commands(paper.block)]
         if len(beside):
             parts.append(_published_tex(beside, f"{name}-published"))
     if len(alone):

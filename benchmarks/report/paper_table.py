@@ -14,8 +14,8 @@ from benchmarks.analysis.summary import (
 )
 from benchmarks.errors import MissingError
 from benchmarks.report.baselines import BASELINE
-from benchmarks.report.captions import BAD_STATES, CODE, INCIDENT, auc_marks
-from benchmarks.report.columns import COLUMNS, Column, Entry
+from benchmarks.report.captions import BAD_STATES, CODE, INCIDENT, LOST, auc_marks
+from benchmarks.report.columns import COLUMNS, Column, Entry, without_auc
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 # As papers name backbones, and how timm begins the name of the same architecture.
@@ -156,7 +156,7 @@ def _auc(name: str) -> Callable[[pd.Series], Entry]:
         if pd.isna(state):
             return Entry("")
         if state != "ok":
-            return Entry("OOM" if state == "oom" else state, INCIDENT)
+            return without_auc(state, LOST in row[f"mark {name}"])
         if pd.isna(row[f"auc {name}"]):
             return Entry("–", row[f"mark {name}"])
         spread = "" if pd.isna(row[f"sd {name}"]) else f" ± {100 * row[f'sd {name}']:.2f}"

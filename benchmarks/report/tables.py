@@ -16,6 +16,7 @@ from benchmarks.analysis.ranks import DatasetsComparison, Ranking, ToFull, compa
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import blocks, summary
 from benchmarks.errors import UserError
+from benchmarks.names import printable
 from benchmarks.report.baselines import BASELINE, add_baselines
 from benchmarks.report.captions import (
     definitions,
@@ -30,9 +31,14 @@ from benchmarks.report.captions import (
 )
 from benchmarks.report.columns import Column, Entry, columns_of, rows_by_resolution, shown_p
 from benchmarks.report.rank_captions import TO_FULL, difference, lacking, least_p, ranks, unranked
+from benchmarks.storage.csv_cells import csv_text
 from benchmarks.storage.files import write_atomic
 
-LATEX_PACKAGES = "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}.\n"
+LATEX_PACKAGES = (
+    "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc};\n"
+    "% with letters that are not Latin, lualatex or xelatex, and in place of fontenc \\usepackage{fontspec} with the\n"
+    "% \\setmainfont of a font that has them.\n"
+)
 NO_EVIDENCE: Mapping[str, Evidence] = MappingProxyType({})
 _RANKS_MD = ("{}", "**{}**", "<u>{}</u>")
 _RANKS_TEX = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
@@ -40,7 +46,8 @@ _RANKS_CONSOLE = ("", "bold", "underline")
 _TEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
-    **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "−": "$-$", "·": r"$\cdot$", "…": r"\ldots{}", '"': "''"},
+    **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": r"\textendash{}", "−": "$-$", "·": r"$\cdot$", "…": r"\ldots{}"},
+    **{'"': r"\textquotedbl{}", "`": r"\textasciigrave{}"},
     **{
         "↑": r"$\uparrow$",
         "↓": r"$\downarrow$",
@@ -53,8 +60,11 @@ _TEX = {
         "△": r"$^{\triangle}$",
         "◊": r"$^{\diamond}$",
         "⊗": r"$^{\otimes}$",
+        "⊘": r"$^{\oslash}$",
     },
 }
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_LIGATURE = re.compile("([-,'])(?=\\1)")  # what LaTeX would join: hyphens to a dash, commas and apostrophes to quotes
 
 
 def write_tables(
@@ -80,7 +90,7 @@ def write_tables(
     table = add_baselines(add_significance(table, evidence))
     texts = {
         "results.md": _markdown(table),
-        "results.csv": table.to_csv(index=False, lineterminator="\n"),
+        "results.csv": csv_text(table),
         "results.tex": _latex(table),
     }
     return [write_atomic(results / "tables" / name, text.encode()) for name, text in texts.items()]
@@ -102,8 +112,9 @@ def escape_markdown(text: str) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
-    return "".join(_TEX.get(character, character) for character in re.sub(r"\s+", " ", text))
+    """Text that LaTeX prints as it stands; a control character, which it refuses, as its escape."""
+    shown = _CONTROL.sub(lambda found: printable(found[0]), re.sub(r"\s+", " ", text))
+    return _LIGATURE.sub(r"\1{}", "".join(_TEX.get(character, character) for character in shown))
 
 
 def _header(header: str, better: int) -> str:

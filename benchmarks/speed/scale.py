@@ -39,7 +39,7 @@ from benchmarks.memory.phases import views_of
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.prediction_cache import predict_points
 from benchmarks.records.frame import load_frame
-from benchmarks.records.record import read_record, write_probabilities, write_record
+from benchmarks.records.record import read_record, store_run
 from benchmarks.records.schema import Record
 from benchmarks.records.stored import StoredStates
 from benchmarks.scores import log_odds
@@ -151,7 +151,7 @@ def store_like(model: Record, run: PlannedRun, dataset: Dataset, results: Path) 
         record["status"] = {"state": "oom", "message": "CUDA out of memory", "phase": "train"}
         for part in ("test", "val", "history"):
             del record["measurements"][part]
-        write_record(results, record)
+        store_run(results, record, None)
         return
     rng = np.random.default_rng([config.seed, *config.run_id.encode()])
     measured = ("test", "val", "history", "seconds", "images_per_second")
@@ -169,8 +169,7 @@ def store_like(model: Record, run: PlannedRun, dataset: Dataset, results: Path) 
     for split, rows in (("test", test), ("val", ~test)):
         found = influence(labels[rows], scores[rows], np.arange(rows.sum()))
         record["measurements"][split]["auc"] = found.auc
-    write_probabilities(results, config.run_id, frame)
-    write_record(results, record)
+    store_run(results, record, frame)
 
 
 def _varied(measured: Any, rng: np.random.Generator) -> Any:

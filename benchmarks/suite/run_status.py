@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records.record import each_record
-from benchmarks.records.schema import Record
+from benchmarks.records.record import each_record, record_paths
+from benchmarks.records.schema import DAMAGED, Record
 from benchmarks.records.stored import DONE, trial_results
 from benchmarks.storage.locks import Lock
 from benchmarks.suite.slurm_queue import QUEUED, RUNNING, JobEntry, queued_jobs
@@ -17,8 +17,9 @@ def list_runs(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
     Returns:
         A row of `COLUMNS` each, and a line for each file that cannot be read. `status` is `queued`, `running`, `done`
-        (with a result: ok, oom or diverged), `failed`, `interrupted` (the same command goes on with it) or `lost` (its
-        job is gone and left nothing: the same command submits it again).
+        (with a result: ok, oom or diverged), `failed`, `interrupted` (the same command goes on with it), `damaged` (its
+        files are not what was stored: the same command does it again) or `lost` (its job is gone and left nothing: the
+        same command submits it again).
 
     Raises:
         UserError: A file that says what was handed to a cluster is damaged.
@@ -31,6 +32,8 @@ def list_runs(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
             rows[kind, record["run_id"]] = _stored_row(kind, record)
             tuning = record["run"].get("tuning") or {}
             tuned[(*tuning.get("runs", ()), record["run"]["config"]["seed"])] = record["run_id"]
+        for path in record_paths(folder):
+            rows.setdefault((kind, path.stem), _row(path.stem, kind, DAMAGED))  # which could not even be read
         for path in (folder / "runs").glob(".*.lease"):
             holder = _holder(path)
             if holder is not None:
@@ -76,7 +79,7 @@ def _add_job(rows: dict[tuple[str, str], dict[str, Any]], run_id: str | None, en
     """Adds what the cluster knows; a record or a claim of the run says more than the cluster does."""
     key = ("trial" if entry.trial else "run", run_id or entry.name)
     row = rows.setdefault(key, _row(key[1], key[0], "lost"))
-    if row["status"] in ("lost", "interrupted", "queued"):
+    if row["status"] in ("lost", "interrupted", DAMAGED, "queued"):
         if state in QUEUED:
             row["status"] = "queued"
         elif state in RUNNING:
