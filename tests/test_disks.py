@@ -164,7 +164,7 @@ def test_a_cache_that_cannot_hold_the_features_fails_its_runs_alone(full_disks: 
     status = full_disks.records["fpt"]["status"]
     assert (status["state"], status["phase"]) == ("failed", "preload")
     assert re.match(
-        r"features need \S+ GiB under .*small/features, where \S+ GiB are free; make room", status["message"]
+        r"features need \S+ GiB under <cache>/features, where \S+ GiB are free; make room", status["message"]
     )
     assert "full others 32 px seed 0: started" in full_disks.stderr
 

@@ -47,7 +47,7 @@ def test_a_prediction_that_fails_is_a_note_of_a_run_that_goes_on(
     record = records(folder / "results")["linear"]
     assert record["status"]["state"] == "ok" and "predicted_memory" not in record["measurements"]
     (note,) = record["run"]["notes"]
-    assert note.startswith(f"memory is not predicted: {said}") and note in ended.stderr
+    assert note.startswith(f"memory is not predicted: {said}") and note.replace(".../c", "/c") in ended.stderr
 
 
 class Broken:
