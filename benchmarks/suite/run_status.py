@@ -32,7 +32,7 @@ def list_runs(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
             rows[kind, record["run_id"]] = _stored_row(kind, record)
             tuning = record["run"].get("tuning") or {}
             tuned[(*tuning.get("runs", ()), record["run"]["config"]["seed"])] = record["run_id"]
-        for path in record_paths(folder):
+        for path in record_paths(folder) if problems else ():
             rows.setdefault((kind, path.stem), _row(path.stem, kind, DAMAGED))  # which could not even be read
         for path in (folder / "runs").glob(".*.lease"):
             holder = _holder(path)
