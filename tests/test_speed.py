@@ -70,9 +70,12 @@ def test_the_records_of_the_scale_benchmark_are_as_runs_store_them(tmp_path: Pat
         "lora", "images", dataset.digest, 32, 0, "vit_tiny_patch16_224", "none", None, 20, 16, 1e-3, 0.1
     )  # fmt: skip
     places = Places(str(root), tmp_path, tmp_path / "cache", "cpu")
+    looks = make_record("lora")
+    epoch = {"epoch": 1, "loss": 0.5, "lr": 1e-3, "val_auc": 0.8, "val_loss": 0.4, "seconds": 2.0}
+    looks["measurements"] |= {"history": [epoch], "images_per_second": {"train": 9.0, "eval": 20.0, "preload": None}}
     for seed in range(3):
         run = PlannedRun(replace(config, seed=seed), places, Weights("none", "none", config.backbone, config.backbone))
-        scale.store_like(make_record("lora"), run, dataset, tmp_path)
+        scale.store_like(looks, run, dataset, tmp_path)
     frame, problems = load_frame(tmp_path)
     evidence, unreadable = load_evidence(tmp_path, frame)
     assert problems == unreadable == [] and len(evidence) == 3
