@@ -28,7 +28,7 @@ from datasets.fundus import LARGE, SMALL, draw_fundus
 from datasets.info import DatasetInfo
 
 SEED = 2024
-COUNTS = {"train": 80, "val": 32, "test": 96}
+COUNTS = {"train": 32, "val": 16, "test": 64}
 KINDS = ((0, None), (1, LARGE), (0, None), (1, SMALL))  # label and lesions, in turn
 
 
@@ -59,7 +59,7 @@ DATASET = DatasetInfo(
     mean=(0.402, 0.195, 0.099),
     std=(0.264, 0.123, 0.055),
     epochs=3,
-    batch_size=2,
+    batch_size=1,
     synthetic=True,
     expected={"total": sum(COUNTS.values())},
     licence="CC0",

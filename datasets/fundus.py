@@ -38,7 +38,7 @@ class Lesions(NamedTuple):
 # Seen at any resolution. Without a ring the mean of its pixels stays dark however far an image is reduced.
 LARGE = Lesions(number=(35, 55), radius=(20.0, 28.0), depth=(0.7, 0.9), ring=None)
 # A spot and its ring cancel out in the mean, so an image reduced until both fall into one pixel hardly shows them.
-SMALL = Lesions(number=(130, 170), radius=(5.6, 6.2), depth=(1.75, 2.0), ring=1.4)
+SMALL = Lesions(number=(130, 170), radius=(6.0, 6.8), depth=(1.75, 2.0), ring=1.4)
 
 
 def draw_fundus(rng: np.random.Generator, lesions: Lesions | None) -> Image.Image:

@@ -1,8 +1,8 @@
 """Builds awkward folders, weights and files, gives each to the product as a user would and prints what it said.
 
-`python tests/awkward_input.py` prints a table of this checkout; `--code OLD NEW` one column for each of several
-checkouts, which shows what a change did. Nothing of the product is imported: another version need not be alike inside.
-What needs a full disk, a SLURM or a kill of the system is left to the tests.
+`PYTHONPATH=. python tests/awkward_input.py` prints a table of this checkout; `--code OLD NEW` one column for each of
+several checkouts, which shows what a change did. Nothing of the product is asked but by its commands: another version
+need not be alike inside. What needs a full disk, a SLURM or a kill of the system is left to the tests.
 """
 
 import argparse
