@@ -1,7 +1,8 @@
 """Kills a suite at random moments until it is done all the same, and compares it with an undisturbed one.
 
-`PYTHONPATH=. python tests/fault_injection.py --kills 200` prints how many moments were tried, of what kind, and what was
-found. Suites are real: trials of two learning rates, then runs, with and without preloaded features, everything cold.
+`PYTHONPATH=. python tests/fault_injection.py --kills 200` prints how many moments were tried, of what kind, and what
+was found. Suites are real: trials of two learning rates, then runs, with and without preloaded features, everything
+cold.
 """
 
 import argparse
