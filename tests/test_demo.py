@@ -62,7 +62,7 @@ def test_a_generation_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert list((tmp_path / "data").iterdir()) == []
 
 
-@pytest.mark.parametrize(("lesions", "share"), [(LARGE, 0.08), (SMALL, 0.02)], ids=["large", "small"])
+@pytest.mark.parametrize(("lesions", "share"), [(LARGE, 0.08), (SMALL, 0.03)], ids=["large", "small"])
 def test_only_the_lesions_differ(lesions: Lesions, share: float) -> None:
     clear, ill = (draw_fundus(np.random.default_rng(3), kind) for kind in (None, lesions))
     assert clear.size == ill.size == (SIDE, SIDE)

@@ -107,7 +107,7 @@ def test_a_run_that_failed_is_no_part_of_the_mean() -> None:
 def test_tables_mark_what_they_left_out_or_mixed(tmp_path: Path) -> None:
     codes = "1a2b3c4d (version 0.1.0, commit c0ffee); 5e6f7a8b (version 0.1.0, commit facade00)"
     markdown, _, latex = (path.read_text() for path in write_tables(tmp_path, runs_frame(mixed())))
-    assert "–‖ " in markdown and r"--$^{\|}$" in latex
+    assert "–‖ " in markdown and r"\textendash{}$^{\|}$" in latex
     assert f"‖ Without a mean, as different code has trained the runs: LoRA at 448 px by {codes}." in markdown
     assert "Not all rows were trained by the same code:" in markdown
     markdown = write_tables(tmp_path, runs_frame(mixed()), mix_code=True)[0].read_text()
