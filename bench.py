@@ -4,10 +4,13 @@
 import argparse
 import gc
 import os
+import signal
 import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `stop_on_signals`: importing would end with a traceback
 
 from benchmarks.bounds import refuse_faults
 from benchmarks.commands import COMMANDS
