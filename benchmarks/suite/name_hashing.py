@@ -12,7 +12,7 @@ from benchmarks.config import Places
 from benchmarks.data.dataset import find_root
 from benchmarks.errors import UserError
 from benchmarks.records.hashed_names import hash_names
-from benchmarks.records.record import read_record
+from benchmarks.records.record import predictions_path, read_record
 from benchmarks.records.schema import Record
 from benchmarks.storage.name_key import hashed, key_id, make_key, read_key
 from benchmarks.suite.tuning import tuned_runs
@@ -51,7 +51,7 @@ def _named(work: "Work") -> Iterator[str]:
     """Runs of the suite that are not due, and whose predictions have names."""
     for run in (run for cell in work.plan.cells for run in tuned_runs(cell, work.results) or ()):
         run_id = run.config.run_id
-        if work.runs.is_due(run_id) or not (work.runs.folder / f"{run_id}.predictions.csv").exists():
+        if work.runs.is_due(run_id) or not predictions_path(work.results, run_id).exists():
             continue
         try:
             record = read_record(work.runs.folder / f"{run_id}.json")
