@@ -15,7 +15,7 @@ from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
-from test_report import rounded
+from test_report import as_shown
 
 from benchmarks.records.record import load_records, write_record
 from benchmarks.report.html_page import write_report
@@ -254,7 +254,7 @@ def test_records_are_those_that_were_stored(page: Chrome, folder: Path) -> None:
     assert len(records) == len(paths) > 30
     for path in paths:
         name = path.stem if path.parent.name == "runs" else f"measured/{path.parent.name}/{path.stem}"
-        assert records[name] == rounded(json.loads(path.read_text()))
+        assert records[name] == as_shown(path)
 
 
 def test_many_seeds_are_offered_when_asked_for(chrome: Chrome, tmp_path: Path) -> None:
