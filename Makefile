@@ -13,8 +13,9 @@ SLOW := process or cluster or browser or fuzz or slow
 
 .PHONY: bench test quick docs clean environment
 
+# On a CPU two runs at a time, each on half of the cores, take half as long as one after the other on all of them.
 bench: environment
-	$(PY) bench.py --suite demo
+	$(PY) bench.py --suite demo $(if $(shell command -v nvidia-smi),,--jobs 2)
 
 # Small models on many threads wait for each other: one thread is several times faster here.
 test quick: export OMP_NUM_THREADS ?= 1
