@@ -1,16 +1,12 @@
 """Whatever a file holds, a user gets one line and no traceback: suite files, records, manifests, label tables.
 
-Valid files are damaged at random, in their structure and in their bytes, always in the same way.
+Valid files are damaged at random, in their structure and in their bytes; images and archives in test_fuzz_files.py.
 """
 
-import contextlib
-import copy
 import csv
-import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +15,9 @@ import pytest
 import raw_trees
 import yaml
 from bench_process import options_of
+from damage import DEEP, as_csv, broken, damaged, folder, fuzz, fuzz_briefly, odd_tables, only_clean_errors
 from fixed_records import make_record, store_with_predictions
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from report_folder import predictions as make_predictions
 from report_folder import write_measured
@@ -32,9 +29,6 @@ from benchmarks.check.problems import findings
 from benchmarks.check.survey import survey
 from benchmarks.data.dataset import open_dataset
 from benchmarks.data.manifest import COLUMNS, Entry, count, split_digest, write_manifest
-from benchmarks.errors import UserError
-from benchmarks.images.decode import decode, inspect_image, is_image
-from benchmarks.images.dicom import read_tags
 from benchmarks.memory.measured import read_measured
 from benchmarks.memory.table import measured_rows, points_frame
 from benchmarks.prepare.build import prepare
@@ -49,104 +43,6 @@ from benchmarks.report.tables import console_table, write_tables
 from datasets import DATASETS
 
 pytestmark = pytest.mark.fuzz
-
-MENDABLE = (UserError, OSError)  # what bench.main turns into one line
-fuzz = settings(
-    derandomize=True, deadline=None, max_examples=25, database=None, suppress_health_check=list(HealthCheck)
-)
-fuzz_briefly = settings(fuzz, max_examples=10)  # what goes all the way to tables takes its time
-
-ODD = ["", " ", "\0", "\r\n", "\ufeff", "\ud800", "\udcff", "é", "𝕏" * 3, "-1", "--help", "../x", "1e999", "x" * 2000]
-DEEP = b"[" * 5000 + b"]" * 5000
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-3, 3),
-    st.sampled_from([2**63, -(2**63), 10**30, 10**400]),
-    st.floats(),
-    st.sampled_from(ODD),
-    st.text(max_size=5),
-)
-keys = st.sampled_from(ODD) | st.text(max_size=3)
-values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=4
-)
-
-
-def one_line(error: BaseException) -> None:
-    """What bench.main prints: not empty, and printable."""
-    text = " ".join(str(error).split())
-    assert text, repr(error)
-    assert not isinstance(error, RecursionError)
-
-
-@contextlib.contextmanager
-def only_clean_errors() -> Iterator[None]:
-    try:
-        yield
-    except MENDABLE as error:
-        one_line(error)
-
-
-@contextlib.contextmanager
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
-
-
-def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of everything inside nested lists and dictionaries."""
-    yield path
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    for key, value in items:
-        yield from places(value, (*path, key))
-
-
-@st.composite
-def damaged(draw: st.DrawFn, content: Any) -> Any:
-    """Up to three parts replaced, dropped or added."""
-    content = copy.deepcopy(content)
-    for _ in range(draw(st.integers(1, 3))):
-        path = draw(st.sampled_from(list(places(content))))
-        if not path:
-            if draw(st.integers(0, 20)) == 0:
-                return draw(values)
-            continue
-        parent = content
-        for key in path[:-1]:
-            parent = parent[key]
-        how = draw(st.sampled_from(["replace", "replace", "drop", "add"]))
-        if how == "replace":
-            parent[path[-1]] = draw(values)
-        elif how == "drop":
-            del parent[path[-1]]
-        elif isinstance(parent, dict):
-            parent[draw(st.text(max_size=5))] = draw(values)
-    return content
-
-
-@st.composite
-def broken(draw: st.DrawFn, data: bytes) -> bytes:
-    """Bytes cut, overwritten, inserted, repeated, or in other line ends and encodings."""
-    for _ in range(draw(st.integers(1, 3))):
-        start, length = draw(st.integers(0, len(data))), draw(st.integers(0, 40))
-        junk = draw(st.binary(max_size=8) | st.sampled_from([b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b'"', b"NaN"]))
-        how = draw(st.sampled_from(["cut", "over", "insert", "repeat", "crlf", "utf16", "bom"]))
-        if how == "cut":
-            data = data[:start]
-        elif how == "over":
-            data = data[:start] + junk + data[start + len(junk) :]
-        elif how == "insert":
-            data = data[:start] + junk + data[start:]
-        elif how == "repeat":
-            data = data[:start] + data[start : start + length] * 2 + data[start + length :]
-        elif how == "crlf":
-            data = data.replace(b"\n", b"\r\n")
-        elif how == "utf16":
-            data = data.decode("latin-1").encode("utf-16")
-        else:
-            data = b"\xef\xbb\xbf" + data
-    return data
 
 
 def parse_suite(data: bytes) -> None:
@@ -309,34 +205,6 @@ def test_manifests_of_odd_bytes(prepared: Path, data: bytes) -> None:
     open_prepared(prepared, "manifest.json", data)
 
 
-@st.composite
-def odd_tables(draw: st.DrawFn, rows: list[list[str]]) -> list[list[str]]:
-    """Cells replaced, rows dropped, repeated, cut short or made longer, columns renamed."""
-    rows = copy.deepcopy(rows)
-    for _ in range(draw(st.integers(1, 3))):
-        number = draw(st.integers(0, len(rows) - 1))
-        how = draw(st.sampled_from(["cell", "cell", "drop", "repeat", "short", "long", "header"]))
-        row = rows[0] if how == "header" else rows[number]
-        if how in ("cell", "header") and row:
-            other = draw(st.sampled_from([value for row in rows for value in row]))
-            row[draw(st.integers(0, len(row) - 1))] = draw(st.sampled_from([*ODD, "nan", "inf", "1e5", other]))
-        elif how == "drop" and len(rows) > 1:
-            del rows[number]
-        elif how == "repeat":
-            rows.insert(number, list(row))
-        elif how == "short":
-            del row[1:]
-        elif how == "long":
-            row += ["more", ""]
-    return rows
-
-
-def as_csv(rows: list[list[str]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode(errors="surrogatepass")
-
-
 MANIFEST = [list(COLUMNS), *map(list, ENTRIES)]
 
 
@@ -408,33 +276,6 @@ def test_label_tables_of_odd_values(download: Path, data: st.DataObject) -> None
 @given(st.data())
 def test_label_tables_of_odd_bytes(download: Path, data: st.DataObject) -> None:
     find(download, data.draw(broken(download.read_bytes())), download.suffix)
-
-
-PICTURES = {
-    **{kind: {"format": kind} for kind in ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")},
-    "deflated TIFF": {"format": "TIFF", "compression": "tiff_deflate"},
-    "MPO": {"format": "MPO"},
-}
-
-
-@pytest.mark.filterwarnings("ignore")  # Pillow and pydicom warn of damages that they can live with
-@pytest.mark.parametrize("kind", [*PICTURES, "DICOM"])
-@fuzz
-@given(st.data())
-def test_images_of_odd_bytes(tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject) -> None:
-    path = tmp_path_factory.getbasetemp() / f"picture of {kind}.png"
-    if kind == "DICOM":
-        raw_trees.write_dicom(path, 1, "D1-0001", "L", "CC", 4)
-    else:
-        raw_trees.picture(1).save(path, **PICTURES[kind])
-    path.write_bytes(data.draw(broken(path.read_bytes())))
-    for read in (inspect_image, lambda path: decode(path.read_bytes(), path.name), is_image):
-        try:
-            read(path)
-        except ValueError as error:
-            one_line(error)
-    with path.open("rb") as file, contextlib.suppress(ValueError):
-        read_tags(file, path.name, ["PatientID"])
 
 
 PREDICTIONS = make_predictions(1).to_csv(index=False)
