@@ -77,6 +77,15 @@ def test_archives_of_odd_members(tmp_path_factory: pytest.TempPathFactory, data:
     assert sorted(path.name for path in place.rglob("*")) == ["download.zip", "raw"]
 
 
+def test_of_two_members_with_one_name_the_later_one_counts(tmp_path: Path) -> None:
+    with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "download.zip", "w") as archive:
+        warnings.simplefilter("ignore")
+        for content in ("first", "second one"):
+            archive.writestr("labels.csv", content)
+    (file,) = scan(tmp_path).files
+    assert file.read() == b"second one" and file.size == len("second one")
+
+
 def workbook() -> bytes:
     """A label table of numbers, texts, a formula and a date."""
     book = openpyxl.Workbook()

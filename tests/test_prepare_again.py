@@ -68,6 +68,19 @@ def test_what_was_missing_is_added_later(tmp_path: Path, capsys: pytest.CaptureF
     assert "(1 converted now)" in capsys.readouterr().out
 
 
+def test_an_edited_image_is_converted_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw_trees.chncxr(tmp_path / "raw")
+    command = ["chncxr", tmp_path / "raw", tmp_path / "data", "--allow-incomplete"]
+    assert prepare(*command) == 0  # type: ignore[arg-type]
+    path = next((tmp_path / "data").rglob("CHNCXR_0330_1.png"))
+    whole, status = path.read_bytes(), path.stat()
+    path.write_bytes(whole[:-1] + b"?")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as `cp -p` leaves it
+    assert prepare(*command, "--overwrite") == 0  # type: ignore[arg-type]
+    assert "(1 converted now)" in capsys.readouterr().out
+    assert path.read_bytes() == whole
+
+
 def test_counts_are_asserted_where_the_download_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

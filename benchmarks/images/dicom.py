@@ -1,5 +1,6 @@
 """DICOM images as a viewer shows them: rescaled, windowed, MONOCHROME1 inverted."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, BinaryIO, cast
@@ -15,6 +16,8 @@ Grey = npt.NDArray[np.float64]
 
 HEAD = 132  # bytes that tell DICOM from others
 _VIEW_CODE = "ViewCode"
+_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+_MAX_VALUE = 2**31  # of what is kept as whole numbers of 32 bits
 
 
 def is_dicom(head: bytes) -> bool:
@@ -141,9 +144,15 @@ def _render(header: Any) -> Image.Image | Deep:
     from benchmarks.images import dicom_codecs  # noqa: F401
 
     pixels = header.pixel_array
+    if pixels.shape[:2] != (header.Rows, header.Columns) or pixels.ndim != 2 + (header.SamplesPerPixel > 1):
+        raise UserError(
+            f"its pixels must be one picture of {header.Rows} x {header.Columns}, got {pixels.shape}; export it again"
+        )
     if not _is_grey(header):
         return _color(header, pixels)
     values = np.asarray(apply_modality_lut(pixels, header), dtype=np.float64)
+    if not (np.abs(values) < _MAX_VALUE).all():
+        raise UserError(f"its rescaled values must lie within {_MAX_VALUE:,}, got others; mend RescaleSlope")
     inverted = header.PhotometricInterpretation == "MONOCHROME1"
     padding = _padding(header, pixels)
     if not (_is_windowed(header) or _has_own_range(header)):
@@ -192,8 +201,7 @@ def _to_unit(header: Any, values: Grey) -> Grey:
         looked_up = apply_voi(values.astype(np.int64), header)
         return looked_up.astype(np.float64) / (2 ** int(table.LUTDescriptor[2]) - 1)
     if _is_windowed(header):
-        function = str(header.get("VOILUTFunction") or "LINEAR").upper()
-        return _window(values, _first(header.WindowCenter), _first(header.WindowWidth), function)
+        return _window(values, *_first_window(header))
     if header.get("ModalityLUTSequence"):
         return values / (2 ** int(header.ModalityLUTSequence[0].LUTDescriptor[2]) - 1)
     bits, signed = int(header.BitsStored), int(header.PixelRepresentation)
@@ -211,6 +219,17 @@ def _window(values: Grey, center: float, width: float, function: str) -> Grey:
     return ((values - (center - 0.5)) / max(width - 1, 1e-9) + 0.5).clip(0, 1)
 
 
-def _first(value: Any) -> float:
-    """The first of several windows: the one that viewers open with."""
-    return float(value[0]) if hasattr(value, "__iter__") and not isinstance(value, str) else float(value)
+def _first_window(header: Any) -> tuple[float, float, str]:
+    """Centre, width and function of the first of several windows: the one that viewers open with.
+
+    Raises:
+        UserError: They are none; what is no number would become black.
+    """
+    center, width = (float(np.ravel(value)[0]) for value in (header.WindowCenter, header.WindowWidth))
+    function = str(header.get("VOILUTFunction") or "LINEAR").upper()
+    if not (math.isfinite(center) and math.isfinite(width) and width > 0 and function in _FUNCTIONS):
+        raise UserError(
+            f"its window must have a centre, a width above 0 and one of {', '.join(_FUNCTIONS)}, got {center:g}, "
+            f"{width:g} and {function!r}"
+        )
+    return center, width, function

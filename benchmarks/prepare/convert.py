@@ -10,6 +10,7 @@ from PIL import Image
 from benchmarks.images.decode import decode, pixel_digest
 from benchmarks.images.depth import Scale
 from benchmarks.raw.files import RawFile
+from benchmarks.storage.files import file_sha256
 
 SUFFIX = {"JPEG": ".jpg", "PNG": ".png"}
 JPEG_QUALITY = 95
@@ -21,13 +22,13 @@ class Converted(NamedTuple):
 
     Attributes:
         name: File name.
-        size: Bytes.
+        sha256: Of its content.
         pixels: `pixel_digest` of what a reader of the file sees.
         how: `copied`, `linked`, `reduced` or `rewritten`.
     """
 
     name: str
-    size: int
+    sha256: str
     pixels: str
     how: str
 
@@ -72,9 +73,9 @@ def convert(
         name, how = stem + (".jpg" if lossy else ".png"), "reduced" if reduced else "rewritten"
         _write(small, made, lossy)
         pixels = pixel_digest(decode(made.read_bytes(), name).image if lossy else small)
-    size = made.stat().st_size
+    digest = file_sha256(made)
     made.replace(folder / name)
-    return Converted(name, size, pixels, how)
+    return Converted(name, digest, pixels, how)
 
 
 def _reduce(image: Image.Image, max_side: int | None) -> Image.Image:

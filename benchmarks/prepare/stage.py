@@ -15,9 +15,10 @@ from types import TracebackType
 from typing import Any
 
 from benchmarks.errors import MachineError, UserError
+from benchmarks.images.decode import in_order
 from benchmarks.prepare.convert import Converted
 from benchmarks.raw.files import RawFile
-from benchmarks.storage.files import not_writable, read_regular
+from benchmarks.storage.files import file_sha256, not_writable, read_regular
 from benchmarks.storage.locks import LEASE_SECONDS, Lock
 from benchmarks.storage.name_key import KEY_FILE
 
@@ -90,7 +91,7 @@ class Stage:
     def finished(self, file: RawFile, stem: str) -> Converted | None:
         """The converted image, where there is one of this very source."""
         entry = self.done.get(_key(file, stem, self.recipe))
-        return Converted(entry["name"], entry["size"], entry["pixels"], entry["how"]) if entry else None
+        return Converted(entry["name"], entry["sha256"], entry["pixels"], entry["how"]) if entry else None
 
     def add(self, file: RawFile, stem: str, made: Converted) -> None:
         """Notes an image that has been converted."""
@@ -142,7 +143,7 @@ class Stage:
                 shutil.rmtree(leftover)
 
     def _read(self, journal: Path, files: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        """Entries of a journal whose files are complete, by key; a damaged line is passed over."""
+        """Entries of a journal whose files are as they were written, by key; a damaged line is passed over."""
         by_name: dict[str, dict[str, Any]] = {}  # the last entry of a name is that of its file
         try:
             lines = read_regular(journal).decode(errors="replace").splitlines()
@@ -151,15 +152,13 @@ class Stage:
         for line in lines:
             try:
                 entry = json.loads(line)
-                if all(isinstance(entry[name], int if name == "size" else str) for name in ("key", *Converted._fields)):
+                if all(isinstance(entry[name], str) for name in ("key", *Converted._fields)):
                     by_name[entry["name"]] = entry
             except (ValueError, TypeError, KeyError, RecursionError):
                 continue
-        return {
-            entry["key"]: entry
-            for name, entry in by_name.items()
-            if name in files and files[name].stat().st_size == entry["size"]
-        }
+        known = [entry for name, entry in by_name.items() if name in files]
+        digests = in_order(file_sha256, [files[entry["name"]] for entry in known])
+        return {entry["key"]: entry for entry, digest in zip(known, digests, strict=True) if digest == entry["sha256"]}
 
     def _adopt(self) -> None:
         """Shares the images of the finished dataset, which stays as it is until the new one is complete."""

@@ -221,9 +221,10 @@ def _members(root: Path, relative: str) -> list[RawFile]:
             f"archive must be a complete zip file, got {relative!r} ({error}); download it again"
         ) from error
     check_members(relative, members, (root / relative).stat().st_size)
+    by_name = {member.filename: member for member in members}  # of two with one name the later one, as unzip does
     return [
         RawFile(root, relative, member.filename, member.file_size, member.CRC)
-        for member in members
+        for member in by_name.values()
         if not member.is_dir() and not any(map(is_litter, PurePosixPath(member.filename).parts))
     ]
 
