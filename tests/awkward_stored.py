@@ -89,7 +89,7 @@ def _(bench: Bench) -> str:
 
 
 def edit_record(bench: Bench, edit: Callable[[dict[str, Any]], None]) -> str:
-    """What four commands do with an edited record: exit status, and whether the number is shown."""
+    """The exit status of four commands once a record was edited."""
     make_images(bench.place / "images")
     bench("run", *RUN, "images")
     (path,) = (bench.place / "results/runs").glob("*.json")

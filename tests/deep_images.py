@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,14 @@ def png16(pixels: npt.NDArray[np.uint16]) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 16, _PNG_COLOUR[(channels or [1])[0]], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    chunks = (
+    return b"\x89PNG\r\n\x1a\n" + png_chunks(parts)
+
+
+def png_chunks(parts: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Chunks of a PNG, given as kind and content, with their lengths and checksums."""
+    return b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
     )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def tiff16(

@@ -7,7 +7,6 @@ checksums are right. Then bytes at random.
 import resource
 import struct
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import raw_trees
 from damage import INTEGERS, LARGE, broken, fuzz, only_clean_errors
-from deep_images import dicom, noise, palette_dicom, png16, tiff16
+from deep_images import dicom, noise, palette_dicom, png16, png_chunks, tiff16
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.datadict import dictionary_VR
@@ -199,11 +198,7 @@ def odd_pngs(draw: st.DrawFn, data: bytes) -> bytes:
     fields += [draw(st.just(kind) | st.sampled_from([0, 1, 2, 3, 4, 6, 8, 16, 255])) for kind in kinds]
     more = draw(st.sampled_from([b"tRNS", b"PLTE", b"iCCP", b"eXIf", b"acTL", b"zTXt", b"gAMA", b"IDAT", b"IEND"]))
     parts = [(b"IHDR", struct.pack(">IIBBBBB", *fields)), (more, draw(st.binary(max_size=12)))]
-    chunks = [
-        struct.pack(">I", len(inside)) + kind + inside + struct.pack(">I", zlib.crc32(kind + inside))
-        for kind, inside in parts
-    ]
-    return data[:8] + b"".join(chunks) + data[33:]
+    return data[:8] + png_chunks(parts) + data[33:]
 
 
 @pytest.mark.parametrize("channels", [0, 2, 3, 4])

@@ -75,7 +75,8 @@ class Stage:
         """Goes on from what a killed process has left, and from the finished dataset."""
         self.converted.mkdir(parents=True, exist_ok=True)
         self._recover()
-        self.done = self._read(self.journal, {path.name: path for path in self.converted.iterdir()})
+        files = {path.name: path for path in self.converted.iterdir()}
+        self.done = _intact(self._read(self.journal), files)
         self._adopt()
         rewritten = self.journal.with_suffix(".new")
         rewritten.write_text("".join(json.dumps(entry) + "\n" for entry in self.done.values()), encoding="utf-8")
@@ -142,13 +143,13 @@ class Stage:
             if leftover.exists():
                 shutil.rmtree(leftover)
 
-    def _read(self, journal: Path, files: dict[str, Path]) -> dict[str, dict[str, Any]]:
-        """Entries of a journal whose files are as they were written, by key; a damaged line is passed over."""
+    def _read(self, journal: Path) -> list[dict[str, Any]]:
+        """The last entry of each file in a journal; a damaged line is passed over."""
         by_name: dict[str, dict[str, Any]] = {}  # the last entry of a name is that of its file
         try:
             lines = read_regular(journal).decode(errors="replace").splitlines()
         except (FileNotFoundError, UserError):
-            return {}
+            return []
         for line in lines:
             try:
                 entry = json.loads(line)
@@ -156,24 +157,34 @@ class Stage:
                     by_name[entry["name"]] = entry
             except (ValueError, TypeError, KeyError, RecursionError):
                 continue
-        known = [entry for name, entry in by_name.items() if name in files]
-        digests = in_order(file_sha256, [files[entry["name"]] for entry in known])
-        return {entry["key"]: entry for entry, digest in zip(known, digests, strict=True) if digest == entry["sha256"]}
+        return list(by_name.values())
 
     def _adopt(self) -> None:
         """Shares the images of the finished dataset, which stays as it is until the new one is complete."""
         files = {path.name: path for path in self.target.glob("*/*/*")}
         recipe = json.dumps(self.recipe, sort_keys=True)
-        for key, entry in self._read(self.target / KEPT_JOURNAL, files).items():
-            place = self.converted / entry["name"]
-            if key not in self.done and not place.exists() and key.endswith(f", {recipe}]"):
-                _share(files[entry["name"]], place)
-                self.done[key] = entry
+        wanted = [
+            entry
+            for entry in self._read(self.target / KEPT_JOURNAL)
+            if entry["key"] not in self.done
+            and not (self.converted / entry["name"]).exists()
+            and entry["key"].endswith(f", {recipe}]")
+        ]
+        for key, entry in _intact(wanted, files).items():
+            _share(files[entry["name"]], self.converted / entry["name"])
+            self.done[key] = entry
 
 
 def partial_folder(target: Path) -> Path:
     """Where a dataset is made before it goes to its place."""
     return target.parent / f".{target.name}.partial"
+
+
+def _intact(entries: list[dict[str, Any]], files: dict[str, Path]) -> dict[str, dict[str, Any]]:
+    """Those of a journal's entries whose files, given by name, are as they were written; by key."""
+    known = [entry for entry in entries if entry["name"] in files]
+    digests = in_order(file_sha256, [files[entry["name"]] for entry in known])
+    return {entry["key"]: entry for entry, digest in zip(known, digests, strict=True) if digest == entry["sha256"]}
 
 
 def _key(file: RawFile, stem: str, recipe: dict[str, Any]) -> str:
