@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -71,7 +70,7 @@ def kept(name: str) -> str:
 
 
 def _vit(depth: int) -> Any:
-    return timm.create_model(DEFAULT_BACKBONE, depth=depth, img_size=RESOLUTION)
+    return create_backbone(f"{DEFAULT_BACKBONE}[depth={depth}]", RESOLUTION)
 
 
 def _saved_elements(name: str, depth: int) -> int:

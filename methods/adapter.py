@@ -9,10 +9,10 @@ Where a block has layer scale, the adapter comes after it: it edits what is adde
 from dataclasses import dataclass
 from typing import ClassVar
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from methods.contract import Count, Factor, ImageModel, Method, OptionError, attach_head, freeze
+from methods.backbone import Backbone
+from methods.contract import Count, Factor, ImageModel, Method, OptionError, freeze
 
 
 @dataclass(frozen=True)
@@ -56,26 +56,25 @@ class Adapter(nn.Module):
         return x + self.scale * self.up_proj(self.act(self.down_proj(x)))
 
 
-def build(backbone: VisionTransformer, num_classes: int, config: Config) -> ImageModel:
+def build(backbone: Backbone, num_classes: int, config: Config) -> ImageModel:
     """Freezes the backbone, puts an adapter behind every block's MLP and attaches the head.
 
     Raises:
         OptionError: `reduction` leaves no bottleneck.
     """
     freeze(backbone)
-    embed_dim = backbone.embed_dim
-    if config.reduction > embed_dim:
-        raise OptionError(f"reduction must be at most {embed_dim}, the backbone's width, got {config.reduction!r}")
-    for block in backbone.blocks:
-        block.ls2 = nn.Sequential(block.ls2, Adapter(embed_dim, embed_dim // config.reduction, config.scale))
-    attach_head(backbone, num_classes)
-    return ImageModel(backbone)
+    widths = backbone.block_widths()
+    if config.reduction > min(widths):
+        raise OptionError(f"reduction must be at most {min(widths)}, the backbone's width, got {config.reduction!r}")
+    for index, width in enumerate(widths):
+        backbone.put_behind_mlp(index, Adapter(width, width // config.reduction, config.scale))
+    return ImageModel(backbone, num_classes)
 
 
-def count(backbone: VisionTransformer, config: Config) -> int:
-    """L (D R + R + R D + D) with bottleneck R = floor(D / reduction)."""
-    embed_dim, bottleneck_dim = backbone.embed_dim, backbone.embed_dim // config.reduction
-    return len(backbone.blocks) * (2 * embed_dim * bottleneck_dim + bottleneck_dim + embed_dim)
+def count(backbone: Backbone, config: Config) -> int:
+    """L (D R + R + R D + D) with bottleneck R = floor(D / reduction), summed over blocks where their widths differ."""
+    bottlenecks = ((width, width // config.reduction) for width in backbone.block_widths())
+    return sum(2 * width * bottleneck_dim + bottleneck_dim + width for width, bottleneck_dim in bottlenecks)
 
 
 METHOD = Method(
@@ -85,6 +84,6 @@ METHOD = Method(
     Config,
     build,
     count,
-    needs=frozenset({"blocks"}),
+    needs=frozenset({"mlp"}),
     starts_as_pretrained=True,
 )

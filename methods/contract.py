@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+from methods.backbone import Backbone, Need
 
 IMAGE = "image"  # the view of the run's resolution; an extractor's, where there is one
 
@@ -112,20 +113,12 @@ class Recipe:
     before_inference: Callable[[nn.Module], nn.Module] | None = None
 
 
-# What a method may ask of a backbone beside its parameters:
-#   tokens: a sequence of prefix tokens and patches, made by a patch embedding and a position embedding
-#   blocks: plain residual blocks, `x + ls1(attn(norm1(x)))` then `x + ls2(mlp(norm2(x)))`
-#   qkv: queries, keys and values of every block from one linear layer
-#   attention: plain softmax self-attention in every block, whose queries, keys and values can be asked for
-Need = Literal["tokens", "blocks", "qkv", "attention"]
-
-
 def full_resolution_view(config: Any, resolution: int) -> Views:
     """The default views: one image at the run's resolution (px)."""
     return {IMAGE: resolution}
 
 
-def no_extractor(backbone: VisionTransformer, config: Any) -> None:
+def no_extractor(backbone: Backbone, config: Any) -> None:
     """The default extractor: none, the whole model runs in every step."""
 
 
@@ -152,7 +145,7 @@ class Method:
         views: `views(config, resolution) -> {input name: side length}`, the resized images that a sample carries.
             With an extractor, the view `image` goes to the extractor, the others to the model.
         extractor: `extractor(backbone, config) -> nn.Module | None`, the frozen part (see `Extractor`). It may keep
-            the backbone, whose pretrained head is still attached. Raises `OptionError`.
+            the backbone. Raises `OptionError`.
         recipe: `recipe(model, config, num_steps) -> Recipe`, how it trains; `num_steps` are the optimiser's, in all.
         needs: What it asks of a backbone beside its parameters; on one that lacks any of it the method is refused.
         starts_as_pretrained: Whether the model computes at its start what the backbone with the same head does.
@@ -164,10 +157,10 @@ class Method:
     title: str
     paper: str
     config: type
-    build: Callable[[VisionTransformer, int, Any], nn.Module]
-    count: Callable[[VisionTransformer, Any], int]
+    build: Callable[[Backbone, int, Any], nn.Module]
+    count: Callable[[Backbone, Any], int]
     views: Callable[[Any, int], Views] = full_resolution_view
-    extractor: Callable[[VisionTransformer, Any], nn.Module | None] = no_extractor
+    extractor: Callable[[Backbone, Any], nn.Module | None] = no_extractor
     recipe: Callable[[nn.Module, Any, int], Recipe] = default_recipe
     needs: frozenset[Need] = frozenset()
     starts_as_pretrained: bool = False
@@ -201,20 +194,11 @@ class Head(nn.Linear):
             return super().forward(input.to(self.weight.dtype))
 
 
-def attach_head(vit: VisionTransformer, num_classes: int) -> None:
-    """Replaces a ViT's head by a new trainable one; see `init_head`."""
-    vit.reset_classifier(num_classes)
-    use_head(vit)
-
-
-def use_head(vit: VisionTransformer) -> None:
-    """Makes the linear head that a ViT was made with a `Head` of the same parameters, initialised anew."""
-    linear = vit.head
-    assert isinstance(linear, nn.Linear)
-    head = Head(linear.in_features, linear.out_features, device="meta")  # there, it draws no random numbers
-    head.weight, head.bias = linear.weight, linear.bias
-    vit.head = head
+def new_head(num_features: int, num_classes: int) -> Head:
+    """A head that trains, initialised; see `init_head`."""
+    head = Head(num_features, num_classes)
     init_head(head)
+    return head
 
 
 def init_head(head: Head) -> None:
@@ -224,20 +208,18 @@ def init_head(head: Head) -> None:
 
 
 class ImageModel(nn.Module):
-    """A timm ViT whose `forward` takes the image by name.
+    """A backbone and a new head; its `forward` takes the image by name.
 
     Args:
-        backbone: The adapted ViT, with its new head.
+        backbone: The adapted backbone; its pretrained head is dropped.
+        num_classes: Number of classes C.
     """
 
-    def __init__(self, backbone: VisionTransformer) -> None:
+    def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__()
+        backbone.drop_head()
         self.backbone = backbone
-
-    @property
-    def head(self) -> nn.Module:
-        """The classification head."""
-        return self.backbone.head
+        self.head = new_head(backbone.num_features, num_classes)
 
     def set_grad_checkpointing(self, enable: bool) -> None:
         """Recomputes each block's activations in the backward pass."""
@@ -250,4 +232,5 @@ class ImageModel(nn.Module):
             - image: `(B, 3, H, W)`
             - Output: logits `(B, C)`
         """
-        return self.backbone(image)
+        logits: Tensor = self.head(self.backbone(image))
+        return logits

@@ -28,15 +28,13 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from methods.backbone import Backbone
 from methods.contract import IMAGE, Count, Dropout, Method, Share, Views, freeze
 from methods.fpt_parts.extraction import (
     FeatureDtype,
-    embed,
-    join_heads,
     most_important,
     num_kept,
     parse_layers,
-    split_heads,
     stored,
 )
 from methods.fpt_parts.fast_path import fast_path
@@ -70,14 +68,14 @@ class KeyValueExtractor(nn.Module):
     Blocks after the last chosen one are not run.
 
     Args:
-        backbone: The pretrained ViT at the high resolution.
+        backbone: The pretrained backbone at the high resolution.
         layers: Indices of the chosen blocks, ascending.
         keep_ratio: Share of tokens each head keeps, in (0, 1].
         storage: Type of the features: `float16`, `float32`, or `int8` with a scale a channel.
     """
 
     def __init__(
-        self, backbone: VisionTransformer, layers: Sequence[int], keep_ratio: float, storage: FeatureDtype
+        self, backbone: Backbone, layers: Sequence[int], keep_ratio: float, storage: FeatureDtype
     ) -> None:
         super().__init__()
         freeze(backbone)
@@ -100,18 +98,18 @@ class KeyValueExtractor(nn.Module):
             - Output: `keys` and `values`, both `(B, L, A, M, E)` with M = floor(keep_ratio N); in 8 bits also
               `keys_scale` and `values_scale`, both `(B, L, A, 1, E)`
         """
-        x = embed(self.backbone, image)  # (B, N, D)
-        kept = num_kept(self.keep_ratio, self.backbone, x.shape[1])
+        backbone = self.backbone
+        x, context = backbone.embed(image)  # (B, N, D)
+        kept = num_kept(self.keep_ratio, backbone, x.shape[1])
         layers: list[dict[str, Tensor]] = []
-        for index, block in enumerate(self.backbone.blocks[: self.parts[-1] + 1]):
-            query, key, value = split_heads(block.attn, block.norm1(x))  # each (B, A, N, E)
-            attention = (query @ key.mT * block.attn.scale).softmax(dim=-1)  # (B, A, N, N)
+        for index in range(self.parts[-1] + 1):
+            query, key, value = backbone.attention(index, x, context)  # each (B, A, N, E)
+            attention = (query @ key.mT * backbone.head_dim**-0.5).softmax(dim=-1)  # (B, A, N, N)
             if index in self.parts:
-                best = most_important(attention.mean(dim=2), kept, block.attn.head_dim)  # (B, A, M, E)
+                best = most_important(attention.mean(dim=2), kept, backbone.head_dim)  # (B, A, M, E)
                 keys, values = key.gather(2, best), value.gather(2, best)
                 layers.append(stored("keys", keys, self.storage) | stored("values", values, self.storage))
-            x = x + block.drop_path1(block.ls1(join_heads(block.attn, attention.to(value.dtype) @ value)))
-            x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+            x = backbone.finish(index, x, attention.to(value.dtype) @ value)
         return {name: torch.stack([layer[name] for layer in layers], dim=1) for name in layers[0]}
 
 
@@ -207,9 +205,9 @@ class SidePromptModel(nn.Module):
         return module(*inputs)
 
 
-def build(backbone: VisionTransformer, num_classes: int, config: Config) -> SidePromptModel:
+def build(backbone: Backbone, num_classes: int, config: Config) -> SidePromptModel:
     """Builds fusion and side network; the backbone lives in the extractor."""
-    num_layers = len(parse_layers(config.layers, len(backbone.blocks)))
+    num_layers = len(parse_layers(config.layers, len(backbone.blocks())))
     side = build_side_network(backbone, num_layers, num_classes, config, PromptedBlock)
     fusion = Fusion(num_layers, config.num_prompt_tokens, backbone.embed_dim, side.embed_dim, config.dropout)
     if not fast_path():
@@ -218,9 +216,9 @@ def build(backbone: VisionTransformer, num_classes: int, config: Config) -> Side
     return SidePromptModel(side, LeanFusion(fusion))
 
 
-def extractor(backbone: VisionTransformer, config: Any) -> nn.Module:
-    """The frozen ViT, image to keys and values; `config` is FPT's or FPT+'s."""
-    layers = parse_layers(config.layers, len(backbone.blocks))
+def extractor(backbone: Backbone, config: Any) -> nn.Module:
+    """The frozen backbone, image to keys and values; `config` is FPT's or FPT+'s."""
+    layers = parse_layers(config.layers, len(backbone.blocks()))
     plain = KeyValueExtractor(backbone, layers, config.keep_ratio, config.feature_dtype)
     return LeanExtractor(plain) if fast_path() else plain
 
@@ -230,9 +228,9 @@ def views(config: Any, resolution: int) -> Views:
     return {IMAGE: resolution, "image_low": config.side_resolution}
 
 
-def count(backbone: VisionTransformer, config: Config) -> int:
+def count(backbone: Backbone, config: Config) -> int:
     """Fusion L P S + (S D + D) + (D S + S), and the side network."""
-    num_layers, embed_dim = len(parse_layers(config.layers, len(backbone.blocks))), backbone.embed_dim
+    num_layers, embed_dim = len(parse_layers(config.layers, len(backbone.blocks()))), backbone.embed_dim
     side_dim = embed_dim // config.side_reduction
     prompts = num_layers * config.num_prompt_tokens * side_dim
     projections = (side_dim * embed_dim + embed_dim) + (embed_dim * side_dim + side_dim)
@@ -248,5 +246,5 @@ METHOD = Method(
     count,
     views,
     extractor,
-    needs=frozenset({"tokens", "blocks", "qkv", "attention"}),
+    needs=frozenset({"tokens", "attention"}),
 )

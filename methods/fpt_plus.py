@@ -12,9 +12,9 @@ covid 1e-4, chncxr 5e-4. One default serves all datasets here: their geometric m
 from dataclasses import dataclass
 from typing import ClassVar
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from methods.backbone import Backbone
 from methods.contract import Count, Dropout, Method, Share
 from methods.fpt import PromptedBlock, SidePromptModel, extractor, views
 from methods.fpt_parts.extraction import FeatureDtype, parse_layers
@@ -70,21 +70,22 @@ class Fusion(nn.Module):
         return self.dropout(self.out_proj(attend(query, stored) + self.prompts))
 
 
-def build(backbone: VisionTransformer, num_classes: int, config: Config) -> SidePromptModel:
+def build(backbone: Backbone, num_classes: int, config: Config) -> SidePromptModel:
     """Builds fusion and side network; the backbone lives in the extractor."""
-    num_layers = len(parse_layers(config.layers, len(backbone.blocks)))
+    num_layers = len(parse_layers(config.layers, len(backbone.blocks())))
     side = build_side_network(backbone, num_layers, num_classes, config, PromptedBlock)
-    eps = backbone.blocks[0].norm1.eps
-    fusion = Fusion(num_layers, config.num_prompt_tokens, backbone.embed_dim, side.embed_dim, config.dropout, eps)
+    fusion = Fusion(
+        num_layers, config.num_prompt_tokens, backbone.embed_dim, side.embed_dim, config.dropout, backbone.eps
+    )
     if not fast_path():
         return SidePromptModel(side, fusion)
     side.blocks = lean_blocks(side.blocks)
     return SidePromptModel(side, LeanFusionPlus(fusion))
 
 
-def count(backbone: VisionTransformer, config: Config) -> int:
+def count(backbone: Backbone, config: Config) -> int:
     """Fusion L P D + 2 D + (D S + S), and the side network."""
-    num_layers, embed_dim = len(parse_layers(config.layers, len(backbone.blocks))), backbone.embed_dim
+    num_layers, embed_dim = len(parse_layers(config.layers, len(backbone.blocks()))), backbone.embed_dim
     side_dim = embed_dim // config.side_reduction
     fusion = num_layers * config.num_prompt_tokens * embed_dim + 2 * embed_dim + (embed_dim * side_dim + side_dim)
     return fusion + count_side_network(side_dim, num_layers, config)
@@ -99,5 +100,5 @@ METHOD = Method(
     count,
     views,
     extractor,
-    needs=frozenset({"tokens", "blocks", "qkv", "attention"}),
+    needs=frozenset({"tokens", "attention"}),
 )

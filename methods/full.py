@@ -1,4 +1,4 @@
-"""Full fine-tuning: every parameter of the pretrained ViT and a new linear head train.
+"""Full fine-tuning: every parameter of the pretrained backbone and a new linear head train.
 
 Where the defaults are from: docs/methods.md. Given only 1e-3 and 1e-2 to choose from, it looks worse than linear.
 
@@ -10,10 +10,10 @@ the final norm and the head, whose rate is lr.
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from methods.contract import ImageModel, Method, ParameterGroups, Recipe, Share, attach_head
+from methods.backbone import Backbone
+from methods.contract import ImageModel, Method, OptionError, ParameterGroups, Recipe, Share
 
 
 @dataclass(frozen=True)
@@ -26,27 +26,28 @@ class Config:
     layer_decay: Share = field(default=1.0, metadata={"later": True})
 
 
-def build(backbone: VisionTransformer, num_classes: int, config: Config) -> ImageModel:
-    """Attaches the head; everything trains."""
+def build(backbone: Backbone, num_classes: int, config: Config) -> ImageModel:
+    """Attaches the head; everything trains.
+
+    Raises:
+        OptionError: Rates are to fall by layer, and nobody knows the backbone's layers.
+    """
+    if config.layer_decay < 1 and "blocks" in backbone.lacks:
+        raise OptionError(f"layer_decay must be 1 on a backbone whose blocks are not known, got {config.layer_decay!r}")
     backbone.requires_grad_(True)
-    attach_head(backbone, num_classes)
-    return ImageModel(backbone)
+    return ImageModel(backbone, num_classes)
 
 
-def count(backbone: VisionTransformer, config: Config) -> int:
+def count(backbone: Backbone, config: Config) -> int:
     """All of the backbone but its pretrained head."""
-    return sum(p.numel() for p in backbone.parameters()) - sum(p.numel() for p in backbone.head.parameters())
+    return sum(p.numel() for p in backbone.parameters()) - sum(p.numel() for p in backbone.head_parameters())
 
 
 def layer_groups(model: nn.Module, config: Config) -> ParameterGroups:
     """The parameters by layer, each with its rate, the head's first."""
     assert isinstance(model, ImageModel)
-    vit = model.backbone
-    # A ViT's own parameters, in none of its modules, are its tokens and its position embedding.
-    before = [*vit.parameters(recurse=False), *vit.patch_embed.parameters(), *vit.norm_pre.parameters()]
-    layers = [before, *(list(block.parameters()) for block in vit.blocks)]
-    seen = {parameter for layer in layers for parameter in layer}
-    layers.append([parameter for parameter in vit.parameters() if parameter not in seen])
+    layers = model.backbone.layers()
+    layers[-1] += model.head.parameters()
     return [
         {"params": parameters, "lr": config.lr * config.layer_decay**distance}
         for distance, parameters in enumerate(reversed(layers))

@@ -1,10 +1,10 @@
-"""Linear probe: a linear classifier on the frozen ViT's pooled feature, standardised.
+"""Linear probe: a linear classifier on the frozen backbone's pooled feature, standardised.
 
 Only the head trains (0 parameters besides the head). Where its extractor runs in every step, the image is augmented as
 every method's is; a feature that is computed once and kept in the feature cache is of the image as it is, so that a
 probe on preloaded features trains without augmentation. Pooling is the backbone's own.
 
-Each of the feature's D numbers is shifted and scaled to mean 0 and standard deviation 1 over the training split, as its
+Each of the feature's F numbers is shifted and scaled to mean 0 and standard deviation 1 over the training split, as its
 scale differs from backbone to backbone by a factor of ten and more, and a rate that suits one would not suit another.
 Mean and deviation belong to the model: buffers, which do not train.
 """
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from methods.contract import Batches, Head, Method, Recipe, freeze, init_head
+from methods.backbone import Backbone
+from methods.contract import Batches, Method, Recipe, freeze, new_head
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class Config:
 
 
 class PooledFeature(nn.Module):
-    """The frozen ViT up to its head.
+    """The frozen backbone up to its head.
 
     Args:
-        backbone: The pretrained ViT; its head is dropped.
+        backbone: The pretrained backbone; its head is dropped.
     """
 
-    def __init__(self, backbone: VisionTransformer) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         freeze(backbone)
-        backbone.reset_classifier(0)
+        backbone.drop_head()
         self.backbone = backbone
         self.identity: Mapping[str, Any] = {"feature": "pooled"}
         self.parts = None
@@ -50,7 +50,7 @@ class PooledFeature(nn.Module):
 
         Shape:
             - image: `(B, 3, H, W)`
-            - Output: `feature` `(B, D)`
+            - Output: `feature` `(B, F)`
         """
         return {"feature": self.backbone(image).float()}
 
@@ -59,11 +59,11 @@ class LinearProbe(nn.Module):
     """One linear layer on the standardised feature.
 
     Args:
-        num_features: Width D of the pooled feature.
+        num_features: Width F of the pooled feature.
         num_classes: Number of classes C.
 
     Attributes:
-        mean, std: Of the feature over the training split `(D,)`; 0 and 1 until `standardize` has seen it.
+        mean, std: Of the feature over the training split `(F,)`; 0 and 1 until `standardize` has seen it.
     """
 
     mean: Tensor
@@ -73,8 +73,7 @@ class LinearProbe(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("std", torch.ones(num_features))
-        self.head = Head(num_features, num_classes)
-        init_head(self.head)
+        self.head = new_head(num_features, num_classes)
 
     def set_grad_checkpointing(self, enable: bool) -> None:
         """Does nothing: a linear layer saves no activations worth recomputing."""
@@ -83,10 +82,11 @@ class LinearProbe(nn.Module):
         """Classifies a batch.
 
         Shape:
-            - feature: `(B, D)`
+            - feature: `(B, F)`
             - Output: logits `(B, C)`
         """
-        return self.head((feature - self.mean) / self.std)
+        logits: Tensor = self.head((feature - self.mean) / self.std)
+        return logits
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def standardize(model: nn.Module, batches: Batches) -> None:
     count = 0
     mean = squares = torch.zeros_like(model.mean, dtype=torch.float64)
     for inputs, _ in batches:
-        feature = inputs["feature"].double()  # (B, D)
+        feature = inputs["feature"].double()  # (B, F)
         own = feature.mean(dim=0)
         total = count + len(feature)
         squares = squares + (feature - own).square().sum(dim=0) + (own - mean).square() * (count * len(feature) / total)
@@ -120,17 +120,17 @@ def recipe(model: nn.Module, config: Config, num_steps: int) -> Recipe:
     return Recipe(prepare=standardize)
 
 
-def build(backbone: VisionTransformer, num_classes: int, config: Config) -> LinearProbe:
+def build(backbone: Backbone, num_classes: int, config: Config) -> LinearProbe:
     """Builds the classifier; the backbone lives in the extractor."""
     return LinearProbe(backbone.num_features, num_classes)
 
 
-def extractor(backbone: VisionTransformer, config: Config) -> PooledFeature:
-    """The frozen ViT, image to pooled feature."""
+def extractor(backbone: Backbone, config: Config) -> PooledFeature:
+    """The frozen backbone, image to pooled feature."""
     return PooledFeature(backbone)
 
 
-def count(backbone: VisionTransformer, config: Config) -> int:
+def count(backbone: Backbone, config: Config) -> int:
     """Nothing besides the head."""
     return 0
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from methods.contract import Count, Dropout, Method, attach_head, freeze
+from methods.backbone import Backbone
+from methods.contract import Count, Dropout, Method, freeze, new_head
 
 
 @dataclass(frozen=True)
@@ -29,34 +29,36 @@ class Config:
 
 
 class PromptedViT(nn.Module):
-    """A frozen ViT with prompt tokens in its first `num_prompted_blocks` blocks' inputs.
+    """A frozen backbone and a new head, with prompt tokens in its first `num_prompted_blocks` blocks' inputs.
 
     Where a block has no prompts of its own, those of the block before run on: one prompted block is VPT-Shallow, all
     are VPT-Deep.
 
     Args:
-        backbone: The ViT, with its new head.
+        backbone: The frozen backbone; its pretrained head is dropped.
+        num_classes: Number of classes C.
         num_prompted_blocks: Number L of blocks that get prompts.
         num_prompt_tokens: Number P of prompts.
         dropout: Dropout probability on the prompts.
     """
 
     def __init__(
-        self, backbone: VisionTransformer, num_prompted_blocks: int, num_prompt_tokens: int, dropout: float
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        num_prompted_blocks: int,
+        num_prompt_tokens: int,
+        dropout: float,
     ) -> None:
         super().__init__()
+        backbone.drop_head()
         self.backbone = backbone
+        self.head = new_head(backbone.num_features, num_classes)
         self.prompts = nn.Parameter(torch.empty(num_prompted_blocks, num_prompt_tokens, backbone.embed_dim))
         self.dropout = nn.Dropout(dropout)
         self.grad_checkpointing = False
-        patch_height, patch_width = backbone.patch_embed.patch_size
-        bound = (6 / (3 * patch_height * patch_width + backbone.embed_dim)) ** 0.5
+        bound = (6 / (3 * backbone.patch_size**2 + backbone.embed_dim)) ** 0.5
         nn.init.uniform_(self.prompts, -bound, bound)
-
-    @property
-    def head(self) -> nn.Module:
-        """The classification head."""
-        return self.backbone.head
 
     def set_grad_checkpointing(self, enable: bool) -> None:
         """Recomputes each block's activations in the backward pass."""
@@ -69,30 +71,33 @@ class PromptedViT(nn.Module):
             - image: `(B, 3, H, W)`
             - Output: logits `(B, C)`
         """
-        vit, num_prompts = self.backbone, self.prompts.shape[1]
-        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(image))))  # (B, N, D)
-        prefix, patches = x[:, : vit.num_prefix_tokens], x[:, vit.num_prefix_tokens :]
-        for index, block in enumerate(vit.blocks):
+        backbone, num_prompts = self.backbone, self.prompts.shape[1]
+        x, context = backbone.embed(image)  # (B, N, D)
+        prefix, patches = x[:, : backbone.num_prefix_tokens], x[:, backbone.num_prefix_tokens :]
+        for index in range(len(backbone.blocks())):
             if index < len(self.prompts):
                 prompts = self.dropout(self.prompts[index].expand(len(image), -1, -1))  # (B, P, D)
             x = torch.cat([prefix, prompts, patches], dim=1)  # (B, N + P, D)
-            x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing else block(x)
+            if self.grad_checkpointing:
+                x = checkpoint(backbone.run, index, x, context, num_prompts, use_reentrant=False)
+            else:
+                x = backbone.run(index, x, context, num_prompts)
             sizes = [prefix.shape[1], num_prompts, patches.shape[1]]
             prefix, prompts, patches = x.split(sizes, dim=1)
         # Prompts are dropped before the norm, so that a backbone that pools by averaging does not average over them.
-        return vit.forward_head(vit.norm(torch.cat([prefix, patches], dim=1)))
+        logits: Tensor = self.head(backbone.pool_tokens(torch.cat([prefix, patches], dim=1)))
+        return logits
 
 
-def build(backbone: VisionTransformer, num_classes: int, config: Config) -> PromptedViT:
+def build(backbone: Backbone, num_classes: int, config: Config) -> PromptedViT:
     """Freezes the backbone, adds prompts to every block and attaches the head."""
     freeze(backbone)
-    attach_head(backbone, num_classes)
-    return PromptedViT(backbone, len(backbone.blocks), config.num_prompt_tokens, config.dropout)
+    return PromptedViT(backbone, num_classes, len(backbone.blocks()), config.num_prompt_tokens, config.dropout)
 
 
-def count(backbone: VisionTransformer, config: Config) -> int:
+def count(backbone: Backbone, config: Config) -> int:
     """L P D: the prompts of every block."""
-    return len(backbone.blocks) * config.num_prompt_tokens * backbone.embed_dim
+    return len(backbone.blocks()) * config.num_prompt_tokens * backbone.embed_dim
 
 
 METHOD = Method(

@@ -6,9 +6,8 @@ The prompts then run through all blocks like any other token. Prompts and the ne
 from dataclasses import dataclass
 from typing import ClassVar
 
-from timm.models.vision_transformer import VisionTransformer
-
-from methods.contract import Count, Dropout, Method, attach_head, freeze
+from methods.backbone import Backbone
+from methods.contract import Count, Dropout, Method, freeze
 from methods.vpt import PromptedViT
 
 
@@ -23,14 +22,13 @@ class Config:
     dropout: Dropout = 0.0
 
 
-def build(backbone: VisionTransformer, num_classes: int, config: Config) -> PromptedViT:
+def build(backbone: Backbone, num_classes: int, config: Config) -> PromptedViT:
     """Freezes the backbone, adds prompts to the first block and attaches the head."""
     freeze(backbone)
-    attach_head(backbone, num_classes)
-    return PromptedViT(backbone, 1, config.num_prompt_tokens, config.dropout)
+    return PromptedViT(backbone, num_classes, 1, config.num_prompt_tokens, config.dropout)
 
 
-def count(backbone: VisionTransformer, config: Config) -> int:
+def count(backbone: Backbone, config: Config) -> int:
     """P D: the prompts of the first block."""
     return config.num_prompt_tokens * backbone.embed_dim
 

@@ -106,12 +106,13 @@ def naive_forward(model: Any, method: str, image_low: Tensor, keys: Tensor, valu
 )
 def test_extraction_equals_the_naive_one(name: str, layers: str) -> None:
     torch.manual_seed(0)
-    vit = create_backbone(name, SIDES.get(name, 64))
+    backbone = create_backbone(name, SIDES.get(name, 64))
+    vit = backbone.trunk
     chosen = parse_layers(layers, len(vit.blocks))
     image = torch.randn(2, 3, *vit.patch_embed.img_size)
     with torch.no_grad():
         expected = naive_extract(vit, image, chosen, 0.3)
-        plain = KeyValueExtractor(vit, chosen, 0.3, "float32")
+        plain = KeyValueExtractor(backbone, chosen, 0.3, "float32")
         for attention in ("eager", "sdpa"):
             set_attention(vit, attention)
             for extractor in (plain, LeanExtractor(plain)):

@@ -186,7 +186,7 @@ def test_vpt_inserts_prompts_after_the_prefix_tokens_of_any_vit() -> None:
     name = "vit_small_patch14_reg4_dinov2"
     parts = build_parts("vpt", config, name, NUM_CLASSES, 56)
     model: Any = parts.model.eval()
-    vit = model.backbone
+    vit = model.backbone.trunk
     image = torch.randn(2, 3, 56, 56)
     x = vit._pos_embed(vit.patch_embed(image))
     assert vit.num_prefix_tokens == 5
@@ -194,7 +194,7 @@ def test_vpt_inserts_prompts_after_the_prefix_tokens_of_any_vit() -> None:
         rows = [torch.cat([row[:5], model.prompts[index], row[5:]]) for row in x]
         x = block(torch.stack(rows))
         x = torch.stack([torch.cat([row[:5], row[5 + P :]]) for row in x])
-    expected = vit.head(vit.norm(x)[:, 0])
+    expected = model.head(vit.norm(x)[:, 0])
     torch.testing.assert_close(model(image=image), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -204,7 +204,7 @@ def test_lora_equals_the_formula() -> None:
     for _ in range(2):
         training_step(parts.model, inputs, labels, optimization)
     model: Any = parts.model
-    layer = model.backbone.blocks[3].attn.qkv
+    layer = model.backbone.trunk.blocks[3].attn.qkv
     x = torch.randn(5, 192)
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     expected = x @ layer.base_layer.weight.T + layer.base_layer.bias + 8 / 4 * (x @ down.T @ up.T)

@@ -29,7 +29,7 @@ METHOD = """
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.contract import ImageModel, Method, attach_head, freeze
+from methods.contract import ImageModel, Method, freeze
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,16 @@ class Config:
 def biases(backbone, config):
     return [
         parameter
-        for name, parameter in backbone.blocks.named_parameters()
+        for name, parameter in backbone.trunk.blocks.named_parameters()
         if name.endswith("bias") and (config.norms or ".norm" not in name)
     ]
 
 
 def build(backbone, num_classes, config):
     freeze(backbone)
-    attach_head(backbone, num_classes)
     for parameter in biases(backbone, config):
         parameter.requires_grad = True
-    return ImageModel(backbone)
+    return ImageModel(backbone, num_classes)
 
 
 def count(backbone, config):
@@ -67,7 +66,7 @@ import numpy as np
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
-from benchmarks.model.backbone import Backbone
+from benchmarks.model.backbone import NamedBackbone
 from datasets.info import DatasetInfo
 
 
@@ -85,7 +84,7 @@ def generate(root):
                 Image.fromarray(image).save(root / split / label / f"{i}.png")
 
 
-BACKBONE = Backbone("vit_of_mine", create)
+BACKBONE = NamedBackbone("vit_of_mine", create)
 DATASET = DatasetInfo(
     "mine", "My images", ("bright", "dark"), (0.5,) * 3, (0.25,) * 3, epochs=2, synthetic=True, generate=generate
 )
@@ -133,7 +132,8 @@ def test_they_run_like_those_of_the_repository_and_the_record_tells(folder: Path
 
 
 def test_a_head_that_would_not_compute_in_fp32_is_refused(folder: Path) -> None:
-    text = METHOD.replace("attach_head(backbone, num_classes)", "backbone.reset_classifier(num_classes)")
+    own = "model = ImageModel(backbone, num_classes)\n    model.head = nn.Linear(192, num_classes)\n    return model"
+    text = "from torch import nn\n" + METHOD.replace("return ImageModel(backbone, num_classes)", own)
     (folder / "biases.py").write_text(text)
     plugins.load_plugins([folder / "biases.py"])
     with pytest.raises(UserError, match=r"head of biases must be a methods\.contract\.Head .*, got Linear; make"):

@@ -3,10 +3,10 @@
 import copy
 
 import pytest
-import timm
 import torch
 from torch import Tensor
 
+from benchmarks.model.backbone import create_backbone
 from benchmarks.model.build import build_parts
 from benchmarks.model.method_config import make_config
 from benchmarks.training.step import make_optimization, training_step
@@ -18,10 +18,9 @@ from methods.full import METHOD as FULL
 BACKBONE = "vit_tiny_patch16_224"
 
 
-def make_model(**settings: object) -> ImageModel:
+def make_model(settings: str = "") -> ImageModel:
     torch.manual_seed(0)
-    backbone = timm.create_model(BACKBONE, img_size=64, **settings)
-    return ssf.build(backbone, 3, ssf.Config()).eval()
+    return ssf.build(create_backbone(BACKBONE + settings, 64), 3, ssf.Config()).eval()
 
 
 def image() -> Tensor:
@@ -30,7 +29,7 @@ def image() -> Tensor:
 
 def test_without_scale_and_shift_it_is_the_plain_vit() -> None:
     model = make_model()
-    plain = FULL.build(timm.create_model(BACKBONE, img_size=64), 3, FULL.config()).eval()
+    plain = FULL.build(create_backbone(BACKBONE, 64), 3, FULL.config()).eval()
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(("gamma", "beta"))}
     unwrapped = {name.replace(".0.weight", ".weight").replace(".0.bias", ".bias"): own[name] for name in own}
     plain.load_state_dict({name: unwrapped[name] for name in plain.state_dict()})
@@ -47,17 +46,17 @@ def test_without_scale_and_shift_it_is_the_plain_vit() -> None:
 @pytest.mark.parametrize(("name", "depth"), [("vit_tiny_patch16_224", 12), ("vit_small_patch16_224", 5)])
 def test_trainable_count_equals_the_closed_formula(name: str, depth: int) -> None:
     with torch.device("meta"):
-        backbone = timm.create_model(name, depth=depth)
+        backbone = create_backbone(f"{name}[depth={depth}]")
+        width, count = backbone.embed_dim, ssf.count(backbone, ssf.Config())
         model = ssf.METHOD.build(backbone, 3, ssf.Config())
-        width, count = backbone.embed_dim, ssf.count(timm.create_model(name, depth=depth), ssf.Config())
-    own = [parameter for key, parameter in model.named_parameters() if parameter.requires_grad and ".head." not in key]
+    own = [p for key, p in model.named_parameters() if p.requires_grad and not key.startswith("head.")]
     assert sum(parameter.numel() for parameter in own) == count == depth * 22 * width + 4 * width
 
 
-@pytest.mark.parametrize("settings", [{}, {"qkv_bias": False}, {"pre_norm": True}, {"global_pool": "avg"}])
-def test_merged_computes_the_same_with_none_of_its_layers(settings: dict[str, object]) -> None:
+@pytest.mark.parametrize("settings", ["", "[qkv_bias=false]", "[pre_norm=true]", "[global_pool=avg]"])
+def test_merged_computes_the_same_with_none_of_its_layers(settings: str) -> None:
     """Also where there is no bias to fold a shift into, and where the final norm stands behind the pooling."""
-    model = make_model(**settings).double()
+    model = make_model(settings).double()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     merged, x = ssf.merge(copy.deepcopy(model)), image().double()
     assert not any(isinstance(module, ssf.ScaleShift) for module in merged.modules())

@@ -153,10 +153,10 @@ def test_a_layers_rate_is_the_heads_times_the_decay_to_the_power_of_its_distance
     config = make_config("full", {"layer_decay": 0.5, "lr": 0.25})
     with torch.device("meta"):
         model = build_parts("full", config, backbone, 3).model
-    depth = len(model.backbone.blocks)  # type: ignore[union-attr, arg-type]
+    depth = len(model.backbone.trunk.blocks)  # type: ignore[union-attr, arg-type]
 
     def layer(name: str) -> int:
-        parts = name.split(".")[1:]
+        parts = name.removeprefix("backbone.trunk.").split(".")
         if parts[0] == "blocks":
             return int(parts[1]) + 1
         return 0 if parts[0] in ("cls_token", "pos_embed", "reg_token", "patch_embed", "norm_pre") else depth + 1

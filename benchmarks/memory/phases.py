@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.model.backbone import effective_resolution, patch_size
+from benchmarks.model.backbone import described, effective_resolution
 from benchmarks.model.build import Parts, build_parts
 from benchmarks.model.method_config import make_config
 from benchmarks.training.step import evaluation_step, extraction_step, make_optimization, training_step
@@ -21,7 +21,7 @@ After = Callable[[str, Callable[[], object]], None]
 
 def point_resolution(point: MemoryPoint) -> int:
     """The point's resolution as the backbone runs it: the nearest multiple of the patch size."""
-    return effective_resolution(point.resolution, patch_size(point.backbone))
+    return effective_resolution(point.resolution, described(point.backbone).stride)
 
 
 def build_point(point: MemoryPoint) -> Parts:

@@ -1,58 +1,68 @@
-"""The pretrained ViT: made by timm at the run's resolution, with its position embedding resized."""
+"""The pretrained backbone: made by timm at the run's resolution, with what depends on the image's size resized."""
 
 import difflib
 import functools
+import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
-from timm.layers import Attention as PlainAttention
-from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from benchmarks.config import Attention
 from benchmarks.errors import UserError
-from methods.contract import Method, Need
+from benchmarks.model.families import family_of
+from benchmarks.model.spec import Spec, parse_spec
+from methods.backbone import Backbone, Need, PoolError
+from methods.contract import Method
 
 
 @dataclass(frozen=True)
-class Backbone:
-    """A ViT that is not in timm's table.
+class NamedBackbone:
+    """A backbone that is not in timm's table.
 
     Attributes:
         name: On the command line and in records.
-        create: `create(**size) -> VisionTransformer` with random weights; `size` is empty for the image side that it
-            was pretrained with, else `img_size`, the side in px.
+        create: `create(**size)` makes a network of timm's with random weights; `size` is empty for the image side that
+            it was pretrained with, else `img_size`, the side in px.
     """
 
     name: str
-    create: Callable[..., VisionTransformer]
+    create: Callable[..., nn.Module]
 
 
-BACKBONES: dict[str, Backbone] = {}  # those of plugins, beside timm's
+BACKBONES: dict[str, NamedBackbone] = {}  # those of plugins, beside timm's
 
 
 def known_backbones() -> list[str]:
-    """Names of all backbones: timm's plain ViTs, then those of plugins."""
-    return [*timm.list_models(module="vision_transformer"), *BACKBONES]
+    """Names of all backbones: timm's, then our own and those of plugins."""
+    return [*timm.list_models(), *BACKBONES]
 
 
 def is_backbone(name: str) -> bool:
     """Whether there is such a backbone; timm's may have a tag behind a dot."""
-    return name in BACKBONES or name.partition(".")[0] in timm.list_models(module="vision_transformer")
+    return name in BACKBONES or timm.is_model(name.partition(".")[0])
 
 
 def check_backbone(name: str) -> None:
-    """Checks that there is a plain ViT of that name.
+    """Checks that there is a backbone of that name, and that it can be made with the settings behind it.
 
     Raises:
-        UserError: There is none; the message has the nearest names.
+        UserError: There is none, and the message has the nearest names; or it cannot be made so.
     """
-    if not is_backbone(name):
-        architecture, known = name.partition(".")[0], known_backbones()
-        nearest = ", ".join(difflib.get_close_matches(architecture, known, n=3)) or "see bench.py list backbones"
-        raise UserError(f"backbone must be a timm ViT, got {name!r}; nearest: {nearest}")
+    spec = parse_spec(name)
+    if not is_backbone(spec.name):
+        architecture = spec.name.partition(".")[0]
+        nearest = ", ".join(difflib.get_close_matches(architecture, known_backbones(), n=3))
+        raise UserError(
+            f"backbone must be a model of timm {timm.__version__} or one of `bench.py list backbones`, got "
+            f"{spec.name!r}" + (f"; nearest: {nearest}" if nearest else "")
+        )
+    described(name)
 
 
 def check_needs(name: str, method: Method) -> None:
@@ -61,7 +71,7 @@ def check_needs(name: str, method: Method) -> None:
     Raises:
         UserError: It has not; the message says what it lacks.
     """
-    lacking = [reason for need, reason in _lacks(name).items() if need in method.needs]
+    lacking = lacks(name, method)
     if lacking:
         raise UserError(
             f"backbone must suit {method.name}, got {name!r}, which has {' and '.join(lacking)}; choose another "
@@ -69,75 +79,114 @@ def check_needs(name: str, method: Method) -> None:
         )
 
 
-@functools.cache
-def _lacks(name: str) -> dict[Need, str]:
-    """What a backbone does not have of all that methods may need, and what it has instead."""
-    with torch.device("meta"):
-        blocks = create_backbone(name).blocks
-    lacks: dict[Need, str] = {}
-    attentions = [getattr(block, "attn", None) for block in blocks]
-    kind = "fused with the MLP" if attentions[0] is None else f"of another kind ({type(attentions[0]).__name__})"
-    if not all(type(block) is Block for block in blocks):
-        lacks["blocks"] = f"blocks of another kind ({type(blocks[0]).__name__})"
-    if not all(isinstance(getattr(attn, "qkv", None), nn.Linear) for attn in attentions):
-        lacks["qkv"] = "no joint projection of queries, keys and values"
-    if not all(isinstance(attn, PlainAttention) and getattr(attn, "gate", None) is None for attn in attentions):
-        lacks["attention"] = f"attention {kind}"
-    return lacks
+def lacks(name: str, method: Method) -> list[str]:
+    """What a backbone has instead of what a method asks of it; nothing where the method runs on it."""
+    reasons: dict[Need, str] = described(name).lacks
+    return list(dict.fromkeys(reason for need, reason in reasons.items() if need in method.needs))
 
 
 @functools.cache
-def patch_size(name: str) -> int:
-    """Side length (px) of a patch of the backbone; made on the meta device, without weights."""
+def described(name: str) -> Backbone:
+    """A backbone to be asked, on the meta device, without weights: never changed, nor run."""
     with torch.device("meta"):
-        return int(create_backbone(name).patch_embed.patch_size[0])
+        return create_backbone(name)
 
 
-def effective_resolution(resolution: int, patch: int) -> int:
-    """The multiple of the patch size nearest to `resolution`, the larger of two equally near, in px.
+def effective_resolution(resolution: int, stride: int) -> int:
+    """The multiple of the backbone's stride nearest to `resolution`, the larger of two equally near, in px.
 
     Raises:
-        UserError: `resolution` is smaller than a patch.
+        UserError: `resolution` is smaller than a stride.
     """
-    if resolution < patch:
-        raise UserError(f"resolution must be at least one patch of {patch} px, got {resolution!r}")
-    return (2 * resolution + patch) // (2 * patch) * patch
+    if resolution < stride:
+        raise UserError(f"resolution must be at least {stride} px, a patch of the backbone, got {resolution!r}")
+    return (2 * resolution + stride) // (2 * stride) * stride
 
 
 def create_backbone(
     name: str, resolution: int | None = None, state_dict: Mapping[str, Tensor] | None = None
-) -> VisionTransformer:
-    """Makes the ViT with its pretrained head still attached, in eval mode.
+) -> Backbone:
+    """Makes the backbone with its pretrained head still attached, in eval mode.
 
     Args:
-        name: A timm ViT, or one of a plugin.
-        resolution: Image side (px), a multiple of the patch size; None for the pretrained size.
-        state_dict: Weights under timm's names; position embeddings of another size are resized bicubically. A head
-            in it is passed over. None leaves random weights.
+        name: A backbone, with its settings.
+        resolution: Image side (px), a multiple of the stride; None for the pretrained size.
+        state_dict: Weights under timm's names; position embeddings and tables of another size are resized as timm does
+            it for the family. A head in it is passed over. None leaves random weights.
 
     Raises:
-        UserError: There is no such ViT, or the weights do not fit it.
+        UserError: It cannot be made so, or the weights do not fit it.
     """
-    check_backbone(name)
-    size = {} if resolution is None else {"img_size": resolution}
-    vit = BACKBONES[name].create(**size) if name in BACKBONES else timm.create_model(name, pretrained=False, **size)
-    if not isinstance(vit, VisionTransformer):
-        raise UserError(f"backbone must be a plain timm ViT, got {name!r} ({type(vit).__name__})")
+    spec = parse_spec(name)
+    kind, arguments = _family(spec.name)
+    trunk = _create_trunk(spec, resolution, arguments)
     if state_dict is not None:
-        _load_trunk(vit, state_dict, name)
-    return vit.eval()
-
-
-def _load_trunk(vit: VisionTransformer, state_dict: Mapping[str, Tensor], name: str) -> None:
-    """Loads all weights but the head's, which no method uses and checkpoints may lack."""
-    trunk = {key: tensor for key, tensor in checkpoint_filter_fn(dict(state_dict), vit).items() if key[:5] != "head."}
+        _load_trunk(trunk, state_dict, name)
     try:
-        missing, unexpected = vit.load_state_dict(trunk, strict=False)
+        return kind(trunk, spec.pool).eval()
+    except PoolError as error:
+        raise UserError(f"{error} for {spec.name}") from error
+
+
+@functools.cache
+def _family(name: str) -> tuple[type[Backbone], dict[str, Any]]:
+    return family_of(_network(name))
+
+
+@functools.cache
+def _network(name: str) -> nn.Module:
+    """As timm makes it, on the meta device, to be looked at."""
+    with torch.device("meta"):
+        return _make(name)()
+
+
+def _make(name: str) -> Callable[..., nn.Module]:
+    return BACKBONES[name].create if name in BACKBONES else functools.partial(timm.create_model, name)
+
+
+def _create_trunk(spec: Spec, resolution: int | None, arguments: Mapping[str, Any]) -> nn.Module:
+    size = {} if resolution is None or not _takes_size(_network(spec.name)) else {"img_size": resolution}
+    own = {key: _layer(value) if key.endswith("_layer") else value for key, value in spec.args.items()}
+    try:
+        return _make(spec.name)(**{**arguments, **own, **size})
+    except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
+        if not (own or size):
+            raise
+        place = "" if resolution is None else f" at {resolution} px"
+        raise UserError(
+            f"backbone must be one that can be made, got {str(spec)!r}{place}: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def _layer(name: Any) -> Any:
+    """The class of layers that is meant, torch's or timm's; what is none of theirs timm may know by its name."""
+    return getattr(nn, str(name), getattr(timm.layers, str(name), name))
+
+
+def _takes_size(network: nn.Module) -> bool:
+    """Whether the constructor takes the image's size; networks of convolutions run at any."""
+    kind = type(network)
+    return issubclass(kind, VisionTransformer) or "img_size" in inspect.signature(kind).parameters
+
+
+def _load_trunk(trunk: nn.Module, state_dict: Mapping[str, Tensor], name: str) -> None:
+    """Loads all weights but the head's, which no method uses and checkpoints may lack."""
+    fit = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", lambda state, trunk: state)
+    heads = _head_prefixes(trunk)
+    weights = {key: tensor for key, tensor in fit(dict(state_dict), trunk).items() if not key.startswith(heads)}
+    try:
+        missing, unexpected = trunk.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise UserError(f"weights must be those of {name}, got others: {' '.join(str(error).split())[:300]}") from error
-    wrong = [key for key in missing if key[:5] != "head."] + unexpected
+    wrong = [key for key in missing if not key.startswith(heads)] + unexpected
     if wrong:
         raise UserError(f"weights must be those of {name}, got others: {', '.join(wrong[:3])} missing or unexpected")
+
+
+def _head_prefixes(trunk: Any) -> tuple[str, ...]:
+    """How the names of the pretrained head's weights begin."""
+    names = (getattr(trunk, "pretrained_cfg", None) or {}).get("classifier") or "head"
+    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 
 def set_attention(model: nn.Module, attention: Attention) -> None:

@@ -44,9 +44,9 @@ def build_parts(
     Args:
         method: Name in the table of methods.
         config: The method's Config.
-        backbone: timm ViT.
+        backbone: Its name, with its settings.
         num_classes: Number of classes C.
-        resolution: Image side (px), a multiple of the patch size; None for the pretrained size.
+        resolution: Image side (px), a multiple of the stride; None for the pretrained size.
         attention: Attention backend of every attention layer.
         grad_checkpointing: Whether blocks recompute their activations in the backward pass.
         state_dict: Pretrained weights under timm's names; None for random ones.
@@ -56,15 +56,15 @@ def build_parts(
             head would train, or the head of a plugin's method does not compute in fp32.
     """
     check_needs(backbone, METHODS[method])
-    vit = create_backbone(backbone, resolution, state_dict)
+    network = create_backbone(backbone, resolution, state_dict)
     with _options_of(method):
-        model = METHODS[method].build(vit, num_classes, config)
-        extractor = METHODS[method].extractor(vit, config)
+        model = METHODS[method].build(network, num_classes, config)
+        extractor = METHODS[method].extractor(network, config)
     _check_trainable(method, model)
     if not any(isinstance(module, Head) for module in model.head.modules()):  # type: ignore[union-attr]
         raise UserError(
             f"head of {method} must be a methods.contract.Head or end in one, got {type(model.head).__name__}; make it "
-            "with attach_head(backbone, num_classes) or Head(num_features, num_classes)"
+            "with new_head(num_features, num_classes)"
         )
     for part in (model, extractor):
         if part is not None:
@@ -114,8 +114,8 @@ def feature_shapes(
     Args:
         method: A method with an extractor.
         config: Its Config.
-        backbone: timm ViT.
-        resolution: Image side (px), a multiple of the patch size.
+        backbone: Its name, with its settings.
+        resolution: Image side (px), a multiple of the stride.
 
     Returns:
         Shape (without the batch's axis) and NumPy type of each feature by name, and the extractor's parts.

@@ -10,7 +10,7 @@ from benchmarks.config import Places, RunConfig, identity
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.identical import notes_on, refuse_leaks
 from benchmarks.errors import UserError
-from benchmarks.model.backbone import check_backbone, effective_resolution, patch_size
+from benchmarks.model.backbone import check_backbone, described, effective_resolution
 from benchmarks.model.build import check_runs
 from benchmarks.model.choose import check_methods, method_options
 from benchmarks.model.method_config import make_config
@@ -180,18 +180,19 @@ def _check_preload(preload: str, methods: Sequence[str], notes: list[str]) -> No
 
 def _check_runs(settings: Mapping[str, Any], backbone: str, resolutions: Sequence[int]) -> None:
     """Checks each method at the smallest resolution, which leaves the fewest tokens."""
-    smallest = effective_resolution(min(resolutions), patch_size(backbone))
+    smallest = effective_resolution(min(resolutions), described(backbone).stride)
     for method, config in settings.items():
         check_runs(METHODS[method], config, backbone, smallest)
 
 
 def _rounded(resolutions: Sequence[int], backbone: str) -> Iterator[str]:
     """A note for each resolution that is none of the backbone's."""
-    patch = patch_size(backbone)
+    network = described(backbone)
+    unit = "patch size" if hasattr(network, "patch_size") else "stride"
     for resolution in resolutions:
-        effective = effective_resolution(resolution, patch)
+        effective = effective_resolution(resolution, network.stride)
         if effective != resolution:
-            yield f"{resolution} px is no multiple of {backbone}'s patch size {patch}: runs at {effective} px"
+            yield f"{resolution} px is no multiple of {backbone}'s {unit} {network.stride}: runs at {effective} px"
 
 
 def _plan_cell(options: SuiteOptions, first: PlannedRun) -> Cell:

@@ -19,7 +19,7 @@ from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.image_store import open_image_stores
 from benchmarks.data.manifest import read_entries
 from benchmarks.errors import MachineError, one_line
-from benchmarks.model.backbone import effective_resolution, patch_size
+from benchmarks.model.backbone import described, effective_resolution
 from benchmarks.model.build import Parts, build_parts, count_parameters
 from benchmarks.model.method_config import make_config
 from benchmarks.model.weights import Weights, load_weights
@@ -127,8 +127,7 @@ class Run:
             raise MachineError(f"dataset {dataset.name} has changed since this suite started; start it again")
 
     def _views(self) -> Views:
-        vit_patch = patch_size(self.config.backbone)
-        effective = effective_resolution(self.config.resolution, vit_patch)
+        effective = effective_resolution(self.config.resolution, described(self.config.backbone).stride)
         return METHODS[self.config.method].views(self.method_config, effective)
 
     def _describe(self, dataset: Dataset, views: Views) -> None:

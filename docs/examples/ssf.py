@@ -11,15 +11,14 @@ Defaults are the authors' for VTAB-1k, the nearest of theirs to small medical da
 moving average of the weights; where the final norm stands behind the pooling (`fc_norm`), that is the site.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from methods.contract import ImageModel, Method, Recipe, attach_head, freeze
+from methods.backbone import Backbone
+from methods.contract import ImageModel, Method, Recipe, freeze
 
 
 @dataclass(frozen=True)
@@ -55,34 +54,23 @@ class ScaleShift(nn.Module):
         return x * self.gamma + self.beta
 
 
-def sites(vit: VisionTransformer) -> Iterator[tuple[Any, str]]:
-    """The layers that scales and shifts follow, each as its parent and its name there."""
-    yield vit.patch_embed, "norm"
-    for block in vit.blocks:
-        yield from ((block, "norm1"), (block.attn, "qkv"), (block.attn, "proj"))
-        yield from ((block, "norm2"), (block.mlp, "fc1"), (block.mlp, "fc2"))
-    yield vit, "fc_norm" if isinstance(vit.norm, nn.Identity) else "norm"
-
-
-def build(backbone: VisionTransformer, num_classes: int, config: Config) -> ImageModel:
+def build(backbone: Backbone, num_classes: int, config: Config) -> ImageModel:
     """Freezes the backbone, puts a scale and a shift behind its layers and attaches the head."""
     freeze(backbone)
-    for parent, name in sites(backbone):
-        layer = getattr(parent, name)
-        width = layer.out_features if isinstance(layer, nn.Linear) else backbone.embed_dim
-        setattr(parent, name, nn.Sequential(layer, ScaleShift(width, config.std)))
-    attach_head(backbone, num_classes)
-    return ImageModel(backbone)
+    for parent, name, width in list(backbone.scale_sites()):
+        setattr(parent, name, nn.Sequential(getattr(parent, name), ScaleShift(width, config.std)))
+    return ImageModel(backbone, num_classes)
 
 
 def merge(model: nn.Module) -> nn.Module:
     """Folds scales and shifts into the layers before them; the model computes the same without them."""
-    assert isinstance(model, ImageModel)
-    for parent, name in sites(model.backbone):
-        layer, scale_shift = getattr(parent, name)
-        # The patch embedding mostly has no norm: what comes before is its convolution.
-        _fold(parent.proj if isinstance(layer, nn.Identity) else layer, scale_shift)
-        setattr(parent, name, layer)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Sequential) and isinstance(child[-1], ScaleShift):
+                layer, scale_shift = child
+                # The patch embedding mostly has no norm: what comes before is its convolution.
+                _fold(parent.proj if isinstance(layer, nn.Identity) else layer, scale_shift)
+                setattr(parent, name, layer)
     return model
 
 
@@ -93,10 +81,9 @@ def _fold(layer: Any, by: ScaleShift) -> None:
     layer.bias = nn.Parameter(bias.clone())
 
 
-def count(backbone: VisionTransformer, config: Config) -> int:
-    """L (2 * 7 D + 2 H) + 4 D with H the MLP's width, so L * 22 D + 4 D where that is 4 D."""
-    embed_dim, hidden_dim = backbone.embed_dim, backbone.blocks[0].mlp.fc1.out_features
-    return len(backbone.blocks) * 2 * (7 * embed_dim + hidden_dim) + 4 * embed_dim
+def count(backbone: Backbone, config: Config) -> int:
+    """A scale and a shift a channel; L * 22 D + 4 D where the MLP is as wide as usual."""
+    return sum(2 * width for _, _, width in backbone.scale_sites())
 
 
 def recipe(model: nn.Module, config: Config, num_steps: int) -> Recipe:
@@ -112,5 +99,5 @@ METHOD = Method(
     build,
     count,
     recipe=recipe,
-    needs=frozenset({"blocks", "qkv"}),
+    needs=frozenset({"scales"}),
 )

@@ -4,10 +4,9 @@ import math
 from typing import Literal
 
 import torch
-from timm.layers import Attention
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from methods.backbone import Backbone
 from methods.contract import OptionError
 
 FeatureDtype = Literal["float16", "float32", "int8"]
@@ -35,31 +34,12 @@ def parse_layers(spec: str, depth: int) -> tuple[int, ...]:
     return tuple(sorted(layers))
 
 
-def embed(vit: VisionTransformer, image: Tensor) -> Tensor:
-    """What the first block gets, `(B, N, D)`."""
-    x: Tensor = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(image))))
-    return x
-
-
-def split_heads(attn: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of each head, `(B, A, N, E)`, of normalised tokens `(B, N, D)`."""
-    qkv = attn.qkv(x).unflatten(-1, (3, attn.num_heads, attn.head_dim))  # (B, N, 3, A, E)
-    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    return attn.q_norm(query).to(value.dtype), attn.k_norm(key).to(value.dtype), value
-
-
-def join_heads(attn: Attention, attended: Tensor) -> Tensor:
-    """The attention layer's output `(B, N, D)` from its heads' `(B, A, N, E)`."""
-    output: Tensor = attn.proj_drop(attn.proj(attn.norm(attended.transpose(1, 2).flatten(2))))
-    return output
-
-
-def num_kept(keep_ratio: float, vit: VisionTransformer, num_tokens: int) -> int:
+def num_kept(keep_ratio: float, backbone: Backbone, num_tokens: int) -> int:
     """M = floor(keep_ratio N), the tokens that each head keeps.
 
     Args:
         keep_ratio: Share of tokens that is kept.
-        vit: The backbone.
+        backbone: The backbone.
         num_tokens: Number N of its tokens.
 
     Raises:
@@ -69,18 +49,18 @@ def num_kept(keep_ratio: float, vit: VisionTransformer, num_tokens: int) -> int:
     if kept < 1:
         raise OptionError(
             f"keep_ratio must keep a token of {num_tokens}, got {keep_ratio!r}; choose a resolution of at least "
-            f"{_smallest_resolution(keep_ratio, vit)} px, or a larger keep_ratio"
+            f"{_smallest_resolution(keep_ratio, backbone)} px, or a larger keep_ratio"
         )
     return kept
 
 
-def _smallest_resolution(keep_ratio: float, vit: VisionTransformer) -> int:
+def _smallest_resolution(keep_ratio: float, backbone: Backbone) -> int:
     """The image side (px) from which on a head keeps a token."""
-    prefix = vit.num_prefix_tokens
+    prefix = backbone.num_prefix_tokens
     patches_a_side = math.isqrt(max(math.ceil(1 / keep_ratio) - prefix - 1, 0)) + 1
     if math.floor(keep_ratio * (prefix + patches_a_side**2)) < 1:  # 49 times 1 / 49 is less than 1
         patches_a_side += 1
-    return int(patches_a_side * vit.patch_embed.patch_size[0])
+    return patches_a_side * backbone.patch_size
 
 
 def most_important(received: Tensor, kept: int, head_dim: int) -> Tensor:

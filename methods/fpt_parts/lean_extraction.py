@@ -3,10 +3,9 @@
 from typing import Any
 
 import torch
-from timm.layers import Attention
 from torch import Tensor, nn
 
-from methods.fpt_parts.extraction import embed, join_heads, most_important, num_kept, split_heads, stored
+from methods.fpt_parts.extraction import most_important, num_kept, stored
 from methods.fpt_parts.parts import one_operator, parts
 
 # Attention scores held at once by eager extraction, 16 MiB in fp32: few enough for a CPU's cache.
@@ -31,30 +30,29 @@ class LeanExtractor(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Extracts the features of a batch."""
-        vit = self.backbone
-        x = embed(vit, image)  # (B, N, D)
-        kept = num_kept(self.keep_ratio, vit, x.shape[1])
+        backbone = self.backbone
+        x, context = backbone.embed(image)  # (B, N, D)
+        kept = num_kept(self.keep_ratio, backbone, x.shape[1])
         features: dict[str, Tensor] = {}
-        for index, block in enumerate(vit.blocks[: self.parts[-1] + 1]):
-            if index not in self.parts and block.attn.fused_attn:
-                x = block(x)
+        for index in range(self.parts[-1] + 1):
+            if index not in self.parts and backbone.fused(index):
+                x = backbone.run(index, x, context)
                 continue
-            attended, keys, values = self._attend(block.attn, block.norm1(x), kept)
+            attended, keys, values = self._attend(index, x, context, kept)
             if index in self.parts:
                 self._store(features, "keys", self.parts.index(index), keys)
                 self._store(features, "values", self.parts.index(index), values)
             if index < self.parts[-1]:
-                x = x + block.drop_path1(block.ls1(attended))
-                x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+                x = backbone.finish(index, x, attended)
         return features
 
-    def _attend(self, attn: Attention, x: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Runs one attention layer, `(B, N, D)`, and picks its keys and values, `(B, A, M, E)`."""
-        query, key, value = split_heads(attn, x)
-        attend = attend_fused if attn.fused_attn else attend_in_chunks
-        attended, received = attend(query, key, value, attn.scale)
-        best = most_important(received, kept, attn.head_dim)
-        return join_heads(attn, attended), key.gather(2, best), value.gather(2, best)
+    def _attend(self, index: int, x: Tensor, context: Any, kept: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The heads' outputs of one block, `(B, A, N, E)`, and the keys and values it picks, `(B, A, M, E)`."""
+        query, key, value = self.backbone.attention(index, x, context)
+        attend = attend_fused if self.backbone.fused(index) else attend_in_chunks
+        attended, received = attend(query, key, value, self.backbone.head_dim**-0.5)
+        best = most_important(received, kept, self.backbone.head_dim)
+        return attended, key.gather(2, best), value.gather(2, best)
 
     def _store(self, features: dict[str, Tensor], name: str, part: int, kept: Tensor) -> None:
         """Puts a layer's kept keys or values, `(B, A, M, E)`, into the features of all layers."""

@@ -6,7 +6,8 @@ from typing import Any
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from methods.contract import OptionError, use_head
+from methods.backbone import Backbone
+from methods.contract import Head, OptionError, init_head
 
 
 def init_side(module: nn.Module) -> None:
@@ -19,7 +20,7 @@ def init_side(module: nn.Module) -> None:
 
 
 def build_side_network(
-    backbone: VisionTransformer, num_layers: int, num_classes: int, config: Any, block: type[Block]
+    backbone: Backbone, num_layers: int, num_classes: int, config: Any, block: type[Block]
 ) -> VisionTransformer:
     """Makes the side ViT for a backbone, of blocks of a class; `config` is FPT's or FPT+'s.
 
@@ -27,7 +28,7 @@ def build_side_network(
         OptionError: The side width is not divisible by the backbone's number of heads, or the side image not by its
             patches.
     """
-    num_heads = backbone.blocks[0].attn.num_heads
+    num_heads = backbone.num_heads
     side_dim = backbone.embed_dim // config.side_reduction
     if not side_dim or side_dim % num_heads:
         raise OptionError(f"side_reduction must leave a width divisible by {num_heads} heads, got {side_dim!r}")
@@ -43,12 +44,22 @@ def build_side_network(
         embed_dim=side_dim,
         depth=num_layers,
         num_heads=num_heads,
-        norm_layer=partial(nn.LayerNorm, eps=backbone.blocks[0].norm1.eps),
+        norm_layer=partial(nn.LayerNorm, eps=backbone.eps),
         block_fn=block,
     )
     init_side(side)
-    use_head(side)
+    _use_head(side)
     return side
+
+
+def _use_head(vit: VisionTransformer) -> None:
+    """Makes the linear head that a ViT was made with a `Head` of the same parameters, initialised anew."""
+    linear = vit.head
+    assert isinstance(linear, nn.Linear)
+    head = Head(linear.in_features, linear.out_features, device="meta")  # there, it draws no random numbers
+    head.weight, head.bias = linear.weight, linear.bias
+    vit.head = head
+    init_head(head)
 
 
 def count_side_network(side_dim: int, num_layers: int, config: Any) -> int:

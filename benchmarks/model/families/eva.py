@@ -1,0 +1,109 @@
+"""timm's class Eva: DINOv3, EVA-02, Perception Encoder, ROPE-ViT, PanDerm; queries and keys are mostly rotated."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from timm.layers import AttentionRope, apply_rot_embed_cat
+from timm.models.eva import EvaAttention, EvaBlock
+from torch import Tensor, nn
+
+from benchmarks.model.families.branches import move_scale, separate_bias
+from benchmarks.model.families.tokens import TokenBackbone
+from methods.backbone import Need, Pool
+
+
+class EvaViT(TokenBackbone):
+    """A ViT with rotary positions, learned ones, or both.
+
+    Tokens without a position (prefix tokens, prompts) are not rotated.
+    """
+
+    family = "Eva"
+
+    def __init__(self, trunk: Any, pool: Pool = "native") -> None:
+        super().__init__(trunk, pool)
+        first = trunk.blocks[0]
+        if not all(type(block) is EvaBlock for block in trunk.blocks):
+            kind = f"blocks of another kind ({type(first).__name__})"
+            needs: tuple[Need, ...] = ("mlp", "attention")
+            self.lacks |= dict.fromkeys(needs, kind)
+        elif not all(isinstance(block.attn, AttentionRope | EvaAttention) for block in trunk.blocks):
+            self.lacks["attention"] = f"attention of another kind ({type(first.attn).__name__})"
+        else:
+            self.num_heads, self.head_dim = first.attn.num_heads, first.attn.head_dim
+        self.lacks["scales"] = "biases of queries and values beside their projection, and rotations behind it"
+        for block in trunk.blocks:
+            separate_bias(block.attn)
+
+    def embed(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens with their learned positions, and the table of rotations: one for all blocks, or one a block."""
+        x, rotations = self.trunk._pos_embed(self.trunk.patch_embed(image))
+        return self.trunk.norm_pre(x), rotations
+
+    def run(self, index: int, x: Tensor, context: Tensor | None, extra: int = 0) -> Tensor:
+        """Runs a block; its attention counts the extra tokens as prefix, so that it does not rotate them."""
+        block = self.trunk.blocks[index]
+        block.attn.num_prefix_tokens = self.num_prefix_tokens + extra
+        output: Tensor = block(x, rope=self._rotations(index, context))
+        block.attn.num_prefix_tokens = self.num_prefix_tokens
+        return output
+
+    def attention(self, index: int, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a block, rotated; keys and values of grouped queries are repeated."""
+        block = self.trunk.blocks[index]
+        attn, x = block.attn, block.norm1(x)
+        query, key, value = (self._heads(attn, name, x) for name in ("q", "k", "v")) if attn.qkv is None else _split(attn, x)
+        query, key = attn.q_norm(query), attn.k_norm(key)
+        table = self._rotations(index, context)
+        if table is not None:
+            query, key = (self._rotate(attn, tensor, table) for tensor in (query, key))
+        groups = attn.num_heads // key.shape[1]
+        if groups > 1:
+            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        return query.to(value.dtype), key.to(value.dtype), value
+
+    def finish(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
+        """A block's output from its heads'."""
+        block = self.trunk.blocks[index]
+        attn = block.attn
+        joined = attn.norm(attended.transpose(1, 2).flatten(2))  # (B, N, A E)
+        if attn.gate is not None:
+            joined = joined * attn.gate(block.norm1(x)).sigmoid()
+        joined = attn.proj_drop(attn.proj(joined))  # (B, N, D)
+        x = x + block.drop_path1(joined if block.gamma_1 is None else block.gamma_1 * joined)
+        hidden = block.mlp(block.norm2(x))
+        return x + block.drop_path2(hidden if block.gamma_2 is None else block.gamma_2 * hidden)
+
+    def projections(self) -> Mapping[str, nn.Module]:
+        """The projections of queries, keys and values of every block: one for all three, or one each."""
+        return {
+            f"blocks.{index}.attn.{name}": getattr(block.attn, name)
+            for index, block in enumerate(self.trunk.blocks)
+            for name in (("q_proj", "k_proj", "v_proj") if block.attn.qkv is None else ("qkv",))
+        }
+
+    def put_behind_mlp(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind a block's MLP and its layer scale."""
+        block = self.trunk.blocks[index]
+        block.mlp = nn.Sequential(block.mlp, move_scale(block, "gamma_2"), module)
+
+    def _rotations(self, index: int, context: Tensor | None) -> Tensor | None:
+        return context[index] if context is not None and self.trunk.rope_mixed else context
+
+    def _heads(self, attn: Any, name: Literal["q", "k", "v"], x: Tensor) -> Tensor:
+        projected: Tensor = getattr(attn, f"{name}_proj")(x)
+        return projected.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)  # (B, A, N, E)
+
+    def _rotate(self, attn: Any, tensor: Tensor, table: Tensor) -> Tensor:
+        """Rotates the patches of `(B, A, N, E)`."""
+        prefix, patches = tensor[:, :, : self.num_prefix_tokens], tensor[:, :, self.num_prefix_tokens :]
+        return torch.cat([prefix, apply_rot_embed_cat(patches, table, half=attn.rotate_half)], dim=2)
+
+
+def _split(attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    qkv = attn.qkv(x)  # (B, N, 3 A E)
+    if getattr(attn, "q_bias", None) is not None:
+        qkv = qkv + torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
+    query, key, value = qkv.unflatten(-1, (3, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
+    return query, key, value

@@ -1,0 +1,127 @@
+"""Networks without a token sequence: Swin V2, ConvNeXt and ConvNeXt V2, ResNet; and any other that timm has."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from benchmarks.model.families.branches import move_scale, separate_bias
+from methods.backbone import Backbone, Need, Pool, PoolError
+
+
+class AnyNetwork(Backbone):
+    """A network that is asked for its features and parameters alone, as any of timm's can be."""
+
+    family = "other"
+    stride = 32  # of most networks' last map
+
+    def __init__(self, trunk: Any, pool: Pool = "native") -> None:
+        super().__init__(trunk, pool)
+        if pool != "native":
+            raise PoolError(f"pool must be native where there is no token sequence, got {pool!r}")
+        self.num_features = trunk.head_hidden_size
+        reason = f"no description of networks like it ({type(trunk).__name__})"
+        needs: tuple[Need, ...] = ("blocks", "projections", "mlp")
+        self.lacks |= dict.fromkeys(needs, reason)
+        needs = ("tokens", "attention", "scales")
+        self.lacks |= dict.fromkeys(needs, "no token sequence")
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Features of the last map."""
+        features: Tensor = self.trunk.forward_head(x, pre_logits=True)
+        return features
+
+
+class SwinV2(AnyNetwork):
+    """Swin V2: attention within windows, a norm behind each branch of a block."""
+
+    family = "Swin V2"
+
+    def __init__(self, trunk: Any, pool: Pool = "native") -> None:
+        super().__init__(trunk, pool)
+        self.lacks = _without_tokens(self.lacks)
+        for block in self.blocks():
+            separate_bias(block.attn)
+
+    def blocks(self) -> list[Any]:
+        """The blocks of all stages."""
+        return [block for stage in self.trunk.layers for block in stage.blocks]
+
+    def block_widths(self) -> list[int]:
+        """Channels of each block."""
+        return [block.dim for block in self.blocks()]
+
+    def projections(self) -> Mapping[str, nn.Module]:
+        """The joint projection of queries, keys and values of every block."""
+        return _named(self.trunk, (block.attn.qkv for block in self.blocks()))
+
+    def put_behind_mlp(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind the norm that follows a block's MLP."""
+        block = self.blocks()[index]
+        block.norm2 = nn.Sequential(block.norm2, module)
+
+
+class ConvNeXt(AnyNetwork):
+    """ConvNeXt and ConvNeXt V2: a depthwise convolution and an MLP a block."""
+
+    family = "ConvNeXt"
+
+    def __init__(self, trunk: Any, pool: Pool = "native") -> None:
+        super().__init__(trunk, pool)
+        self.lacks = _without_tokens(self.lacks)
+        if any(block.use_conv_mlp for block in self.blocks()):
+            self.lacks["mlp"] = "an MLP of convolutions"
+
+    def blocks(self) -> list[Any]:
+        """The blocks of all stages."""
+        return [block for stage in self.trunk.stages for block in stage.blocks]
+
+    def block_widths(self) -> list[int]:
+        """Channels of each block."""
+        return [block.conv_dw.out_channels for block in self.blocks()]
+
+    def projections(self) -> Mapping[str, nn.Module]:
+        """Both layers of every block's MLP."""
+        return _named(self.trunk, (layer for block in self.blocks() for layer in (block.mlp.fc1, block.mlp.fc2)))
+
+    def put_behind_mlp(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind a block's MLP and its layer scale."""
+        block = self.blocks()[index]
+        block.mlp = nn.Sequential(block.mlp, move_scale(block, "gamma"), module)
+
+
+class ResNet(AnyNetwork):
+    """ResNet: convolutions and batch norms."""
+
+    family = "ResNet"
+
+    def __init__(self, trunk: Any, pool: Pool = "native") -> None:
+        super().__init__(trunk, pool)
+        self.lacks = _without_tokens(self.lacks) | {"mlp": "blocks without an MLP"}
+
+    def blocks(self) -> list[Any]:
+        """The blocks of all stages."""
+        trunk = self.trunk
+        return [block for stage in (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4) for block in stage]
+
+    def projections(self) -> Mapping[str, nn.Module]:
+        """Every block's ungrouped convolutions but those of its shortcut."""
+        return _named(
+            self.trunk,
+            (
+                layer
+                for block in self.blocks()
+                for layer in block.children()
+                if isinstance(layer, nn.Conv2d) and layer.groups == 1
+            ),
+        )
+
+
+def _without_tokens(lacks: Mapping[Need, str]) -> dict[Need, str]:
+    known: tuple[Need, ...] = ("tokens", "attention", "scales")
+    return {need: lacks[need] for need in known}
+
+
+def _named(trunk: nn.Module, layers: Any) -> dict[str, nn.Module]:
+    names = {module: name for name, module in trunk.named_modules()}
+    return {names[layer]: layer for layer in layers}

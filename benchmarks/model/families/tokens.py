@@ -1,0 +1,55 @@
+"""What the families of token sequences share: pooling, and a block's two branches."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.backbone import Backbone, Pool, PoolError
+
+
+class TokenBackbone(Backbone):
+    """A ViT: one sequence of tokens through blocks of one width.
+
+    Args:
+        trunk: Has `blocks`, `norm`, `fc_norm`, `patch_embed`, `num_prefix_tokens` and `cls_token`.
+        pool: How features are pooled; all but `native` are of the tokens behind the norm and, where there is one, the
+            norm that is mostly behind the pooling. An attention pooling of its own goes, if another is asked for.
+    """
+
+    def __init__(self, trunk: Any, pool: Pool = "native") -> None:
+        super().__init__(trunk, pool)
+        if "cls" in pool and trunk.cls_token is None:
+            raise PoolError(f"pool must be native or avg where there is no class token, got {pool!r}")
+        if pool != "native" and getattr(trunk, "attn_pool", None) is not None:
+            trunk.attn_pool = None
+        self.embed_dim = trunk.embed_dim
+        self.num_features = 2 * trunk.embed_dim if pool == "cls+avg" else trunk.num_features
+        self.num_prefix_tokens = trunk.num_prefix_tokens
+        self.patch_size = self.stride = trunk.patch_embed.patch_size[0]
+        self.eps = _eps(trunk)
+
+    def blocks(self) -> list[nn.Module]:
+        """The blocks in order."""
+        return list(self.trunk.blocks)
+
+    def block_widths(self) -> list[int]:
+        """The width of the tokens, for each block."""
+        return [self.embed_dim] * len(self.trunk.blocks)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Features of normalised tokens."""
+        if self.pool == "native":
+            features: Tensor = self.trunk.forward_head(x, pre_logits=True)
+            return features
+        own = {"cls": lambda: x[:, 0], "avg": lambda: x[:, self.num_prefix_tokens :].mean(dim=1)}
+        return torch.cat([self.trunk.fc_norm(own[name]()) for name in self.pool.split("+")], dim=1)
+
+    def pool_tokens(self, x: Tensor) -> Tensor:
+        """Features of the tokens behind the last block."""
+        return self.pooled(self.trunk.norm(x))
+
+
+def _eps(trunk: Any) -> float:
+    norms = (module.eps for module in trunk.blocks[0].modules() if hasattr(module, "eps"))
+    return float(next(norms))

@@ -1,0 +1,83 @@
+"""timm's class VisionTransformer: augreg, DeiT, DINO, DINOv2, MAE, CLIP, SigLIP, AIMv2 and most medical ones."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from timm.layers import Attention
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from benchmarks.model.families.tokens import TokenBackbone
+from methods.backbone import Need, Pool, Site
+
+
+class ViT(TokenBackbone):
+    """A plain ViT, with learned positions."""
+
+    family = "ViT"
+
+    def __init__(self, trunk: Any, pool: Pool = "native") -> None:
+        super().__init__(trunk, pool)
+        self.lacks = _lacks(trunk.blocks)
+        if "attention" not in self.lacks:
+            self.num_heads, self.head_dim = trunk.blocks[0].attn.num_heads, trunk.blocks[0].attn.head_dim
+
+    def embed(self, image: Tensor) -> tuple[Tensor, None]:
+        """Tokens with their positions."""
+        vit = self.trunk
+        return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(image)))), None
+
+    def run(self, index: int, x: Tensor, context: None, extra: int = 0) -> Tensor:
+        """Runs a block."""
+        output: Tensor = self.trunk.blocks[index](x)
+        return output
+
+    def attention(self, index: int, x: Tensor, context: None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a block."""
+        block = self.trunk.blocks[index]
+        attn = block.attn
+        qkv = attn.qkv(block.norm1(x)).unflatten(-1, (3, attn.num_heads, attn.head_dim))  # (B, N, 3, A, E)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return attn.q_norm(query).to(value.dtype), attn.k_norm(key).to(value.dtype), value
+
+    def finish(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
+        """A block's output from its heads'."""
+        block = self.trunk.blocks[index]
+        attn = block.attn
+        joined = attn.proj_drop(attn.proj(attn.norm(attended.transpose(1, 2).flatten(2))))  # (B, N, D)
+        x = x + block.drop_path1(block.ls1(joined))
+        return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+    def projections(self) -> Mapping[str, nn.Module]:
+        """The joint projection of queries, keys and values of every block."""
+        return {f"blocks.{index}.attn.qkv": block.attn.qkv for index, block in enumerate(self.trunk.blocks)}
+
+    def put_behind_mlp(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind a block's second layer scale."""
+        block = self.trunk.blocks[index]
+        block.ls2 = nn.Sequential(block.ls2, module)
+
+    def scale_sites(self) -> Iterator[Site]:
+        """The patch embedding; both norms, qkv, proj and both layers of the MLP in every block; the last norm."""
+        trunk, width = self.trunk, self.embed_dim
+        yield Site(trunk.patch_embed, "norm", width)
+        for block in trunk.blocks:
+            yield from (Site(block, "norm1", width), Site(block.attn, "qkv", block.attn.qkv.out_features))
+            yield from (Site(block.attn, "proj", width), Site(block, "norm2", width))
+            yield from (Site(block.mlp, "fc1", block.mlp.fc1.out_features), Site(block.mlp, "fc2", width))
+        yield Site(trunk, "fc_norm" if isinstance(trunk.norm, nn.Identity) else "norm", width)
+
+
+def _lacks(blocks: Sequence[Any]) -> dict[Need, str]:
+    lacks: dict[Need, str] = {}
+    first = blocks[0]
+    attention = [getattr(block, "attn", None) for block in blocks]
+    if not all(type(block) is Block for block in blocks):
+        lacks |= dict.fromkeys(("mlp", "scales", "attention"), f"blocks of another kind ({type(first).__name__})")
+    elif not all(isinstance(attn, Attention) and getattr(attn, "gate", None) is None for attn in attention):
+        lacks["attention"] = f"attention of another kind ({type(first.attn).__name__})"
+    elif not hasattr(first.mlp, "fc1"):
+        lacks["scales"] = f"an MLP of another kind ({type(first.mlp).__name__})"
+    if not all(isinstance(getattr(attn, "qkv", None), nn.Linear) for attn in attention):
+        lacks |= dict.fromkeys(("projections", "scales"), "no joint projection of queries, keys and values")
+    return lacks

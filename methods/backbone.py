@@ -1,0 +1,220 @@
+"""What methods ask of a pretrained backbone: one description for all families, that each of them fills in.
+
+A method asks a `Backbone`, and never opens the network inside. What a family cannot answer, `lacks` says with the
+reason; a method states what it asks for (`Method.needs`), and is refused on a backbone that lacks any of it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from timm.layers import RmsNorm
+from timm.layers.grn import GlobalResponseNorm
+from torch import Tensor, nn
+
+# What a method may ask beside features and parameters:
+#   blocks: residual blocks, one after another
+#   tokens: a sequence of prefix tokens and patches, that may be joined by tokens without a position
+#   attention: plain softmax attention in every block, whose queries, keys and values can be asked for
+#   projections: the linear or convolution layers that low-rank updates are added to
+#   mlp: blocks that add an MLP's output to the residual stream
+#   scales: layers behind which each channel may be scaled and shifted, and that can take the scale in
+Need = Literal["blocks", "tokens", "attention", "projections", "mlp", "scales"]
+
+# How tokens become features: the network's own way; the class token; the mean of the patches; both, side by side.
+Pool = Literal["native", "cls", "avg", "cls+avg"]
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, RmsNorm, GlobalResponseNorm)
+
+
+class PoolError(ValueError):
+    """A backbone cannot pool as asked; the message says why."""
+
+
+class Site(NamedTuple):
+    """A layer behind which something may be put: `setattr(parent, name, ...)`; `width` channels come out of it."""
+
+    parent: nn.Module
+    name: str
+    width: int
+
+
+class Backbone(nn.Module, ABC):
+    """A pretrained network up to its pooled features, its pretrained head beside it until a method drops that.
+
+    Args:
+        trunk: The network as timm makes it, its pretrained head still attached.
+        pool: How features are pooled.
+
+    Attributes:
+        family: What its networks are called.
+        lacks: What of all that methods may ask it has not, and what it has instead.
+        stride: Side length (px) of the smallest square that an image's side must be a multiple of.
+        num_features: Width F of the features.
+        embed_dim: Width D of the tokens, where there are some.
+        num_heads, head_dim: Heads A of the attention, and their width E.
+        num_prefix_tokens: Tokens before the patches: class token, registers.
+        patch_size: Side length (px) of a patch.
+        eps: Of the norms.
+
+    Raises:
+        PoolError: It cannot pool so.
+    """
+
+    family: ClassVar[str]
+    lacks: dict[Need, str]
+    stride: int
+    num_features: int
+    embed_dim: int
+    num_heads: int
+    head_dim: int
+    num_prefix_tokens: int
+    patch_size: int
+    eps: float
+
+    def __init__(self, trunk: nn.Module, pool: Pool = "native") -> None:
+        super().__init__()
+        self.trunk: Any = trunk
+        self.pool: Pool = pool
+        self.lacks = {}
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Computes pooled features.
+
+        Shape:
+            - image: `(B, 3, H, W)`
+            - Output: `(B, F)`
+        """
+        return self.pooled(self.trunk.forward_features(image))
+
+    @abstractmethod
+    def pooled(self, x: Tensor) -> Tensor:
+        """Features `(B, F)` of what the trunk yields behind its last norm."""
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Those of the pretrained head; none once it is dropped."""
+        classifier = self.trunk.get_classifier()
+        heads = classifier if isinstance(classifier, tuple) else (classifier,)
+        return [parameter for head in heads for parameter in head.parameters()]
+
+    def drop_head(self) -> None:
+        """Takes the pretrained head off."""
+        self.trunk.reset_classifier(0)
+
+    def set_grad_checkpointing(self, enable: bool) -> None:
+        """Recomputes each block's (a stage's, in some families) activations in the backward pass."""
+        self.trunk.set_grad_checkpointing(enable)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """As any module's; a batch norm that is frozen keeps using, and not changing, its running statistics."""
+        super().train(mode)
+        for module in self.modules():
+            frozen = not any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and frozen:
+                module.eval()
+        return self
+
+    def norms(self) -> list[nn.Parameter]:
+        """Parameters of all normalisation layers."""
+        layers = (module for module in self.trunk.modules() if isinstance(module, _NORMS))
+        return [parameter for layer in layers for parameter in layer.parameters(recurse=False)]
+
+    def biases(self) -> list[nn.Parameter]:
+        """All biases but the pretrained head's; tables of position biases are none."""
+        head = set(self.head_parameters())
+        return [
+            parameter
+            for name, parameter in self.trunk.named_parameters()
+            if name.rpartition(".")[2] in ("bias", "q_bias", "v_bias") and parameter not in head
+        ]
+
+    # blocks
+
+    def blocks(self) -> list[nn.Module]:
+        """The blocks in order."""
+        raise NotImplementedError
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """All parameters by layer, from the image on.
+
+        First those before the first block, then each block's, with what stands between it and the block before, then
+        those behind the last block.
+        """
+        blocks = self.blocks()
+        block_of = {parameter: i for i, block in enumerate(blocks, start=1) for parameter in block.parameters()}
+        layers: list[list[nn.Parameter]] = [[] for _ in range(len(blocks) + 2)]
+        last = 0
+        for parameter in self.trunk.parameters():
+            last = block_of.get(parameter, last)
+            between = last + 1 if last else 0
+            layers[block_of.get(parameter, between)].append(parameter)
+        return layers
+
+    # tokens
+
+    def embed(self, image: Tensor) -> tuple[Tensor, Any]:
+        """What the first block gets, and what all blocks get beside it.
+
+        Shape:
+            - image: `(B, 3, H, W)`
+            - Output: `(B, N, D)`, and the family's own (rotary tables), for `run` and `attention`
+        """
+        raise NotImplementedError
+
+    def run(self, index: int, x: Tensor, context: Any, extra: int = 0) -> Tensor:
+        """Runs a block.
+
+        Args:
+            index: The block's.
+            x: The tokens.
+            context: From `embed`.
+            extra: Number of tokens behind the prefix that have no position.
+
+        Shape:
+            - x: `(B, N + extra, D)`
+            - Output: `(B, N + extra, D)`
+        """
+        raise NotImplementedError
+
+    def pool_tokens(self, x: Tensor) -> Tensor:
+        """Features `(B, F)` of the tokens `(B, N, D)` behind the last block."""
+        raise NotImplementedError
+
+    # attention
+
+    def attention(self, index: int, x: Tensor, context: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """A block's queries, keys and values `(B, A, N, E)` of the tokens `(B, N, D)` that it gets.
+
+        Softmax of `query @ key.mT * head_dim**-0.5` is its attention: norms and rotations are done.
+        """
+        raise NotImplementedError
+
+    def fused(self, index: int) -> bool:
+        """Whether a block's attention runs in a fused kernel (see `set_attention`)."""
+        return bool(self.trunk.blocks[index].attn.fused_attn)
+
+    def finish(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
+        """A block's output `(B, N, D)` from what it got, `(B, N, D)`, and its heads' outputs `(B, A, N, E)`."""
+        raise NotImplementedError
+
+    # layers that methods add to
+
+    def projections(self) -> Mapping[str, nn.Module]:
+        """Linear or convolution layers that low-rank updates are added to, by their names in the trunk."""
+        raise NotImplementedError
+
+    def block_widths(self) -> list[int]:
+        """Channels of what each block adds to the residual stream."""
+        raise NotImplementedError
+
+    def put_behind_mlp(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind all that makes what a block's MLP adds to the residual stream, layer scale included.
+
+        Its input and output have the channels last.
+        """
+        raise NotImplementedError
+
+    def scale_sites(self) -> Iterator[Site]:
+        """Layers behind which channels, the last axis, may be scaled and shifted."""
+        raise NotImplementedError
+
