@@ -1,8 +1,8 @@
 """Methods, datasets and backbones from outside the repository: `--plugin FILE.py`.
 
 A plugin is a Python file that defines one or more of `METHOD` (a `methods.contract.Method`), `DATASET` (a
-`datasets.info.DatasetInfo`) and `BACKBONE` (a `benchmarks.model.backbone.NamedBackbone`). Every process that builds a model
-loads the same files: their paths travel with its job.
+`datasets.info.DatasetInfo`) and `BACKBONE` (a `benchmarks.model.backbone.NamedBackbone`). Every process that builds a
+model loads the same files: their paths travel with its job.
 """
 
 import hashlib

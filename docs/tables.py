@@ -22,6 +22,7 @@ from benchmarks.environment import ROOT
 from benchmarks.memory.measured import read_point
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
+from benchmarks.model.backbone import create_backbone
 from benchmarks.model.build import count_parameters, feature_shapes
 from benchmarks.model.method_config import make_config
 from benchmarks.records.whole_run import highest_phase

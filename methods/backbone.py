@@ -217,4 +217,3 @@ class Backbone(nn.Module, ABC):
     def scale_sites(self) -> Iterator[Site]:
         """Layers behind which channels, the last axis, may be scaled and shifted."""
         raise NotImplementedError
-

@@ -74,9 +74,7 @@ class KeyValueExtractor(nn.Module):
         storage: Type of the features: `float16`, `float32`, or `int8` with a scale a channel.
     """
 
-    def __init__(
-        self, backbone: Backbone, layers: Sequence[int], keep_ratio: float, storage: FeatureDtype
-    ) -> None:
+    def __init__(self, backbone: Backbone, layers: Sequence[int], keep_ratio: float, storage: FeatureDtype) -> None:
         super().__init__()
         freeze(backbone)
         self.backbone = backbone

@@ -1,9 +1,9 @@
 """LoRA (Hu et al., ICLR 2022, arXiv 2106.09685): low-rank updates of the projections of queries, keys and values.
 
-Hugging Face peft adds W + (alpha / rank) B A to each; A, B and the new head train. A rank-r update of a projection fused
-for all three has as many parameters as rank-r updates of query and value alone: L (D r + 3 D r) = 4 L D r. Where they
-are three layers, each has its own: 6 L D r. A network without attention has the layers of its MLPs (ConvNeXt) or its
-convolutions (ResNet) updated instead. B starts at zero, so the model starts as the pretrained one.
+Hugging Face peft adds W + (alpha / rank) B A to each; A, B and the new head train. A rank-r update of a projection
+fused for all three has as many parameters as rank-r updates of query and value alone: L (D r + 3 D r) = 4 L D r. Where
+they are three layers, each has its own: 6 L D r. A network without attention has the layers of its MLPs (ConvNeXt) or
+its convolutions (ResNet) updated instead. B starts at zero, so the model starts as the pretrained one.
 """
 
 import math
@@ -44,7 +44,7 @@ def build(backbone: Backbone, num_classes: int, config: Config) -> ImageModel:
 
 
 def count(backbone: Backbone, config: Config) -> int:
-    """L (D r + r 3 D) on fused projections: of each layer, r times all that one output sees, and r times its outputs."""
+    """L (D r + r 3 D) on fused projections: of each layer, r times what one output sees, and r times its outputs."""
     return sum(config.rank * sum(_sizes(layer)) for layer in backbone.projections().values())
 
 

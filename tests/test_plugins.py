@@ -18,7 +18,7 @@ from benchmarks.errors import UserError
 from benchmarks.memory import predict
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.prediction_cache import predict_point, stored_predictions
-from benchmarks.model.backbone import BACKBONES, patch_size
+from benchmarks.model.backbone import BACKBONES, _family, _network, described
 from benchmarks.model.build import build_parts
 from benchmarks.suite.plan import make_plan
 from datasets import DATASETS
@@ -102,7 +102,8 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for table, content in zip(tables, before, strict=True):
         table.clear()
         table.update(content)
-    patch_size.cache_clear()
+    for cache in (described, _family, _network):
+        cache.cache_clear()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The name of a backbone with all that tells it from others: `vit_large_patch16_224[init_values=1e-05,pool=cls]`."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ class Spec:
 
     def __str__(self) -> str:
         """The one text of it: arguments in the order of their names, the pooling last, defaults left out."""
-        settings = [f"{key}={value}" for key, value in sorted(self.args.items())]
+        settings = [f"{key}={_text(value)}" for key, value in sorted(self.args.items())]
         settings += [] if self.pool == "native" else [f"pool={self.pool}"]
         return f"{self.name}[{','.join(settings)}]" if settings else self.name
 
@@ -40,7 +41,7 @@ def parse_spec(text: str) -> Spec:
         UserError: What stands in brackets is no list of settings, or names an unknown pooling.
     """
     found = re.fullmatch(r"(.*?)\[(.*)\]", text, flags=re.DOTALL)
-    return Spec(text) if found is None else make_spec(found[1], found[2].split(","))
+    return Spec(text) if found is None else make_spec(found[1], re.split(r",(?=\s*\w+=)", found[2]))
 
 
 def make_spec(name: str, settings: Iterable[str], pool: str = "native") -> Spec:
@@ -61,3 +62,8 @@ def make_spec(name: str, settings: Iterable[str], pool: str = "native") -> Spec:
     if pool not in POOLS:
         raise UserError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
     return Spec(name, args, cast(Pool, pool))
+
+
+def _text(value: Any) -> str:
+    """A value as YAML reads it back."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -75,7 +75,7 @@ def merge(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _fold(layer: Any, by: ScaleShift) -> None:
+def _fold(layer: Any, by: Any) -> None:
     bias = by.beta if layer.bias is None else layer.bias * by.gamma + by.beta
     layer.weight *= by.gamma.view(-1, *[1] * (layer.weight.dim() - 1))
     layer.bias = nn.Parameter(bias.clone())

@@ -1,4 +1,4 @@
-"""The families of backbones: each file answers what methods ask (`methods.backbone`), and nothing else tells them apart."""
+"""The families of backbones: each answers what methods ask (`methods.backbone`); nothing else tells them apart."""
 
 from typing import Any
 

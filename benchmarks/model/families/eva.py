@@ -1,7 +1,7 @@
 """timm's class Eva: DINOv3, EVA-02, Perception Encoder, ROPE-ViT, PanDerm; queries and keys are mostly rotated."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from timm.layers import AttentionRope, apply_rot_embed_cat
@@ -53,7 +53,7 @@ class EvaViT(TokenBackbone):
         """Queries, keys and values of a block, rotated; keys and values of grouped queries are repeated."""
         block = self.trunk.blocks[index]
         attn, x = block.attn, block.norm1(x)
-        query, key, value = (self._heads(attn, name, x) for name in ("q", "k", "v")) if attn.qkv is None else _split(attn, x)
+        query, key, value = _apart(attn, x) if attn.qkv is None else _joint(attn, x)
         query, key = attn.q_norm(query), attn.k_norm(key)
         table = self._rotations(index, context)
         if table is not None:
@@ -91,17 +91,21 @@ class EvaViT(TokenBackbone):
     def _rotations(self, index: int, context: Tensor | None) -> Tensor | None:
         return context[index] if context is not None and self.trunk.rope_mixed else context
 
-    def _heads(self, attn: Any, name: Literal["q", "k", "v"], x: Tensor) -> Tensor:
-        projected: Tensor = getattr(attn, f"{name}_proj")(x)
-        return projected.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)  # (B, A, N, E)
-
     def _rotate(self, attn: Any, tensor: Tensor, table: Tensor) -> Tensor:
         """Rotates the patches of `(B, A, N, E)`."""
         prefix, patches = tensor[:, :, : self.num_prefix_tokens], tensor[:, :, self.num_prefix_tokens :]
         return torch.cat([prefix, apply_rot_embed_cat(patches, table, half=attn.rotate_half)], dim=2)
 
 
-def _split(attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _apart(attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """From three layers; of grouped queries there are more heads than of keys and values."""
+    projected = (layer(x).unflatten(-1, (-1, attn.head_dim)) for layer in (attn.q_proj, attn.k_proj, attn.v_proj))
+    query, key, value = (tensor.transpose(1, 2) for tensor in projected)  # each (B, A, N, E)
+    return query, key, value
+
+
+def _joint(attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """From one layer, to which the biases are added apart."""
     qkv = attn.qkv(x)  # (B, N, 3 A E)
     if getattr(attn, "q_bias", None) is not None:
         qkv = qkv + torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))

@@ -26,7 +26,7 @@ class TokenBackbone(Backbone):
         self.embed_dim = trunk.embed_dim
         self.num_features = 2 * trunk.embed_dim if pool == "cls+avg" else trunk.num_features
         self.num_prefix_tokens = trunk.num_prefix_tokens
-        self.patch_size = self.stride = trunk.patch_embed.patch_size[0]
+        self.patch_size = self.stride = trunk.patch_embed.feat_ratio()
         self.eps = _eps(trunk)
 
     def blocks(self) -> list[nn.Module]:
