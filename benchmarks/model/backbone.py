@@ -4,6 +4,7 @@ import difflib
 import functools
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -173,7 +174,10 @@ def _load_trunk(trunk: nn.Module, state_dict: Mapping[str, Tensor], name: str) -
     """Loads all weights but the head's, which no method uses and checkpoints may lack."""
     fit = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", lambda state, trunk: state)
     heads = _head_prefixes(trunk)
-    weights = {key: tensor for key, tensor in fit(dict(state_dict), trunk).items() if not key.startswith(heads)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of timm's own code, where it resamples BEiT's tables
+        fitting = fit(dict(state_dict), trunk)
+    weights = {key: tensor for key, tensor in fitting.items() if not key.startswith(heads)}
     try:
         missing, unexpected = trunk.load_state_dict(weights, strict=False)
     except RuntimeError as error:

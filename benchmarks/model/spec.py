@@ -57,7 +57,10 @@ def make_spec(name: str, settings: Iterable[str], pool: str = "native") -> Spec:
             raise UserError(f"backbone argument must be like depth=24, got {setting!r}")
         if key in args:
             raise UserError(f"backbone arguments must each be given once, got {key!r} twice")
-        args[key] = numbers(read_yaml(value))
+        try:
+            args[key] = numbers(read_yaml(value))
+        except UserError as error:
+            raise UserError(f"backbone argument must have a value that YAML can read, got {setting!r}") from error
     pool = args.pop("pool", pool)
     if pool not in POOLS:
         raise UserError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")

@@ -67,10 +67,7 @@ class EvaViT(TokenBackbone):
         """A block's output from its heads'."""
         block = self.trunk.blocks[index]
         attn = block.attn
-        joined = attn.norm(attended.transpose(1, 2).flatten(2))  # (B, N, A E)
-        if attn.gate is not None:
-            joined = joined * attn.gate(block.norm1(x)).sigmoid()
-        joined = attn.proj_drop(attn.proj(joined))  # (B, N, D)
+        joined = attn.proj_drop(attn.proj(attn.norm(attended.transpose(1, 2).flatten(2))))  # (B, N, D)
         x = x + block.drop_path1(joined if block.gamma_1 is None else block.gamma_1 * joined)
         hidden = block.mlp(block.norm2(x))
         return x + block.drop_path2(hidden if block.gamma_2 is None else block.gamma_2 * hidden)
