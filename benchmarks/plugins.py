@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.errors import MissingError, UserError, one_line
 from benchmarks.model.backbone import BACKBONES, NamedBackbone, is_backbone
+from benchmarks.model.spec import parse_spec
 from benchmarks.storage.files import read_regular
 from datasets import DATASETS
 from datasets.info import DatasetInfo
@@ -72,8 +73,13 @@ def loaded_plugins() -> list[Path]:
 
 
 def digests_of(*names: str) -> dict[str, str]:
-    """The SHA-256 of the plugins that define any of these methods, datasets and backbones, by the name of the file."""
-    return {path.name: plugin.sha256 for path, plugin in _LOADED.items() if {*plugin.names} & {*names}}
+    """The SHA-256 of the plugins that define any of these methods, datasets and backbones, by the name of the file.
+
+    Args:
+        names: Backbones may have their settings behind them.
+    """
+    asked = {parse_spec(name).name for name in names}
+    return {path.name: plugin.sha256 for path, plugin in _LOADED.items() if asked & {*plugin.names}}
 
 
 def check_unchanged(planned: Iterable[tuple[str, str]]) -> None:

@@ -59,7 +59,11 @@ OTHERS = {
 ALL = ROTARY | PLAIN | OTHERS
 TOKENS = ROTARY | PLAIN
 REFUSED = {  # by what the tests' table calls them; every other pair runs
-    **{(family, method): "a bias for each pair of positions" for family in ("beit", "beitv2") for method in ("vpt", "fpt")},
+    **{
+        (family, method): "a bias for each pair of positions"
+        for family in ("beit", "beitv2")
+        for method in ("vpt", "fpt")
+    },
     **{
         (family, method): "no token sequence"
         for family in ("swinv2", "convnext", "convnext, dinov3", "convnextv2", "resnet50")
@@ -389,7 +393,9 @@ def test_gradient_checkpointing_and_eager_attention_change_no_gradient(family: s
             torch.testing.assert_close(other, plain, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", ["dinov3", "eva02, apart", "perception encoder", "beit", "swinv2", "convnext", "resnet50"])
+@pytest.mark.parametrize(
+    "family", ["dinov3", "eva02, apart", "perception encoder", "beit", "swinv2", "convnext", "resnet50"]
+)
 def test_memory_is_predicted(family: str) -> None:
     """Parameters, gradients and AdamW's state of full fine-tuning at least; more at a higher resolution."""
     stride = described(ALL[family]).stride

@@ -254,6 +254,8 @@ def test_a_point_survives_json_and_names_all_it_is() -> None:
     )
     assert MemoryPoint.from_dict(json.loads(json.dumps(point.as_dict()))) == point
     assert point.name == "fpt_vit_base_patch16_384_512px_b8_bf16_sdpa_c5_live_keep_ratio=0.5"
+    hub, args = (MemoryPoint("fpt", 512, 8, name).name for name in ("hf-hub:some/vit", "vit_tiny[depths=[1,2]]"))
+    assert (hub.split("_")[1], "/" in hub, args.split("_")[2]) == ("hf-hub%3Asome%2Fvit", False, "tiny[depths=[1,2]]")
 
 
 def test_stored_records_have_the_columns_of_the_issue() -> None:

@@ -132,6 +132,13 @@ def test_they_run_like_those_of_the_repository_and_the_record_tells(folder: Path
     assert stored["biases"]["measurements"]["predicted_memory"]["phases"]["train"]["peak_allocated_bytes"] > 0
 
 
+def test_a_plugins_backbone_is_known_with_settings_behind_its_name(folder: Path) -> None:
+    plugins.load_plugins([folder / "others.py"])
+    assert plugins.digests_of("lora", "vit_of_mine[pool=avg]") == {"others.py": digest(folder / "others.py")}
+    assert plugins.digests_of("lora", "vit_of_mine_too") == {}
+    assert described("vit_of_mine[pool=avg]").pool == "avg"
+
+
 def test_a_head_that_would_not_compute_in_fp32_is_refused(folder: Path) -> None:
     own = "model = ImageModel(backbone, num_classes)\n    model.head = nn.Linear(192, num_classes)\n    return model"
     text = "from torch import nn\n" + METHOD.replace("return ImageModel(backbone, num_classes)", own)
@@ -258,7 +265,7 @@ def test_two_files_of_one_name_are_refused(folder: Path) -> None:
         plugins.load_plugins([folder / "elsewhere" / "biases.py"])
 
 
-READS = METHOD.replace("ImageModel(backbone)", "Reads(backbone)").replace('"biases"', '"reads"').replace(
+READS = METHOD.replace("return ImageModel(", "return Reads(").replace('"biases"', '"reads"').replace(
     "def build(", """class Reads(ImageModel):
     def forward(self, image):
         return super().forward(image) * (1.0 if image.mean().item() < 9 else 2.0)

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import quote
 
 from benchmarks.choices import DEFAULT_BACKBONE
 from benchmarks.config import Attention, Precision
@@ -15,7 +16,7 @@ class MemoryPoint:
         method: Name in the table of methods.
         resolution: Image side asked for (px).
         batch_size: Images a step.
-        backbone: A timm ViT.
+        backbone: Its name, with its settings.
         num_classes: Number of classes C.
         precision: Of the forward pass.
         attention: Attention backend.
@@ -43,7 +44,13 @@ class MemoryPoint:
     @property
     def name(self) -> str:
         """Readable and unique; good for a file's name."""
-        parts = [self.method, self.backbone, f"{self.resolution}px", f"b{self.batch_size}", self.precision]
+        parts = [
+            self.method,
+            quote(self.backbone, safe="[]=,+"),
+            f"{self.resolution}px",
+            f"b{self.batch_size}",
+            self.precision,
+        ]
         parts += [self.attention, f"c{self.num_classes}"]
         parts += ["ckpt"] * self.grad_checkpointing + ["live"] * (not self.preload)
         return "_".join(parts + [f"{name}={value}" for name, value in self.options])

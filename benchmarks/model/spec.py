@@ -52,8 +52,8 @@ def make_spec(name: str, settings: Iterable[str], pool: str = "native") -> Spec:
     """
     args: dict[str, Any] = {}
     for setting in settings:
-        key, _, value = setting.strip().partition("=")
-        if not (key.isidentifier() and value.strip()):
+        key, _, value = (part.strip() for part in setting.partition("="))
+        if not (key.isidentifier() and value):
             raise UserError(f"backbone argument must be like depth=24, got {setting!r}")
         if key in args:
             raise UserError(f"backbone arguments must each be given once, got {key!r} twice")
