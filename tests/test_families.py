@@ -12,7 +12,7 @@ from benchmarks.errors import UserError
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
 from benchmarks.model.backbone import check_needs, create_backbone, described, lacks, set_attention
-from benchmarks.model.build import Parts, build_parts, count_parameters
+from benchmarks.model.build import Parts, build_parts, check_runs, count_parameters
 from benchmarks.model.method_config import make_config
 from benchmarks.training.step import evaluation_step, extraction_step, make_optimization, training_step
 from methods import METHODS
@@ -280,7 +280,7 @@ def test_an_adapter_edits_what_the_mlp_adds_behind_its_scale(family: str) -> Non
                 assert x.shape[-1] == width
                 return torch.zeros_like(x)
 
-        for index, width in enumerate(backbone.block_widths()):
+        for index in range(len(backbone.blocks())):
             backbone.put_behind_mlp(index, nn.Identity())
         torch.testing.assert_close(backbone(image), plain, rtol=1e-5, atol=1e-5)
         width = backbone.block_widths()[1]
@@ -404,6 +404,15 @@ def test_memory_is_predicted(family: str) -> None:
         phases = predict_memory(MemoryPoint("full", factor * stride, 4, ALL[family])).phases
         peaks.append(phases["train"].allocated)
     assert 16 * count_parameters("full", make_config("full", {}), ALL[family], 5)["trainable"] < peaks[0] < peaks[1]
+
+
+@pytest.mark.parametrize("method", ["full", "linear"])
+def test_a_size_that_a_network_cannot_take_is_refused_before_a_run(method: str) -> None:
+    """Halo attention wants maps of whole blocks."""
+    config = make_config(method, {})
+    check_runs(METHODS[method], config, "halonet26t", 256)
+    with pytest.raises(UserError, match=r"backbone must take images of 224 px, got 'halonet26t' \(.*\); choose"):
+        check_runs(METHODS[method], config, "halonet26t", 224)
 
 
 def test_another_network_of_timm_gives_its_features() -> None:

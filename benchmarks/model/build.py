@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.config import Attention
-from benchmarks.errors import UserError
-from benchmarks.model.backbone import check_needs, create_backbone, set_attention
+from benchmarks.errors import UserError, one_line
+from benchmarks.model.backbone import check_needs, create_backbone, described, set_attention
 from methods import METHODS
 from methods.contract import Head, Method, OptionError
 
@@ -94,16 +94,20 @@ def _check_trainable(method: str, model: nn.Module) -> None:
 
 @functools.cache
 def check_runs(method: Method, config: Any, backbone: str, resolution: int) -> None:
-    """Builds a method, and has its extractor see an image, on the meta device without weights.
+    """Builds a method, and has what may not take any image see one, on the meta device without weights.
+
+    That is an extractor, and a network whose shapes follow from no patches.
 
     Raises:
         UserError: It could not run so; the message says why.
     """
     if method.has_extractor:
         feature_shapes(method.name, config, backbone, resolution)
-    else:
-        with torch.device("meta"):
-            build_parts(method.name, config, backbone, 2, resolution)
+        return
+    with torch.device("meta"), torch.no_grad():
+        model = build_parts(method.name, config, backbone, 2, resolution, "eager").model.eval()
+        if "tokens" in described(backbone).lacks:
+            _see(model.backbone, backbone, resolution)  # type: ignore[arg-type]
 
 
 def feature_shapes(
@@ -122,9 +126,21 @@ def feature_shapes(
     """
     with torch.device("meta"), torch.no_grad(), _options_of(method):
         extractor: Any = build_parts(method, config, backbone, 2, resolution, "eager").extractor
-        features = extractor(image=torch.empty(1, 3, resolution, resolution))
+        features = _see(extractor, backbone, resolution)
     shapes = {name: (tuple(feature.shape[1:]), str(feature.dtype)[6:]) for name, feature in features.items()}
     return shapes, extractor.parts
+
+
+def _see(part: nn.Module, backbone: str, resolution: int) -> Any:
+    """What a part makes of an image, on the meta device."""
+    try:
+        return part(torch.empty(1, 3, resolution, resolution))
+    except OptionError:
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"backbone must take images of {resolution} px, got {backbone!r} ({one_line(error)}); choose another --res"
+        ) from error
 
 
 def count_parameters(method: str, config: Any, backbone: str, num_classes: int) -> dict[str, int | float]:
