@@ -415,6 +415,14 @@ def test_a_size_that_a_network_cannot_take_is_refused_before_a_run(method: str) 
         check_runs(METHODS[method], config, "halonet26t", 224)
 
 
+def test_a_network_without_checkpoints_is_refused_them() -> None:
+    config = make_config("full", {})
+    with pytest.raises(
+        UserError, match="grad checkpointing must be off on a backbone that has none, got 'cspdarknet53'"
+    ):
+        build_parts("full", config, "cspdarknet53", 3, 64, grad_checkpointing=True)
+
+
 def test_another_network_of_timm_gives_its_features() -> None:
     name = "regnety_002"
     assert described(name).family == "other"

@@ -69,8 +69,17 @@ def build_parts(
     for part in (model, extractor):
         if part is not None:
             set_attention(part, attention)
-    model.set_grad_checkpointing(grad_checkpointing)  # type: ignore[operator]
+    _checkpoint(model, grad_checkpointing, backbone)
     return Parts(model.train(), None if extractor is None else extractor.eval())
+
+
+def _checkpoint(model: Any, enable: bool, backbone: str) -> None:
+    try:
+        model.set_grad_checkpointing(enable)
+    except AssertionError as error:  # as timm has it
+        raise UserError(
+            f"grad checkpointing must be off on a backbone that has none, got {backbone!r}; leave it out"
+        ) from error
 
 
 @contextmanager
