@@ -29,7 +29,7 @@ from datasets.fundus import LARGE, SMALL, draw_fundus
 from datasets.info import DatasetInfo
 
 SEED = 2024
-COUNTS = {"train": 32, "val": 16, "test": 64}
+COUNTS = {"train": 32, "val": 16, "test": 48}
 KINDS = ((0, None), (1, LARGE), (0, None), (1, SMALL))  # label and lesions, in turn
 
 
