@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.errors import UserError
 from benchmarks.model.medical import MEDICAL
 from benchmarks.model.native import make_native
 
@@ -76,6 +77,13 @@ def test_a_row_makes_its_model_on_the_meta_device(name: str) -> None:
     model = make_native(name)
     assert all(parameter.is_meta for parameter in model.parameters())
     assert sum(parameter.numel() for parameter in model.parameters()) == COUNTS[name]
+
+
+def test_settings_behind_a_name_count() -> None:
+    model: Any = make_native("uni[depth=2,pool=avg]")
+    assert len(model.blocks) == 2
+    with pytest.raises(UserError, match=r"backbone must be one that can be made, got 'uni\[colour=2\]': .*colour"):
+        make_native("uni[colour=2]")
 
 
 @pytest.mark.parametrize(

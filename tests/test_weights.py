@@ -215,6 +215,15 @@ def test_the_same_backbone_from_another_place_is_no_fallback(tmp_path: Path, pac
 
 
 @pytest.mark.usefixtures("offline")
+def test_another_backbone_of_the_wheel_pools_as_asked(tmp_path: Path, package_index: list[list[str]]) -> None:
+    for asked, fallback in {f"{WHEEL_BACKBONE}[pool=avg]": False, "uni[pool=avg]": True}.items():
+        weights = resolve_weights("auto", asked, tmp_path)
+        assert (weights.backbone, weights.fallback) == (f"{WHEEL_BACKBONE}[pool=avg]", fallback)
+        assert weights.backbone_requested == asked
+    assert len(package_index) == 1
+
+
+@pytest.mark.usefixtures("offline")
 def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="hub must be reachable for the weights of vit_tiny_patch16_224"):
         resolve_weights("hub", "vit_tiny_patch16_224", tmp_path)
@@ -308,6 +317,19 @@ def test_weights_of_a_named_backbone_are_converted_and_their_note_kept(
     assert loaded is not None and loaded.keys() == small.keys()
     assert resolve_weights("hub", "retfound", tmp_path) == replace(weights, requested="hub")
     assert len(asked) == 1
+
+
+def test_settings_tell_weights_apart_where_they_change_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: dict[str, torch.Tensor]
+) -> None:
+    content = {"state_dict": {f"backbone.{key}": tensor for key, tensor in small.items()}}
+    asked = hub_cache(tmp_path, monkeypatch, "pytorch_model.bin", content)
+    plain = resolve_weights("hub", "rad-dino", tmp_path)
+    assert resolve_weights("hub", "rad-dino[pool=avg]", tmp_path).path == plain.path and len(asked) == 2
+    other = resolve_weights("hub", "vit_tiny_patch16_224[depth=2,pool=avg]", tmp_path)
+    assert other.backbone == "vit_tiny_patch16_224[depth=2,pool=avg]" and other.note is not None
+    assert other.path is not None and other.path.name.startswith("vit_tiny_patch16_224_depth_2_.")
+    assert [repository for repository, _ in asked[2:]] == ["timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"] * 2
 
 
 @pytest.mark.parametrize("status", [401, 403])

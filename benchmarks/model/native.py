@@ -1,34 +1,33 @@
-"""The model that weights are fitted to: a backbone by name, at the image side that it was pretrained with."""
+"""The network that weights are fitted to: a backbone by name, at the image side that it was pretrained with."""
 
-import timm
+from typing import Any
+
 import torch
 from torch import nn
 
-from benchmarks.model.backbone import BACKBONES
-from benchmarks.model.medical import MEDICAL
-from benchmarks.model.named import NamedBackbone
-from benchmarks.model.published import is_published, published_backbone
+from benchmarks.errors import UserError, one_line
+from benchmarks.model.backbone import create_backbone
+from benchmarks.model.published import named_backbone
+from benchmarks.model.spec import parse_spec
 
 
-def named_backbone(name: str) -> NamedBackbone | None:
-    """What a name stands for that is not timm's; None for timm's own.
+def make_native(backbone: str) -> nn.Module:
+    """The network on the meta device: names and shapes without numbers.
 
-    Raises:
-        UserError: It is of a repository or folder that describes no timm model.
-        MachineError: The hub cannot be reached or refuses.
-    """
-    return published_backbone(name) if is_published(name) else MEDICAL.get(name)
-
-
-def make_native(name: str) -> nn.Module:
-    """The model on the meta device: names and shapes without numbers.
+    Args:
+        backbone: Its name, with its settings.
 
     Raises:
-        UserError: As `named_backbone` says.
-        MachineError: Likewise.
+        UserError: There is no such backbone, or it cannot be made with these settings.
+        MachineError: The hub, which describes it, cannot be reached or refuses.
     """
-    named = named_backbone(name)
+    spec = parse_spec(backbone)
+    named = named_backbone(spec.name)
     with torch.device("meta"):
-        if named is not None:
-            return named.create()
-        return BACKBONES[name].create() if name in BACKBONES else timm.create_model(name, pretrained=False)
+        if named is None:
+            trunk: Any = create_backbone(backbone).trunk
+            return trunk
+        try:
+            return named.create(**spec.args)
+        except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
+            raise UserError(f"backbone must be one that can be made, got {backbone!r}: {one_line(error)}") from error

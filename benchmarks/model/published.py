@@ -1,4 +1,7 @@
-"""Backbones that describe themselves in a `config.json`: `hf-hub:owner/name` on the hub, `local-dir:PATH` on disk."""
+"""Backbones that are not timm's: the medical ones of our table, and those that describe themselves in a `config.json`.
+
+The latter are `hf-hub:owner/name` on the hub and `local-dir:PATH` on disk.
+"""
 
 import functools
 import re
@@ -13,10 +16,21 @@ from torch import nn
 
 from benchmarks.errors import MissingError, UserError, one_line
 from benchmarks.model.hub import WEIGHT_FILES, hub_config
+from benchmarks.model.medical import MEDICAL
 from benchmarks.model.named import NamedBackbone, Stats
 from benchmarks.storage.files import parse_json, read_regular
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
+
+
+def named_backbone(name: str) -> NamedBackbone | None:
+    """What a name stands for that is not timm's; None for timm's own and those of plugins.
+
+    Raises:
+        UserError: It is of a repository or folder that describes no timm model.
+        MachineError: The hub cannot be reached or refuses.
+    """
+    return published_backbone(name) if is_published(name) else MEDICAL.get(name)
 
 
 def is_published(name: str) -> bool:

