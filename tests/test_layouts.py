@@ -251,6 +251,13 @@ def usfm(state: State) -> dict[str, Any]:
     return {"model": {**state, **constants, "mask_token": torch.zeros(1, 1, 24)}}
 
 
+def usfm_shared(state: State) -> dict[str, Any]:
+    """As BEiT pretrains: one table for all blocks, and a norm that has not moved behind the pooling."""
+    table = state["blocks.0.attn.relative_position_bias_table"]
+    inner = {name.replace("fc_norm", "norm"): value for name, value in state.items() if "bias_table" not in name}
+    return {"model": {**inner, "rel_pos_bias.relative_position_bias_table": table, "lm_head.bias": torch.zeros(9)}}
+
+
 def moco(state: State) -> dict[str, Any]:
     """MoCo v3 under data parallelism: the model, and its average."""
     base = {f"module.base_encoder.{name}": tensor for name, tensor in state.items()}
@@ -393,6 +400,20 @@ def test_biases_apart_are_joined_where_the_backbone_has_them_joined(
     create = partial(vit, init_values=0.1)
     again = create().eval()
     again.load_state_dict(fitted(monkeypatch, tmp_path / "apart.pth", create).state)
+    image = torch.rand(2, 3, 56, 56)
+    with torch.no_grad():
+        torch.testing.assert_close(again(image), model(image), rtol=1e-5, atol=1e-5)
+
+
+def test_a_shared_table_of_position_biases_goes_into_every_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = partial(timm.create_model, "beit_base_patch16_224", **BEIT)
+    model: Any = randomised(create())
+    model.blocks[1].attn.relative_position_bias_table.data = model.blocks[0].attn.relative_position_bias_table.data
+    torch.save(usfm_shared(model.state_dict()), tmp_path / "usfm.pth")
+    again = create().eval()
+    again.load_state_dict(fitted(monkeypatch, tmp_path / "usfm.pth", create).state)
     image = torch.rand(2, 3, 56, 56)
     with torch.no_grad():
         torch.testing.assert_close(again(image), model(image), rtol=1e-5, atol=1e-5)

@@ -233,6 +233,9 @@ def test_hub_weights_are_kept_under_their_tag(tmp_path: Path, monkeypatch: pytes
     asked = hub_cache(tmp_path, monkeypatch, "model.safetensors")
     weights = resolve_weights("auto", "vit_tiny_patch16_224", tmp_path)
     assert resolve_weights("hub", "vit_tiny_patch16_224", tmp_path).path == weights.path
+    pooled = resolve_weights("hub", "vit_tiny_patch16_224[pool=avg]", tmp_path / "other")
+    assert (pooled.sha256, pooled.backbone) == (weights.sha256, "vit_tiny_patch16_224[pool=avg]")
+    del asked[1:]
     assert asked == [("timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", "model.safetensors")]
     assert weights.path is not None
     assert weights.path.name == "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors"

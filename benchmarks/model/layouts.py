@@ -131,7 +131,7 @@ def from_dinov2(state: Mapping[str, Tensor]) -> State:
 
 
 def to_expected(state: Mapping[str, Tensor], expected: Collection[str]) -> State:
-    """Norms, layer scales and biases under the one of timm's names for them that is expected."""
+    """Norms, layer scales, biases and bias tables under the one of timm's names for them that is expected."""
     pairs = (
         (r"norm\.(weight|bias)", r"fc_norm.\1"),
         (r"fc_norm\.(weight|bias)", r"norm.\1"),
@@ -145,7 +145,16 @@ def to_expected(state: Mapping[str, Tensor], expected: Collection[str]) -> State
         renamed[fitting[0] if fitting else name] = tensor
     pooled = any(name.startswith("attn_pool.") for name in expected)
     renamed = {name: tensor for name, tensor in renamed.items() if pooled or not name.startswith("attn_pool.")}
-    return _biases(renamed, expected)
+    return _biases(_tables(renamed, expected), expected)
+
+
+def _tables(state: State, expected: Collection[str]) -> State:
+    """One table of position biases, which BEiT's pretraining shares, in every block that has its own."""
+    shared = "rel_pos_bias.relative_position_bias_table"
+    own = [name for name in expected if name.endswith(".attn.relative_position_bias_table")]
+    if shared not in state or not own:
+        return state
+    return {name: tensor for name, tensor in state.items() if name != shared} | dict.fromkeys(own, state[shared])
 
 
 def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:

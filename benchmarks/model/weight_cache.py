@@ -43,7 +43,7 @@ def store(state: Mapping[str, Tensor], path: Path, about: Mapping[str, str | Non
 
 def read_about(path: Path) -> dict[str, str | None]:
     """What `store` kept beside the digest of a file."""
-    return dict(json.loads(path.with_suffix(".sha256").read_text().partition("\n# ")[2]))
+    return dict(json.loads(path.with_suffix(".sha256").read_text().partition("\n# ")[2] or "{}"))
 
 
 def verified_digest(path: Path) -> str | None:

@@ -110,8 +110,8 @@ def load_weights(weights: Weights) -> dict[str, Tensor] | None:
 
 def _from_file(requested: str, path: Path, backbone: str, folder: Path, resample: bool) -> Weights:
     """From the file itself where it is in timm's layout; else converted once, for all runs."""
-    fitted = fit(read_checkpoint(path), backbone, resample)  # what is wrong with it shows before the first run
     digest = file_sha256(path)
+    fitted = fit(read_checkpoint(path), backbone, resample)  # what is wrong with it shows before the first run
     weights = Weights(requested, "file", backbone, backbone, path=path.resolve(), sha256=digest, note=fitted.note)
     if not fitted.changed:
         return weights
@@ -164,7 +164,7 @@ def _from_hub(requested: str, backbone: str, folder: Path, resample: bool) -> We
         check_finite(checkpoint.state, checkpoint.path)
         # timm fits them to the backbone as it does those that it downloads itself
         overlay = {"state_dict": checkpoint.state}
-        model = timm.create_model(backbone, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
+        model = timm.create_model(spec.name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
         digest = store(model.state_dict(), path)
     return Weights(requested, "hub", backbone, backbone, path=path, sha256=digest)
 
@@ -189,12 +189,13 @@ def _converted(download: Callable[[], Path], requested: str, backbone: str, fold
     if digest is None:
         checkpoint = read_checkpoint(download())
         fitted = fit(checkpoint, backbone, resample)
-        about = {"note": fitted.note, "original_sha256": file_sha256(checkpoint.path)}
-        digest = store(fitted.state, path, about)
+        digest = store(
+            fitted.state, path, {"note": fitted.note, "original_sha256": file_sha256(checkpoint.path)}
+        )  # fmt: skip
     about = read_about(path)
     return Weights(
-        requested, "hub", backbone, backbone, path=path, sha256=digest, note=about["note"],
-        original_sha256=about["original_sha256"],
+        requested, "hub", backbone, backbone, path=path, sha256=digest, note=about.get("note"),
+        original_sha256=about.get("original_sha256"),
     )  # fmt: skip
 
 
