@@ -1,174 +1,182 @@
-"""Checkpoints: what goes on from one ends bit for bit where an undisturbed training ends; damage is left aside."""
+"""Reading a file of weights: what published checkpoints hold beside tensors, and what no checkpoint may ask for."""
 
+import argparse
+import pathlib
 import pickle
-from collections.abc import Callable
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from bench_process import TINY, options_of
-from tiny_images import make_images
 
-from benchmarks.suite.plan import PlannedRun, make_plan
-from benchmarks.suite.run import Run
-from benchmarks.suite.suite import Work
-from benchmarks.training import checkpoint
-from benchmarks.training.checkpoint import Checkpoints
-from benchmarks.training.clock import Clock
-from methods import METHODS
+from benchmarks.errors import UserError
+from benchmarks.model.checkpoint import read_checkpoint
 
-EPOCHS = 3
-STATE = {"weight": torch.arange(5.0), "epoch": 1, "names": ["a", "b"]}
+TENSOR = torch.arange(3.0)
 
 
-class Killed(Exception):
-    """Stands in for the end of a process."""
+class Call:
+    """Pickled as a call of any function."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> Any:
+        return self.call
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    make_images(folder / "images")
-    return folder
+BESIDE: dict[str, Any] = {
+    "namespace": argparse.Namespace(lr=1e-3, data="images", epochs=[1, 2]),
+    "path": argparse.Namespace(output=pathlib.PosixPath("/data/out")),
+    "numpy-scalar": np.float64(0.5),
+    "numpy-float32": np.float32(0.5),
+    "numpy-int": np.int64(3),
+    "numpy-array": np.arange(4, dtype=np.float32),
+    "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99)}]},
+}
 
 
-def planned(images: Path, method: str, *options: str) -> PlannedRun:
-    flags = [word if word != "images" else str(images / "images") for word in TINY]
-    flags += ["--methods", method, "--epochs", str(EPOCHS), "--cache", str(images / "cache"), *options]
-    return make_plan(options_of(*flags)).runs[0]
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("beside", BESIDE)
+def test_options_and_numbers_beside_the_weights_are_read_over(tmp_path: Path, beside: str, legacy: bool) -> None:
+    path = tmp_path / "model.pth"
+    content = {"model": {"a": TENSOR, "step": 3}, "other": BESIDE[beside]}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.state.keys() == {"a"} and torch.equal(checkpoint.state["a"], TENSOR)
+    assert checkpoint.wrappers == ("model",)
 
 
-def execute(run: PlannedRun, checkpoints: Checkpoints | None, emit: Callable[..., None] = lambda *_, **__: None) -> Run:
-    torch.manual_seed(99)  # what a fresh process has differs
-    done = Run(run.config, run.places, run.weights, Clock(), emit, (), checkpoints)
-    done.execute()
-    return done
+@pytest.mark.parametrize("value", [np.float64(0.5), np.arange(4)])
+def test_numbers_of_numpy_1_are_read_over(tmp_path: Path, value: object) -> None:
+    """It wrote the names of modules that NumPy 2 has moved."""
+    path = tmp_path / "model.pth"
+    torch.save({"model": {"a": TENSOR}, "best": value}, path, _use_new_zipfile_serialization=False)
+    old = path.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    assert old != path.read_bytes()
+    path.write_bytes(old)
+    assert torch.equal(read_checkpoint(path).state["a"], TENSOR)
 
 
-def outcome(run: Run) -> dict[str, Any]:
-    """All that training decides, without what the clock decides."""
-    history = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in run.measurements["history"]]
-    assert run.probabilities is not None
-    scores = {split: run.measurements[split] for split in ("val", "test")}
-    return {"history": history, "selection": run.run["selection"], "predictions": run.probabilities.to_csv()} | scores
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    ("payload", "name"),
+    [
+        (Call(print, "x"), "print"),
+        (Call(eval, "1"), "eval"),
+        (Call(pickle.loads, b"N."), "pickle.loads"),
+        (Call(np.load, "x.npy"), "numpy.load"),
+        (Call(torch.load, "x.pth"), "torch.serialization.load"),
+        (Call(pathlib.Path.cwd), "getattr"),
+    ],
+)
+def test_a_name_that_could_run_a_program_is_refused_by_name(
+    tmp_path: Path, payload: Call, name: str, legacy: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"model": {"a": TENSOR}, "x": payload}, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UserError) as error:
+        read_checkpoint(path)
+    assert str(error.value) == (
+        f"weights must be a safetensors file or a checkpoint of tensors, got {str(path)!r}: it asks for {name}, which "
+        "could run a program; save it again as safetensors"
+    )
+    assert capsys.readouterr().out == ""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_a_run_killed_after_any_epoch_ends_as_an_undisturbed_one(images: Path, tmp_path: Path, method: str) -> None:
-    run = planned(images, method)
-    undisturbed = execute(run, None)
-
-    checkpoints = Checkpoints(tmp_path, run.config.run_id, pytest.fail)
-    for last in range(2, EPOCHS + 1):  # the epoch that is lost, as its checkpoint is not there yet
-
-        def die(event: str, last: int = last, **fields: Any) -> None:
-            if event == "epoch" and fields["epoch"] == last:
-                raise Killed
-
-        with pytest.raises(Killed):
-            execute(run, checkpoints, die)
-    resumed = execute(run, checkpoints)
-    assert resumed.run["resumed_after"] == list(range(1, EPOCHS))
-    assert undisturbed.run["resumed_after"] == []
-    assert outcome(resumed) == outcome(undisturbed)
-    seconds = resumed.clock.seconds
-    assert seconds["train"] == pytest.approx(sum(e["seconds"] for e in resumed.measurements["history"]), rel=0.2)
-    assert 0 < sum(seconds.values()) < resumed.clock.total()
+def test_nothing_stays_allowed_after_reading(tmp_path: Path) -> None:
+    before = set(torch.serialization.get_safe_globals())  # in no order
+    torch.save({"a": TENSOR}, tmp_path / "model.pth")
+    read_checkpoint(tmp_path / "model.pth")
+    assert set(torch.serialization.get_safe_globals()) == before and argparse.Namespace not in before
 
 
-def test_only_the_newest_is_kept_and_none_at_the_end(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, "a-run", pytest.fail)
-    assert checkpoints.load() is None
-    for epoch in (1, 2, 10):
-        checkpoints.store(epoch, STATE | {"epoch": epoch})
-    (path,) = checkpoints.folder.iterdir()
-    assert path.name.startswith("epoch-00010-")
-    loaded = checkpoints.load()
-    assert loaded is not None and loaded["epoch"] == 10 and loaded["names"] == ["a", "b"]
-    assert torch.equal(loaded["weight"], STATE["weight"])  # type: ignore[arg-type]
-    checkpoints.remove()
-    assert checkpoints.load() is None and not checkpoints.folder.exists()
+NO_WEIGHTS = {
+    "page": (
+        b"\n<!DOCTYPE html><html><body>Log in</body></html>",
+        r"it is a web page; open it to see what the page asks",
+    ),
+    "html": (b"<HTML>404</HTML>", r"it is a web page; open it"),
+    "empty": (b"", r"the file is empty; download it again"),
+    "pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        r"it is a pointer of git-lfs; fetch the weights themselves with `git lfs pull`",
+    ),
+}
 
 
-def test_a_damaged_one_is_left_aside_for_the_one_before(tmp_path: Path) -> None:
-    notes: list[str] = []
-    checkpoints = Checkpoints(tmp_path, "a-run", notes.append)
-    checkpoints.store(1, STATE)
-    (first,) = checkpoints.folder.iterdir()
-    kept = first.read_bytes()
-    checkpoints.store(2, STATE | {"epoch": 2})
-    (second,) = checkpoints.folder.iterdir()
-    first.write_bytes(kept)  # killed before it was removed
-    for damage in (kept, second.read_bytes()[:-1], b""):
-        second.write_bytes(damage)
-        loaded = checkpoints.load()
-        assert loaded is not None and loaded["epoch"] == 1
-    assert notes == [f"checkpoint {second} is left aside: it is damaged"] * 3
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".bin"])
+@pytest.mark.parametrize("kind", NO_WEIGHTS)
+def test_what_a_failed_download_leaves_is_told(tmp_path: Path, kind: str, suffix: str) -> None:
+    content, message = NO_WEIGHTS[kind]
+    (tmp_path / f"model{suffix}").write_bytes(content)
+    with pytest.raises(UserError, match=rf"weights must be a safetensors file or a checkpoint .*{suffix}': {message}"):
+        read_checkpoint(tmp_path / f"model{suffix}")
 
 
-def test_a_half_written_one_is_none(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, "a-run", pytest.fail)
-    checkpoints.folder.mkdir(parents=True)
-    (checkpoints.folder / ".4711.tmp").write_bytes(b"half")
-    assert checkpoints.load() is None
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({}, "it holds no tensors under names"),
+        ({"model": {"a": 3}}, "it holds no tensors under names"),
+        ({3: TENSOR}, "it holds no tensors under names"),
+        ([TENSOR], "it holds a list in the place of a state dict"),
+        (TENSOR, "it holds a Tensor in the place of a state dict"),
+    ],
+)
+def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: object, reason: str) -> None:
+    torch.save(content, tmp_path / "model.pth")
+    with pytest.raises(UserError, match=rf"a checkpoint of tensors, got .*: {reason}; save it again as safetensors"):
+        read_checkpoint(tmp_path / "model.pth")
 
 
-def test_another_version_of_the_code_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    notes: list[str] = []
-    Checkpoints(tmp_path, "a-run", notes.append).store(1, STATE)
-    monkeypatch.setattr(checkpoint, "CODE_DIGEST", "other")
-    assert Checkpoints(tmp_path, "a-run", notes.append).load() is None
-    assert notes[0].endswith("it was made by another version of the code or of torch")
+def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "model.pth")
+    with pytest.raises(UserError, match="it holds a dict in the place of a state dict"):
+        read_checkpoint(tmp_path / "model.pth")
 
 
-def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
-    class Payload:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (tmp_path / "ran",)
-
-    pickle.loads(pickle.dumps(Payload()))
-    (tmp_path / "ran").unlink()  # the payload works
-    notes: list[str] = []
-    checkpoints = Checkpoints(tmp_path, "a-run", notes.append)
-    checkpoints.store(1, {"payload": Payload()})
-    assert checkpoints.load() is None
-    assert "holds more than tensors and plain values" in notes[0] and "\n" not in notes[0]
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_disk_that_cannot_hold_one_stops_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    notes: list[str] = []
-    checkpoints = Checkpoints(tmp_path, "a-run", notes.append)
-    checkpoints.store(1, STATE)
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint._Hashing, "write", full)
-    checkpoints.store(2, STATE)
-    assert len(notes) == 1 and notes[0].startswith("checkpoint of epoch 2 cannot be stored in ")
-    monkeypatch.undo()
-    assert [path.name[:11] for path in checkpoints.folder.iterdir()] == ["epoch-00001"]
+@pytest.mark.parametrize(
+    ("content", "wrappers"),
+    [
+        ({"student": {"a": -TENSOR}, "teacher": {"a": TENSOR}}, ("teacher",)),
+        ({"model": {"a": -TENSOR}, "model_ema": {"a": TENSOR}}, ("model_ema",)),
+        ({"state_dict": {"a": -TENSOR}, "state_dict_ema": {"a": TENSOR}}, ("state_dict_ema",)),
+        ({"state_dict": {"a": -TENSOR}, "ema": {"a": TENSOR}}, ("ema",)),
+        ({"student": {"a": TENSOR}, "epoch": 3}, ("student",)),
+        ({"module": {"a": TENSOR}}, ("module",)),
+        ({"encoder": {"module.a": TENSOR}, "predictor": {"a": -TENSOR}}, ("encoder",)),
+        ({"model": {"state_dict": {"a": TENSOR}}}, ("model", "state_dict")),
+        ({"model": None, "a": TENSOR}, ()),
+        ({"_orig_mod.module.a": TENSOR}, ()),
+    ],
+)
+def test_the_averaged_model_comes_out_of_what_wraps_it(
+    tmp_path: Path, content: object, wrappers: tuple[str, ...]
+) -> None:
+    torch.save(content, tmp_path / "model.pth")
+    checkpoint = read_checkpoint(tmp_path / "model.pth")
+    assert checkpoint.wrappers == wrappers
+    assert checkpoint.state.keys() == {"a"} and torch.equal(checkpoint.state["a"], TENSOR)
 
 
-def test_those_of_a_run_that_has_its_record_are_removed(tmp_path: Path, images: Path) -> None:
-    from fixed_records import make_record
-
-    from benchmarks.records.record import write_record
-    from benchmarks.suite.suite import _clear_up
-
-    record = make_record("lora")
-    write_record(tmp_path, record)
-    for run_id in (record["run_id"], "another-run"):
-        Checkpoints(tmp_path, run_id, pytest.fail).store(1, STATE)
-    work = Work.make(make_plan_of_nothing(), tmp_path, "only-missing", 1)
-    _clear_up(work.runs)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["another-run"]
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_single(tmp_path: Path, dtype: torch.dtype) -> None:
+    torch.save({"a": TENSOR.to(dtype), "count": torch.tensor(3)}, tmp_path / "model.pth")
+    state = read_checkpoint(tmp_path / "model.pth").state
+    assert state["a"].dtype == torch.float32 and torch.equal(state["a"], TENSOR)
+    assert state["count"].dtype == torch.int64
 
 
-def make_plan_of_nothing() -> Any:
-    from benchmarks.suite.plan import Plan
-
-    return Plan([], [])
+def test_no_module_is_loaded_by_reading(tmp_path: Path) -> None:
+    """A name is looked up among those allowed, never imported."""
+    path = tmp_path / "model.pth"
+    torch.save({"a": TENSOR, "x": Call(print, "x")}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"__builtin__\nprint", b"antigravity\nopen_"))
+    with pytest.raises(UserError, match="it asks for "):
+        read_checkpoint(path)
+    assert "antigravity" not in sys.modules

