@@ -1,7 +1,7 @@
 """Methods, datasets and backbones from outside the repository: `--plugin FILE.py`.
 
 A plugin is a Python file that defines one or more of `METHOD` (a `methods.contract.Method`), `DATASET` (a
-`datasets.info.DatasetInfo`) and `BACKBONE` (a `benchmarks.model.backbone.NamedBackbone`). Every process that builds a
+`datasets.info.DatasetInfo`) and `BACKBONE` (a `benchmarks.model.named.NamedBackbone`). Every process that builds a
 model loads the same files: their paths travel with its job.
 """
 
@@ -17,7 +17,8 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.errors import MissingError, UserError, one_line
-from benchmarks.model.backbone import BACKBONES, NamedBackbone, is_backbone
+from benchmarks.model.backbone import BACKBONES, is_backbone
+from benchmarks.model.named import NamedBackbone
 from benchmarks.model.spec import parse_spec
 from benchmarks.storage.files import read_regular
 from datasets import DATASETS

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks.errors import UserError
+from benchmarks.model.backbone import make_native
 from benchmarks.model.medical import MEDICAL
-from benchmarks.model.native import make_native
 
 
 def parameters(

@@ -66,7 +66,7 @@ import numpy as np
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
-from benchmarks.model.backbone import NamedBackbone
+from benchmarks.model.named import NamedBackbone
 from datasets.info import DatasetInfo
 
 

@@ -6,7 +6,6 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -17,36 +16,31 @@ from torch import Tensor, nn
 from benchmarks.config import Attention
 from benchmarks.errors import UserError
 from benchmarks.model.families import family_of
+from benchmarks.model.medical import MEDICAL
+from benchmarks.model.named import NamedBackbone
+from benchmarks.model.published import is_published, named_backbone
 from benchmarks.model.spec import Spec, parse_spec
 from methods.backbone import Backbone, Need, PoolError
 from methods.contract import Method
 
+BACKBONES: dict[str, NamedBackbone] = {}  # those of plugins, beside timm's and our own
 
-@dataclass(frozen=True)
-class NamedBackbone:
-    """A backbone that is not in timm's table.
-
-    Attributes:
-        name: On the command line and in records.
-        create: `create(**size)` makes a network of timm's with random weights; `size` is empty for the image side that
-            it was pretrained with, else `img_size`, the side in px.
-    """
-
-    name: str
-    create: Callable[..., nn.Module]
-
-
-BACKBONES: dict[str, NamedBackbone] = {}  # those of plugins, beside timm's
+State = dict[str, Tensor]
 
 
 def known_backbones() -> list[str]:
     """Names of all backbones: timm's, then our own and those of plugins."""
-    return [*timm.list_models(), *BACKBONES]
+    return [*timm.list_models(), *MEDICAL, *BACKBONES]
 
 
 def is_backbone(name: str) -> bool:
     """Whether there is such a backbone; timm's may have a tag behind a dot."""
-    return name in BACKBONES or timm.is_model(name.partition(".")[0])
+    return name in BACKBONES or name in MEDICAL or is_published(name) or timm.is_model(name.partition(".")[0])
+
+
+def named(name: str) -> NamedBackbone | None:
+    """What a name stands for that is not timm's; None for timm's own."""
+    return BACKBONES.get(name) or named_backbone(name)
 
 
 def check_backbone(name: str) -> None:
@@ -123,10 +117,24 @@ def create_backbone(
     trunk = _create_trunk(spec, resolution, arguments)
     if state_dict is not None:
         _load_trunk(trunk, state_dict, name)
+    own = named(spec.name)
+    pool = own.pool if own is not None and spec.pool == "native" else spec.pool
     try:
-        return kind(trunk, spec.pool).eval()
+        return kind(trunk, pool).eval()
     except PoolError as error:
         raise UserError(f"{error} for {spec.name}") from error
+
+
+def make_native(name: str) -> nn.Module:
+    """The network at its pretrained size on the meta device: names and shapes without numbers.
+
+    Raises:
+        UserError: It cannot be made.
+        MachineError: The hub, which describes it, cannot be reached or refuses.
+    """
+    with torch.device("meta"):
+        trunk: nn.Module = create_backbone(name).trunk
+    return trunk
 
 
 @functools.cache
@@ -142,7 +150,8 @@ def _network(name: str) -> nn.Module:
 
 
 def _make(name: str) -> Callable[..., nn.Module]:
-    return BACKBONES[name].create if name in BACKBONES else functools.partial(timm.create_model, name)
+    own = named(name)
+    return functools.partial(timm.create_model, name) if own is None else own.create
 
 
 def _create_trunk(spec: Spec, resolution: int | None, arguments: Mapping[str, Any]) -> nn.Module:
@@ -172,12 +181,8 @@ def _takes_size(network: nn.Module) -> bool:
 
 def _load_trunk(trunk: nn.Module, state_dict: Mapping[str, Tensor], name: str) -> None:
     """Loads all weights but the head's, which no method uses and checkpoints may lack."""
-    fit = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", lambda state, trunk: state)
-    heads = _head_prefixes(trunk)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of timm's own code, where it resamples BEiT's tables
-        fitting = fit(dict(state_dict), trunk)
-    weights = {key: tensor for key, tensor in fitting.items() if not key.startswith(heads)}
+    heads = head_prefixes(trunk)
+    weights = {key: tensor for key, tensor in filtered(state_dict, trunk).items() if not key.startswith(heads)}
     try:
         missing, unexpected = trunk.load_state_dict(weights, strict=False)
     except RuntimeError as error:
@@ -187,7 +192,16 @@ def _load_trunk(trunk: nn.Module, state_dict: Mapping[str, Tensor], name: str) -
         raise UserError(f"weights must be those of {name}, got others: {', '.join(wrong[:3])} missing or unexpected")
 
 
-def _head_prefixes(trunk: Any) -> tuple[str, ...]:
+def filtered(state_dict: Mapping[str, Tensor], trunk: nn.Module) -> State:
+    """Through timm's own filter for the architecture, which knows its authors' names and resizes what it must."""
+    modules = (sys.modules[kind.__module__] for kind in type(trunk).__mro__)
+    through = next(filter(None, (getattr(module, "checkpoint_filter_fn", None) for module in modules)), None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about how the filter resamples
+        return dict(state_dict) if through is None else dict(through(dict(state_dict), trunk))
+
+
+def head_prefixes(trunk: Any) -> tuple[str, ...]:
     """How the names of the pretrained head's weights begin."""
     names = (getattr(trunk, "pretrained_cfg", None) or {}).get("classifier") or "head"
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))

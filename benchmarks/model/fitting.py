@@ -5,9 +5,7 @@ loaded.
 """
 
 import math
-import sys
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +14,9 @@ from timm.layers.patch_embed import resample_patch_embed as resampled_patches
 from torch import Tensor, nn
 
 from benchmarks.errors import UserError, one_line
+from benchmarks.model.backbone import filtered, head_prefixes, make_native
 from benchmarks.model.checkpoint import Checkpoint, check_finite
 from benchmarks.model.layouts import State, drop_unused, from_dinov2, from_transformers, strip_prefix, to_expected
-from benchmarks.model.native import make_native
 
 PATCHES, POSITIONS = "patch_embed.proj.weight", "pos_embed"
 MOST_MISSING = 0.1  # of a backbone's parameters: with more it is another one
@@ -52,7 +50,7 @@ def fit(checkpoint: Checkpoint, backbone: str, resample_patch_embed: bool = Fals
         MachineError: The hub, which describes the backbone, cannot be reached.
     """
     model: Any = make_native(backbone)
-    classifiers = _classifiers(model)
+    classifiers = head_prefixes(model)
     model.reset_classifier(0)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     first = next(name for name, shape in expected.items() if len(shape) > 1 and name.endswith(".weight"))
@@ -90,12 +88,6 @@ def fit(checkpoint: Checkpoint, backbone: str, resample_patch_embed: bool = Fals
 def _passed_over(name: str) -> bool:
     """Whether it belongs to the head of a timm ViT, which is left where it is: so files of before stay as they are."""
     return name.startswith("head.")
-
-
-def _classifiers(model: Any) -> tuple[str, ...]:
-    """How the names of its pretrained head begin."""
-    names = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or "head"
-    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 
 def _check_positions(named: Mapping[str, Tensor], model: Any, expected: Mapping[str, Any], backbone: str) -> None:
@@ -143,15 +135,8 @@ def _with_patches(
 
 def _filtered(state: State, model: nn.Module, backbone: str) -> State:
     """Through timm's own filter of the architecture, which knows the layouts of its authors' code."""
-    modules = (sys.modules[kind.__module__] for kind in type(model).__mro__)
-    own: Iterable[Callable[..., State] | None] = (getattr(module, "checkpoint_filter_fn", None) for module in modules)
-    through = next(filter(None, own), None)
-    if through is None:
-        return state
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch about how the filter resamples, which nobody can change
-            return dict(through(dict(state), model))
+        return filtered(state, model)
     except Exception as error:  # it expects what it knows, and asserts, indexes and reshapes
         raise UserError(
             f"weights must be those of {backbone}, got others, which timm cannot bring to it "

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
-Pool = Literal["native", "cls", "avg", "cls+avg"]
+from methods.backbone import Pool
+
 Stats = tuple[float, float, float]
 
 
