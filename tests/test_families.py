@@ -243,7 +243,7 @@ def test_extraction_equals_a_naive_one(family: str) -> None:
             x = backbone.run(index, x, context)
         plain = KeyValueExtractor(backbone, (0, 1), 0.3, "float32")
         for attention in ("eager", "sdpa"):
-            set_attention(backbone, attention)  # type: ignore[arg-type]
+            set_attention(backbone, attention)
             for extractor in (plain, LeanExtractor(plain)):
                 features = extractor(image)
                 for part, name in enumerate(("keys", "values")):
@@ -382,7 +382,7 @@ def test_gradient_checkpointing_and_eager_attention_change_no_gradient(family: s
         return
     gradients = []
     for checkpointing, attention in ((False, "sdpa"), (True, "sdpa"), (False, "eager")):
-        parts, inputs = make_parts(family, method, **{"dropout": 0.0} if method == "vpt" else {})
+        parts, inputs = make_parts(family, method)
         parts.model.set_grad_checkpointing(checkpointing)  # type: ignore[operator]
         set_attention(parts.model, attention)  # type: ignore[arg-type]
         parts.model.eval()  # batch norms that train would count a batch twice

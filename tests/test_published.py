@@ -14,7 +14,8 @@ from test_weights import break_downloads, hub_cache, refusal
 from torch import nn
 
 from benchmarks.errors import MachineError, UserError
-from benchmarks.model.published import is_published, published_backbone
+from benchmarks.model.backbone import create_backbone
+from benchmarks.model.published import is_published, published_backbone, without_folder
 from benchmarks.model.weights import load_weights, resolve_weights
 
 
@@ -58,6 +59,21 @@ def test_a_folder_describes_its_backbone(tmp_path: Path) -> None:
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 24)  # an empty pooling would leave the tokens
     larger: Any = backbone.create(img_size=128)
     assert larger.patch_embed.grid_size == (8, 8)
+
+
+def test_a_folders_backbone_has_a_name_without_its_path(tmp_path: Path) -> None:
+    """The same network by timm's name, arguments and native size, from settings of its own and those asked for."""
+    cfg = {"input_size": [3, 96, 96], "fixed_input_size": True}
+    name = published_folder(tmp_path / "model", model_args={"embed_dim": 24, "num_heads": 2}, pretrained_cfg=cfg)
+    save_file(tiny().state_dict(), tmp_path / "model/model.safetensors")
+    spec, path = without_folder(f"{name}[depth=2,pool=avg]")
+    assert spec == "vit_tiny_patch16_224[depth=2,embed_dim=24,img_size=96,num_heads=2,pool=avg]"
+    assert path == tmp_path / "model/model.safetensors"
+    with torch.device("meta"):
+        own, named = create_backbone(spec), create_backbone(f"{name}[depth=2,pool=avg]")
+    own.drop_head()
+    assert [(key, p.shape) for key, p in own.named_parameters()] == [(k, p.shape) for k, p in named.named_parameters()]
+    assert without_folder("vit_tiny_patch16_224[pool=avg]") == ("vit_tiny_patch16_224[pool=avg]", None)
 
 
 @pytest.mark.parametrize("requested", ["auto", "hub"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from benchmarks.model.spec import Spec
 from methods.backbone import Pool
 
 Stats = tuple[float, float, float]
@@ -29,6 +30,7 @@ class NamedBackbone:
         file: Their name in that repository; None for the names that the hub's own tools give.
         access: What to do before they can be had, in one line; None where they are open.
         path: Its weights on this disk, for one of a folder.
+        spec: The same network by timm's name and arguments, where there is no more to it.
     """
 
     name: str
@@ -41,6 +43,7 @@ class NamedBackbone:
     file: str | None = None
     access: str | None = None
     path: Path | None = None
+    spec: Spec | None = None
 
     @property
     def hub_id(self) -> str | None:

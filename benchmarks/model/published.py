@@ -5,19 +5,18 @@ The latter are `hf-hub:owner/name` on the hub and `local-dir:PATH` on disk.
 
 import functools
 import re
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from torch import nn
 
 from benchmarks.errors import MissingError, UserError, one_line
 from benchmarks.model.hub import WEIGHT_FILES, hub_config
 from benchmarks.model.medical import MEDICAL
 from benchmarks.model.named import NamedBackbone, Stats
+from benchmarks.model.spec import Spec, parse_spec
 from benchmarks.storage.files import parse_json, read_regular
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
@@ -36,6 +35,23 @@ def named_backbone(name: str) -> NamedBackbone | None:
 def is_published(name: str) -> bool:
     """Whether the name is of a repository or folder that has its own `config.json`."""
     return name.startswith((HUB, FOLDER))
+
+
+def without_folder(backbone: str) -> tuple[str, Path | None]:
+    """A backbone by timm's name where it is of a folder, and the weights there: records are to tell no path.
+
+    Args:
+        backbone: Its name, with its settings; all but those of folders stay as they are.
+
+    Raises:
+        UserError: The folder describes no timm model.
+    """
+    spec = parse_spec(backbone)
+    if not spec.name.startswith(FOLDER):
+        return backbone, None
+    published = published_backbone(spec.name)
+    assert published.spec is not None
+    return str(Spec(published.spec.name, {**published.spec.args, **spec.args}, spec.pool)), published.path
 
 
 @functools.cache
@@ -76,22 +92,7 @@ def _described(name: str, file: Path, repository: str | None, path: Path | None)
     cfg = config.get("pretrained_cfg", config)  # older files have everything on one level
     if not isinstance(cfg, dict):
         raise _bad(name, f"a pretrained_cfg of {cfg!r:.80}")
-    mean, std = _stats(name, cfg, "mean"), _stats(name, cfg, "std")
-    return NamedBackbone(
-        name, _creator(name, config, cfg), mean, std, licence=cfg.get("license"), source=repository, path=path
-    )
-
-
-def _creator(name: str, config: dict[str, Any], cfg: dict[str, Any]) -> Callable[..., nn.Module]:
-    architecture, arguments = config.get("architecture"), config.get("model_args") or {}
-    if not isinstance(architecture, str) or not timm.is_model(architecture):
-        theirs = config.get("architectures")
-        got = f"one of Hugging Face transformers, {theirs!r}" if theirs else f"architecture {architecture!r}"
-        raise _bad(name, got)
-    if not isinstance(arguments, dict):
-        raise _bad(name, f"model_args {arguments!r:.80}")
-    # An empty pooling leaves the tokens, of which no head could be made: then as the architecture itself has it.
-    arguments = {key: value for key, value in arguments.items() if (key, value) != ("global_pool", "")}
+    architecture, arguments = _architecture(name, config)
     native = {key: cfg[key] for key in ("input_size", "fixed_input_size") if key in cfg}
     create = partial(
         timm.create_model, architecture, pretrained=False, pretrained_cfg_overlay=native,
@@ -102,7 +103,24 @@ def _creator(name: str, config: dict[str, Any], cfg: dict[str, Any]) -> Callable
             create()
     except Exception as error:  # whatever the constructor of any architecture makes of arguments that are not its own
         raise _bad(name, f"{architecture} with {arguments!r}, which timm cannot make ({one_line(error)})") from error
-    return create
+    if cfg.get("fixed_input_size") and cfg.get("input_size"):
+        arguments = {"img_size": cfg["input_size"][-1], **arguments}
+    return NamedBackbone(
+        name, create, _stats(name, cfg, "mean"), _stats(name, cfg, "std"), licence=cfg.get("license"),
+        source=repository, path=path, spec=Spec(architecture, arguments),
+    )  # fmt: skip
+
+
+def _architecture(name: str, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    architecture, arguments = config.get("architecture"), config.get("model_args") or {}
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        theirs = config.get("architectures")
+        got = f"one of Hugging Face transformers, {theirs!r}" if theirs else f"architecture {architecture!r}"
+        raise _bad(name, got)
+    if not isinstance(arguments, dict):
+        raise _bad(name, f"model_args {arguments!r:.80}")
+    # An empty pooling leaves the tokens, of which no head could be made: then as the architecture itself has it.
+    return architecture, {key: value for key, value in arguments.items() if (key, value) != ("global_pool", "")}
 
 
 def _stats(name: str, cfg: dict[str, Any], key: str) -> Stats | None:
