@@ -54,9 +54,17 @@ def methods_table() -> str:
     for name in METHODS:
         counts = count_parameters(name, make_config(name, {}), DEFAULT_BACKBONE, NUM_CLASSES)
         numbers = [f"{counts['trainable']:,}", f"{counts['percent']:.2f}", published.get(name, "–")]
-        rows.append([f"`{name}`", *numbers, kept(name), features(name)])
+        rows.append([f"`{name}`", *numbers, kept_by_block(name), features(name)])
     header = "method | trainable | % | published % | kept a block (N·D) | features an image"
     return markdown(header, "lrrrrr", rows)
+
+
+def kept_by_block(name: str) -> str:
+    """As `kept` says; where a method trains the last blocks alone, what each of these keeps, and what the others do."""
+    if not hasattr(make_config(name, {}), "num_blocks"):
+        return kept(name)
+    one, two = (_saved_elements(name, 3, num_blocks=number) for number in (1, 2))
+    return f"{(two - one) / NUM_ELEMENTS:.1f}; frozen ones {kept(name)}"
 
 
 def kept(name: str) -> str:
@@ -74,7 +82,7 @@ def _vit(depth: int) -> Any:
     return create_backbone(f"{DEFAULT_BACKBONE}[depth={depth}]", RESOLUTION)
 
 
-def _saved_elements(name: str, depth: int) -> int:
+def _saved_elements(name: str, depth: int, **options: Any) -> int:
     """Elements of fp32 that the forward pass saves for one image, parameters aside, each storage once."""
     saved: dict[int, Tensor] = {}  # holding them, so that no storage comes twice at one address
 
@@ -83,7 +91,7 @@ def _saved_elements(name: str, depth: int) -> int:
         return tensor
 
     with torch.device("meta"):
-        model = METHODS[name].build(_vit(depth), NUM_CLASSES, make_config(name, {})).train()
+        model = METHODS[name].build(_vit(depth), NUM_CLASSES, make_config(name, options)).train()
     with FakeTensorMode():  # on the meta device attention is never fused
         model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
         with saved_tensors_hooks(pack, lambda tensor: tensor):

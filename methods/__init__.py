@@ -28,6 +28,10 @@ TITLES = {
     "adapter": "Adapter",
     "fpt": "FPT",
     "fpt_plus": "FPT+",
+    "bitfit": "BitFit",
+    "layernorm": "Norm tuning",
+    "attention": "Attention tuning",
+    "partial": "Partial fine-tuning",
 }
 
 

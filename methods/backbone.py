@@ -16,10 +16,11 @@ from torch import Tensor, nn
 #   blocks: residual blocks, one after another
 #   tokens: a sequence of prefix tokens and patches, that may be joined by tokens without a position
 #   attention: plain softmax attention in every block, whose queries, keys and values can be asked for
+#   attention_layers: attention of any kind in every block, a layer of its own
 #   projections: the linear or convolution layers that low-rank updates are added to
 #   mlp: blocks that add an MLP's output to the residual stream
 #   scales: layers behind which each channel may be scaled and shifted, and that can take the scale in
-Need = Literal["blocks", "tokens", "attention", "projections", "mlp", "scales"]
+Need = Literal["blocks", "tokens", "attention", "attention_layers", "projections", "mlp", "scales"]
 
 # How tokens become features: the network's own way; the class token; the mean of the patches; both, side by side.
 Pool = Literal["native", "cls", "avg", "cls+avg"]
@@ -125,7 +126,7 @@ class Backbone(nn.Module, ABC):
         return [
             parameter
             for name, parameter in self.trunk.named_parameters()
-            if name.rpartition(".")[2] in ("bias", "q_bias", "v_bias") and parameter not in head
+            if name.endswith("bias") and parameter not in head
         ]
 
     # blocks
@@ -149,6 +150,10 @@ class Backbone(nn.Module, ABC):
             between = last + 1 if last else 0
             layers[block_of.get(parameter, between)].append(parameter)
         return layers
+
+    def attention_layers(self) -> list[nn.Module]:
+        """The attention of each block in order, with its projections, and its norms and position biases if any."""
+        raise NotImplementedError
 
     # tokens
 

@@ -177,6 +177,13 @@ def freeze(module: nn.Module) -> None:
     module.requires_grad_(False)
 
 
+def train_only(module: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
+    """Stops every parameter of `module` but these from training."""
+    freeze(module)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+
+
 class Head(nn.Linear):
     """A linear classification head that computes in its weights' type, fp32, whatever the rest of the model runs in.
 

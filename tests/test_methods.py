@@ -167,9 +167,10 @@ PUBLISHED_PERCENT = {"full": 100.0, "vpt": 0.17, "adapter": 2.03, "lora": 0.68, 
 FULL = (3 * 16 * 16 * D + D) + D + 577 * D + L * (12 * D * D + 13 * D) + 2 * D
 BASE_COUNTS = {"full": FULL, "linear": 0, "lora": 589_824, "vpt": 147_456, "vpt_shallow": 7_680}
 BASE_COUNTS |= {"adapter": 1_779_840, "fpt": 1_601_856, "fpt_plus": 900_480}
+BASE_COUNTS |= {"bitfit": 102_912, "layernorm": 38_400, "attention": 28_348_416, "partial": 7_087_872 + 1_536}
 
 
-@pytest.mark.parametrize("name", BASE_COUNTS)
+@pytest.mark.parametrize("name", METHODS)
 def test_counts_on_the_papers_backbone(name: str) -> None:
     assert count_parameters(name, make_config(name, {}), BASE, 5)["trainable"] == BASE_COUNTS[name]
 

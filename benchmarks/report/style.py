@@ -31,9 +31,10 @@ RC: dict[Any, Any] = {
     **{"axes.axisbelow": True, "figure.dpi": 300, "text.parse_math": False},
 }
 # Okabe-Ito, with a wine red for its yellow, which is lost on white paper; its black is full fine-tuning's alone. Seven
-# colours and twelve markers, counted on together, meet again after 84 places, and neighbours differ in both.
+# colours and twelve markers, counted on together, meet again after 84 places, and neighbours differ in both. The last
+# marker is full fine-tuning's too.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#882255")
-_MARKERS = ("s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "o", "d")
+_MARKERS = ("s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "d", "o")
 _DASHES: tuple[Any, ...] = ((0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), "-")
 
 

@@ -21,7 +21,7 @@ class AnyNetwork(Backbone):
             raise PoolError(f"pool must be native where there is no token sequence, got {pool!r}")
         self.num_features = trunk.head_hidden_size
         reason = f"no description of networks like it ({type(trunk).__name__})"
-        needs: tuple[Need, ...] = ("blocks", "projections", "mlp")
+        needs: tuple[Need, ...] = ("blocks", "attention_layers", "projections", "mlp")
         self.lacks |= dict.fromkeys(needs, reason)
         needs = ("tokens", "attention", "scales")
         self.lacks |= dict.fromkeys(needs, "no token sequence")
@@ -40,12 +40,16 @@ class SwinV2(AnyNetwork):
     def __init__(self, trunk: Any, pool: Pool = "native") -> None:
         super().__init__(trunk, pool)
         self.lacks = _without_tokens(self.lacks)
-        for block in self.blocks():
-            separate_bias(block.attn)
+        for layer in self.attention_layers():
+            separate_bias(layer)
 
     def blocks(self) -> list[Any]:
         """The blocks of all stages."""
         return [block for stage in self.trunk.layers for block in stage.blocks]
+
+    def attention_layers(self) -> list[nn.Module]:
+        """The attention of each block."""
+        return [block.attn for block in self.blocks()]
 
     def block_widths(self) -> list[int]:
         """Channels of each block."""
@@ -68,7 +72,7 @@ class ConvNeXt(AnyNetwork):
 
     def __init__(self, trunk: Any, pool: Pool = "native") -> None:
         super().__init__(trunk, pool)
-        self.lacks = _without_tokens(self.lacks)
+        self.lacks = _without_tokens(self.lacks) | {"attention_layers": "no attention"}
         if any(block.use_conv_mlp for block in self.blocks()):
             self.lacks["mlp"] = "an MLP of convolutions"
 
@@ -97,7 +101,7 @@ class ResNet(AnyNetwork):
 
     def __init__(self, trunk: Any, pool: Pool = "native") -> None:
         super().__init__(trunk, pool)
-        self.lacks = _without_tokens(self.lacks) | {"mlp": "blocks without an MLP"}
+        self.lacks = _without_tokens(self.lacks) | {"mlp": "blocks without an MLP", "attention_layers": "no attention"}
 
     def blocks(self) -> list[Any]:
         """The blocks of all stages."""

@@ -37,6 +37,10 @@ class TokenBackbone(Backbone):
         """The width of the tokens, for each block."""
         return [self.embed_dim] * len(self.trunk.blocks)
 
+    def attention_layers(self) -> list[nn.Module]:
+        """The attention of each block."""
+        return [block.attn for block in self.trunk.blocks]
+
     def pooled(self, x: Tensor) -> Tensor:
         """Features of normalised tokens."""
         if self.pool == "native":

@@ -74,6 +74,8 @@ def _lacks(blocks: Sequence[Any]) -> dict[Need, str]:
     attention = [getattr(block, "attn", None) for block in blocks]
     if not all(type(block) is Block for block in blocks):
         lacks |= dict.fromkeys(("mlp", "scales", "attention"), f"blocks of another kind ({type(first).__name__})")
+        if None in attention:
+            lacks["attention_layers"] = lacks["attention"]
     elif not all(isinstance(attn, Attention) and getattr(attn, "gate", None) is None for attn in attention):
         lacks["attention"] = f"attention of another kind ({type(first.attn).__name__})"
     elif not hasattr(first.mlp, "fc1"):
