@@ -64,7 +64,7 @@ def kept_by_block(name: str) -> str:
     if not hasattr(make_config(name, {}), "num_blocks"):
         return kept(name)
     one, two = (_saved_elements(name, 3, num_blocks=number) for number in (1, 2))
-    return f"{(two - one) / NUM_ELEMENTS:.1f}; frozen ones {kept(name)}"
+    return f"{(two - one) / NUM_ELEMENTS:.1f}; frozen {kept(name)}"
 
 
 def kept(name: str) -> str:

@@ -208,7 +208,7 @@ def test_a_block_keeps_what_its_gradients_need() -> None:
 
 def test_frozen_blocks_below_the_trained_ones_keep_nothing() -> None:
     assert _saved_elements("partial", 3) == _saved_elements("partial", 2)
-    assert kept_by_block("partial") == "16.0; frozen ones 0.0"
+    assert kept_by_block("partial") == "16.0; frozen 0.0"
 
 
 def point(method: str, depth: int = 3, **options: Any) -> MemoryPoint:
