@@ -1,8 +1,9 @@
 """Partial fine-tuning (Yosinski et al., NeurIPS 2014, arXiv 1411.1792; Partial-k of Jia et al., ECCV 2022, 2203.12119).
 
-The last `num_blocks` blocks, what stands between them and behind them (downsampling, final norm, a pooling that has
-parameters), and the new head train. He et al. (MAE, CVPR 2022, arXiv 2111.06377) fine-tune so too. No gradient enters
-the blocks below, so they keep nothing for the backward pass. The model starts as the pretrained one.
+The last `num_blocks` blocks, with the downsampling in front of a block that has one, what stands behind them (the final
+norm, a pooling that has parameters), and the new head train. He et al. (MAE, CVPR 2022, arXiv 2111.06377) fine-tune so
+too. No gradient enters the blocks below, so they keep nothing for the backward pass. The model starts as the pretrained
+one.
 
 Batch norms of the trained blocks normalise by the statistics of the batch in training, and their running statistics
 follow; those below keep theirs.
@@ -28,7 +29,7 @@ class Config:
 
 
 def build(backbone: Backbone, num_classes: int, config: Config) -> ImageModel:
-    """Freezes all but the last blocks and what is behind them, and attaches the head.
+    """Freezes all but the last blocks and what stands behind them, and attaches the head.
 
     Raises:
         OptionError: `num_blocks` is more than there are.
