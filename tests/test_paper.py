@@ -164,7 +164,7 @@ def test_commands_describe_the_runs_that_are_missing(tmp_path: Path) -> None:
 
 
 def test_commands_carry_settings_and_are_few(tmp_path: Path) -> None:
-    shared = {"grad_checkpointing": True, "warmup_epochs": 2, "decay_all": True}
+    shared = {"grad_checkpointing": True, "warmup_epochs": 2, "decay_all": True, "resample_patch_embed": True}
     odd = {"lr": 5e-4, "preload": False, **shared}
     records = [on("covid", "fpt", 0.8, config=odd, method_config={"keep_ratio": 0.5, "num_prompt_tokens": 8})]
     records += [on(d, "full", 0.8, config=shared) for d in ("my images", "covid", "messidor2")]
@@ -173,7 +173,7 @@ def test_commands_carry_settings_and_are_few(tmp_path: Path) -> None:
     assert "--methods fpt --datasets messidor2 'PATH/my images' --res 512 --seeds 0" in command
     assert "--set fpt.weight_decay=0.05 fpt.num_prompt_tokens=8 fpt.keep_ratio=0.5" in command
     assert "--lr 0.0005" in command and "--preload off" in command and "--grad-checkpointing" in command
-    assert "--warmup-epochs 2" in command and "--decay-all" in command
+    assert "--warmup-epochs 2" in command and "--decay-all" in command and "--resample-patch-embed" in command
     options_of(*shlex.split(command)[2:])
 
 

@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from bench_process import options_of
 from tiny_images import make_images
 
+from benchmarks.errors import UserError
+from benchmarks.model.backbone import BACKBONES
+from benchmarks.model.named import NamedBackbone
 from benchmarks.suite.devices import resolve_device, resolve_devices
 from benchmarks.suite.plan import Plan, make_plan
 from datasets import DATASETS
@@ -48,13 +52,15 @@ def test_every_default_is_resolved() -> None:
 def test_what_is_asked_for_is_what_runs() -> None:
     flags = (
         "--epochs 3 --lr 0.5 --precision bf16 --attention eager --grad-checkpointing --preload off --set lora.rank=2 "
-        "--warmup-epochs 2 --decay-all"
+        "--warmup-epochs 2 --decay-all --resample-patch-embed"
     )
     for run in plan(f"{TINY} {flags}").runs:
         config = run.config
         assert (config.epochs, config.lr, config.batch_size) == (3, 0.5, 4)
         assert (config.precision, config.attention, config.grad_checkpointing) == ("bf16", "eager", True)
-        assert not config.preload and (config.warmup_epochs, config.decay_all) == (2, True)
+        assert (
+            not config.preload and (config.warmup_epochs, config.decay_all) == (2, True) and config.resample_patch_embed
+        )
         assert config.options.get("rank", 2) == 2
 
 
@@ -115,14 +121,29 @@ def test_prepared_datasets_are_the_default(folder: Path) -> None:
         ("--datasets covids", r"covids"),
         (
             "--backbone vit_tiny_patch16_225",
-            r"backbone must be a timm ViT, got 'vit_tiny_patch16_225'; nearest: vit_tiny",
+            r"backbone must be a model of timm .*, got 'vit_tiny_patch16_225'; nearest: vit_tiny_patch16_224",
         ),
-        ("--backbone resnet50", r"backbone must be a timm ViT, got 'resnet50'"),
+        ("--backbone dinov3", r"got 'dinov3'; nearest: vit_\w+_dinov3"),
+        (
+            "--backbone vit_tiny_patch16_224.dino",
+            r"tag of vit_tiny_patch16_224 must be one of timm's \(augreg_in21k_ft_in1k, augreg_in21k\), got 'dino'",
+        ),
+        (
+            "--backbone resnet50",
+            r"backbone must suit fpt, got 'resnet50', which has no token sequence; choose another --backbone or leave",
+        ),
+        ("--pool max", r"pool must be one of native, cls, avg, cls\+avg, got 'max'"),
+        ("--backbone-arg depth", r"backbone argument must be like depth=24, got 'depth'"),
+        (
+            "--backbone vit_tiny_patch16_224[pool=avg] --pool cls",
+            r"backbone arguments must each be given once, got 'pool' twice",
+        ),
+        ("--normalization imagenet", r"normalization must be one of dataset, backbone, got 'imagenet'"),
         ("--weights hubb", r"weights"),
         ("--batch-size 11", r"batch size must be at most the 10 training images of images, got 11; choose a smaller"),
         ("--warmup-epochs 20", r"warmup epochs must be fewer than the 20 epochs, got 20; choose a smaller --warmup-"),
         ("--warmup-epochs -1", r"warmup_epochs must be at least 0, got '-1'"),
-        ("--res 15", r"resolution must be at least one patch of 16 px, got 15"),
+        ("--res 15", r"resolution must be at least 16 px, a patch of the backbone, got 15"),
         ("--set rank=8", r"set must be like lora\.rank=8, got 'rank=8'"),
         ("--set lora.rank", r"set must be like lora\.rank=8, got 'lora\.rank'"),
         ("--set vpt.dropout=0", r"set must name a method of this suite \(fpt, lora\), got 'vpt\.dropout=0'"),
@@ -212,6 +233,45 @@ def test_no_method_at_all_is_a_mistake() -> None:
         ValueError, match=r"methods must be named, e\.g\. --methods fpt lora, or --methods all, got none"
     ):
         plan("--datasets images")
+
+
+def test_a_backbone_with_settings_is_one_name() -> None:
+    name = "--backbone vit_tiny_patch16_224"
+    for flags in (
+        f"{name}[depth=2] --pool avg",
+        f"{name} --backbone-arg depth=2 --pool avg",
+        f"{name}[pool=avg,depth=2]",
+    ):
+        assert {run.config.backbone for run in plan(f"{TINY} {flags}").runs} == {
+            "vit_tiny_patch16_224[depth=2,pool=avg]"
+        }
+
+
+def test_the_normalisation_is_the_datasets_unless_asked_otherwise(folder: Path) -> None:
+    for quiet in ("", "--normalization dataset"):
+        assert {run.config.normalization for run in plan(f"{TINY} {quiet}").runs} == {None}
+    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    for backbone, expected in (
+        ("vit_tiny_patch16_224", ((0.5,) * 3, (0.5,) * 3)),  # augreg
+        ("vit_small_patch16_224.dino", imagenet),
+        ("vit_small_patch16_224.augreg_in1k", ((0.5,) * 3, (0.5,) * 3)),
+    ):
+        flags = f"{TINY} --methods lora --backbone {backbone} --normalization backbone"
+        assert [run.config.normalization for run in plan(flags).runs] == [expected]
+
+
+def test_an_unknown_normalisation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(**size: Any) -> torch.nn.Module:
+        return timm.create_model("vit_tiny_patch16_224", depth=2, **size)
+
+    flags = f"{TINY} --methods lora --backbone mine --normalization backbone"
+    monkeypatch.setitem(BACKBONES, "mine", NamedBackbone("mine", create))
+    with pytest.raises(
+        UserError, match=r"must have a backbone whose mean and std are known, got 'mine'; state both in"
+    ):
+        plan(flags)
+    monkeypatch.setitem(BACKBONES, "mine", NamedBackbone("mine", create, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    assert plan(flags).runs[0].config.normalization == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
 def test_a_new_option_counts_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

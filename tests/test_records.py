@@ -178,6 +178,7 @@ def test_frame_has_every_column_and_missing_is_missing() -> None:
     made = [
         "variant",
         "augmented",
+        "normalized_by",
         "majority_share",
         "num_classes",
         "train_losses",

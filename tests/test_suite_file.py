@@ -53,6 +53,16 @@ overwrite: true
     assert options.slurm is not None and (options.slurm.minutes, options.slurm.device) == (240, "cpu")
 
 
+def test_a_backbone_in_a_file_has_its_settings_there(tmp_path: Path) -> None:
+    text = "methods: lora\nbackbone: vit_tiny_patch16_224\nbackbone_arg: [depth=2, init_values=1e-5]\npool: cls+avg\n"
+    options = read(tmp_path, f"{text}normalization: backbone")
+    assert options.whole_backbone == "vit_tiny_patch16_224[depth=2,init_values=1e-05,pool=cls+avg]"
+    assert options.normalization == "backbone"
+    typed = read(tmp_path, text, "--backbone", "resnet50")  # what the file says of another is none of it
+    assert (typed.whole_backbone, typed.normalization) == ("resnet50", "dataset")
+    assert read(tmp_path, text, "--pool", "avg").pool == "avg"
+
+
 def test_the_command_line_wins(tmp_path: Path) -> None:
     text = "methods: [fpt, lora]\nres: 512\nseeds: [0, 1, 2]\nlr: 0.1\nretry_failed: true"
     options = read(tmp_path, text, "--methods", "full", "--seeds", "7", "--lr", "0.2", "--overwrite")

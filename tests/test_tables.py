@@ -180,6 +180,15 @@ def test_warm_up_and_decay_of_all_are_another_protocol_and_their_absence_is_the_
     assert text.count("2 of them warm-up") == text.count("weight decay of all parameters") == 2
 
 
+def test_normalisation_as_in_pretraining_is_another_protocol(tmp_path: Path) -> None:
+    old = [make_record("full"), make_record("full", seed=1, config={"normalization": None})]
+    other = make_record("full", config={"normalization": [[0.5] * 3, [0.5] * 3]}, tag="n")
+    table = summary(runs_frame([*old, other]))
+    assert table["block"].nunique() == len(table) == 2
+    assert summary(runs_frame(old))["block"].iloc[0] in set(table["block"])
+    assert markdown(tmp_path, [*old, other]).count("normalised as in pretraining") == 1
+
+
 def test_what_preloading_took_stands_beside_training(tmp_path: Path) -> None:
     text = markdown(tmp_path, fixed_records())
     assert "Train (s) |   Preload (s) |   Preload (images/s) |   Disk (MiB) |" in text

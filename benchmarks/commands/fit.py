@@ -15,6 +15,7 @@ from benchmarks.commands.options import (
     add_format,
     add_methods,
     add_plugins,
+    backbone_of,
     print_frame,
 )
 from benchmarks.errors import UserError
@@ -107,13 +108,14 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
     """A point for each method and set of factors."""
     from benchmarks.memory.point import MemoryPoint
 
+    backbone = backbone_of(args)
     factors = itertools.product(check_methods(args.methods), args.precision, args.attention, args.grad_checkpointing)
     return [
         MemoryPoint(
             method,
             args.res,
             args.batch_size,
-            args.backbone,
+            backbone,
             precision=precision,
             attention=attention,
             grad_checkpointing=checkpointing == "on",

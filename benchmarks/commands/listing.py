@@ -15,11 +15,15 @@ from benchmarks.commands.options import (
     check_named,
     print_frame,
 )
+from benchmarks.errors import UserError
+
+MOST_DETAILED = 40  # networks that `list backbones` makes: a minute or two
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("what", nargs="?", choices=_ROWS, default="methods", help="default: methods")
+    parser.add_argument("part", nargs="?", metavar="PART", help="of a backbone's name: those alone, and more of each")
     add_data_root(parser)
     add_plugins(parser)
     add_cache(parser)
@@ -31,12 +35,14 @@ def run(args: argparse.Namespace) -> int:
     """Prints one of the tables."""
     import pandas as pd
 
+    if args.part is not None and args.what != "backbones":
+        raise UserError(f"part of a name must be used with list backbones, got {args.part!r} with list {args.what}")
     for folder in ("data_root", "cache", "results"):
         check_named(getattr(args, folder), folder)
     rows, problems = _ROWS[args.what](args)
     for problem in problems:
         print(problem, file=sys.stderr)
-    print_frame(pd.DataFrame(rows), args.format)
+    print_frame(pd.DataFrame(rows, dtype="object"), args.format)  # a whole number stays one beside what is missing
     return 1 if problems else 0
 
 
@@ -76,9 +82,25 @@ def _datasets(args: argparse.Namespace) -> Rows:
 
 
 def _backbones(args: argparse.Namespace) -> Rows:
-    from benchmarks.model.backbone import known_backbones
+    from benchmarks.model.catalogue import details, entries
 
-    return [{"backbone": name} for name in known_backbones()], []
+    found = entries(args.part or "", args.cache)
+    if not found:
+        raise UserError(f"part must be in the name of a backbone, got {args.part!r}, which is in none")
+    known = [
+        {"backbone": entry.name, "module": entry.module, "resolution": entry.resolution}
+        | {"licence": entry.licence, "weights": entry.weights}
+        for entry in found
+    ]
+    num_networks = len({entry.architecture for entry in found})
+    if num_networks <= MOST_DETAILED:
+        return [row | details(entry) for row, entry in zip(known, found, strict=True)], []
+    print(
+        f"{num_networks:,} networks, a row for each set of weights; name a part of at most {MOST_DETAILED} to see "
+        "their family, size, patch, parameters, methods, in a second each, e.g. bench.py list backbones dinov3",
+        file=sys.stderr,
+    )
+    return known, []
 
 
 def _caches(args: argparse.Namespace) -> Rows:

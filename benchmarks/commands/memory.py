@@ -19,6 +19,7 @@ from benchmarks.commands.options import (
     add_record_host,
     add_results,
     add_set,
+    backbone_of,
     print_frame,
 )
 from benchmarks.errors import UserError
@@ -79,7 +80,7 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
     """The points asked for; small images first."""
     from benchmarks.memory.point import MemoryPoint
 
-    methods = check_methods(args.methods)
+    methods, backbone = check_methods(args.methods), backbone_of(args)
     options = method_options(args.set, methods)
     values = [getattr(args, name) or default for name, default in DEFAULTS.items()]
     factors = itertools.product(*values, methods)
@@ -88,7 +89,7 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
             method,
             resolution,
             batch_size,
-            args.backbone,
+            backbone,
             args.num_classes,
             precision,
             attention,
@@ -134,9 +135,10 @@ def _predict(args: argparse.Namespace) -> list[dict[str, Any]]:
     from benchmarks.memory.prediction_cache import predict_points
     from benchmarks.memory.table import point_rows
 
+    points = grid(args)
     print("predicted on fake tensors, not measured", file=sys.stderr)
     ok = {"state": "ok"}
-    predictions = predict_points(grid(args), args.cache, say)
+    predictions = predict_points(points, args.cache, say)
     return [row for item in predictions for row in point_rows(item.point, item.as_record(), ok, "predicted")]
 
 

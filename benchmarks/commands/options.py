@@ -57,8 +57,24 @@ def add_methods(parser: argparse.ArgumentParser) -> None:
 
 
 def add_backbone(parser: argparse.ArgumentParser) -> None:
-    """--backbone"""
-    _add_shared(parser, "backbone")
+    """--backbone, --backbone-arg and --pool, which `backbone_of` reads."""
+    for name in ("backbone", "backbone_arg", "pool"):
+        _add_shared(parser, name)
+
+
+def backbone_of(args: argparse.Namespace) -> str:
+    """The backbone asked for, with all its settings.
+
+    Raises:
+        UserError: There is none of that name, or it cannot be made so.
+    """
+    from benchmarks.model.backbone import check_backbone
+    from benchmarks.model.published import without_folder
+    from benchmarks.model.spec import joined
+
+    backbone, _ = without_folder(joined(args.backbone, args.backbone_arg, args.pool))
+    check_backbone(backbone)
+    return backbone
 
 
 def add_num_classes(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from benchmarks.commands.options import (
     add_num_classes,
     add_plugins,
     add_set,
+    backbone_of,
     print_frame,
 )
 from benchmarks.model.choose import check_methods, method_options
@@ -32,12 +33,12 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.model.build import count_parameters
     from benchmarks.model.method_config import make_config
 
-    methods = check_methods(args.methods)
+    methods, backbone = check_methods(args.methods), backbone_of(args)
     options = method_options(args.set, methods)
     rows = []
     for method in methods:
         config = make_config(method, options.get(method, {}))
-        counts = count_parameters(method, config, args.backbone, args.num_classes)
+        counts = count_parameters(method, config, backbone, args.num_classes)
         columns = ("trainable", "trainable_head", "frozen", "percent")
         rows.append({"method": method} | {column: counts[column] for column in columns})
     frame = pd.DataFrame(rows)

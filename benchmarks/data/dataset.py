@@ -57,7 +57,8 @@ class Dataset:
             of grades in `classes.txt`, and over the scale where there is one; the same on every machine.
         mean: Normalisation mean per RGB channel, of pixels in [0, 1].
         std: Normalisation standard deviation per RGB channel.
-        normalization_source: `dataset` (stated in the dataset's file) or `computed` (over the train split).
+        normalization_source: `dataset` (stated in the dataset's file), `computed` (over the train split), or `backbone`
+            where a run has asked for that.
         metric: Headline metric.
         epochs: Default number of epochs.
         batch_size: Default images a step.

@@ -35,7 +35,15 @@ def known_backbones() -> list[str]:
 
 def is_backbone(name: str) -> bool:
     """Whether there is such a backbone; timm's may have a tag behind a dot."""
-    return name in BACKBONES or name in MEDICAL or is_published(name) or timm.is_model(name.partition(".")[0])
+    architecture, _, tag = name.partition(".")
+    timms = timm.is_model(architecture) and (not tag or tag in tags_of(architecture))
+    return timms or name in BACKBONES or name in MEDICAL or is_published(name)
+
+
+def tags_of(architecture: str) -> list[str]:
+    """The tags of timm's weights for an architecture, that of its default weights first."""
+    names = timm.models.get_arch_pretrained_cfgs(architecture)
+    return [tag for _, _, tag in (name.partition(".") for name in names) if tag]
 
 
 def named(name: str) -> NamedBackbone | None:
@@ -51,13 +59,38 @@ def check_backbone(name: str) -> None:
     """
     spec = parse_spec(name)
     if not is_backbone(spec.name):
-        architecture = spec.name.partition(".")[0]
-        nearest = ", ".join(difflib.get_close_matches(architecture, known_backbones(), n=3))
-        raise UserError(
-            f"backbone must be a model of timm {timm.__version__} or one of `bench.py list backbones`, got "
-            f"{spec.name!r}" + (f"; nearest: {nearest}" if nearest else "")
-        )
+        raise UserError(_unknown(spec.name))
     described(name)
+
+
+def _unknown(name: str) -> str:
+    architecture, _, tag = name.partition(".")
+    if timm.is_model(architecture):
+        choices = ", ".join(tags_of(architecture)) or "none"
+        return f"tag of {architecture} must be one of timm's ({choices}), got {tag!r}; or leave it out"
+    known = known_backbones()
+    nearest = (
+        difflib.get_close_matches(architecture, known, n=3) or [item for item in known if architecture in item][:3]
+    )
+    return f"backbone must be a model of timm {timm.__version__} or one of `bench.py list backbones`, got {name!r}" + (
+        f"; nearest: {', '.join(nearest)}" if nearest else ""
+    )
+
+
+def statistics_of(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, of pixels in [0, 1], with which a backbone was pretrained.
+
+    Raises:
+        UserError: Nobody states them.
+    """
+    spec = parse_spec(name)
+    known: Any = named(spec.name) or timm.get_pretrained_cfg(spec.name)
+    if known.mean is None or known.std is None:
+        raise UserError(
+            f"normalization backbone must have a backbone whose mean and std are known, got {spec.name!r}; state both "
+            "in its NamedBackbone, or use --normalization dataset"
+        )
+    return tuple(known.mean), tuple(known.std)
 
 
 def check_needs(name: str, method: Method) -> None:

@@ -67,6 +67,23 @@ def make_spec(name: str, settings: Iterable[str], pool: str = "native") -> Spec:
     return Spec(name, args, cast(Pool, pool))
 
 
+def joined(backbone: str, settings: Iterable[str], pool: str | None) -> str:
+    """The one text of a backbone whose settings are given partly in its name, partly beside it.
+
+    Args:
+        backbone: Its name, settings in brackets behind it or none.
+        settings: More of them, such as `depth=24`.
+        pool: Its pooling; None leaves that of the settings.
+
+    Raises:
+        UserError: A setting is not of the form, given twice, or an unknown pooling.
+    """
+    given = parse_spec(backbone)
+    own = [f"{key}={_text(value)}" for key, value in given.args.items()]
+    own += [] if given.pool == "native" else [f"pool={given.pool}"]
+    return str(make_spec(given.name, [*own, *settings, *([] if pool is None else [f"pool={pool}"])]))
+
+
 def _text(value: Any) -> str:
     """A value as YAML reads it back."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

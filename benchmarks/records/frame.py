@@ -27,13 +27,17 @@ PROTOCOL = (
     "grad_checkpointing",
     "warmup_epochs",
     "decay_all",
+    "resample_patch_embed",
+    "normalized_by",
 )
 _LATER = {entry.name: entry.default for entry in fields(RunConfig) if entry.metadata.get("later")}
-LATER = {name: _LATER[name] for name in PROTOCOL if name in _LATER}  # what runs did that were stored before these came
+# What runs did that were stored before these came.
+LATER = {name: _LATER[name] for name in PROTOCOL if name in _LATER} | {"normalized_by": "dataset"}
 # Keys of run.config that say which cell or protocol a run belongs to; whatever else differs makes another variant.
 _PLACE = (
     *("method", "dataset", "dataset_digest", "resolution", "seed", "device", "device_type"),
     *("precision", "attention", "batch_size", "epochs", "grad_checkpointing", "warmup_epochs", "decay_all"),
+    *("normalization", "resample_patch_embed"),
 )
 _DTYPES = {int: "Int64", float: "float64", bool: "boolean", str: "object"}
 
@@ -51,7 +55,8 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     synthetic, bit_depth (of images of more than 8), split_kind (official, ours, user),
     split_group_key, split_digest, resolution (asked), effective_resolution (run), seed. Protocol: backbone (used),
     backbone_requested, fallback, weights_source, weights_sha256, weights_note, device, device_type, precision,
-    attention, batch_size, epochs, grad_checkpointing, warmup_epochs, decay_all; then preload, lr, weight_decay,
+    attention, batch_size, epochs, grad_checkpointing, warmup_epochs, decay_all, resample_patch_embed, normalized_by
+    (`dataset` or `backbone`); then backbone_family, backbone_pool, preload, lr, weight_decay,
     tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started, names_key (with which names
     in predictions are hashed); code_digest and method_digest (of the code that trained: what
     all methods share, and the method's own), version, commit, dirty.
@@ -74,14 +79,15 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     """
     rows = [
         _values(record, _TREE, dict.fromkeys(COLUMNS))
-        | {"variant": _variant(record), "augmented": _augmented(record)}
+        | {"variant": _variant(record), "augmented": _augmented(record), "normalized_by": _normalized_by(record)}
         | _test_classes(record)
         | _history(record)
         | _train_classes(record)
         for record in map(private, records)
     ]
     dtypes = {name: _DTYPES[column.kind] for name, column in COLUMNS.items()}
-    dtypes |= {"variant": "object", "augmented": "object", "majority_share": "float64", "num_classes": "Int64"}
+    dtypes |= {"variant": "object", "augmented": "object", "normalized_by": "object"}
+    dtypes |= {"majority_share": "float64", "num_classes": "Int64"}
     dtypes |= {"train_losses": "object", "val_aucs": "object", "num_train": "Int64", "class_entropy": "float64"}
     frame = pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes)
     return _with_kappas(frame.fillna(LATER))
@@ -134,6 +140,10 @@ def _augmented(record: Record) -> str | None:
     if views is None or augmented is None:
         return None
     return "all" if set(views) <= set(augmented) else " ".join(augmented) or "none"
+
+
+def _normalized_by(record: Record) -> str:
+    return "dataset" if record["run"]["config"].get("normalization") is None else "backbone"
 
 
 def _test_classes(record: Record) -> dict[str, Any]:

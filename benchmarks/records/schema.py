@@ -96,6 +96,7 @@ class Config(TypedDict, total=False):
     weight_decay: Amount | None
     decay_all: bool | None
     warmup_epochs: Count | None
+    resample_patch_embed: bool | None
 
 
 class Method(TypedDict, total=False):
@@ -155,6 +156,16 @@ class Weights(TypedDict, total=False):
     note: Annotated[str | None, Column("weights_note")]
 
 
+class BackbonePart(TypedDict, total=False):
+    """What the backbone is: its family, how it pools, its patches or stride (px), and its features' width."""
+
+    family: str | None
+    pool: str | None
+    patch_size: Annotated[Positive | None, Column(None)]
+    stride: Annotated[Positive | None, Column(None)]
+    num_features: Annotated[Positive | None, Column(None)]
+
+
 class Code(TypedDict, total=False):
     """The state of our code: digests of what trains any method and of the method's own files, and the commit."""
 
@@ -189,6 +200,7 @@ class Run(TypedDict, total=False):
     method: Method | None
     dataset: DatasetPart | None
     input: Input | None
+    backbone: Annotated[BackbonePart | None, Prefix("backbone_")]
     weights: Weights | None
     code: Code | None
     started: str | None

@@ -76,7 +76,7 @@ def title(block: pd.DataFrame) -> str:
 
 
 def protocol(block: pd.DataFrame) -> str:
-    """What all rows of a block share: backbone, weights, device, precision, attention, batch size, budget."""
+    """What all rows of a block share: backbone, weights, device, precision, attention, batch size, budget, recipe."""
     first = block.iloc[0]
     fallback = FALLBACK if block["fallback"].any() else ""
     weights = _WEIGHTS.get(first["weights_source"], "weights of unknown source")
@@ -96,6 +96,10 @@ def protocol(block: pd.DataFrame) -> str:
         parts.append(f"{first['warmup_epochs']} of them warm-up")
     if first["decay_all"]:
         parts.append("weight decay of all parameters")
+    if first["resample_patch_embed"]:
+        parts.append("patch embedding may be resampled")
+    if first["normalized_by"] == "backbone":
+        parts.append("normalised as in pretraining")
     return ", ".join(parts)
 
 

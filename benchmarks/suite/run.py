@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from benchmarks.training.peak_memory import PhaseMemory, host_peak_bytes
 from benchmarks.training.preload import Preloading
 from benchmarks.training.step import forbid_tf32
 from methods import METHODS
+from methods.backbone import Backbone
 from methods.contract import IMAGE, Views
 
 
@@ -100,6 +101,9 @@ class Run:
                 self.places.dataset, self.places.data_root, self.places.cache, self.places.verify_data
             )
             self._check_digest(dataset)
+            if config.normalization is not None:
+                mean, std = config.normalization
+                dataset = replace(dataset, mean=mean, std=std, normalization_source="backbone")  # type: ignore[arg-type]
             views = self._views()
             self._describe(dataset, views)
             stores = self._open_stores(dataset, views)
@@ -138,6 +142,7 @@ class Run:
                 "effective_resolution": views[IMAGE],
                 "views": views,
             },
+            "backbone": _about(described(config.backbone)),
             "method": {"name": method.name, "title": method.title, "config": asdict(self.method_config)},
             "dataset": {
                 "name": dataset.name,
@@ -226,6 +231,17 @@ class Run:
         """Adds what is known however the run ended: memory so far."""
         self.measurements["memory"] = self.memory.record()
         self.measurements["host_peak_bytes"] = host_peak_bytes()
+
+
+def _about(backbone: Backbone) -> dict[str, Any]:
+    """What a record says of the backbone beside its name."""
+    return {
+        "family": backbone.family,
+        "pool": backbone.pool,
+        "patch_size": getattr(backbone, "patch_size", None),
+        "stride": backbone.stride,
+        "num_features": backbone.num_features,
+    }
 
 
 def _image_probabilities(dataset: Dataset, split: str, logits: NDArray[np.float64]) -> pd.DataFrame:

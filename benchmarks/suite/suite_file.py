@@ -48,6 +48,10 @@ def read_options(typed: Mapping[str, Any]) -> SuiteOptions:
         raise UserError("; ".join(wrong))
     if any(name in own for name in POLICIES):
         stated = {name: value for name, value in stated.items() if name not in POLICIES}
+    if "backbone" in own:
+        stated = {
+            name: value for name, value in stated.items() if name not in ("backbone_arg", "pool")
+        }  # of the file's
     options = SuiteOptions.model_validate(stated | own)
     if "set" in stated:
         options = options.model_copy(update={"set": _settings(SuiteOptions.model_validate(stated).set, own, options)})

@@ -97,8 +97,7 @@ def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str,
         if event == "epoch":
             tracking.log(fields, fields["epoch"])
 
-    plugins = tuple((name, digest) for name, digest in job["config"]["plugins"])
-    config = RunConfig(**job["config"] | {"lr_grid": tuple(job["config"]["lr_grid"]), "plugins": plugins})
+    config = RunConfig(**{name: _as_tuples(value) for name, value in job["config"].items()})
     files = tuple(map(Path, job["places"]["plugins"]))
     places = Places(**_paths(job["places"], "data_root", "cache") | {"plugins": files})
     weights = Weights(**_paths(job["weights"], "path"))
@@ -154,6 +153,11 @@ def _open_log(path: Path) -> None:
     print(
         f"--- {datetime.now().astimezone().isoformat(timespec='seconds')}, process {os.getpid()} on {platform.node()}"
     )
+
+
+def _as_tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that a configuration has."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _paths(fields: dict[str, Any], *names: str) -> dict[str, Any]:
