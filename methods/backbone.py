@@ -198,8 +198,12 @@ class Backbone(nn.Module, ABC):
         """Whether a block's attention runs in a fused kernel (see `set_attention`)."""
         return bool(self.trunk.blocks[index].attn.fused_attn)
 
-    def finish(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
-        """A block's output `(B, N, D)` from what it got, `(B, N, D)`, and its heads' outputs `(B, A, N, E)`."""
+    def add_attention(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
+        """What a block got, `(B, N, D)`, and what its attention adds to it, by its heads' outputs `(B, A, N, E)`."""
+        raise NotImplementedError
+
+    def add_mlp(self, index: int, x: Tensor) -> Tensor:
+        """A block's output `(B, N, D)` from what `add_attention` gave."""
         raise NotImplementedError
 
     # layers that methods add to

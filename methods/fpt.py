@@ -107,7 +107,8 @@ class KeyValueExtractor(nn.Module):
                 best = most_important(attention.mean(dim=2), kept, backbone.head_dim)  # (B, A, M, E)
                 keys, values = key.gather(2, best), value.gather(2, best)
                 layers.append(stored("keys", keys, self.storage) | stored("values", values, self.storage))
-            x = backbone.finish(index, x, attention.to(value.dtype) @ value)
+            x = backbone.add_attention(index, x, attention.to(value.dtype) @ value)
+            x = backbone.add_mlp(index, x)
         return {name: torch.stack([layer[name] for layer in layers], dim=1) for name in layers[0]}
 
 

@@ -186,7 +186,12 @@ def test_softmax_of_what_a_block_asks_and_answers_is_the_block(family: str) -> N
             assert query.shape == key.shape == value.shape == (2, backbone.num_heads, x.shape[1], backbone.head_dim)
             attention = (query @ key.mT * backbone.head_dim**-0.5).softmax(dim=-1)
             expected = backbone.run(index, x, context)
-            torch.testing.assert_close(backbone.finish(index, x, attention @ value), expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                backbone.add_mlp(index, backbone.add_attention(index, x, attention @ value)),
+                expected,
+                rtol=1e-4,
+                atol=1e-4,
+            )
             assert (expected - x).abs().max() > 0.1
             x = expected
 
@@ -202,7 +207,9 @@ def test_grouped_and_normed_queries_are_answered_too(family: str) -> None:
         query, key, value = backbone.attention(1, x, context)
         attention = (query @ key.mT * backbone.head_dim**-0.5).softmax(dim=-1)
         expected = backbone.run(1, x, context)
-        torch.testing.assert_close(backbone.finish(1, x, attention @ value), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            backbone.add_mlp(1, backbone.add_attention(1, x, attention @ value)), expected, rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("family", ROTARY)

@@ -43,7 +43,9 @@ class LeanExtractor(nn.Module):
                 self._store(features, "keys", self.parts.index(index), keys)
                 self._store(features, "values", self.parts.index(index), values)
             if index < self.parts[-1]:
-                x = backbone.finish(index, x, attended)
+                x = backbone.add_attention(index, x, attended)
+                del attended, keys, values
+                x = backbone.add_mlp(index, x)
         return features
 
     def _attend(self, index: int, x: Tensor, context: Any, kept: int) -> tuple[Tensor, Tensor, Tensor]:

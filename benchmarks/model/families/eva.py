@@ -9,7 +9,7 @@ from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor, nn
 
 from benchmarks.model.families.branches import move_scale, separate_bias
-from benchmarks.model.families.tokens import TokenBackbone
+from benchmarks.model.families.tokens import TokenBackbone, joined_heads
 from methods.backbone import Need, Pool
 
 
@@ -63,14 +63,15 @@ class EvaViT(TokenBackbone):
             key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
         return query.to(value.dtype), key.to(value.dtype), value
 
-    def finish(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
-        """A block's output from its heads'."""
+    def add_attention(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
+        """The first branch of a block, from its heads' outputs."""
         block = self.trunk.blocks[index]
-        attn = block.attn
-        joined = attn.proj_drop(attn.proj(attn.norm(attended.transpose(1, 2).flatten(2))))  # (B, N, D)
-        x = x + block.drop_path1(joined if block.gamma_1 is None else block.gamma_1 * joined)
-        hidden = block.mlp(block.norm2(x))
-        return x + block.drop_path2(hidden if block.gamma_2 is None else block.gamma_2 * hidden)
+        return x + block.drop_path1(_scaled(block.gamma_1, joined_heads(block.attn, attended)))
+
+    def add_mlp(self, index: int, x: Tensor) -> Tensor:
+        """The second branch of a block."""
+        block = self.trunk.blocks[index]
+        return x + block.drop_path2(_scaled(block.gamma_2, block.mlp(block.norm2(x))))
 
     def projections(self) -> Mapping[str, nn.Module]:
         """The projections of queries, keys and values of every block: one for all three, or one each."""
@@ -92,6 +93,10 @@ class EvaViT(TokenBackbone):
         """Rotates the patches of `(B, A, N, E)`."""
         prefix, patches = tensor[:, :, : self.num_prefix_tokens], tensor[:, :, self.num_prefix_tokens :]
         return torch.cat([prefix, apply_rot_embed_cat(patches, table, half=attn.rotate_half)], dim=2)
+
+
+def _scaled(gamma: Tensor | None, x: Tensor) -> Tensor:
+    return x if gamma is None else gamma * x
 
 
 def _apart(attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -54,6 +54,12 @@ class TokenBackbone(Backbone):
         return self.pooled(self.trunk.norm(x))
 
 
+def joined_heads(attn: Any, attended: Tensor) -> Tensor:
+    """An attention layer's output `(B, N, D)` from its heads' `(B, A, N, E)`."""
+    output: Tensor = attn.proj_drop(attn.proj(attn.norm(attended.transpose(1, 2).flatten(2))))
+    return output
+
+
 def _eps(trunk: Any) -> float:
     norms = (module.eps for module in trunk.blocks[0].modules() if hasattr(module, "eps"))
     return float(next(norms))

@@ -7,7 +7,7 @@ from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from benchmarks.model.families.tokens import TokenBackbone
+from benchmarks.model.families.tokens import TokenBackbone, joined_heads
 from methods.backbone import Need, Pool, Site
 
 
@@ -40,12 +40,14 @@ class ViT(TokenBackbone):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return attn.q_norm(query).to(value.dtype), attn.k_norm(key).to(value.dtype), value
 
-    def finish(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
-        """A block's output from its heads'."""
+    def add_attention(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
+        """The first branch of a block, from its heads' outputs."""
         block = self.trunk.blocks[index]
-        attn = block.attn
-        joined = attn.proj_drop(attn.proj(attn.norm(attended.transpose(1, 2).flatten(2))))  # (B, N, D)
-        x = x + block.drop_path1(block.ls1(joined))
+        return x + block.drop_path1(block.ls1(joined_heads(block.attn, attended)))
+
+    def add_mlp(self, index: int, x: Tensor) -> Tensor:
+        """The second branch of a block."""
+        block = self.trunk.blocks[index]
         return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
     def projections(self) -> Mapping[str, nn.Module]:
