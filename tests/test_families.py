@@ -196,7 +196,7 @@ def test_softmax_of_what_a_block_asks_and_answers_is_the_block(family: str) -> N
             x = expected
 
 
-@pytest.mark.parametrize("family", ["perception encoder", "rope mixed"])
+@pytest.mark.parametrize("family", ["perception encoder", "pe spatial"])
 def test_grouped_and_normed_queries_are_answered_too(family: str) -> None:
     """As in Sapiens2."""
     torch.manual_seed(0)
