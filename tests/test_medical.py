@@ -82,7 +82,9 @@ def test_a_row_makes_its_model_on_the_meta_device(name: str) -> None:
 def test_settings_behind_a_name_count() -> None:
     model: Any = make_native("uni[depth=2,pool=avg]")
     assert len(model.blocks) == 2
-    with pytest.raises(UserError, match=r"backbone must be one that can be made, got 'uni\[colour=2\]': .*colour"):
+    with pytest.raises(
+        UserError, match=r"backbone must be one that can be made, got 'uni\[colour=2\]' \(TypeError: .*colour"
+    ):
         make_native("uni[colour=2]")
 
 

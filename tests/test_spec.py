@@ -51,8 +51,8 @@ def test_what_is_no_setting_is_refused(text: str, message: str) -> None:
             "backbone must be a model of timm .*, got 'vit_tiny_patch16_225'; nearest: vit_tiny_p",
         ),
         ("resnet5O", "got 'resnet5O'; nearest: resnet50"),
-        ("vit_tiny_patch16_224[colour=red]", r"can be made, got 'vit_tiny_patch16_224\[colour=red\]': .*colour"),
-        ("vit_tiny_patch16_224[num_heads=5]", r"can be made, got 'vit_tiny_patch16_224\[num_heads=5\]': dim should be"),
+        ("vit_tiny_patch16_224[colour=red]", r"can be made, got '.*\[colour=red\]' \(TypeError: .*colour"),
+        ("vit_tiny_patch16_224[num_heads=5]", r"can be made, got '.*\[num_heads=5\]' \(AssertionError: dim should be"),
     ],
 )
 def test_a_backbone_that_cannot_be_made_is_refused_with_the_reason(name: str, message: str) -> None:

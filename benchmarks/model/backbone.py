@@ -5,7 +5,7 @@ import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from benchmarks.config import Attention
-from benchmarks.errors import UserError
+from benchmarks.errors import UserError, one_line
 from benchmarks.model.families import family_of
 from benchmarks.model.medical import MEDICAL
 from benchmarks.model.named import NamedBackbone
@@ -179,25 +179,25 @@ def _family(name: str) -> tuple[type[Backbone], dict[str, Any]]:
 def _network(name: str) -> nn.Module:
     """As timm makes it, on the meta device, to be looked at."""
     with torch.device("meta"):
-        return _make(name)()
-
-
-def _make(name: str) -> Callable[..., nn.Module]:
-    own = named(name)
-    return functools.partial(timm.create_model, name) if own is None else own.create
+        return _make(Spec(name))
 
 
 def _create_trunk(spec: Spec, resolution: int | None, arguments: Mapping[str, Any]) -> nn.Module:
-    size = {} if resolution is None or not _takes_size(_network(spec.name)) else {"img_size": resolution}
-    own = {key: _layer(value) if key.endswith("_layer") else value for key, value in spec.args.items()}
+    sized = resolution is not None and _takes_size(_network(spec.name))
+    return _make(spec, **arguments, **({"img_size": resolution} if sized else {}))
+
+
+def _make(spec: Spec, **arguments: Any) -> nn.Module:
+    own = named(spec.name)
+    create = functools.partial(timm.create_model, spec.name) if own is None else own.create
+    asked = {key: _layer(value) if key.endswith("_layer") else value for key, value in spec.args.items()}
     try:
-        return _make(spec.name)(**{**arguments, **own, **size})
-    except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
-        if not (own or size):
-            raise
-        place = "" if resolution is None else f" at {resolution} px"
+        return create(**{**asked, **arguments})
+    except Exception as error:  # whatever the constructor of any network makes of its arguments
+        place = f" at {arguments['img_size']} px" if "img_size" in arguments else ""
         raise UserError(
-            f"backbone must be one that can be made, got {str(spec)!r}{place}: {' '.join(str(error).split())[:200]}"
+            f"backbone must be one that can be made, got {str(spec)!r}{place} ({type(error).__name__}: "
+            f"{one_line(error)[:200]})"
         ) from error
 
 
