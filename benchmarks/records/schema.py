@@ -146,13 +146,14 @@ class Input(TypedDict, total=False):
 
 
 class Weights(TypedDict, total=False):
-    """The backbone in use, and what was asked for."""
+    """The backbone in use, and what was asked for; of converted weights, also the digest of the file they are from."""
 
     backbone: str | None
     backbone_requested: str | None
     fallback: bool | None
     source: Annotated[str | None, Column("weights_source")]
     sha256: Annotated[str | None, Column("weights_sha256")]
+    original_sha256: Annotated[str | None, Column(None)]
     note: Annotated[str | None, Column("weights_note")]
 
 
