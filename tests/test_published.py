@@ -190,6 +190,6 @@ def test_a_configuration_in_the_hubs_cache_is_read_without_the_hub(
 def test_a_gated_repository_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
     break_downloads(monkeypatch, refusal(403))
-    message = r"hub must give the weights of hf-hub:owner/name, got status 403; ask for access .* the variable HF_TOKEN"
+    message = r"hub must give the config.json of hf-hub:owner/name, got status 403; ask for access .* --weights FILE"
     with pytest.raises(MachineError, match=message):
         published_backbone("hf-hub:owner/name")

@@ -122,7 +122,8 @@ def print_frame(frame: "pd.DataFrame", layout: str) -> None:
 def markdown_table(frame: "pd.DataFrame", **layout: Any) -> str:
     """A frame as a markdown table; a name with a bar in it stays in its cell."""
     cells = frame.map(lambda cell: cell.replace("|", r"\|") if isinstance(cell, str) else cell)
-    return str(cells.to_markdown(index=False, **layout))
+    cells = cells.astype("object").where(cells.notna(), None)
+    return str(cells.to_markdown(index=False, **{"missingval": "-"} | layout))
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:

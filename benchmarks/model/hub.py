@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import huggingface_hub
 from huggingface_hub import constants
@@ -43,7 +44,8 @@ def hub_file(backbone: str, hub_id: str, file: str | None = None, access: str | 
         Unreachable: The hub gives no answer, and its cache has no weights.
         MachineError: It refuses, breaks off, or delivers another file than it states; or its cache cannot be written.
     """
-    found = _fetch(backbone, hub_id, WEIGHT_FILES if file is None else (file,), access)
+    wanted = _Wanted(f"the weights of {backbone}", INSTEAD, access)
+    found = _fetch(wanted, hub_id, WEIGHT_FILES if file is None else (file,))
     _check_digest(found)
     return found
 
@@ -56,18 +58,27 @@ def hub_config(backbone: str, hub_id: str) -> Path:
         MachineError: It refuses or breaks off; or its cache cannot be written.
     """
     cached = huggingface_hub.try_to_load_from_cache(hub_id, "config.json")
-    return Path(cached) if isinstance(cached, str) else _fetch(backbone, hub_id, ("config.json",), None)
+    wanted = _Wanted(f"the config.json of {backbone}", "pass the backbone's timm name and --weights FILE")
+    return Path(cached) if isinstance(cached, str) else _fetch(wanted, hub_id, ("config.json",))
 
 
-def _fetch(backbone: str, hub_id: str, files: tuple[str, ...], access: str | None) -> Path:
+class _Wanted(NamedTuple):
+    """What is downloaded, and what helps where it cannot be: instead of it, and where the hub refuses."""
+
+    what: str
+    instead: str
+    access: str | None = None
+
+
+def _fetch(wanted: _Wanted, hub_id: str, files: tuple[str, ...]) -> Path:
     if not _answers():
         if not any(isinstance(huggingface_hub.try_to_load_from_cache(hub_id, name), str) for name in files):
-            raise _unreachable(backbone, f"no answer from {constants.ENDPOINT}")
+            raise _unreachable(wanted, f"no answer from {constants.ENDPOINT}")
         constants.HF_HUB_OFFLINE = True  # the hub's own cache has the file: do not wait for its retries
     try:
         return _download(hub_id, files)
     except Exception as error:  # the hub's client and the HTTP library each raise their own types
-        raise _named(error, backbone, access) from error
+        raise _named(error, wanted) from error
 
 
 def _answers() -> bool:
@@ -90,7 +101,7 @@ def _download(hub_id: str, files: tuple[str, ...]) -> Path:
     return Path(huggingface_hub.hf_hub_download(hub_id, last))
 
 
-def _named(error: BaseException, backbone: str, access: str | None) -> MachineError:
+def _named(error: BaseException, wanted: _Wanted) -> MachineError:
     """What went wrong with a download, told by the error and what caused it."""
     causes = list(_causes(error))
     for cause in causes:
@@ -101,17 +112,17 @@ def _named(error: BaseException, backbone: str, access: str | None) -> MachineEr
             )
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if status is not None:
-            help_ = access if access and status in (401, 403) else _HINTS.get(status)
+            help_ = wanted.access if wanted.access and status in (401, 403) else _HINTS.get(status)
             hint = f"{help_}, or " if help_ else ""
-            return MachineError(f"hub must give the weights of {backbone}, got status {status}; {hint}{INSTEAD}")
+            return MachineError(f"hub must give {wanted.what}, got status {status}; {hint}{wanted.instead}")
     said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     if _NO_CONNECTION & {kind.__name__ for cause in causes for kind in type(cause).__mro__}:
-        return _unreachable(backbone, said)
-    return MachineError(f"hub must deliver the weights of {backbone}, got {said}; start again, or {INSTEAD}")
+        return _unreachable(wanted, said)
+    return MachineError(f"hub must deliver {wanted.what}, got {said}; start again, or {wanted.instead}")
 
 
-def _unreachable(backbone: str, got: str) -> Unreachable:
-    return Unreachable(f"hub must be reachable for the weights of {backbone}, got {got}; {INSTEAD}")
+def _unreachable(wanted: _Wanted, got: str) -> Unreachable:
+    return Unreachable(f"hub must be reachable for {wanted.what}, got {got}; {wanted.instead}")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
