@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.analysis.backbones import ON
 from benchmarks.analysis.cell_memory import cell_memory
 from benchmarks.analysis.convergence import in_words, reasons
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT, add_code, by_code, differs
@@ -261,17 +262,21 @@ def across_datasets(table: pd.DataFrame) -> pd.Series:
 
 
 def variant_labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """A label for each (method, variant): the title, and in brackets the settings in which its variants differ."""
+    """A label for each (method, variant): the title, and in brackets the settings in which its variants differ.
+
+    A backbone among the settings (see `across_backbones`) stands there in any case, first.
+    """
     labels = {}
     for method in sorted(set(runs["method"])):
         group = runs[runs["method"] == method]
         title = TITLES.get(method) or _first(group["method_title"]) or method
         settings = {variant: json.loads(variant) for variant in group["variant"].unique()}
-        keys = sorted({key for setting in settings.values() for key in setting} - {"options"})  # which stand there too
+        keys = sorted({key for setting in settings.values() for key in setting} - {"options", ON})  # which stand there
         differing = [key for key in keys if len({json.dumps(s.get(key)) for s in settings.values()}) > 1]
         for variant, setting in settings.items():
-            details = ", ".join(f"{key} {_shown(setting.get(key))}" for key in differing)
-            labels[method, variant] = f"{title} ({details})" if details else str(title)
+            details = [setting[ON]] if ON in setting else []
+            details += [f"{key} {_shown(setting.get(key))}" for key in differing]
+            labels[method, variant] = f"{title} ({', '.join(details)})" if details else str(title)
     return labels
 
 

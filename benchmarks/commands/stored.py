@@ -34,8 +34,17 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         help="print what changed from the results in DIR to those in --results, with significance; writes no tables",
     )
     parser.add_argument("--format", choices=FORMATS, help="with --compare: of the data on stdout (default: md)")
+    _add_across_backbones(parser)
     add_mix_code(parser)
     add_results(parser)
+
+
+def _add_across_backbones(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--across-backbones",
+        action="store_true",
+        help="compare all backbones with each other: one block for runs that differ in backbone and weights alone",
+    )
 
 
 def tables(args: argparse.Namespace) -> int:
@@ -44,11 +53,13 @@ def tables(args: argparse.Namespace) -> int:
         raise UserError(f"published must be used with --layout paper, got --layout {args.layout or LAYOUTS[0]}")
     if args.format and not args.compare:
         raise UserError(f"format must be used with --compare DIR, got --format {args.format} alone")
+    if args.across_backbones and (args.compare or args.layout == "paper"):
+        raise UserError("across-backbones must be used without --compare and --layout paper, which name no backbone")
     if args.compare:
         if args.layout:
             raise UserError(f"compare must be used without --layout, got --layout {args.layout}")
         return _compare(args.compare, args.results, args.format or FORMATS[0], args.mix_code)
-    frame, num_problems = _stored_runs(args.results, args.mix_code)
+    frame, num_problems = _stored_runs(args.results, args.mix_code, args.across_backbones)
     if args.layout == "paper":
         from benchmarks.report.paper_layout import write_paper_tables
 
@@ -60,7 +71,8 @@ def tables(args: argparse.Namespace) -> int:
     evidence, problems = load_evidence(args.results, frame)
     for problem in problems:
         print(problem, file=sys.stderr)
-    print(*write_tables(args.results, frame, evidence, args.mix_code), sep="\n")
+    name = "backbones" if args.across_backbones else "results"
+    print(*write_tables(args.results, frame, evidence, args.mix_code, name), sep="\n")
     return 1 if num_problems or problems else 0
 
 
@@ -85,13 +97,14 @@ def _compare(before: Path, after: Path, layout: str, mix_code: bool) -> int:
 
 def add_plot_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `plots`."""
+    _add_across_backbones(parser)
     add_mix_code(parser)
     add_results(parser)
 
 
 def plots(args: argparse.Namespace) -> int:
     """Writes the plots and prints their paths."""
-    frame, num_problems = _stored_runs(args.results, args.mix_code)
+    frame, num_problems = _stored_runs(args.results, args.mix_code, args.across_backbones)
     from benchmarks.report.plots import write_plots
 
     print(*write_plots(args.results, frame, args.mix_code), sep="\n")
@@ -125,12 +138,20 @@ def report(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _stored_runs(results: Path, mix_code: bool) -> "tuple[pd.DataFrame, int]":
-    """All stored runs, and how many records cannot be read or cells averaged; a line on stderr names each of those."""
+def _stored_runs(results: Path, mix_code: bool, across: bool = False) -> "tuple[pd.DataFrame, int]":
+    """All stored runs, and how many records cannot be read or cells averaged; a line on stderr names each of those.
+
+    Args:
+        results: The results root.
+        mix_code: Whether runs that different code has trained are averaged.
+        across: Whether runs on different backbones stand side by side.
+    """
+    from benchmarks.analysis.backbones import across_backbones
     from benchmarks.analysis.summary import refusals
     from benchmarks.records.frame import load_frame
 
     frame, problems = load_frame(results)
+    frame = across_backbones(frame) if across else frame
     problems += [] if mix_code else refusals(frame)
     for problem in problems:
         print(problem, file=sys.stderr)

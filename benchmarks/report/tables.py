@@ -68,7 +68,11 @@ _LIGATURE = re.compile("([-,'])(?=\\1)")  # what LaTeX would join: hyphens to a 
 
 
 def write_tables(
-    results: Path, frame: pd.DataFrame, evidence: Mapping[str, Evidence] = NO_EVIDENCE, mix_code: bool = False
+    results: Path,
+    frame: pd.DataFrame,
+    evidence: Mapping[str, Evidence] = NO_EVIDENCE,
+    mix_code: bool = False,
+    name: str = "results",
 ) -> list[Path]:
     """Write results.md, results.csv and results.tex to `results/tables`.
 
@@ -77,6 +81,7 @@ def write_tables(
         frame: the runs to show, as `records.runs_frame` gives them.
         evidence: their probabilities, as `evidence.load_evidence` gives them; a run without has no interval.
         mix_code: whether to average runs that different code has trained.
+        name: of the files, in the place of `results`.
 
     Raises:
         UserError: there are no runs to show.
@@ -89,11 +94,11 @@ def write_tables(
         )
     table = add_baselines(add_significance(table, evidence))
     texts = {
-        "results.md": _markdown(table),
-        "results.csv": csv_text(table),
-        "results.tex": _latex(table),
+        "md": _markdown(table),
+        "csv": csv_text(table),
+        "tex": _latex(table),
     }
-    return [write_atomic(results / "tables" / name, text.encode()) for name, text in texts.items()]
+    return [write_atomic(results / "tables" / f"{name}.{ending}", text.encode()) for ending, text in texts.items()]
 
 
 def console_table(frame: pd.DataFrame, mix_code: bool = False) -> Table:
