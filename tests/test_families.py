@@ -425,6 +425,17 @@ def test_a_size_that_a_network_cannot_take_is_refused_before_a_run(method: str) 
         check_runs(METHODS[method], config, "halonet26t", 224)
 
 
+@pytest.mark.parametrize("name", [ALL["swinv2"], "swin_tiny_patch4_window7_224[depths=[1,1,1,1],embed_dim=24]"])
+def test_no_network_drops_paths_unless_it_is_asked_to(name: str) -> None:
+    def rates(name: str) -> set[float]:
+        with torch.device("meta"):
+            modules = create_backbone(name).trunk.modules()
+        return {module.drop_prob for module in modules if isinstance(module, timm.layers.DropPath)}
+
+    assert rates(name) == {0.0}
+    assert max(rates(f"{name.removesuffix(']')},drop_path_rate=0.2]")) == pytest.approx(0.2)
+
+
 def test_a_network_without_checkpoints_is_refused_them() -> None:
     config = make_config("full", {})
     with pytest.raises(

@@ -139,6 +139,19 @@ def test_a_plugins_backbone_is_known_with_settings_behind_its_name(folder: Path)
     assert described("vit_of_mine[pool=avg]").pool == "avg"
 
 
+def test_a_plugins_create_gets_its_size_alone(folder: Path) -> None:
+    """Also where the network is of a family that timm's are made of with arguments beside."""
+    create = (
+        "def create(**size):\n    assert set(size) <= {'img_size'}, size\n    return Eva(**{'img_size': 32} | size, "
+    )
+    create += "patch_size=8, embed_dim=48, depth=2, num_heads=3, use_rot_pos_emb=True)\n"
+    head = "from timm.models.eva import Eva\nfrom benchmarks.model.named import NamedBackbone\n"
+    (folder / "eva.py").write_text(f'{head}{create}BACKBONE = NamedBackbone("eva_of_mine", create)\n')
+    plugins.load_plugins([folder / "eva.py"])
+    parts = build_parts("lora", METHODS["lora"].config(), "eva_of_mine", 2, 64)
+    assert described("eva_of_mine").family == "Eva" and parts.model.backbone.trunk.patch_embed.grid_size == (8, 8)  # type: ignore[union-attr]
+
+
 def test_a_head_that_would_not_compute_in_fp32_is_refused(folder: Path) -> None:
     own = "model = ImageModel(backbone, num_classes)\n    model.head = nn.Linear(192, num_classes)\n    return model"
     text = "from torch import nn\n" + METHOD.replace("return ImageModel(backbone, num_classes)", own)

@@ -147,7 +147,9 @@ def create_backbone(
     """
     spec = parse_spec(name)
     kind, arguments = _family(spec.name)
-    trunk = _create_trunk(spec, resolution, arguments)
+    trunk = _create_trunk(spec, resolution, {} if spec.name in BACKBONES else arguments)
+    if "drop_path_rate" not in spec.args:
+        _keep_all_paths(trunk)
     if state_dict is not None:
         _load_trunk(trunk, state_dict, name)
     own = named(spec.name)
@@ -210,6 +212,13 @@ def _takes_size(network: nn.Module) -> bool:
     """Whether the constructor takes the image's size; networks of convolutions run at any."""
     kind = type(network)
     return issubclass(kind, VisionTransformer) or "img_size" in inspect.signature(kind).parameters
+
+
+def _keep_all_paths(trunk: nn.Module) -> None:
+    """No stochastic depth, which some of timm's networks have by default: it is part of a recipe, not of a backbone."""
+    for module in trunk.modules():
+        if isinstance(module, timm.layers.DropPath):
+            module.drop_prob = 0.0
 
 
 def _load_trunk(trunk: nn.Module, state_dict: Mapping[str, Tensor], name: str) -> None:

@@ -16,12 +16,12 @@ from benchmarks.model.families.stages import AnyNetwork, ConvNeXt, ResNet, SwinV
 from benchmarks.model.families.vit import ViT
 from methods.backbone import Backbone
 
-# Arguments beside the class: every network runs without stochastic depth, and with tables of one size, made once.
+# Arguments beside the class: rotary tables are of one size, and made once.
 _FAMILIES: dict[type[nn.Module], tuple[type[Backbone], dict[str, Any]]] = {
     VisionTransformer: (ViT, {}),
     Eva: (EvaViT, {"dynamic_img_size": False}),
     Beit: (BeitViT, {}),
-    SwinTransformerV2: (SwinV2, {"drop_path_rate": 0.0}),
+    SwinTransformerV2: (SwinV2, {}),
     TimmConvNeXt: (ConvNeXt, {}),
     TimmResNet: (ResNet, {}),
 }
