@@ -32,6 +32,11 @@ TITLES = {
     "layernorm": "Norm tuning",
     "attention": "Attention tuning",
     "partial": "Partial fine-tuning",
+    "adaptformer": "AdaptFormer",
+    "houlsby": "Adapter (Houlsby)",
+    "adapter_plus": "Adapter+",
+    "difffit": "DiffFit",
+    "ssf": "SSF",
 }
 
 

@@ -13,14 +13,15 @@ from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 
 # What a method may ask beside features and parameters:
-#   blocks: residual blocks, one after another
+#   blocks: residual blocks, one after another, behind each of which something may be put
 #   tokens: a sequence of prefix tokens and patches, that may be joined by tokens without a position
 #   attention: plain softmax attention in every block, whose queries, keys and values can be asked for
 #   attention_layers: attention of any kind in every block, a layer of its own
 #   projections: the linear or convolution layers that low-rank updates are added to
 #   mlp: blocks that add an MLP's output to the residual stream
+#   branches: blocks of two branches, attention's and then an MLP's, each of which adds to the residual stream
 #   scales: layers behind which each channel may be scaled and shifted, and that can take the scale in
-Need = Literal["blocks", "tokens", "attention", "attention_layers", "projections", "mlp", "scales"]
+Need = Literal["blocks", "tokens", "attention", "attention_layers", "projections", "mlp", "branches", "scales"]
 
 # How tokens become features: the network's own way; the class token; the mean of the patches; both, side by side.
 Pool = Literal["native", "cls", "avg", "cls+avg"]
@@ -216,10 +217,32 @@ class Backbone(nn.Module, ABC):
         """Channels of what each block adds to the residual stream."""
         raise NotImplementedError
 
+    def put_behind_block(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind a block, all its residual sums included.
+
+        Its input and output have the channels last.
+        """
+        raise NotImplementedError
+
     def put_behind_mlp(self, index: int, module: nn.Module) -> None:
         """Puts a module behind all that makes what a block's MLP adds to the residual stream, layer scale included.
 
         Its input and output have the channels last.
+        """
+        raise NotImplementedError
+
+    def put_behind_attention(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind all that makes what a block's attention adds to the residual stream, as behind its MLP.
+
+        Its input and output have the channels last.
+        """
+        raise NotImplementedError
+
+    def put_beside_mlp(self, index: int, module: nn.Module) -> None:
+        """Adds a module's output to what a block's MLP adds to the residual stream, layer scale included.
+
+        The module gets the stream that the MLP's branch gets, in front of any norm. Its input and output have the
+        channels last.
         """
         raise NotImplementedError
 

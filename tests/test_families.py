@@ -58,18 +58,22 @@ OTHERS = {
 }
 ALL = ROTARY | PLAIN | OTHERS
 TOKENS = ROTARY | PLAIN
+STAGES = ("swinv2", "convnext", "convnext, dinov3", "convnextv2", "resnet50")
+ONE_BRANCH = ("convnext", "convnext, dinov3", "convnextv2", "resnet50")
 REFUSED = {  # by what the tests' table calls them; every other pair runs
     **{
         (family, method): "a bias for each pair of positions"
         for family in ("beit", "beitv2")
-        for method in ("vpt", "fpt")
+        for method in ("vpt", "fpt", "ssf")
     },
-    **{
-        (family, method): "no token sequence"
-        for family in ("swinv2", "convnext", "convnext, dinov3", "convnextv2", "resnet50")
-        for method in ("vpt", "fpt")
-    },
-    **{(family, "attention"): "no attention" for family in ("convnext", "convnext, dinov3", "convnextv2", "resnet50")},
+    **{(family, method): "no token sequence" for family in STAGES for method in ("vpt", "fpt", "ssf")},
+    **{(family, method): "no attention" for family in ONE_BRANCH for method in ("attention", "adaptformer")},
+    **{(family, "ssf"): "biases of queries and values beside their projection" for family in (*ROTARY, "eva")},
+    ("aimv2", "ssf"): r"an MLP of another kind \(SwiGLU\)",
+    ("parallel", "ssf"): "no joint projection of queries, keys and values",
+    ("post-norm", "ssf"): r"blocks of another kind \(ResPostBlock\)",
+    ("parallel", "adaptformer"): r"blocks of another kind \(ParallelScalingBlock\)",
+    ("post-norm", "adaptformer"): r"blocks of another kind \(ResPostBlock\)",
     ("resnet50", "adapter"): "blocks without an MLP",
     ("parallel", "lora"): "no joint projection of queries, keys and values",
     ("parallel", "adapter"): r"blocks of another kind \(ParallelScalingBlock\)",
@@ -78,7 +82,7 @@ REFUSED = {  # by what the tests' table calls them; every other pair runs
     ("post-norm", "adapter"): r"blocks of another kind \(ResPostBlock\)",
     ("post-norm", "fpt"): r"blocks of another kind \(ResPostBlock\)",
 }
-ALIKE = {"vpt_shallow": "vpt", "fpt_plus": "fpt"}
+ALIKE = {"vpt_shallow": "vpt", "fpt_plus": "fpt", "houlsby": "adaptformer", "difffit": "adaptformer"}
 
 
 def reason(family: str, method: str) -> str | None:
@@ -303,6 +307,83 @@ def test_an_adapter_edits_what_the_mlp_adds_behind_its_scale(family: str) -> Non
             last.bias.zero_()
         torch.testing.assert_close(backbone(image), silent(image), rtol=1e-5, atol=1e-5)
         assert (backbone(image) - plain).abs().max() > 1e-3
+
+
+class Recorder(nn.Module):
+    """Keeps what it gets, and answers with a multiple of it."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.got = x
+        return self.factor * x
+
+
+def block_output(backbone: Backbone, image: Tensor, index: int) -> Tensor:
+    """What a block yields, `(B, ..., D)`."""
+    found = []
+    handle = backbone.blocks()[index].register_forward_hook(lambda module, arguments, output: found.append(output))
+    backbone(image)
+    handle.remove()
+    return found[0].movedim(1, -1) if backbone.family in ("ConvNeXt", "ResNet") else found[0]
+
+
+def silenced(family: str, index: int, swin: str, other: str) -> Backbone:
+    """A backbone one of whose branches adds nothing: the last layer of it, by its name, yields 0."""
+    backbone, _ = make(family)
+    last: Any = backbone.blocks()[index].get_submodule(swin if family == "swinv2" else other)
+    last.weight.zero_()
+    if last.bias is not None:
+        last.bias.zero_()
+    return backbone
+
+
+BRANCHES = [name for name in ALL if reason(name, "adaptformer") is None]
+
+
+@pytest.mark.parametrize("family", BRANCHES)
+def test_what_stands_behind_the_attention_edits_what_it_adds_behind_its_scale(family: str) -> None:
+    with torch.no_grad():
+        backbone, image = make(family)
+        plain = backbone(image)
+        for index in range(len(backbone.blocks())):
+            backbone.put_behind_attention(index, nn.Identity())
+        torch.testing.assert_close(backbone(image), plain, rtol=1e-5, atol=1e-5)
+        backbone.put_behind_attention(1, Recorder(0.0))
+        expected = silenced(family, 1, "norm1", "attn.proj")(image)
+        torch.testing.assert_close(backbone(image), expected, rtol=1e-5, atol=1e-5)
+        assert (expected - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", BRANCHES)
+def test_what_stands_beside_the_mlp_gets_the_stream_and_adds_to_it(family: str) -> None:
+    """The stream is what a block yields whose MLP adds nothing."""
+    with torch.no_grad():
+        backbone, image = make(family)
+        plain = block_output(backbone, image, 1)
+        module = Recorder(2.0)
+        backbone.put_beside_mlp(1, module)
+        found = block_output(backbone, image, 1)
+        stream = block_output(silenced(family, 1, "norm2", "mlp.fc2"), image, 1)
+        torch.testing.assert_close(module.got.reshape(stream.shape), stream, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found, plain + 2 * stream, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_what_stands_behind_a_block_gets_what_it_yields(family: str) -> None:
+    with torch.no_grad():
+        backbone, image = make(family)
+        plain = block_output(backbone, image, 1)
+        widths, module = backbone.block_widths(), Recorder(3.0)
+        assert widths[1] == plain.shape[-1]
+        backbone.put_behind_block(1, module)
+        found = backbone(image)
+        torch.testing.assert_close(module.got, plain, rtol=0, atol=0)
+        other, _ = make(family)
+        other.blocks()[1].register_forward_hook(lambda module, arguments, output: 3 * output)
+        torch.testing.assert_close(found, other(image), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ALL)

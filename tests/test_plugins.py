@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_process import ROOT, finish, options_of, records
+from bench_process import finish, options_of, records
 
 import bench
 from benchmarks import plugins
@@ -187,13 +187,6 @@ def test_every_command_that_takes_them_knows_them(folder: Path, capsys: pytest.C
     assert bench.main(["memory", "--predict", "--res", "32", *asked]) == 0
     assert all(row["peak_allocated_bytes"] > 0 for row in json.loads(capsys.readouterr().out))
     assert bench.main(["check", "mine", *loaded]) == 0
-
-
-def test_the_example_of_the_docs_is_one(capsys: pytest.CaptureFixture[str]) -> None:
-    ssf = str(ROOT / "docs" / "examples" / "ssf.py")
-    assert bench.main(["params", "--methods", "ssf", "--format", "json", "--plugin", ssf]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row["trainable"] == 205_824
 
 
 def test_a_suite_file_may_name_them(folder: Path) -> None:

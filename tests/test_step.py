@@ -17,7 +17,6 @@ from benchmarks.memory.predict import predict_memory
 from benchmarks.model.build import build_parts
 from benchmarks.model.method_config import make_config
 from benchmarks.training.step import make_optimization, undecayed
-from docs.examples import ssf
 from methods import METHODS
 from methods.contract import Recipe
 
@@ -76,10 +75,9 @@ def test_a_recipes_group_keeps_the_decay_it_states_and_other_settings() -> None:
     assert found == [(LR, DECAY), (0.5, 0.0)]
 
 
-@pytest.mark.parametrize("name", [*METHODS, "ssf"])
-def test_decay_is_alike_for_every_method(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_decay_is_alike_for_every_method(name: str) -> None:
     """By the names of timm's ViT; what a method adds decays where it has more than one axis."""
-    monkeypatch.setitem(METHODS, "ssf", ssf.METHOD)
     model = build_parts(name, make_config(name, {}), "vit_tiny_patch16_224", 3, 64).model
     spared = {key for key, parameter in model.named_parameters() if parameter in undecayed(model)}
     tokens = ("pos_embed", "cls_token")

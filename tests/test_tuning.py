@@ -19,7 +19,6 @@ from benchmarks.suite.plan import Plan, PlannedRun, make_plan
 from benchmarks.suite.suite import Work, _Suite
 from benchmarks.suite.tuning import choose, tuned_runs, val_aucs_of
 from benchmarks.training.loop import is_hopeless
-from docs.examples import ssf
 from methods import METHODS
 
 GRID = ["--lr", "1e-5", "1e-2", "--seeds", "0", "1", "--epochs", "2"]
@@ -111,7 +110,7 @@ def test_a_dry_run_shows_trials_and_what_was_chosen(folder: Path) -> None:
 
 
 def test_every_method_has_five_rates_over_a_factor_of_100_with_its_default_inside() -> None:
-    for method in (*METHODS.values(), ssf.METHOD):
+    for method in METHODS.values():
         config: Any = method.config
         rates = np.array(config.lr_grid)
         assert len(rates) == 5 and rates[-1] / rates[0] == pytest.approx(100), method.name

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.model.families.branches import move_scale, separate_bias
+from benchmarks.model.families.branches import Beside, Followed, move_scale, separate_bias
 from benchmarks.model.families.tokens import TokenBackbone
 from methods.backbone import Pool
 
@@ -28,21 +28,24 @@ class BeitViT(TokenBackbone):
 
     def put_behind_mlp(self, index: int, module: nn.Module) -> None:
         """Puts a module behind a block's MLP and its layer scale."""
+        block = self._with_own_scales(index)
+        block.mlp = nn.Sequential(block.mlp, module)
+
+    def put_behind_attention(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind a block's attention and its layer scale."""
+        block = self._with_own_scales(index)
+        block.attn = Followed(block.attn, module)
+
+    def put_beside_mlp(self, index: int, module: nn.Module) -> None:
+        """Puts a module beside a block's MLP, its norm and its layer scale."""
+        block = self._with_own_scales(index)
+        block.mlp = Beside(nn.Sequential(block.norm2, block.mlp), module)
+        block.norm2 = nn.Identity()
+
+    def _with_own_scales(self, index: int) -> Any:
+        """A block whose layer scales stand with their layers; by itself it multiplies by both of them or by none."""
         block = self.trunk.blocks[index]
-        if block.gamma_1 is None:
-            block.mlp = nn.Sequential(block.mlp, module)
-        else:  # the block multiplies by both scales or by none
-            block.attn = _Scaled(block.attn, move_scale(block, "gamma_1"))
-            block.mlp = nn.Sequential(block.mlp, move_scale(block, "gamma_2"), module)
-
-
-class _Scaled(nn.Module):
-    """An attention layer and the layer scale behind it."""
-
-    def __init__(self, attn: nn.Module, scale: nn.Module) -> None:
-        super().__init__()
-        self.attn, self.scale = attn, scale
-
-    def forward(self, x: Tensor, shared_rel_pos_bias: Tensor | None = None) -> Tensor:
-        scaled: Tensor = self.scale(self.attn(x, shared_rel_pos_bias=shared_rel_pos_bias))
-        return scaled
+        if block.gamma_1 is not None:
+            block.attn = Followed(block.attn, move_scale(block, "gamma_1"))
+            block.mlp = nn.Sequential(block.mlp, move_scale(block, "gamma_2"))
+        return block

@@ -21,6 +21,59 @@ class ChannelScale(nn.Module):
         return x if self.gamma is None else self.gamma * x
 
 
+class Followed(nn.Module):
+    """A layer, whatever it takes beside its input, and modules behind it, one after another.
+
+    Args:
+        layer: Called with all arguments.
+        behind: Each gets what comes out of the one before.
+    """
+
+    def __init__(self, layer: nn.Module, *behind: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.behind = layer, nn.Sequential(*behind)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The last module's output."""
+        output: Tensor = self.behind(self.layer(x, *args, **kwargs))
+        return output
+
+
+class Beside(nn.Module):
+    """The sum of a branch and a module beside it, of the same input.
+
+    Args:
+        branch: What was there.
+        module: What is added to it.
+    """
+
+    def __init__(self, branch: nn.Module, module: nn.Module) -> None:
+        super().__init__()
+        self.branch, self.module = branch, module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Both outputs' sum."""
+        output: Tensor = self.branch(x) + self.module(x)
+        return output
+
+
+class ChannelsLast(nn.Module):
+    """A module that wants channels last, within a network that has them in front of the places.
+
+    Args:
+        module: Gets `(B, H, W, C)`.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From `(B, C, H, W)` to the same."""
+        output: Tensor = self.module(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return output
+
+
 def move_scale(block: Any, name: str) -> ChannelScale:
     """Takes a layer scale that a block applies by itself out of it, or gives one that scales nothing."""
     scale = ChannelScale(getattr(block, name))

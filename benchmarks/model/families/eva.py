@@ -8,7 +8,7 @@ from timm.layers import AttentionRope, apply_rot_embed_cat
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor, nn
 
-from benchmarks.model.families.branches import move_scale, separate_bias
+from benchmarks.model.families.branches import Beside, Followed, move_scale, separate_bias
 from benchmarks.model.families.tokens import TokenBackbone, joined_heads
 from methods.backbone import Need, Pool
 
@@ -26,7 +26,7 @@ class EvaViT(TokenBackbone):
         first = trunk.blocks[0]
         if not all(type(block) is EvaBlock for block in trunk.blocks):
             kind = f"blocks of another kind ({type(first).__name__})"
-            needs: tuple[Need, ...] = ("mlp", "attention")
+            needs: tuple[Need, ...] = ("mlp", "branches", "attention")
             self.lacks |= dict.fromkeys(needs, kind)
         elif not all(isinstance(block.attn, AttentionRope | EvaAttention) for block in trunk.blocks):
             self.lacks["attention"] = f"attention of another kind ({type(first.attn).__name__})"
@@ -85,6 +85,17 @@ class EvaViT(TokenBackbone):
         """Puts a module behind a block's MLP and its layer scale."""
         block = self.trunk.blocks[index]
         block.mlp = nn.Sequential(block.mlp, move_scale(block, "gamma_2"), module)
+
+    def put_behind_attention(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind a block's attention and its layer scale."""
+        block = self.trunk.blocks[index]
+        block.attn = Followed(block.attn, move_scale(block, "gamma_1"), module)
+
+    def put_beside_mlp(self, index: int, module: nn.Module) -> None:
+        """Puts a module beside a block's MLP, its norm and its layer scale."""
+        block = self.trunk.blocks[index]
+        block.mlp = Beside(nn.Sequential(block.norm2, block.mlp, move_scale(block, "gamma_2")), module)
+        block.norm2 = nn.Identity()
 
     def _rotations(self, index: int, context: Tensor | None) -> Tensor | None:
         return context[index] if context is not None and self.trunk.rope_mixed else context

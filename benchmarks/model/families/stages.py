@@ -5,8 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from benchmarks.model.families.branches import move_scale, separate_bias
+from benchmarks.model.families.branches import Beside, ChannelsLast, Followed, move_scale, separate_bias
 from methods.backbone import Backbone, Need, Pool, PoolError
+
+_NO_ATTENTION: dict[Need, str] = {"attention_layers": "no attention", "branches": "no attention"}
 
 
 class AnyNetwork(Backbone):
@@ -21,7 +23,7 @@ class AnyNetwork(Backbone):
             raise PoolError(f"pool must be native where there is no token sequence, got {pool!r}")
         self.num_features = trunk.head_hidden_size
         reason = f"no description of networks like it ({type(trunk).__name__})"
-        needs: tuple[Need, ...] = ("blocks", "attention_layers", "projections", "mlp")
+        needs: tuple[Need, ...] = ("blocks", "attention_layers", "projections", "mlp", "branches")
         self.lacks |= dict.fromkeys(needs, reason)
         needs = ("tokens", "attention", "scales")
         self.lacks |= dict.fromkeys(needs, "no token sequence")
@@ -30,6 +32,12 @@ class AnyNetwork(Backbone):
         """Features of the last map."""
         features: Tensor = self.trunk.forward_head(x, pre_logits=True)
         return features
+
+    def put_behind_block(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind a block, wherever that stands."""
+        block = self.blocks()[index]
+        path, _, name = _named(self.trunk, [block]).popitem()[0].rpartition(".")
+        setattr(self.trunk.get_submodule(path), name, Followed(block, module))
 
 
 class SwinV2(AnyNetwork):
@@ -64,6 +72,17 @@ class SwinV2(AnyNetwork):
         block = self.blocks()[index]
         block.norm2 = nn.Sequential(block.norm2, module)
 
+    def put_behind_attention(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind the norm that follows a block's attention."""
+        block = self.blocks()[index]
+        block.norm1 = nn.Sequential(block.norm1, module)
+
+    def put_beside_mlp(self, index: int, module: nn.Module) -> None:
+        """Puts a module beside a block's MLP and the norm that follows it."""
+        block = self.blocks()[index]
+        block.mlp = Beside(nn.Sequential(block.mlp, block.norm2), module)
+        block.norm2 = nn.Identity()
+
 
 class ConvNeXt(AnyNetwork):
     """ConvNeXt and ConvNeXt V2: a depthwise convolution and an MLP a block."""
@@ -72,7 +91,7 @@ class ConvNeXt(AnyNetwork):
 
     def __init__(self, trunk: Any, pool: Pool = "native") -> None:
         super().__init__(trunk, pool)
-        self.lacks = _without_tokens(self.lacks) | {"attention_layers": "no attention"}
+        self.lacks = _without_tokens(self.lacks) | _NO_ATTENTION
         if any(block.use_conv_mlp for block in self.blocks()):
             self.lacks["mlp"] = "an MLP of convolutions"
 
@@ -93,6 +112,10 @@ class ConvNeXt(AnyNetwork):
         block = self.blocks()[index]
         block.mlp = nn.Sequential(block.mlp, move_scale(block, "gamma"), module)
 
+    def put_behind_block(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind a block, whose output has its channels first."""
+        super().put_behind_block(index, ChannelsLast(module))
+
 
 class ResNet(AnyNetwork):
     """ResNet: convolutions and batch norms."""
@@ -101,12 +124,20 @@ class ResNet(AnyNetwork):
 
     def __init__(self, trunk: Any, pool: Pool = "native") -> None:
         super().__init__(trunk, pool)
-        self.lacks = _without_tokens(self.lacks) | {"mlp": "blocks without an MLP", "attention_layers": "no attention"}
+        self.lacks = _without_tokens(self.lacks) | _NO_ATTENTION | {"mlp": "blocks without an MLP"}
 
     def blocks(self) -> list[Any]:
         """The blocks of all stages."""
         trunk = self.trunk
         return [block for stage in (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4) for block in stage]
+
+    def block_widths(self) -> list[int]:
+        """Channels of each block."""
+        return [(block.conv3 if hasattr(block, "conv3") else block.conv2).out_channels for block in self.blocks()]
+
+    def put_behind_block(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind a block, whose output has its channels first."""
+        super().put_behind_block(index, ChannelsLast(module))
 
     def projections(self) -> Mapping[str, nn.Module]:
         """Every block's ungrouped convolutions but those of its shortcut."""

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.model.families.branches import Followed
 from methods.backbone import Backbone, Pool, PoolError
 
 
@@ -36,6 +37,10 @@ class TokenBackbone(Backbone):
     def block_widths(self) -> list[int]:
         """The width of the tokens, for each block."""
         return [self.embed_dim] * len(self.trunk.blocks)
+
+    def put_behind_block(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind a block."""
+        self.trunk.blocks[index] = Followed(self.trunk.blocks[index], module)
 
     def attention_layers(self) -> list[nn.Module]:
         """The attention of each block."""

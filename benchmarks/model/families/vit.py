@@ -7,6 +7,7 @@ from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from benchmarks.model.families.branches import Beside
 from benchmarks.model.families.tokens import TokenBackbone, joined_heads
 from methods.backbone import Need, Pool, Site
 
@@ -59,6 +60,17 @@ class ViT(TokenBackbone):
         block = self.trunk.blocks[index]
         block.ls2 = nn.Sequential(block.ls2, module)
 
+    def put_behind_attention(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind a block's first layer scale."""
+        block = self.trunk.blocks[index]
+        block.ls1 = nn.Sequential(block.ls1, module)
+
+    def put_beside_mlp(self, index: int, module: nn.Module) -> None:
+        """Puts a module beside a block's MLP, its norm and its layer scale."""
+        block = self.trunk.blocks[index]
+        block.mlp = Beside(nn.Sequential(block.norm2, block.mlp, block.ls2), module)
+        block.norm2, block.ls2 = nn.Identity(), nn.Identity()
+
     def scale_sites(self) -> Iterator[Site]:
         """The patch embedding; both norms, qkv, proj and both layers of the MLP in every block; the last norm."""
         trunk, width = self.trunk, self.embed_dim
@@ -75,13 +87,17 @@ def _lacks(blocks: Sequence[Any]) -> dict[Need, str]:
     first = blocks[0]
     attention = [getattr(block, "attn", None) for block in blocks]
     if not all(type(block) is Block for block in blocks):
-        lacks |= dict.fromkeys(("mlp", "scales", "attention"), f"blocks of another kind ({type(first).__name__})")
+        lacks |= dict.fromkeys(
+            ("mlp", "branches", "scales", "attention"), f"blocks of another kind ({type(first).__name__})"
+        )
         if None in attention:
             lacks["attention_layers"] = lacks["attention"]
     elif not all(isinstance(attn, Attention) and getattr(attn, "gate", None) is None for attn in attention):
         lacks["attention"] = f"attention of another kind ({type(first.attn).__name__})"
     elif not hasattr(first.mlp, "fc1"):
         lacks["scales"] = f"an MLP of another kind ({type(first.mlp).__name__})"
+    elif not isinstance(first.norm1, nn.LayerNorm):
+        lacks["scales"] = f"norms without a shift ({type(first.norm1).__name__})"
     if not all(isinstance(getattr(attn, "qkv", None), nn.Linear) for attn in attention):
         lacks |= dict.fromkeys(("projections", "scales"), "no joint projection of queries, keys and values")
     return lacks

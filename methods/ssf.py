@@ -12,23 +12,23 @@ moving average of the weights; where the final norm stands behind the pooling (`
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from methods.backbone import Backbone
-from methods.contract import ImageModel, Method, Recipe, freeze
+from methods.contract import Bounds, ImageModel, Method, Recipe, freeze
 
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults of SSF."""
+    """Defaults of SSF (docs/methods.md)."""
 
     lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     lr: float = 1e-2
     weight_decay: float = 5e-5
-    std: float = 0.02
+    std: Annotated[float, Bounds(at_least=0)] = 0.02
 
 
 class ScaleShift(nn.Module):

@@ -1,1 +1,0 @@
-"""Files for --plugin: what a method from outside this repository looks like."""
