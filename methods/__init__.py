@@ -37,6 +37,8 @@ TITLES = {
     "adapter_plus": "Adapter+",
     "difffit": "DiffFit",
     "ssf": "SSF",
+    "convpass": "Convpass",
+    "repadapter": "RepAdapter",
 }
 
 

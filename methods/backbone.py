@@ -20,8 +20,11 @@ from torch import Tensor, nn
 #   projections: the linear or convolution layers that low-rank updates are added to
 #   mlp: blocks that add an MLP's output to the residual stream
 #   branches: blocks of two branches, attention's and then an MLP's, each of which adds to the residual stream
+#   inputs: such branches that get the stream through a norm, and read it by linear layers
 #   scales: layers behind which each channel may be scaled and shifted, and that can take the scale in
-Need = Literal["blocks", "tokens", "attention", "attention_layers", "projections", "mlp", "branches", "scales"]
+Need = Literal[
+    "blocks", "tokens", "attention", "attention_layers", "projections", "mlp", "branches", "inputs", "scales"
+]
 
 # How tokens become features: the network's own way; the class token; the mean of the patches; both, side by side.
 Pool = Literal["native", "cls", "avg", "cls+avg"]
@@ -39,6 +42,13 @@ class Site(NamedTuple):
     parent: nn.Module
     name: str
     width: int
+
+
+class Input(NamedTuple):
+    """What a branch of a block gets: where its norm stands, and the linear layers that read what comes out of it."""
+
+    norm: Site
+    readers: list[nn.Linear]
 
 
 class Backbone(nn.Module, ABC):
@@ -244,6 +254,17 @@ class Backbone(nn.Module, ABC):
         The module gets the stream that the MLP's branch gets, in front of any norm. Its input and output have the
         channels last.
         """
+        raise NotImplementedError
+
+    def put_beside_layers(self, index: int, beside_attention: nn.Module, beside_mlp: nn.Module) -> None:
+        """Adds a module's output to what each branch of a block adds to the residual stream, layer scale included.
+
+        The module gets what the attention or the MLP gets, behind the norm, `(B, N, D)`, and yields the same shape.
+        """
+        raise NotImplementedError
+
+    def inputs(self, index: int) -> tuple[Input, Input]:
+        """What a block's attention and what its MLP gets."""
         raise NotImplementedError
 
     def scale_sites(self) -> Iterator[Site]:

@@ -69,6 +69,10 @@ REFUSED = {  # by what the tests' table calls them; every other pair runs
     **{(family, method): "no token sequence" for family in STAGES for method in ("vpt", "fpt", "ssf")},
     **{(family, method): "no attention" for family in ONE_BRANCH for method in ("attention", "adaptformer")},
     **{(family, "ssf"): "biases of queries and values beside their projection" for family in (*ROTARY, "eva")},
+    **{(family, "convpass"): "no attention" for family in ONE_BRANCH},
+    ("swinv2", "convpass"): "norms behind the branches",
+    ("parallel", "convpass"): r"blocks of another kind \(ParallelScalingBlock\)",
+    ("post-norm", "convpass"): r"blocks of another kind \(ResPostBlock\)",
     ("aimv2", "ssf"): r"an MLP of another kind \(SwiGLU\)",
     ("parallel", "ssf"): "no joint projection of queries, keys and values",
     ("post-norm", "ssf"): r"blocks of another kind \(ResPostBlock\)",
@@ -83,6 +87,7 @@ REFUSED = {  # by what the tests' table calls them; every other pair runs
     ("post-norm", "fpt"): r"blocks of another kind \(ResPostBlock\)",
 }
 ALIKE = {"vpt_shallow": "vpt", "fpt_plus": "fpt", "houlsby": "adaptformer", "difffit": "adaptformer"}
+ALIKE |= {"repadapter": "convpass"}
 
 
 def reason(family: str, method: str) -> str | None:
@@ -369,6 +374,46 @@ def test_what_stands_beside_the_mlp_gets_the_stream_and_adds_to_it(family: str) 
         stream = block_output(silenced(family, 1, "norm2", "mlp.fc2"), image, 1)
         torch.testing.assert_close(module.got.reshape(stream.shape), stream, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(found, plain + 2 * stream, rtol=1e-4, atol=1e-4)
+
+
+INPUTS = [name for name in ALL if reason(name, "convpass") is None]
+
+
+@pytest.mark.parametrize("family", INPUTS)
+def test_what_stands_beside_layers_gets_what_they_get_and_adds_to_the_stream(family: str) -> None:
+    """Of a block one of whose branches adds nothing, the other is what it yields less what it gets."""
+    with torch.no_grad():
+        backbone, image = make(family)
+        first, plain = block_output(backbone, image, 0), block_output(backbone, image, 1)
+        stream = block_output(silenced(family, 1, "", "mlp.fc2"), image, 1)
+        norms = [backbone.blocks()[1].get_submodule(name) for name in ("norm1", "norm2")]
+        modules = Recorder(0.0), Recorder(2.0)
+        backbone.put_beside_layers(1, *modules)
+        found = block_output(backbone, image, 1)
+        for norm, module, x in zip(norms, modules, (first, stream), strict=True):
+            torch.testing.assert_close(module.got, norm(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found, plain + 2 * modules[1].got, rtol=1e-4, atol=1e-4)
+        modules[0].factor, modules[1].factor = 2.0, 0.0
+        block_output(backbone, image, 1)
+        torch.testing.assert_close(modules[1].got, norms[1](stream + 2 * modules[0].got), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", INPUTS)
+def test_of_a_blocks_layers_those_that_read_a_norm_are_its_readers(family: str) -> None:
+    """Seen by hooks on every linear layer of the block: what is the norm's output, and what is not."""
+    backbone, image = make(family)
+    block: Any = backbone.blocks()[1]
+    got: dict[nn.Module, Tensor] = {}
+    for module in block.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda module, arguments, output: got.update({module: arguments[0]}))
+    for norm, expected in zip((block.norm1, block.norm2), backbone.inputs(1), strict=True):
+        assert expected.norm.parent is block and getattr(block, expected.norm.name) is norm
+        norm.register_forward_hook(lambda module, arguments, output: got.update({module: output}))
+        with torch.no_grad():
+            backbone(image)
+        readers = {layer for layer, x in got.items() if isinstance(layer, nn.Linear) and x is got[norm]}
+        assert readers == set(expected.readers) != set()
 
 
 @pytest.mark.parametrize("family", ALL)

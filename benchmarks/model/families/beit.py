@@ -42,6 +42,11 @@ class BeitViT(TokenBackbone):
         block.mlp = Beside(nn.Sequential(block.norm2, block.mlp), module)
         block.norm2 = nn.Identity()
 
+    def put_beside_layers(self, index: int, beside_attention: nn.Module, beside_mlp: nn.Module) -> None:
+        """Puts modules beside a block's attention and its MLP, and their layer scales."""
+        block = self._with_own_scales(index)
+        block.attn, block.mlp = Beside(block.attn, beside_attention), Beside(block.mlp, beside_mlp)
+
     def _with_own_scales(self, index: int) -> Any:
         """A block whose layer scales stand with their layers; by itself it multiplies by both of them or by none."""
         block = self.trunk.blocks[index]

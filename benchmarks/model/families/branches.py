@@ -43,7 +43,7 @@ class Beside(nn.Module):
     """The sum of a branch and a module beside it, of the same input.
 
     Args:
-        branch: What was there.
+        branch: What was there; gets whatever else there is.
         module: What is added to it.
     """
 
@@ -51,9 +51,9 @@ class Beside(nn.Module):
         super().__init__()
         self.branch, self.module = branch, module
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Both outputs' sum."""
-        output: Tensor = self.branch(x) + self.module(x)
+        output: Tensor = self.branch(x, *args, **kwargs) + self.module(x)
         return output
 
 

@@ -26,10 +26,11 @@ class EvaViT(TokenBackbone):
         first = trunk.blocks[0]
         if not all(type(block) is EvaBlock for block in trunk.blocks):
             kind = f"blocks of another kind ({type(first).__name__})"
-            needs: tuple[Need, ...] = ("mlp", "branches", "attention")
+            needs: tuple[Need, ...] = ("mlp", "branches", "inputs", "attention")
             self.lacks |= dict.fromkeys(needs, kind)
         elif not all(isinstance(block.attn, AttentionRope | EvaAttention) for block in trunk.blocks):
-            self.lacks["attention"] = f"attention of another kind ({type(first.attn).__name__})"
+            kind = f"attention of another kind ({type(first.attn).__name__})"
+            self.lacks |= {"attention": kind, "inputs": kind}
         else:
             self.num_heads, self.head_dim = first.attn.num_heads, first.attn.head_dim
         self.lacks["scales"] = "biases of queries and values beside their projection, and rotations behind it"
@@ -96,6 +97,12 @@ class EvaViT(TokenBackbone):
         block = self.trunk.blocks[index]
         block.mlp = Beside(nn.Sequential(block.norm2, block.mlp, move_scale(block, "gamma_2")), module)
         block.norm2 = nn.Identity()
+
+    def put_beside_layers(self, index: int, beside_attention: nn.Module, beside_mlp: nn.Module) -> None:
+        """Puts modules beside a block's attention and its MLP, and their layer scales."""
+        block = self.trunk.blocks[index]
+        block.attn = Beside(Followed(block.attn, move_scale(block, "gamma_1")), beside_attention)
+        block.mlp = Beside(nn.Sequential(block.mlp, move_scale(block, "gamma_2")), beside_mlp)
 
     def _rotations(self, index: int, context: Tensor | None) -> Tensor | None:
         return context[index] if context is not None and self.trunk.rope_mixed else context

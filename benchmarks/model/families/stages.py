@@ -8,7 +8,11 @@ from torch import Tensor, nn
 from benchmarks.model.families.branches import Beside, ChannelsLast, Followed, move_scale, separate_bias
 from methods.backbone import Backbone, Need, Pool, PoolError
 
-_NO_ATTENTION: dict[Need, str] = {"attention_layers": "no attention", "branches": "no attention"}
+_NO_ATTENTION: dict[Need, str] = {
+    "attention_layers": "no attention",
+    "branches": "no attention",
+    "inputs": "no attention",
+}
 
 
 class AnyNetwork(Backbone):
@@ -23,7 +27,7 @@ class AnyNetwork(Backbone):
             raise PoolError(f"pool must be native where there is no token sequence, got {pool!r}")
         self.num_features = trunk.head_hidden_size
         reason = f"no description of networks like it ({type(trunk).__name__})"
-        needs: tuple[Need, ...] = ("blocks", "attention_layers", "projections", "mlp", "branches")
+        needs: tuple[Need, ...] = ("blocks", "attention_layers", "projections", "mlp", "branches", "inputs")
         self.lacks |= dict.fromkeys(needs, reason)
         needs = ("tokens", "attention", "scales")
         self.lacks |= dict.fromkeys(needs, "no token sequence")
@@ -47,7 +51,7 @@ class SwinV2(AnyNetwork):
 
     def __init__(self, trunk: Any, pool: Pool = "native") -> None:
         super().__init__(trunk, pool)
-        self.lacks = _without_tokens(self.lacks)
+        self.lacks = _without_tokens(self.lacks) | {"inputs": "norms behind the branches"}
         for layer in self.attention_layers():
             separate_bias(layer)
 

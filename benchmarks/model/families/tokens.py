@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.model.families.branches import Followed
-from methods.backbone import Backbone, Pool, PoolError
+from methods.backbone import Backbone, Input, Pool, PoolError, Site
 
 
 class TokenBackbone(Backbone):
@@ -42,6 +42,14 @@ class TokenBackbone(Backbone):
         """Puts a module behind a block."""
         self.trunk.blocks[index] = Followed(self.trunk.blocks[index], module)
 
+    def inputs(self, index: int) -> tuple[Input, Input]:
+        """Both norms of a block; queries, keys, values and a gate, or the first layers of the MLP, read them."""
+        block = self.trunk.blocks[index]
+        attention = _linear(block.attn, "qkv", "q_proj", "k_proj", "v_proj", "gate")
+        mlp = _linear(block.mlp, "fc1", "fc1_g", "fc1_x")
+        width = self.embed_dim
+        return Input(Site(block, "norm1", width), attention), Input(Site(block, "norm2", width), mlp)
+
     def attention_layers(self) -> list[nn.Module]:
         """The attention of each block."""
         return [block.attn for block in self.trunk.blocks]
@@ -57,6 +65,12 @@ class TokenBackbone(Backbone):
     def pool_tokens(self, x: Tensor) -> Tensor:
         """Features of the tokens behind the last block."""
         return self.pooled(self.trunk.norm(x))
+
+
+def _linear(layer: Any, *names: str) -> list[nn.Linear]:
+    """Those of a layer's own that it has; of some kinds it may lack all but one."""
+    found = (getattr(layer, name, None) for name in names)
+    return [each for each in found if isinstance(each, nn.Linear)]
 
 
 def joined_heads(attn: Any, attended: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from benchmarks.model.families.branches import Beside
+from benchmarks.model.families.branches import Beside, Followed
 from benchmarks.model.families.tokens import TokenBackbone, joined_heads
 from methods.backbone import Need, Pool, Site
 
@@ -71,6 +71,13 @@ class ViT(TokenBackbone):
         block.mlp = Beside(nn.Sequential(block.norm2, block.mlp, block.ls2), module)
         block.norm2, block.ls2 = nn.Identity(), nn.Identity()
 
+    def put_beside_layers(self, index: int, beside_attention: nn.Module, beside_mlp: nn.Module) -> None:
+        """Puts modules beside a block's attention and its MLP, and their layer scales."""
+        block = self.trunk.blocks[index]
+        block.attn = Beside(Followed(block.attn, block.ls1), beside_attention)
+        block.mlp = Beside(nn.Sequential(block.mlp, block.ls2), beside_mlp)
+        block.ls1, block.ls2 = nn.Identity(), nn.Identity()
+
     def scale_sites(self) -> Iterator[Site]:
         """The patch embedding; both norms, qkv, proj and both layers of the MLP in every block; the last norm."""
         trunk, width = self.trunk, self.embed_dim
@@ -88,12 +95,12 @@ def _lacks(blocks: Sequence[Any]) -> dict[Need, str]:
     attention = [getattr(block, "attn", None) for block in blocks]
     if not all(type(block) is Block for block in blocks):
         lacks |= dict.fromkeys(
-            ("mlp", "branches", "scales", "attention"), f"blocks of another kind ({type(first).__name__})"
+            ("mlp", "branches", "inputs", "scales", "attention"), f"blocks of another kind ({type(first).__name__})"
         )
         if None in attention:
             lacks["attention_layers"] = lacks["attention"]
     elif not all(isinstance(attn, Attention) and getattr(attn, "gate", None) is None for attn in attention):
-        lacks["attention"] = f"attention of another kind ({type(first.attn).__name__})"
+        lacks |= dict.fromkeys(("attention", "inputs"), f"attention of another kind ({type(first.attn).__name__})")
     elif not hasattr(first.mlp, "fc1"):
         lacks["scales"] = f"an MLP of another kind ({type(first.mlp).__name__})"
     elif not isinstance(first.norm1, nn.LayerNorm):
