@@ -39,6 +39,8 @@ TITLES = {
     "ssf": "SSF",
     "convpass": "Convpass",
     "repadapter": "RepAdapter",
+    "fact_tt": "FacT-TT",
+    "fact_tk": "FacT-TK",
 }
 
 

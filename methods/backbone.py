@@ -21,9 +21,10 @@ from torch import Tensor, nn
 #   mlp: blocks that add an MLP's output to the residual stream
 #   branches: blocks of two branches, attention's and then an MLP's, each of which adds to the residual stream
 #   inputs: such branches that get the stream through a norm, and read it by linear layers
+#   squares: linear layers in attention and MLP whose inputs and outputs are multiples of the tokens' width
 #   scales: layers behind which each channel may be scaled and shifted, and that can take the scale in
 Need = Literal[
-    "blocks", "tokens", "attention", "attention_layers", "projections", "mlp", "branches", "inputs", "scales"
+    "blocks", "tokens", "attention", "attention_layers", "projections", "mlp", "branches", "inputs", "squares", "scales"
 ]
 
 # How tokens become features: the network's own way; the class token; the mean of the patches; both, side by side.
@@ -265,6 +266,10 @@ class Backbone(nn.Module, ABC):
 
     def inputs(self, index: int) -> tuple[Input, Input]:
         """What a block's attention and what its MLP gets."""
+        raise NotImplementedError
+
+    def squares(self, index: int) -> list[Site]:
+        """A block's linear layers, in order, whose weights `(a D, b D)` are made of squares."""
         raise NotImplementedError
 
     def scale_sites(self) -> Iterator[Site]:

@@ -90,7 +90,7 @@ def build(backbone: Backbone, num_classes: int, config: Config) -> ImageModel:
 
 
 @torch.no_grad()
-def merge(model: Any) -> nn.Module:
+def merge(model: Any) -> Any:
     """Folds the bottlenecks into the layers that read them; the model computes the same without them."""
     backbone: Backbone = model.backbone
     for index in range(len(backbone.blocks())):
@@ -102,7 +102,7 @@ def merge(model: Any) -> nn.Module:
                 reader.bias = nn.Parameter(shift if reader.bias is None else reader.bias + shift)
                 reader.weight.copy_(reader.weight @ weight)
             setattr(parent, name, norm)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def count(backbone: Backbone, config: Config) -> int:

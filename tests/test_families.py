@@ -73,6 +73,14 @@ REFUSED = {  # by what the tests' table calls them; every other pair runs
     ("swinv2", "convpass"): "norms behind the branches",
     ("parallel", "convpass"): r"blocks of another kind \(ParallelScalingBlock\)",
     ("post-norm", "convpass"): r"blocks of another kind \(ResPostBlock\)",
+    **{(family, "fact_tt"): "no attention" for family in ONE_BRANCH},
+    **{
+        (family, "fact_tt"): "linear layers whose sizes are no multiples of its width"
+        for family in ("eva02, joint", "eva02, apart", "eva02 clip", "dinov2 giant's mlp", "aimv2", "eva")
+    },
+    ("swinv2", "fact_tt"): "stages of different widths",
+    ("parallel", "fact_tt"): r"blocks of another kind \(ParallelScalingBlock\)",
+    ("post-norm", "fact_tt"): r"blocks of another kind \(ResPostBlock\)",
     ("aimv2", "ssf"): r"an MLP of another kind \(SwiGLU\)",
     ("parallel", "ssf"): "no joint projection of queries, keys and values",
     ("post-norm", "ssf"): r"blocks of another kind \(ResPostBlock\)",
@@ -87,7 +95,7 @@ REFUSED = {  # by what the tests' table calls them; every other pair runs
     ("post-norm", "fpt"): r"blocks of another kind \(ResPostBlock\)",
 }
 ALIKE = {"vpt_shallow": "vpt", "fpt_plus": "fpt", "houlsby": "adaptformer", "difffit": "adaptformer"}
-ALIKE |= {"repadapter": "convpass"}
+ALIKE |= {"repadapter": "convpass", "fact_tk": "fact_tt"}
 
 
 def reason(family: str, method: str) -> str | None:
@@ -414,6 +422,17 @@ def test_of_a_blocks_layers_those_that_read_a_norm_are_its_readers(family: str) 
             backbone(image)
         readers = {layer for layer, x in got.items() if isinstance(layer, nn.Linear) and x is got[norm]}
         assert readers == set(expected.readers) != set()
+
+
+@pytest.mark.parametrize("family", [name for name in ALL if reason(name, "fact_tt") is None])
+def test_a_blocks_weights_of_squares_are_all_but_gates(family: str) -> None:
+    backbone, _ = make(family)
+    width = backbone.embed_dim
+    for index, block in enumerate(backbone.blocks()):
+        found = [getattr(parent, name) for parent, name, _ in backbone.squares(index)]
+        assert found == [layer for layer in block.modules() if isinstance(layer, nn.Linear)]
+        assert [site.width for site in backbone.squares(index)] == [len(layer.weight) for layer in found]
+        assert not any(size % width for layer in found for size in layer.weight.shape)
 
 
 @pytest.mark.parametrize("family", ALL)

@@ -19,6 +19,7 @@ class BeitViT(TokenBackbone):
         super().__init__(trunk, pool)
         bias = "a bias for each pair of positions"
         self.lacks |= {"tokens": bias, "attention": bias, "scales": bias}
+        self.lack_squares()
         for block in trunk.blocks:
             separate_bias(block.attn)
 

@@ -33,6 +33,7 @@ class EvaViT(TokenBackbone):
             self.lacks |= {"attention": kind, "inputs": kind}
         else:
             self.num_heads, self.head_dim = first.attn.num_heads, first.attn.head_dim
+        self.lack_squares()
         self.lacks["scales"] = "biases of queries and values beside their projection, and rotations behind it"
         for block in trunk.blocks:
             separate_bias(block.attn)

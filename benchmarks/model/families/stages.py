@@ -12,6 +12,7 @@ _NO_ATTENTION: dict[Need, str] = {
     "attention_layers": "no attention",
     "branches": "no attention",
     "inputs": "no attention",
+    "squares": "no attention",
 }
 
 
@@ -27,7 +28,7 @@ class AnyNetwork(Backbone):
             raise PoolError(f"pool must be native where there is no token sequence, got {pool!r}")
         self.num_features = trunk.head_hidden_size
         reason = f"no description of networks like it ({type(trunk).__name__})"
-        needs: tuple[Need, ...] = ("blocks", "attention_layers", "projections", "mlp", "branches", "inputs")
+        needs: tuple[Need, ...] = ("blocks", "attention_layers", "projections", "mlp", "branches", "inputs", "squares")
         self.lacks |= dict.fromkeys(needs, reason)
         needs = ("tokens", "attention", "scales")
         self.lacks |= dict.fromkeys(needs, "no token sequence")
@@ -51,7 +52,10 @@ class SwinV2(AnyNetwork):
 
     def __init__(self, trunk: Any, pool: Pool = "native") -> None:
         super().__init__(trunk, pool)
-        self.lacks = _without_tokens(self.lacks) | {"inputs": "norms behind the branches"}
+        self.lacks = _without_tokens(self.lacks) | {
+            "inputs": "norms behind the branches",
+            "squares": "stages of different widths",
+        }
         for layer in self.attention_layers():
             separate_bias(layer)
 

@@ -50,6 +50,22 @@ class TokenBackbone(Backbone):
         width = self.embed_dim
         return Input(Site(block, "norm1", width), attention), Input(Site(block, "norm2", width), mlp)
 
+    def squares(self, index: int) -> list[Site]:
+        """Linear layers of a block's attention and MLP; a gate is none of them."""
+        block = self.trunk.blocks[index]
+        names = {"attn": ("qkv", "q_proj", "k_proj", "v_proj", "proj"), "mlp": ("fc1", "fc1_g", "fc1_x", "fc2")}
+        parts = [(getattr(block, part), name) for part, own in names.items() for name in own]
+        return [Site(part, name, layer.out_features) for part, name in parts for layer in _linear(part, name)]
+
+    def lack_squares(self) -> None:
+        """Says so where a block's linear layers are not known or not made of squares."""
+        if "inputs" in self.lacks:
+            self.lacks["squares"] = self.lacks["inputs"]
+            return
+        layers = [getattr(part, name) for part, name, _ in self.squares(0)]
+        if any(size % self.embed_dim for layer in layers for size in (layer.in_features, layer.out_features)):
+            self.lacks["squares"] = "linear layers whose sizes are no multiples of its width"
+
     def attention_layers(self) -> list[nn.Module]:
         """The attention of each block."""
         return [block.attn for block in self.trunk.blocks]

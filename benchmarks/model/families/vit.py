@@ -20,6 +20,7 @@ class ViT(TokenBackbone):
     def __init__(self, trunk: Any, pool: Pool = "native") -> None:
         super().__init__(trunk, pool)
         self.lacks = _lacks(trunk.blocks)
+        self.lack_squares()
         if "attention" not in self.lacks:
             self.num_heads, self.head_dim = trunk.blocks[0].attn.num_heads, trunk.blocks[0].attn.head_dim
 
