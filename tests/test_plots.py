@@ -215,7 +215,7 @@ def test_forty_methods_stay_apart_and_full_has_black_for_itself(forty: dict[str,
         first != second for one, next_one in pairwise(pairs) for first, second in zip(one, next_one, strict=True)
     )
     assert {look.marker for look in forty.values()} <= set(_SYMBOLS)  # what the page draws
-    some = styles([(name, name) for name in ("method_39", "fpt", "method_20")])
+    some = styles([(name, name) for name in ("method_39", "fpt", "method_30")])
     assert some == {name: forty[name] for name in some}
     unknown = styles([*((name, name) for name in TITLES), ("full", "full (lr 1)"), ("gone", "Gone")])
     assert {name: unknown[name] for name in TITLES} == forty
