@@ -285,19 +285,22 @@ def example() -> str:
 
 
 def families_table() -> str:
-    """Which methods run on one backbone of each family, and why the others do not."""
-    rows: list[list[str]] = []
+    """Which methods run on one backbone of each family, and why the others do not; a column for methods that go alike."""
     reasons: dict[str, int] = {}
-    for name in FAMILIES:
-        backbone = described(name)
-        missing = [", ".join(lacks(name, method)) for method in METHODS.values()]
+    columns: dict[tuple[str, ...], list[str]] = {}  # cells, and the methods that have them
+    for method in METHODS.values():
+        missing = [", ".join(lacks(name, method)) for name in FAMILIES]
         for reason in filter(None, missing):
             reasons.setdefault(reason, len(reasons) + 1)
-        runs = ["yes" if not reason else f"no ({reasons[reason]})" for reason in missing]
-        rows.append([f"`{name}`", backbone.family, *runs])
-    header = f"backbone | family | {' | '.join(f'`{name}`' for name in METHODS)}"
+        cells = ("yes" if not reason else f"no ({reasons[reason]})" for reason in missing)
+        columns.setdefault(tuple(cells), []).append(f"`{method.name}`")
+    rows = [
+        [f"`{name}`", described(name).family, *cells]
+        for name, cells in zip(FAMILIES, zip(*columns, strict=True), strict=True)
+    ]
+    header = f"backbone | family | {' | '.join(', '.join(methods) for methods in columns.values())}"
     said = [f"{number}. It has {reason}." for reason, number in reasons.items()]
-    return "\n\n".join([markdown(header, "ll" + "l" * len(METHODS), rows), "\n".join(said)])
+    return "\n\n".join([markdown(header, "ll" + "l" * len(columns), rows), "\n".join(said)])
 
 
 def backbones_memory() -> str:
