@@ -285,7 +285,7 @@ def example() -> str:
 
 
 def families_table() -> str:
-    """Which methods run on one backbone of each family, and why the others do not; a column for methods that go alike."""
+    """Which methods run on one backbone of each family, and why others do not; those that go alike share a column."""
     reasons: dict[str, int] = {}
     columns: dict[tuple[str, ...], list[str]] = {}  # cells, and the methods that have them
     for method in METHODS.values():
