@@ -70,8 +70,15 @@ def details(entry: Entry) -> dict[str, Any]:
         "patch": backbone.stride,
         "resolution": entry.resolution or backbone.trunk.patch_embed.img_size[0],
         "million_parameters": round(sum(p.numel() for p in backbone.trunk.parameters() if p not in head) / 1e6, 1),
-        "methods": "all" if len(runs) == len(METHODS) else " ".join(runs),
+        "methods": _in_words(runs),
     }
+
+
+def _in_words(runs: list[str]) -> str:
+    others = [name for name in METHODS if name not in runs]
+    if len(runs) < len(others):
+        return " ".join(runs)
+    return f"all but {' '.join(others)}" if others else "all"
 
 
 def _all(cache: Path) -> Iterator[Entry]:
