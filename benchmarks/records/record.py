@@ -2,12 +2,14 @@
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.errors import MissingError, UserError, one_line
+from benchmarks.records.index import LEAST, RecordIndex, stamp
 from benchmarks.records.schema import DAMAGED, RECORD, Record
 from benchmarks.records.seal import DIGEST, is_sealed_as, sealed
 from benchmarks.storage.csv_cells import csv_text
@@ -180,10 +182,15 @@ def load_records(results: Path) -> tuple[list[Record], list[str]]:
 
 
 def each_record(results: Path, problems: list[str]) -> Iterator[Record]:
-    """The records of `load_records` one by one, as ten thousand at once take a gigabyte; adds to the problems."""
-    for path in record_paths(results):
+    """The records of `load_records` one by one, as ten thousand at once take a gigabyte; adds to the problems.
+
+    Where there are thousands, those are not read again that have not changed since they were believed.
+    """
+    paths = record_paths(results)
+    index = RecordIndex(results) if len(paths) >= LEAST else None
+    for path in paths:
         try:
-            record, damage = _read(path)
+            record, damage = _read(path) if index is None else _read_by(index, path)
         except UserError as error:
             problems.append(str(error))
             continue
@@ -191,6 +198,22 @@ def each_record(results: Path, problems: list[str]) -> Iterator[Record]:
             problems.append(damage)
             record = _place_alone(record, damage)
         yield record
+    if index is not None:
+        index.store(path.stem for path in paths)
+
+
+def _read_by(index: RecordIndex, path: Path) -> tuple[Record, str | None]:
+    """The same as `_read`, from the index where that has it; what is damaged is not kept there."""
+    name = str(path)
+    run_id = name[name.rindex(os.sep) + 1 :].removesuffix(".json")
+    stamps = stamp(name), stamp(f"{name.removesuffix('.json')}{_PREDICTIONS}")
+    known = index.get(run_id, *stamps)
+    if known is not None:
+        return known, None
+    record, damage = _read(path)
+    if damage is None:
+        index.keep(run_id, *stamps, record)
+    return record, damage
 
 
 def record_paths(results: Path) -> list[Path]:

@@ -5,6 +5,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ _SYMBOLS = {
     **{"X": "x", "*": "star", "<": "triangle-left", ">": "triangle-right", "h": "hexagon", "d": "diamond-tall"},
 }
 _MACHINE = ("device", "host", "host_id", "driver", "torch", "timm", "peft", "python")
+_AS_IT_IS = frozenset({str, int, bool, type(None)})
 APART, MEASURED = "apart", "measured"  # parts of runs that no row of the table counts, and of measured points
 
 
@@ -185,13 +187,14 @@ class _Stored:
 def _packed(
     run_ids: Iterable[str], parts: Sequence[str], contents: Mapping[str, str], evidence: Mapping[str, Evidence]
 ) -> dict[str, bytes]:
-    """The parts of runs."""
-    packed = {}
-    for part, members in groupby(sorted(zip(parts, run_ids, strict=True)), key=lambda member: member[0]):
-        names = [name for _, name in members]
-        classes = {name: class_results(evidence[name]) for name in names if name in evidence}
-        packed[part] = pack({name: contents[name] for name in names}, _plain(classes))
-    return packed
+    """The parts of runs, in two threads: compressing takes half of the time, and no part of Python."""
+    packed: dict[str, Future[bytes]] = {}
+    with ThreadPoolExecutor(2) as pool:
+        for part, members in groupby(sorted(zip(parts, run_ids, strict=True)), key=lambda member: member[0]):
+            names = [name for _, name in members]
+            classes = {name: class_results(evidence[name]) for name in names if name in evidence}
+            packed[part] = pool.submit(pack, {name: contents[name] for name in names}, _plain(classes))
+    return {part: made.result() for part, made in packed.items()}
 
 
 def _without_predictions(results: Path, frame: pd.DataFrame) -> Iterator[str]:
@@ -296,12 +299,12 @@ def _look(style: Style) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in _AS_IT_IS:
+        return value
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, str | None):
-        return value
     if pd.isna(value):
         return None
     value = value.item() if hasattr(value, "item") else value

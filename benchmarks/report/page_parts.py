@@ -7,10 +7,23 @@ and of each value a column: an entry a record, or one for all where they agree.
 import gzip
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-_VALUE = re.compile(r'("(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*|true|false|null)')
+from pydantic_core import from_json
+
+_VALUE, _KEY = "\0", "\1"  # places in the text of a shape
+_PLACE = re.compile(f"[{_VALUE}{_KEY}]")
+
+
+class _Shape(NamedTuple):
+    """A record without its values: the texts around keys and values, and the keys in their places; None for a value."""
+
+    between: tuple[str, ...]
+    keys: tuple[str | None, ...]
+
+
+_Flat = tuple[_Shape, list[Any]]  # a record's shape and its values
 
 
 def pack(contents: Mapping[str, str], classes: Mapping[str, Any]) -> bytes:
@@ -25,16 +38,67 @@ def pack(contents: Mapping[str, str], classes: Mapping[str, Any]) -> bytes:
         between and behind the values) and `columns` (of each value a list with an entry a record, or what all have),
         numbers to six digits; and of `classes`.
     """
-    groups: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}
+    shapes: dict[tuple[Any, ...], _Shape] = {}
+    groups: dict[tuple[str, ...], list[tuple[str, _Flat]]] = {}
     for name, content in contents.items():
-        pieces = _VALUE.split(content)
-        groups.setdefault(tuple(pieces[::2]), []).append((name, pieces[1::2]))
+        flat = _flattened(from_json(content), shapes)
+        groups.setdefault(flat[0].between, []).append((name, flat))
     records = [
-        {"names": [name for name, _ in members], "between": between, "columns": _columns([row for _, row in members])}
+        {
+            "names": [name for name, _ in members],
+            "between": between,
+            "columns": list(_columns([flat for _, flat in members])),
+        }
         for between, members in groups.items()
     ]
     text = json.dumps({"records": records, "classes": classes}, ensure_ascii=False, separators=(",", ":"))
     return gzip.compress(text.encode(), mtime=0)
+
+
+def _flattened(record: Any, shapes: dict[tuple[Any, ...], _Shape]) -> _Flat:
+    """A record as its shape and values, from the shapes that are known, to which a new one is added."""
+    nesting: list[Any] = []
+    values: list[Any] = []
+    _walk(record, nesting, values)
+    known = tuple(nesting)
+    if known not in shapes:
+        shapes[known] = _shape(record)
+    return shapes[known], values
+
+
+def _walk(content: Any, nesting: list[Any], values: list[Any]) -> None:
+    """Adds values in their order, and what with them makes up the content: keys, lengths, and where others lie in it.
+
+    Most of a record are values that hold no others: they cost no call.
+    """
+    if isinstance(content, dict):
+        nesting.append(tuple(content))
+        items = iter(content.items())
+    else:
+        nesting.append(len(content))
+        items = iter(enumerate(content))
+    for place, item in items:
+        if isinstance(item, dict | list):
+            nesting.append((place,))
+            _walk(item, nesting, values)
+        else:
+            values.append(item)
+    nesting.append(None)  # else what follows might lie in here as well
+
+
+def _shape(record: Any) -> _Shape:
+    keys: list[str] = []
+
+    def text(content: Any) -> str:
+        if isinstance(content, dict):
+            parts = [keys.append(key) or f"{_KEY}:{text(item)}" for key, item in content.items()]
+            return f"{{{','.join(parts)}}}"
+        return f"[{','.join(map(text, content))}]" if isinstance(content, list) else _VALUE
+
+    whole = text(record)
+    following = iter(keys)
+    places = [next(following) if place == _KEY else None for place in _PLACE.findall(whole)]
+    return _Shape(tuple(_PLACE.split(whole)), tuple(places))
 
 
 def unpack(part: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -49,12 +113,21 @@ def unpack(part: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     return records, content["classes"]
 
 
-def _columns(rows: Sequence[list[str]]) -> list[Any]:
-    """Of each value what all rows have, or a list with an entry a row; numbers to six digits."""
-    columns = []
-    for tokens in zip(*rows, strict=True):
-        alike = tokens.count(tokens[0]) == len(tokens)
-        values = json.loads(f"[{tokens[0] if alike else ','.join(tokens)}]")
-        short = [float(f"{value:.6g}") if isinstance(value, float) else value for value in values]
-        columns.append(short[0] if alike else short)
-    return columns
+def _columns(records: Sequence[_Flat]) -> Iterator[Any]:
+    """Of each key and value what all records have, or a list with an entry a record; numbers to six digits."""
+    first = records[0][0]
+    one_shape = all(shape is first for shape, _ in records)
+    values = zip(*(values for _, values in records), strict=True)
+    for place, key in enumerate(first.keys):  # whether it is one, what stands around it tells: the same for all
+        if key is None:
+            yield _column(next(values))
+        else:
+            yield key if one_shape else _column([shape.keys[place] for shape, _ in records])
+
+
+def _column(values: Sequence[Any]) -> Any:
+    alike = values.count(values[0]) == len(values)
+    if alike and isinstance(values[0], int | float):  # 1, 1.0 and true are equal, and are not written alike
+        alike = len(set(map(repr, values))) == 1
+    short = [float(f"{value:.6g}") if isinstance(value, float) else value for value in (values[:1] if alike else values)]
+    return short[0] if alike else short

@@ -10,6 +10,7 @@ test images of 3 classes. The page is opened in Debian's chromium, where there i
 import argparse
 import contextlib
 import copy
+import json
 import os
 import shutil
 import statistics
@@ -48,6 +49,7 @@ from benchmarks.suite.suite_file import read_options
 from methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
+LAUNCHER = Path(__file__).with_name("launcher.py")
 CLASSES = ("healthy", "mild", "severe")
 COUNTS = {"train": (30, 20, 10), "val": (15, 10, 5), "test": (50, 30, 20)}  # images of each class
 SIDES = (32, 48, 64, 96)  # stand for 224 to 1024 px: what is timed here never looks at an image
@@ -115,7 +117,7 @@ class Grid:
         done = self.folder / "done"
         if done.exists():
             return
-        _time([str(ROOT / "bench.py"), *self.first, "--results", str(done)], ROOT)
+        taken_by([str(ROOT / "bench.py"), *self.first, "--results", str(done)], ROOT)
         models: dict[str, Record] = {}
         datasets: dict[str, Dataset] = {}
         for path in (done / "runs").glob("*.json"):
@@ -214,7 +216,7 @@ def command_table(grid: Grid, clones: Sequence[Path]) -> pd.DataFrame:
                 shutil.rmtree(removed, ignore_errors=True)
             for what, command in commands.items():
                 arguments = [str(clone / "bench.py"), *command] if command else ["-c", IMPORTS]
-                taken = _time(arguments, clone)
+                taken = taken_by(arguments, clone)
                 print(f"{name}{what}: {taken}", file=sys.stderr, flush=True)
                 row = rows.setdefault(what, {"command": what})
                 row |= {f"{name}{quantity}": value for quantity, value in taken.items()}
@@ -223,33 +225,27 @@ def command_table(grid: Grid, clones: Sequence[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows.values()).round(1)
 
 
-def _time(arguments: Sequence[str], clone: Path) -> dict[str, float]:
+def taken_by(arguments: Sequence[str], clone: Path) -> dict[str, float]:
     """Seconds by the clock and of all processors together, and peak MB, of a fresh Python process in a clone.
 
     Raises:
         RuntimeError: It failed.
     """
-    started = time.perf_counter()
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=clone, env=environment, stdout=subprocess.DEVNULL, stderr=errors
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.perf_counter() - started
-        if process.returncode:
-            errors.seek(0)
-            said = errors.read().decode()[-2000:]
-            raise RuntimeError(f"{' '.join(arguments)[:200]} ended with status {process.returncode}: {said}")
-    return {"seconds": seconds, "processor seconds": used.ru_utime + used.ru_stime, "MB": used.ru_maxrss * 1024 / 1e6}
+    ended = subprocess.run(
+        [sys.executable, "-I", str(LAUNCHER), sys.executable, *arguments],
+        cwd=clone, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    status, seconds, processor_seconds, peak_bytes = json.loads(ended.stdout)
+    if status:
+        raise RuntimeError(f"{' '.join(arguments)[:200]} ended with status {status}: {ended.stderr[-2000:]}")
+    return {"seconds": seconds, "processor seconds": processor_seconds, "MB": peak_bytes / 1e6}
 
 
 def page_rows(grid: Grid, clones: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """What a browser takes for the page of each clone, the median of five times."""
     for name, clone in zip(("this clone", "before"), clones, strict=False):
         page = grid.folder / f"{name.replace(' ', '-')}.html"
-        _time([str(clone / "bench.py"), "report", "--results", str(grid.results), "--output", str(page)], clone)
+        taken_by([str(clone / "bench.py"), "report", "--results", str(grid.results), "--output", str(page)], clone)
         row: dict[str, Any] = {"page": name, "MB": round(page.stat().st_size / 1e6, 1)}
         if shutil.which("chromium") and shutil.which("chromedriver"):
             row["seconds until drawn"] = round(statistics.median(_drawing_seconds(page) for _ in range(5)), 2)

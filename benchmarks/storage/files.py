@@ -124,7 +124,7 @@ def write_atomic(path: Path, data: bytes, place: str = "results", sync: bool = T
     return path
 
 
-def write_disposable(path: Path, data: bytes, place: str = "cache") -> None:
+def write_disposable(path: Path, data: bytes, place: str = "cache", private: bool = False) -> None:
     """Writes a sealed file that can be made again at any time, for `read_disposable`.
 
     Where there is no room for it, a note says so once a folder.
@@ -132,10 +132,10 @@ def write_disposable(path: Path, data: bytes, place: str = "cache") -> None:
     Args:
         path: The file.
         data: Its content.
-        place: As `write_atomic` has it.
+        place, private: As `write_atomic` has them.
     """
     try:
-        write_atomic(path, seal(path, data), place, sync=False)
+        write_atomic(path, seal(path, data), place, sync=False, private=private)
     except MachineError as error:
         if path.parent not in _SAID:
             _SAID.add(path.parent)
