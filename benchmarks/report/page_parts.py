@@ -14,6 +14,8 @@ from pydantic_core import from_json
 
 _VALUE, _KEY = "\0", "\1"  # places in the text of a shape
 _PLACE = re.compile(f"[{_VALUE}{_KEY}]")
+_NESTED = frozenset({dict, list})
+_LEVEL = 6  # of 9, which takes three times as long and half a percent less room
 
 
 class _Shape(NamedTuple):
@@ -52,7 +54,7 @@ def pack(contents: Mapping[str, str], classes: Mapping[str, Any]) -> bytes:
         for between, members in groups.items()
     ]
     text = json.dumps({"records": records, "classes": classes}, ensure_ascii=False, separators=(",", ":"))
-    return gzip.compress(text.encode(), mtime=0)
+    return gzip.compress(text.encode(), _LEVEL, mtime=0)
 
 
 def _flattened(record: Any, shapes: dict[tuple[Any, ...], _Shape]) -> _Flat:
@@ -78,7 +80,7 @@ def _walk(content: Any, nesting: list[Any], values: list[Any]) -> None:
         nesting.append(len(content))
         items = iter(enumerate(content))
     for place, item in items:
-        if isinstance(item, dict | list):
+        if type(item) in _NESTED:
             nesting.append((place,))
             _walk(item, nesting, values)
         else:

@@ -13,6 +13,8 @@ matplotlib.use("Agg")  # no display is needed, or wanted
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -217,8 +219,13 @@ def _columns(handles: Sequence[Line2D], width: float) -> int:
 
 
 def _write(figure: Figure, path: Path) -> Path:
-    """Write a figure so that the same figure gives the same bytes."""
-    metadata = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "ModDate": None, "Producer": None}}
+    """Write a figure so that the same figure gives the same bytes.
+
+    By way of the canvas: `savefig` would first draw all of it once more, to lay out what is laid out.
+    """
     data = io.BytesIO()
-    figure.savefig(data, format=path.suffix[1:], metadata=metadata[path.suffix])
+    if path.suffix == ".png":
+        FigureCanvasAgg(figure).print_png(data, metadata={"Software": None})
+    else:
+        FigureCanvasPdf(figure).print_pdf(data, metadata={"CreationDate": None, "ModDate": None, "Producer": None})
     return write_atomic(path, data.getvalue())
