@@ -218,6 +218,21 @@ def test_records_come_out_of_a_part_as_they_went_in() -> None:
     assert classes == {"run 1": {"classes": ["é"]}}
 
 
+def test_records_with_the_same_keys_and_values_in_other_places_stay_apart() -> None:
+    alike: list[Any] = [
+        {"a": {"b": {}}, "b": 1},
+        {"a": {"b": 1}, "b": {}},
+        {"b": 1, "a": {"b": {}}},
+        [{"a": 1}],
+        {"a": [1]},
+    ]
+    values: list[Any] = [1, 1.0, True, 0.0, -0.0, "1", None, [], {}, ""]
+    alike += [{"a": value} for value in values]
+    contents = {str(i): json.dumps(record) for i, record in enumerate(alike)}
+    records, _ = unpack(pack(contents, {}))
+    assert {name: json.dumps(record) for name, record in records.items()} == contents
+
+
 def test_records_that_differ_little_take_little() -> None:
     records, _ = load_records(Path(__file__).parent.parent / "results" / "demo")
     contents = {}

@@ -83,6 +83,18 @@ def test_the_records_of_the_scale_benchmark_are_as_runs_store_them(tmp_path: Pat
     assert frame["run_id"].to_list() == sorted(replace(config, seed=seed).run_id for seed in range(3))
 
 
+def test_a_command_is_charged_with_its_own_memory_and_time_alone() -> None:
+    held = bytearray(b"x" * 600_000_000)
+    taken = scale.taken_by(["-c", "n = 200_000_000; held = b'x' * n; print('thrown away')"], scale.ROOT)
+    assert 200 < taken["MB"] < 300 and len(held) == 600_000_000
+    assert 0 < taken["processor seconds"] < 60 and taken["seconds"] > 0
+
+
+def test_a_command_that_fails_ends_the_benchmark() -> None:
+    with pytest.raises(RuntimeError, match=r"^-c .* ended with status 3: why\n$"):
+        scale.taken_by(["-c", "import sys; sys.stderr.write('why\\n'); sys.exit(3)"], scale.ROOT)
+
+
 def test_the_benchmark_of_ranks_prints_a_line_for_each_place(capsys: pytest.CaptureFixture[str]) -> None:
     assert ranks.main(["--draws", "2"]) == 0
     first, second = capsys.readouterr().out.strip().split("\n\n")

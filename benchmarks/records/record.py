@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -204,9 +203,8 @@ def each_record(results: Path, problems: list[str]) -> Iterator[Record]:
 
 def _read_by(index: RecordIndex, path: Path) -> tuple[Record, str | None]:
     """The same as `_read`, from the index where that has it; what is damaged is not kept there."""
-    name = str(path)
-    run_id = name[name.rindex(os.sep) + 1 :].removesuffix(".json")
-    stamps = stamp(name), stamp(f"{name.removesuffix('.json')}{_PREDICTIONS}")
+    run_id = path.stem
+    stamps = stamp(path), stamp(path.with_name(f"{run_id}{_PREDICTIONS}"))
     known = index.get(run_id, *stamps)
     if known is not None:
         return known, None

@@ -1,0 +1,146 @@
+"""The index of records: it gives what reading gives, of files that have not changed; of all others it is not asked."""
+
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixed_records import make_record, store_with_predictions
+from test_damaged import DAMAGES, EDITED, record_of
+
+from bench import main
+from benchmarks.records import index, record
+from benchmarks.records.record import load_records, predictions_path
+from benchmarks.storage import files
+
+NUM_RUNS = 6
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three seeds of two methods, enough for an index and as if from long ago."""
+    monkeypatch.setattr(record, "LEAST", NUM_RUNS - 1)
+    monkeypatch.setattr(index, "_SETTLED", -(10**12))
+    monkeypatch.setattr(files, "_SAID", set())
+    for method in ("full", "lora"):
+        for seed in range(NUM_RUNS // 2):
+            store_with_predictions(tmp_path / "results", make_record(method, seed=seed), 1.0)
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The runs whose files were read."""
+    names: list[str] = []
+    original = record._read
+
+    def noted(path: Path) -> tuple[dict[str, Any], str | None]:
+        names.append(path.stem)
+        return original(path)
+
+    monkeypatch.setattr(record, "_read", noted)
+    return names
+
+
+def test_only_what_has_changed_is_read_again(results: Path, read: list[str]) -> None:
+    first = load_records(results)
+    assert len(first[0]) == len(read) == NUM_RUNS and first[1] == []
+    read.clear()
+    assert load_records(results) == first and read == []
+    store_with_predictions(results, make_record("lora", seed=7), 1.0)
+    predictions_path(results, EDITED).touch()
+    assert len(load_records(results)[0]) == NUM_RUNS + 1 and read == [EDITED, "lora_448_7_a"]
+    read.clear()
+    assert load_records(results)[1] == [] and read == []
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_after_it_was_kept_is_found_and_never_kept(
+    results: Path, damage: Callable[[Path], Path], read: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_records(results)
+    path = damage(results)
+    read.clear()
+    with_index, again = load_records(results), load_records(results)
+    assert read == [EDITED, EDITED] and with_index == again
+    shutil.rmtree(results / ".index")
+    assert load_records(results) == with_index
+    assert len(with_index[1]) == 1 and repr(str(path)) in with_index[1][0]
+    assert main(["tables", "--results", str(results)]) == 1 and str(path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("put", [shutil.copy, shutil.copy2, os.replace], ids=["in place", "cp -p", "rsync"])
+@pytest.mark.parametrize("of", [record_of, predictions_path])
+def test_an_edit_that_keeps_size_and_time_of_modification_is_found(
+    results: Path, of: Callable[[Path, str], Path], put: Callable[[Path, Path], object]
+) -> None:
+    load_records(results)
+    path, other = of(results, EDITED), results / "other"
+    before, data = path.stat(), path.read_bytes()
+    place = next(i for i in range(len(data) // 2, len(data)) if data[i : i + 1] in b"123")
+    other.write_bytes(data[:place] + b"4" + data[place + 1 :])
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    put(other, path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    records, problems = load_records(results)
+    assert len(problems) == 1 and repr(str(path)) in problems[0]
+    assert [found["run_id"] for found in records if found["status"]["state"] == "damaged"] == [EDITED]
+
+
+def test_what_has_just_changed_is_not_kept(results: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another change may follow within a tick of the file system's clock."""
+    monkeypatch.setattr(index, "_SETTLED", 10**12)
+    for _ in range(2):
+        load_records(results)
+    assert len(read) == 2 * NUM_RUNS
+
+
+def test_a_damaged_index_is_made_anew_with_a_note(
+    results: Path, read: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = load_records(results)
+    paths = sorted((results / ".index").iterdir())
+    whole = [path.read_bytes() for path in paths]
+    paths[0].write_bytes(whole[0].replace(b'"auc":0.', b'"auc":0.9'))
+    assert paths[0].read_bytes() != whole[0]
+    read.clear()
+    assert load_records(results) == first and 0 < len(read) < NUM_RUNS
+    assert capsys.readouterr().err.count(f"note: .index/{paths[0].name} is made anew: its content must have") == 1
+    assert [path.read_bytes() for path in paths] == whole
+
+
+def test_an_index_that_cannot_be_written_costs_a_note(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (results / ".index").write_bytes(b"")
+    assert main(["list", "runs", "--results", str(results), "--format", "csv"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.count(",run,done,") == NUM_RUNS
+    (note,) = shown.err.splitlines()
+    assert note.startswith("note: .index is made anew each time: results must be a folder that can be written")
+
+
+def test_other_code_reads_everything_again(results: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    load_records(results)
+    monkeypatch.setattr(index, "_CODE", "other")
+    load_records(results)
+    assert len(read) == 2 * NUM_RUNS
+
+
+def test_it_is_private_and_forgets_what_is_gone(results: Path) -> None:
+    load_records(results)
+    held = b"".join(path.read_bytes() for path in (results / ".index").iterdir())
+    assert held.count(EDITED.encode()) >= 1
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (results / ".index").iterdir()} == {0o600}
+    for path in (record_of(results), predictions_path(results, EDITED)):
+        path.unlink()
+    assert len(load_records(results)[0]) == NUM_RUNS - 1
+    assert EDITED.encode() not in b"".join(path.read_bytes() for path in (results / ".index").iterdir())
+
+
+def test_few_records_need_none(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "LEAST", NUM_RUNS + 1)
+    load_records(results)
+    assert not (results / ".index").exists()
