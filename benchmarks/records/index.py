@@ -46,12 +46,13 @@ class RecordIndex:
     def __init__(self, results: Path) -> None:
         self._folder = results / ".index"
         self._kept = [_read(self._path(shard)) for shard in range(_SHARDS)]
-        self._changed: set[int] = set()
+        self._names = [set(kept) for kept in self._kept]
+        self._new: list[dict[str, Kept]] = [{} for _ in range(_SHARDS)]
         self._settled = time.time_ns() - _SETTLED
 
     def get(self, run_id: str, record: Stamp, predictions: Stamp) -> Record | None:
-        """A run's record; None where its files are not those it was read from."""
-        known = self._kept[_shard(run_id)].get(run_id)
+        """A run's record, once; None where its files are not those it was read from."""
+        known = self._kept[_shard(run_id)].pop(run_id, None)  # to hold no record here that is held elsewhere
         if known is None or known[:2] != (record, predictions):
             return None
         content: Record = from_json(known[2])
@@ -61,17 +62,16 @@ class RecordIndex:
         """Keeps a record that was believed; the stamps are from before it was read."""
         if any(found is not None and max(found[2:]) > self._settled for found in (record, predictions)):
             return
-        self._changed.add(_shard(run_id))
-        self._kept[_shard(run_id)][run_id] = (record, predictions, to_json(content))
+        self._new[_shard(run_id)][run_id] = (record, predictions, to_json(content))
 
     def store(self, run_ids: Iterable[str]) -> None:
         """Writes what is new, and forgets records that are no longer there."""
         there = set(run_ids)
-        for shard, kept in enumerate(self._kept):
-            gone = kept.keys() - there
-            if gone or shard in self._changed:
-                whole = {run_id: known for run_id, known in kept.items() if run_id not in gone}
-                write_disposable(self._path(shard), _packed(whole), "results", private=True)
+        for shard, (names, new) in enumerate(zip(self._names, self._new, strict=True)):
+            if new or names - there:
+                whole = (_read(self._path(shard)) if names else {}) | new
+                kept = {run_id: known for run_id, known in whole.items() if run_id in there}
+                write_disposable(self._path(shard), _packed(kept), "results", private=True)
 
     def _path(self, shard: int) -> Path:
         return self._folder / f"records-{shard:02}"
