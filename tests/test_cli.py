@@ -10,16 +10,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import timm
 from bench_process import BENCH, TINY, options_of
 from fixed_records import fixed_records, make_record
+from tabulate import tabulate
 from tiny_images import make_images
 
 import bench
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.dry_run import ranges
+from benchmarks.commands.options import markdown_table
 from benchmarks.errors import MachineError, UserError
 from benchmarks.model.medical import MEDICAL
 from benchmarks.records.record import write_record
@@ -412,3 +416,32 @@ def test_a_parser_that_breaks_is_a_fault_of_ours_too(
     monkeypatch.setattr("bench.make_parser", fail)
     assert Said("params", capsys).status == 70
     assert len(list((folder / "results" / "logs").glob("crash-*.txt"))) == 1
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["word", "1"],
+        ["1", "2.5"],
+        ["inf", "nan"],
+        ["nan", "x"],
+        ["True", "False"],
+        ["True", "yes"],
+        ["", ""],
+        ["", "b"],
+        ["1,000", "a"],
+        ["-", "7"],
+        [1, "a"],
+        [None, "a"],
+        [0.1, 22.25],
+        ["a|b", "cc"],
+        ["1e5", "Infinity"],
+        ["é", "1"],
+    ],
+)
+def test_a_markdown_table_is_laid_out_as_if_every_cell_were_looked_into(cells: list[Any]) -> None:
+    frame = pd.DataFrame({"first": cells, "second": ["x", "y"]}, dtype="object")
+    escaped = [
+        [str(cell).replace("|", r"\|") if isinstance(cell, str) else cell for cell in row] for row in frame.to_numpy()
+    ]
+    assert markdown_table(frame) == tabulate(escaped, ["first", "second"], tablefmt="pipe", missingval="-")

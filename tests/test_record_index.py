@@ -49,7 +49,9 @@ def test_only_what_has_changed_is_read_again(results: Path, read: list[str]) -> 
     first = load_records(results)
     assert len(first[0]) == len(read) == NUM_RUNS and first[1] == []
     read.clear()
+    written = [path.stat() for path in sorted((results / ".index").iterdir())]
     assert load_records(results) == first and read == []
+    assert [path.stat().st_ino for path in sorted((results / ".index").iterdir())] == [one.st_ino for one in written]
     store_with_predictions(results, make_record("lora", seed=7), 1.0)
     predictions_path(results, EDITED).touch()
     assert len(load_records(results)[0]) == NUM_RUNS + 1 and read == [EDITED, "lora_448_7_a"]
