@@ -157,7 +157,11 @@ def test_list_backbones_of_a_part_says_what_each_is(folder: Path, capsys: pytest
     assert row["million_parameters"] == pytest.approx(12 * 12 * 192**2 / 1e6, rel=0.05)
     assert (row["width"], row["depth"], row["patch"], row["resolution"]) == (192, 12, 16, 256)
     assert (row["backbone"], row["family"]) == ("vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m", "Eva")
-    assert (row["licence"], row["weights"], row["methods"]) == ("fair-noncommercial-research-license", "hub", "all but ssf")
+    assert (row["licence"], row["weights"], row["methods"]) == (
+        "fair-noncommercial-research-license",
+        "hub",
+        "all but ssf",
+    )
     (row,) = json.loads(Said("list backbones convnext_tiny.dinov3 --format json", capsys).out)
     assert (row["weights"], row["licence"], row["patch"]) == ("cache", "dinov3-license", 32)
     (row,) = json.loads(Said("list backbones virchow2 --format json", capsys).out)  # features are twice as wide
