@@ -1,5 +1,6 @@
 """Every method on a small network of every family."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,11 +8,13 @@ import torch
 from small_backbones import ALL, make_parts, reason
 from torch import nn
 
+import bench
 from benchmarks.errors import UserError
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
 from benchmarks.model.backbone import check_needs, create_backbone, described, lacks, set_attention
 from benchmarks.model.build import build_parts, check_runs, count_parameters
+from benchmarks.model.choose import methods_on
 from benchmarks.model.method_config import make_config
 from benchmarks.training.step import evaluation_step, make_optimization, training_step
 from methods import METHODS
@@ -137,3 +140,18 @@ def test_another_network_of_timm_gives_its_features() -> None:
     with torch.no_grad():
         logits = backbone.trunk(image)
         torch.testing.assert_close(backbone.trunk.head.fc(backbone(image)), logits, rtol=1e-5, atol=1e-5)
+
+
+def test_all_means_those_that_a_backbone_can_have(capsys: pytest.CaptureFixture[str]) -> None:
+    """A note names the others and why; one that is asked for by name is refused."""
+    methods, notes = methods_on(["all"], "resnet18")
+    assert methods == [name for name in METHODS if not lacks("resnet18", METHODS[name])]
+    assert {"full", "linear", "lora"} <= set(methods) and not {"vpt", "fpt", "adapter"} & set(methods)
+    (note,) = notes
+    assert note.startswith("all methods but these run on resnet18: vpt, vpt_shallow, fpt, fpt_plus")
+    assert "as it has no token sequence; " in note
+    assert methods_on(["vpt"], "resnet18") == (["vpt"], [])  # refused by `check_needs`
+    assert methods_on(["all"], ALL["augreg"]) == (list(METHODS), [])
+    assert bench.main(["params", "--methods", "all", "--backbone", "resnet18", "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert [row["method"] for row in json.loads(out)] == methods and f"note: {note}" in err

@@ -16,10 +16,10 @@ from benchmarks.commands.options import (
     add_methods,
     add_plugins,
     backbone_of,
+    chosen_methods,
     print_frame,
 )
 from benchmarks.errors import UserError
-from benchmarks.model.choose import check_methods
 from benchmarks.storage.notes import say
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
     from benchmarks.memory.point import MemoryPoint
 
     backbone = backbone_of(args)
-    factors = itertools.product(check_methods(args.methods), args.precision, args.attention, args.grad_checkpointing)
+    factors = itertools.product(chosen_methods(args, backbone), args.precision, args.attention, args.grad_checkpointing)
     return [
         MemoryPoint(
             method,

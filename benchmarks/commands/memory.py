@@ -20,6 +20,7 @@ from benchmarks.commands.options import (
     add_results,
     add_set,
     backbone_of,
+    chosen_methods,
     print_frame,
 )
 from benchmarks.errors import UserError
@@ -80,7 +81,8 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
     """The points asked for; small images first."""
     from benchmarks.memory.point import MemoryPoint
 
-    methods, backbone = check_methods(args.methods), backbone_of(args)
+    backbone = backbone_of(args)
+    methods = chosen_methods(args, backbone)
     options = method_options(args.set, methods)
     values = [getattr(args, name) or default for name, default in DEFAULTS.items()]
     factors = itertools.product(*values, methods)

@@ -9,6 +9,7 @@ from benchmarks.bounds import Fault, typed
 from benchmarks.errors import MissingError
 from benchmarks.storage.csv_cells import csv_text
 from benchmarks.storage.files import file_in_the_way
+from benchmarks.storage.notes import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +76,16 @@ def backbone_of(args: argparse.Namespace) -> str:
     backbone, _ = without_folder(joined(args.backbone, args.backbone_arg, args.pool))
     check_backbone(backbone)
     return backbone
+
+
+def chosen_methods(args: argparse.Namespace, backbone: str) -> list[str]:
+    """The methods asked for; a note says which of `all` the backbone cannot have."""
+    from benchmarks.model.choose import methods_on
+
+    methods, notes = methods_on(args.methods, backbone)
+    for note in notes:
+        say(note)
+    return methods
 
 
 def add_num_classes(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,10 @@ from benchmarks.commands.options import (
     add_plugins,
     add_set,
     backbone_of,
+    chosen_methods,
     print_frame,
 )
-from benchmarks.model.choose import check_methods, method_options
+from benchmarks.model.choose import method_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.model.build import count_parameters
     from benchmarks.model.method_config import make_config
 
-    methods, backbone = check_methods(args.methods), backbone_of(args)
+    backbone = backbone_of(args)
+    methods = chosen_methods(args, backbone)
     options = method_options(args.set, methods)
     rows = []
     for method in methods:

@@ -17,6 +17,31 @@ def check_methods(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(one_of("method", METHODS, name) for name in names))
 
 
+def methods_on(names: Sequence[str], backbone: str) -> tuple[list[str], list[str]]:
+    """The methods of these names, of `all` those that a backbone has what they ask for.
+
+    Args:
+        names: Of methods, checked as `check_methods` does.
+        backbone: Its name, with its settings.
+
+    Returns:
+        The methods, and a note on those that `all` leaves out.
+    """
+    from benchmarks.model.backbone import lacks
+    from methods import METHODS
+
+    methods = check_methods(names)
+    if list(names) != ["all"]:
+        return methods, []
+    unfit: dict[str, list[str]] = {}  # by what the backbone has instead
+    for method in methods:
+        if lacking := lacks(backbone, METHODS[method]):
+            unfit.setdefault(" and ".join(lacking), []).append(method)
+    left_out = "; ".join(f"{', '.join(names)}, as it has {reason}" for reason, names in unfit.items())
+    notes = [f"all methods but these run on {backbone}: {left_out}"] if unfit else []
+    return [method for method in methods if not any(method in names for names in unfit.values())], notes
+
+
 def method_options(settings: Iterable[str], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Reads `--set`: `lora.rank=8` becomes `{"lora": {"rank": 8}}`; values are YAML scalars.
 

@@ -12,7 +12,7 @@ from benchmarks.data.identical import notes_on, refuse_leaks
 from benchmarks.errors import UserError
 from benchmarks.model.backbone import check_backbone, described, effective_resolution, statistics_of
 from benchmarks.model.build import check_runs
-from benchmarks.model.choose import check_methods, method_options
+from benchmarks.model.choose import method_options, methods_on
 from benchmarks.model.method_config import make_config
 from benchmarks.model.published import without_folder
 from benchmarks.model.weights import Weights, resolve_weights
@@ -89,11 +89,12 @@ def make_plan(options: SuiteOptions) -> Plan:
     notes: list[str] = []
     load_plugins(options.plugins)
     plugins = tuple(path.resolve() for path in options.plugins)
-    methods = check_methods(options.methods)
-    changed = method_options(options.set, methods)
     data_root, cache, device = options.data_root.resolve(), options.cache.resolve(), devices_of(options)[0]
     backbone, file = without_folder(options.whole_backbone)
     check_backbone(backbone)
+    methods, left_out = methods_on(options.methods, backbone)
+    notes += left_out
+    changed = method_options(options.set, methods)
     _normalization(options, options.whole_backbone)
     settings = {method: make_config(method, changed.get(method, {})) for method in methods}
     _check_preload(options.preload, methods, notes)
