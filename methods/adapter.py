@@ -41,10 +41,7 @@ class Adapter(nn.Module):
         self.up_proj = nn.Linear(bottleneck_dim, embed_dim)
         self.act = nn.GELU()
         self.scale = scale
-        nn.init.kaiming_uniform_(self.down_proj.weight, a=5**0.5)
-        nn.init.zeros_(self.down_proj.bias)
-        nn.init.zeros_(self.up_proj.weight)
-        nn.init.zeros_(self.up_proj.bias)
+        init_to_add_nothing(self.down_proj, self.up_proj)
 
     def forward(self, x: Tensor) -> Tensor:
         """Adds the bottleneck's output to its input.
@@ -54,6 +51,14 @@ class Adapter(nn.Module):
             - Output: `(B, N, D)`
         """
         return x + self.scale * self.up_proj(self.act(self.down_proj(x)))
+
+
+def init_to_add_nothing(down_proj: nn.Linear, up_proj: nn.Linear) -> None:
+    """Starts a bottleneck: down Kaiming uniform, up and both biases at zero."""
+    nn.init.kaiming_uniform_(down_proj.weight, a=5**0.5)
+    nn.init.zeros_(down_proj.bias)
+    nn.init.zeros_(up_proj.weight)
+    nn.init.zeros_(up_proj.bias)
 
 
 def build(backbone: Backbone, num_classes: int, config: Config) -> ImageModel:

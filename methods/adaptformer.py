@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from methods.adapter import init_to_add_nothing
 from methods.backbone import Backbone
 from methods.contract import Count, Dropout, Factor, ImageModel, Method, freeze
 
@@ -47,10 +48,7 @@ class ParallelAdapter(nn.Module):
         self.act = nn.ReLU()
         self.drop = nn.Dropout(dropout)
         self.scale = scale
-        nn.init.kaiming_uniform_(self.down_proj.weight, a=5**0.5)
-        nn.init.zeros_(self.down_proj.bias)
-        nn.init.zeros_(self.up_proj.weight)
-        nn.init.zeros_(self.up_proj.bias)
+        init_to_add_nothing(self.down_proj, self.up_proj)
 
     def forward(self, x: Tensor) -> Tensor:
         """What is added.

@@ -12,7 +12,7 @@ from benchmarks.model.backbone import BACKBONES, described, lacks, tags_of
 from benchmarks.model.hub import WEIGHT_FILES
 from benchmarks.model.medical import MEDICAL
 from benchmarks.model.named import NamedBackbone
-from benchmarks.model.weight_cache import cache_name
+from benchmarks.model.weight_cache import cache_name, timm_name
 from benchmarks.model.wheel import WHEEL_BACKBONE
 from methods import METHODS
 
@@ -95,8 +95,7 @@ def _all(cache: Path) -> Iterator[Entry]:
 
 def _place(cfg: Any, cache: Path) -> str | None:
     """Where timm's weights are."""
-    made = cache / "weights" / f"{cfg.architecture}.{cfg.tag or 'default'}.safetensors"
-    if made.exists():
+    if (cache / "weights" / timm_name(cfg)).exists():
         return "cache"
     if not cfg.hf_hub_id:
         return None

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -21,6 +22,11 @@ def cache_name(backbone: str, *others: str) -> str:
     if plain != backbone:  # two may become the same
         plain += f".{hashlib.sha256(backbone.encode()).hexdigest()[:8]}"
     return ".".join([plain, *others, "safetensors"])
+
+
+def timm_name(cfg: Any) -> str:
+    """Name of a file for weights of timm's, by the configuration that timm has of them."""
+    return f"{cfg.architecture}.{cfg.tag or 'default'}.safetensors"
 
 
 def store(state: Mapping[str, Tensor], path: Path, about: Mapping[str, str | None] | None = None) -> str:

@@ -21,7 +21,7 @@ from benchmarks.model.hub import Unreachable, hub_file
 from benchmarks.model.named import NamedBackbone
 from benchmarks.model.published import named_backbone
 from benchmarks.model.spec import Spec, parse_spec
-from benchmarks.model.weight_cache import cache_name, read_about, store, verified_digest
+from benchmarks.model.weight_cache import cache_name, read_about, store, timm_name, verified_digest
 from benchmarks.model.wheel import WHEEL, WHEEL_BACKBONE, wheel_state
 from benchmarks.storage.files import file_sha256, why_no_file
 
@@ -157,7 +157,7 @@ def _from_hub(requested: str, backbone: str, folder: Path, resample: bool) -> We
     if spec.args:  # another network than the one that timm has weights of: they must fit it nevertheless
         repository = cfg.hf_hub_id
         return _converted(lambda: hub_file(backbone, repository), requested, backbone, folder, resample)
-    path = folder / f"{cfg.architecture}.{cfg.tag or 'default'}.safetensors"
+    path = folder / timm_name(cfg)
     digest = verified_digest(path)
     if digest is None:
         checkpoint = read_checkpoint(hub_file(backbone, cfg.hf_hub_id))

@@ -8,12 +8,12 @@ from timm.layers import AttentionRope, apply_rot_embed_cat
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor, nn
 
-from benchmarks.model.families.branches import Beside, Followed, move_scale, separate_bias
-from benchmarks.model.families.tokens import TokenBackbone, joined_heads
+from benchmarks.model.families.branches import separate_bias
+from benchmarks.model.families.tokens import ScaledBlocks, joined_heads
 from methods.backbone import Need, Pool
 
 
-class EvaViT(TokenBackbone):
+class EvaViT(ScaledBlocks):
     """A ViT with rotary positions, learned ones, or both.
 
     Tokens without a position (prefix tokens, prompts) are not rotated.
@@ -82,28 +82,6 @@ class EvaViT(TokenBackbone):
             for index, block in enumerate(self.trunk.blocks)
             for name in (("q_proj", "k_proj", "v_proj") if block.attn.qkv is None else ("qkv",))
         }
-
-    def put_behind_mlp(self, index: int, module: nn.Module) -> None:
-        """Puts a module behind a block's MLP and its layer scale."""
-        block = self.trunk.blocks[index]
-        block.mlp = nn.Sequential(block.mlp, move_scale(block, "gamma_2"), module)
-
-    def put_behind_attention(self, index: int, module: nn.Module) -> None:
-        """Puts a module behind a block's attention and its layer scale."""
-        block = self.trunk.blocks[index]
-        block.attn = Followed(block.attn, move_scale(block, "gamma_1"), module)
-
-    def put_beside_mlp(self, index: int, module: nn.Module) -> None:
-        """Puts a module beside a block's MLP, its norm and its layer scale."""
-        block = self.trunk.blocks[index]
-        block.mlp = Beside(nn.Sequential(block.norm2, block.mlp, move_scale(block, "gamma_2")), module)
-        block.norm2 = nn.Identity()
-
-    def put_beside_layers(self, index: int, beside_attention: nn.Module, beside_mlp: nn.Module) -> None:
-        """Puts modules beside a block's attention and its MLP, and their layer scales."""
-        block = self.trunk.blocks[index]
-        block.attn = Beside(Followed(block.attn, move_scale(block, "gamma_1")), beside_attention)
-        block.mlp = Beside(nn.Sequential(block.mlp, move_scale(block, "gamma_2")), beside_mlp)
 
     def _rotations(self, index: int, context: Tensor | None) -> Tensor | None:
         return context[index] if context is not None and self.trunk.rope_mixed else context

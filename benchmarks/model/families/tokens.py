@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.model.families.branches import Followed
+from benchmarks.model.families.branches import Beside, Followed, move_scale
 from methods.backbone import Backbone, Input, Pool, PoolError, Site
 
 
@@ -87,6 +87,39 @@ def _linear(layer: Any, *names: str) -> list[nn.Linear]:
     """Those of a layer's own that it has; of some kinds it may lack all but one."""
     found = (getattr(layer, name, None) for name in names)
     return [each for each in found if isinstance(each, nn.Linear)]
+
+
+class ScaledBlocks(TokenBackbone):
+    """A ViT whose blocks multiply by layer scales themselves: their parameters `gamma_1` and `gamma_2`, if any."""
+
+    def put_behind_mlp(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind a block's MLP and its layer scale."""
+        block = self._with_own_scales(index)
+        block.mlp = nn.Sequential(block.mlp, module)
+
+    def put_behind_attention(self, index: int, module: nn.Module) -> None:
+        """Puts a module behind a block's attention and its layer scale."""
+        block = self._with_own_scales(index)
+        block.attn = Followed(block.attn, module)
+
+    def put_beside_mlp(self, index: int, module: nn.Module) -> None:
+        """Puts a module beside a block's MLP, its norm and its layer scale."""
+        block = self._with_own_scales(index)
+        block.mlp = Beside(nn.Sequential(block.norm2, block.mlp), module)
+        block.norm2 = nn.Identity()
+
+    def put_beside_layers(self, index: int, beside_attention: nn.Module, beside_mlp: nn.Module) -> None:
+        """Puts modules beside a block's attention and its MLP, and their layer scales."""
+        block = self._with_own_scales(index)
+        block.attn, block.mlp = Beside(block.attn, beside_attention), Beside(block.mlp, beside_mlp)
+
+    def _with_own_scales(self, index: int) -> Any:
+        """A block whose layer scales stand with their layers: both, as BEiT's multiplies by both or by none."""
+        block = self.trunk.blocks[index]
+        if block.gamma_1 is not None:
+            block.attn = Followed(block.attn, move_scale(block, "gamma_1"))
+            block.mlp = nn.Sequential(block.mlp, move_scale(block, "gamma_2"))
+        return block
 
 
 def joined_heads(attn: Any, attended: Tensor) -> Tensor:
