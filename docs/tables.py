@@ -28,7 +28,8 @@ from benchmarks.model.method_config import make_config
 from benchmarks.records.whole_run import highest_phase
 from datasets import DATASETS
 from docs.architecture import is_room, read_layers
-from methods import METHODS, ssf
+from methods import METHODS
+from methods.adapters import ssf
 
 RESOLUTION = 512
 NUM_ELEMENTS = (1 + (RESOLUTION // 16) ** 2) * 768  # N·D of the default backbone
@@ -279,7 +280,7 @@ def bounds_table() -> str:
 
 def example() -> str:
     """The heart of the worked example."""
-    source = (ROOT / "methods/ssf.py").read_text()
+    source = (ROOT / "methods/adapters/ssf.py").read_text()
     build = inspect.getsource(ssf.build).rstrip()
     return f"```python\n{build}\n\n\n{source[source.index('METHOD = ') :].rstrip()}\n```"
 

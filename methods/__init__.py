@@ -1,9 +1,9 @@
 """The fine-tuning methods: one file = one method, and here the one table of them.
 
 A method is a frozen part that may run ahead of time and a trainable part (`methods/contract.py`). To add one, write
-`methods/<name>.py` with a docstring (paper, what is added where, what trains, departures from the paper), a frozen
-`Config`, the modules and `METHOD = Method(...)`, and add its name and title to the table below: every command, table,
-plot and contract test then knows it.
+`methods/<idea>/<name>.py` with a docstring (paper, what is added where, what trains, departures from the paper), a
+frozen `Config`, the modules and `METHOD = Method(...)`, and add its name, module and title to the table below: every
+command, table, plot and contract test then knows it.
 
 Legend of all `Shape:` sections: B batch, H W image, N tokens, M kept tokens, P prompt tokens, D backbone width,
 S side width, A heads, E head width, L layers, R rank or bottleneck, C classes.
@@ -17,36 +17,38 @@ if TYPE_CHECKING:
 
     METHODS: dict[str, Method]
 
-# Name and title, in the order of tables and plots; a method's colour and marker go with its place, so add at the end.
-# The methods themselves import torch, which takes seconds that tables and plots have no use for.
-TITLES = {
-    "full": "Full fine-tuning",
-    "linear": "Linear probe",
-    "lora": "LoRA",
-    "vpt": "VPT-Deep",
-    "vpt_shallow": "VPT-Shallow",
-    "adapter": "Adapter",
-    "fpt": "FPT",
-    "fpt_plus": "FPT+",
-    "bitfit": "BitFit",
-    "layernorm": "Norm tuning",
-    "attention": "Attention tuning",
-    "partial": "Partial fine-tuning",
-    "adaptformer": "AdaptFormer",
-    "houlsby": "Adapter (Houlsby)",
-    "adapter_plus": "Adapter+",
-    "difffit": "DiffFit",
-    "ssf": "SSF",
-    "convpass": "Convpass",
-    "repadapter": "RepAdapter",
-    "fact_tt": "FacT-TT",
-    "fact_tk": "FacT-TK",
+# Module and title by name, in the order of tables and plots; a method's colour and marker go with its place, so add at
+# the end. The modules import torch, which takes seconds that tables and plots have no use for.
+_TABLE = {
+    "full": ("full", "Full fine-tuning"),
+    "linear": ("probes.linear", "Linear probe"),
+    "lora": ("low_rank.lora", "LoRA"),
+    "vpt": ("prompts.vpt", "VPT-Deep"),
+    "vpt_shallow": ("prompts.vpt_shallow", "VPT-Shallow"),
+    "adapter": ("adapters.adapter", "Adapter"),
+    "fpt": ("side.fpt", "FPT"),
+    "fpt_plus": ("side.fpt_plus", "FPT+"),
+    "bitfit": ("selective.bitfit", "BitFit"),
+    "layernorm": ("selective.layernorm", "Norm tuning"),
+    "attention": ("selective.attention", "Attention tuning"),
+    "partial": ("selective.partial", "Partial fine-tuning"),
+    "adaptformer": ("adapters.adaptformer", "AdaptFormer"),
+    "houlsby": ("adapters.houlsby", "Adapter (Houlsby)"),
+    "adapter_plus": ("adapters.adapter_plus", "Adapter+"),
+    "difffit": ("selective.difffit", "DiffFit"),
+    "ssf": ("adapters.ssf", "SSF"),
+    "convpass": ("adapters.convpass", "Convpass"),
+    "repadapter": ("adapters.repadapter", "RepAdapter"),
+    "fact_tt": ("low_rank.fact_tt", "FacT-TT"),
+    "fact_tk": ("low_rank.fact_tk", "FacT-TK"),
 }
+TITLES = {name: title for name, (_, title) in _TABLE.items()}
+IDEAS = {name: module.partition(".")[0] for name, (module, _) in _TABLE.items()}
 
 
 def __getattr__(name: str) -> Any:
     """The methods by name, imported when they are first asked for."""
     if name != "METHODS":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()["METHODS"] = {method: import_module(f"methods.{method}").METHOD for method in TITLES}
+    globals()["METHODS"] = {method: import_module(f"methods.{module}").METHOD for method, (module, _) in _TABLE.items()}
     return globals()["METHODS"]

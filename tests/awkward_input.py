@@ -162,7 +162,7 @@ def _(bench: Bench) -> str:
 
 PLUGIN = '''
 """A linear probe that asks for a value where a prediction has none."""
-from methods.linear import METHOD as LINEAR
+from methods.probes.linear import METHOD as LINEAR
 from dataclasses import replace
 
 def build(backbone, num_classes, config):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from benchmarks.errors import UserError
 from docs.tables import kept
-from methods import repadapter
-from methods.convpass import Config, ConvBypass
+from methods.adapters import repadapter
+from methods.adapters.convpass import Config, ConvBypass
 
 METHODS = ("convpass", "repadapter")
 

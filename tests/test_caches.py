@@ -54,10 +54,10 @@ def test_a_run_uses_what_was_preloaded_and_says_so(folder: Path) -> None:
 def test_record_and_cache_say_which_code_made_them(folder: Path) -> None:
     code = records(folder / "results")["fpt_plus"]["run"]["code"]
     assert (code["digest"], code["version"]) == (code_digest(TRAINS), "0.1.0")
-    assert code["method_digest"] == code_digest(method_files("methods.fpt_plus"))
+    assert code["method_digest"] == code_digest(method_files("methods.side.fpt_plus"))
     (row,) = listed(folder)
     description = json.loads(read_sealed(folder / ".cache" / "features" / row["cache"] / "cache.json"))
-    assert description["key"]["code"] == code_digest((*EXTRACTS, *method_files("methods.fpt")))
+    assert description["key"]["code"] == code_digest((*EXTRACTS, *method_files("methods.side.fpt")))
     assert row["code"] == description["key"]["code"][:8]
 
 

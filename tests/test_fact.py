@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.errors import UserError
 from docs.tables import kept
-from methods.fact_tt import TensorUpdate, merge
+from methods.low_rank.fact_tt import TensorUpdate, merge
 
 METHODS = ("fact_tt", "fact_tk")
 # Squares of a block of timm's ViT: layer, row and column of squares, in the order of their numbers.

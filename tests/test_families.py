@@ -9,8 +9,8 @@ from small_backbones import ALL, ROTARY, TOKENS, awake, make, with_settings
 
 from benchmarks.errors import UserError
 from benchmarks.model.backbone import create_backbone, set_attention
-from methods.fpt import KeyValueExtractor
-from methods.fpt_parts.lean_extraction import LeanExtractor
+from methods.side.fpt import KeyValueExtractor
+from methods.side.fpt_parts.lean_extraction import LeanExtractor
 
 
 @pytest.mark.parametrize("family", [*TOKENS, "parallel", "post-norm"])

@@ -16,11 +16,11 @@ from benchmarks.model.backbone import create_backbone, set_attention
 from benchmarks.model.build import build_parts, feature_shapes
 from benchmarks.model.method_config import make_config
 from benchmarks.training.step import extraction_step
-from methods.fpt import KeyValueExtractor
-from methods.fpt_parts import extraction, fast_path, lean_extraction, lean_layers
-from methods.fpt_parts.extraction import parse_layers
-from methods.fpt_parts.fast_path import plain_path
-from methods.fpt_parts.lean_extraction import LeanExtractor, attend_fused, attend_in_chunks
+from methods.side.fpt import KeyValueExtractor
+from methods.side.fpt_parts import extraction, fast_path, lean_extraction, lean_layers
+from methods.side.fpt_parts.extraction import parse_layers
+from methods.side.fpt_parts.fast_path import plain_path
+from methods.side.fpt_parts.lean_extraction import LeanExtractor, attend_fused, attend_in_chunks
 
 # One class token; class token and four registers, layer scale, patch 14; no prefix token at all; patch 32.
 BACKBONES = ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"]

@@ -17,7 +17,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
 from benchmarks.model.build import build_parts
 from benchmarks.model.method_config import make_config
-from methods.fpt_parts.lean_extraction import attend_fused, attend_in_chunks
+from methods.side.fpt_parts.lean_extraction import attend_fused, attend_in_chunks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 ON_GPU = ["cuda" if argument == "cpu" else argument for argument in TINY]

@@ -21,7 +21,7 @@ from benchmarks.suite.run import Run
 from benchmarks.training.checkpoint import Checkpoints
 from benchmarks.training.clock import Clock
 from methods import METHODS
-from methods.linear import LinearProbe, standardize
+from methods.probes.linear import LinearProbe, standardize
 
 D = 6
 

@@ -19,7 +19,8 @@ from benchmarks.model.build import build_parts
 from benchmarks.model.choose import method_options
 from benchmarks.model.method_config import make_config
 from benchmarks.report.missing_runs import _method_flags
-from methods import METHODS, linear
+from methods import METHODS
+from methods.probes import linear
 
 
 def test_unknown_option_names_the_choices() -> None:

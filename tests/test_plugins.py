@@ -241,7 +241,10 @@ def test_a_plugin_that_changed_meanwhile_fails_the_run(folder: Path) -> None:
         ("import torch\n\ntorch.nope\n", r"plugin must run, got '.*mine\.py' \(AttributeError: .*nope.*, line 3\)"),
         ("import sys\nsys.exit(3)\n", r"plugin must run, got '.*mine\.py' \(SystemExit: 3, line 2\)"),
         ("METHOD = 3\n", r"METHOD of '.*mine\.py' must be a Method, got int"),
-        ("from methods.lora import METHOD\n", r"METHOD of '.*mine\.py' must have a name of its own, got 'lora'"),
+        (
+            "from methods.low_rank.lora import METHOD\n",
+            r"METHOD of '.*mine\.py' must have a name of its own, got 'lora'",
+        ),
         (
             OTHERS.replace("vit_of_mine", "vit_base_patch16_384"),
             r"BACKBONE of '.*mine\.py' must have a name of its own, got 'vit_base_patch16_384'",

@@ -147,7 +147,7 @@ def test_views_and_products_take_the_quick_way_to_the_same_result(monkeypatch: p
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_parts_that_repeat_take_no_more_memory(monkeypatch: pytest.MonkeyPatch, checkpointing: bool) -> None:
     monkeypatch.setattr(
-        "methods.fpt_parts.lean_extraction.MAX_SCORES", 5000
+        "methods.side.fpt_parts.lean_extraction.MAX_SCORES", 5000
     )  # 12 parts of a head, two of their queries
     options = (("side_reduction", 4), ("layers", "0-1"))
     point = MemoryPoint("fpt", 96, 40, "vit_tiny_patch16_224", grad_checkpointing=checkpointing, options=options)

@@ -77,8 +77,8 @@ def test_each_digest_follows_its_code() -> None:
         "benchmarks/memory/trace.py": {"predicts"},
         "benchmarks/report/style.py": set(),
         "methods/contract.py": {"trains", "predicts", "fpt", "lora"},
-        "methods/fpt.py": {"predicts", "fpt"},
-        "methods/fpt_parts/extraction.py": {"predicts", "fpt"},
+        "methods/side/fpt.py": {"predicts", "fpt"},
+        "methods/side/fpt_parts/extraction.py": {"predicts", "fpt"},
         "methods/__init__.py": {"predicts"},
     }
     for file, expected in changed.items():

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.errors import UserError
 from benchmarks.model.backbone import create_backbone
 from docs.tables import kept
-from methods import ssf
+from methods.adapters import ssf
 from methods.contract import ImageModel
 from methods.full import METHOD as FULL
 

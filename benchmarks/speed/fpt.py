@@ -34,7 +34,7 @@ from benchmarks.memory.predict import predict_memory
 from benchmarks.model.build import Parts, build_parts, feature_shapes
 from benchmarks.model.method_config import make_config
 from benchmarks.training.step import extraction_step, make_optimization, training_step
-from methods.fpt_parts.fast_path import plain_path
+from methods.side.fpt_parts.fast_path import plain_path
 
 METHODS = ("fpt", "fpt_plus")
 BACKBONE = "vit_base_patch16_384"

@@ -1,7 +1,7 @@
 """FacT-TK (Jie & Deng, AAAI 2023, arXiv 2212.03145): as FacT-TT, with matrices S from a shared core.
 
 The matrix of square n is S_n = sum over k of C[:, :, k] P[k, n]: a core C (R x R x R), shared by all squares, and a
-column of P (R x 12 L). C and P start Xavier uniform. All else is as in `methods/fact_tt.py`.
+column of P (R x 12 L). C and P start Xavier uniform. All else is as in `methods/low_rank/fact_tt.py`.
 
 Departure: the authors' code takes the S of the MLP's four squares from one (R, R, 4) array by reshaping it to (R, 4 R),
 which mixes squares and rows; here each square has the S of its own column, as the paper's equation says.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from methods.backbone import Backbone
 from methods.contract import Count, Dropout, Factor, Method, freeze
-from methods.fact_tt import FactModel, Factors, num_squares, recipe
+from methods.low_rank.fact_tt import FactModel, Factors, num_squares, recipe
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from methods.backbone import Backbone
 from methods.contract import Count, Dropout, Method, freeze
-from methods.vpt import PromptedViT
+from methods.prompts.vpt import PromptedViT
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from methods.backbone import Backbone
 from methods.contract import Count, Dropout, Method, Share
-from methods.fpt import PromptedBlock, SidePromptModel, extractor, views
-from methods.fpt_parts.extraction import FeatureDtype, parse_layers
-from methods.fpt_parts.fast_path import fast_path
-from methods.fpt_parts.fusion import Stored, attend, init_prompts
-from methods.fpt_parts.lean_fusion import LeanFusionPlus
-from methods.fpt_parts.lean_layers import lean_blocks
-from methods.fpt_parts.side_network import build_side_network, count_side_network, init_side
+from methods.side.fpt import PromptedBlock, SidePromptModel, extractor, views
+from methods.side.fpt_parts.extraction import FeatureDtype, parse_layers
+from methods.side.fpt_parts.fast_path import fast_path
+from methods.side.fpt_parts.fusion import Stored, attend, init_prompts
+from methods.side.fpt_parts.lean_fusion import LeanFusionPlus
+from methods.side.fpt_parts.lean_layers import lean_blocks
+from methods.side.fpt_parts.side_network import build_side_network, count_side_network, init_side
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from methods.adapter import init_to_add_nothing
+from methods.adapters.adapter import init_to_add_nothing
 from methods.backbone import Backbone
 from methods.contract import Count, Dropout, Factor, ImageModel, Method, freeze
 

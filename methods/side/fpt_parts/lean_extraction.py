@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.fpt_parts.extraction import most_important, num_kept, stored
-from methods.fpt_parts.parts import one_operator, parts
+from methods.side.fpt_parts.extraction import most_important, num_kept, stored
+from methods.side.fpt_parts.parts import one_operator, parts
 
 # Attention scores held at once by eager extraction, 16 MiB in fp32: few enough for a CPU's cache.
 MAX_SCORES = 2**22
@@ -16,7 +16,9 @@ aten = torch.ops.aten
 
 
 class LeanExtractor(nn.Module):
-    """Computes what `methods.fpt.KeyValueExtractor` does; each layer's features go straight to where all lie together.
+    """Computes what `methods.side.fpt.KeyValueExtractor` does.
+
+    Each layer's features go straight to where all lie together.
 
     Args:
         plain: Gives its backbone and settings.

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from methods.adapter import Adapter
+from methods.adapters.adapter import Adapter
 from methods.backbone import Backbone
 from methods.contract import Count, Factor, ImageModel, Method, freeze
 

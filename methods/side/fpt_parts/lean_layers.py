@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.fpt_parts.parts import parts
+from methods.side.fpt_parts.parts import parts
 
 # Attention scores a CPU holds at once, 4 MiB in fp32: few enough for its cache.
 MAX_SCORES = 2**20
@@ -25,7 +25,7 @@ def lean_blocks(blocks: nn.Module) -> nn.ModuleList:
 
 
 class LeanBlock(nn.Module):
-    """Computes what `methods.fpt.PromptedBlock` does of what is read: no outputs at prompts are.
+    """Computes what `methods.side.fpt.PromptedBlock` does of what is read: no outputs at prompts are.
 
     Args:
         block: Gives its layers, under their names.

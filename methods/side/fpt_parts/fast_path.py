@@ -14,10 +14,10 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor
 
-from methods.fpt_parts.fusion import Stored, attend
-from methods.fpt_parts.lean_extraction import attend_fused, attention_with_logsumexp
-from methods.fpt_parts.lean_fusion import attend_to_features
-from methods.fpt_parts.lean_layers import LeanBlock
+from methods.side.fpt_parts.fusion import Stored, attend
+from methods.side.fpt_parts.lean_extraction import attend_fused, attention_with_logsumexp
+from methods.side.fpt_parts.lean_fusion import attend_to_features
+from methods.side.fpt_parts.lean_layers import LeanBlock
 
 _plain = ContextVar("plain", default=False)
 

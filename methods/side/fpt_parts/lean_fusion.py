@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.fpt_parts.fusion import Stored, as_autocast_wants
-from methods.fpt_parts.lean_layers import linear
-from methods.fpt_parts.parts import one_operator, parts
+from methods.side.fpt_parts.fusion import Stored, as_autocast_wants
+from methods.side.fpt_parts.lean_layers import linear
+from methods.side.fpt_parts.parts import one_operator, parts
 
 
 class LeanFusion(nn.Module):
-    """Computes what `methods.fpt.Fusion` does.
+    """Computes what `methods.side.fpt.Fusion` does.
 
     Args:
         plain: Gives its layers, under their names.
@@ -31,7 +31,7 @@ class LeanFusion(nn.Module):
 
 
 class LeanFusionPlus(nn.Module):
-    """Computes what `methods.fpt_plus.Fusion` does.
+    """Computes what `methods.side.fpt_plus.Fusion` does.
 
     Args:
         plain: Gives its layers, under their names.
@@ -50,7 +50,7 @@ class LeanFusionPlus(nn.Module):
 
 
 def attend_to_features(query: Tensor, stored: Stored) -> Tensor:
-    """As `methods.fpt_parts.fusion.attend`, and keeps nothing but its inputs."""
+    """As `methods.side.fpt_parts.fusion.attend`, and keeps nothing but its inputs."""
     query = as_autocast_wants(query)
     num_heads, head_dim = stored.keys.shape[2::2]
     heads = (query * head_dim**-0.5).unflatten(-1, (num_heads, head_dim)).transpose(1, 2)  # (L, A, P, E)

@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from methods.adapters.houlsby import init_near_zero
 from methods.backbone import Backbone
 from methods.contract import Count, Factor, ImageModel, Method, freeze
-from methods.houlsby import init_near_zero
 
 
 @dataclass(frozen=True)

@@ -30,19 +30,19 @@ from torch.utils.checkpoint import checkpoint
 
 from methods.backbone import Backbone
 from methods.contract import IMAGE, Count, Dropout, Method, Share, Views, freeze
-from methods.fpt_parts.extraction import (
+from methods.side.fpt_parts.extraction import (
     FeatureDtype,
     most_important,
     num_kept,
     parse_layers,
     stored,
 )
-from methods.fpt_parts.fast_path import fast_path
-from methods.fpt_parts.fusion import Stored, attend, init_prompts
-from methods.fpt_parts.lean_extraction import LeanExtractor
-from methods.fpt_parts.lean_fusion import LeanFusion
-from methods.fpt_parts.lean_layers import lean_blocks
-from methods.fpt_parts.side_network import build_side_network, count_side_network, init_side
+from methods.side.fpt_parts.fast_path import fast_path
+from methods.side.fpt_parts.fusion import Stored, attend, init_prompts
+from methods.side.fpt_parts.lean_extraction import LeanExtractor
+from methods.side.fpt_parts.lean_fusion import LeanFusion
+from methods.side.fpt_parts.lean_layers import lean_blocks
+from methods.side.fpt_parts.side_network import build_side_network, count_side_network, init_side
 
 
 @dataclass(frozen=True)

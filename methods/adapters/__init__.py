@@ -1,0 +1,1 @@
+"""Small modules put behind or beside the layers of a frozen backbone."""

@@ -1,0 +1,1 @@
+"""Classifiers on what a frozen backbone yields; nothing in the backbone changes or needs a gradient."""

@@ -1,0 +1,1 @@
+"""Learned tokens that join those of a frozen backbone."""

@@ -1,0 +1,1 @@
+"""Networks beside a frozen backbone that read it; no gradient passes through it."""
