@@ -41,6 +41,8 @@ _TABLE = {
     "repadapter": ("adapters.repadapter", "RepAdapter"),
     "fact_tt": ("low_rank.fact_tt", "FacT-TT"),
     "fact_tk": ("low_rank.fact_tk", "FacT-TK"),
+    "ep": ("probes.ep", "Efficient probing"),
+    "attentive_probe": ("probes.attentive_probe", "Attentive probe"),
 }
 TITLES = {name: title for name, (_, title) in _TABLE.items()}
 IDEAS = {name: module.partition(".")[0] for name, (module, _) in _TABLE.items()}

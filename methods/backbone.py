@@ -23,8 +23,19 @@ from torch import Tensor, nn
 #   inputs: such branches that get the stream through a norm, and read it by linear layers
 #   squares: linear layers in attention and MLP whose inputs and outputs are multiples of the tokens' width
 #   scales: layers behind which each channel may be scaled and shifted, and that can take the scale in
+#   last_tokens: what features are pooled from, as a sequence
 Need = Literal[
-    "blocks", "tokens", "attention", "attention_layers", "projections", "mlp", "branches", "inputs", "squares", "scales"
+    "blocks",
+    "tokens",
+    "attention",
+    "attention_layers",
+    "projections",
+    "mlp",
+    "branches",
+    "inputs",
+    "squares",
+    "scales",
+    "last_tokens",
 ]
 
 # How tokens become features: the network's own way; the class token; the mean of the patches; both, side by side.
@@ -64,7 +75,7 @@ class Backbone(nn.Module, ABC):
         lacks: What of all that methods may ask it has not, and what it has instead.
         stride: Side length (px) of the smallest square that an image's side must be a multiple of.
         num_features: Width F of the features.
-        embed_dim: Width D of the tokens, where there are some.
+        embed_dim: Width D of the tokens, where there are some; else of the last map, where that is known.
         num_heads, head_dim: Heads A of the attention, and their width E.
         num_prefix_tokens: Tokens before the patches: class token, registers.
         patch_size: Side length (px) of a patch.
@@ -195,6 +206,15 @@ class Backbone(nn.Module, ABC):
 
     def pool_tokens(self, x: Tensor) -> Tensor:
         """Features `(B, F)` of the tokens `(B, N, D)` behind the last block."""
+        raise NotImplementedError
+
+    def last_tokens(self, image: Tensor) -> Tensor:
+        """What features are pooled from: all tokens, or the places of the last map, each through the last norm.
+
+        Shape:
+            - image: `(B, 3, H, W)`
+            - Output: `(B, N, D)`
+        """
         raise NotImplementedError
 
     # attention

@@ -90,6 +90,10 @@ ALIKE = {"vpt_shallow": "vpt", "fpt_plus": "fpt", "houlsby": "adaptformer", "dif
 ALIKE |= {"repadapter": "convpass", "fact_tk": "fact_tt"}
 
 
+# What divides the width of every small network.
+NARROW: dict[str, dict[str, object]] = {"ep": {"num_queries": 4}, "attentive_probe": {"head_dim": 16}}
+
+
 def reason(family: str, method: str) -> str | None:
     return REFUSED.get((family, ALIKE.get(method, method)))
 
@@ -118,6 +122,7 @@ def make_parts(family: str, method: str, factor: int = 4, **options: object) -> 
     torch.manual_seed(0)
     if method.startswith("fpt"):
         options |= {"side_resolution": 32, "side_reduction": 2}
+    options = NARROW.get(method, {}) | options
     config = make_config(method, options)
     resolution = factor * described(ALL[family]).stride
     parts = build_parts(method, config, ALL[family], 3, resolution)

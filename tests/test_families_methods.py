@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_backbones import ALL, make_parts, reason
+from small_backbones import ALL, NARROW, make_parts, reason
 from torch import nn
 
 import bench
@@ -40,9 +40,15 @@ def test_a_method_trains_on_a_family_at_two_resolutions_or_is_refused_with_the_r
         moved = {name for name, tensor in parts.model.state_dict().items() if not torch.equal(tensor, before[name])}
         running = {name for name in moved if "running_" in name or name.endswith("num_batches_tracked")}
         assert moved - running <= trains
-        norms = {name.rpartition(".")[0] for name in trains}
+        norms = {name.rpartition(".")[0] for name in trains} | plain_norms(parts.model)
         assert {name.rpartition(".")[0] for name in running} <= norms  # a frozen batch norm stays as it is
         assert moved & trains == trains - unused(family, trains)
+
+
+def plain_norms(model: nn.Module) -> set[str]:
+    """Batch norms without weights, which are a method's own."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return {name for name, each in model.named_modules() if isinstance(each, kind) and not each.affine}
 
 
 def unused(family: str, trains: set[str]) -> set[str]:
@@ -55,7 +61,7 @@ def unused(family: str, trains: set[str]) -> set[str]:
 def test_what_trains_is_what_the_method_counts(family: str, method: str) -> None:
     if reason(family, method) is not None:
         return
-    config = make_config(method, {"side_reduction": 2} if method.startswith("fpt") else {})
+    config = make_config(method, {"side_reduction": 2} if method.startswith("fpt") else NARROW.get(method, {}))
     with torch.device("meta"):
         expected = METHODS[method].count(create_backbone(ALL[family]), config)
     assert count_parameters(method, config, ALL[family], 3)["trainable"] == expected

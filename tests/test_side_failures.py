@@ -94,7 +94,7 @@ def test_weights_that_are_not_finite_are_no_divergence(folder: Path) -> None:
 
 def test_features_that_are_not_finite_are_no_divergence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where what was computed does not fit into half precision."""
-    from methods.probes.linear import PooledFeature
+    from methods.probes.pooled import PooledFeature
 
     plain = PooledFeature.forward
     monkeypatch.setattr(PooledFeature, "forward", lambda self, image: {"feature": plain(self, image)["feature"] / 0})

@@ -9,15 +9,15 @@ scale differs from backbone to backbone by a factor of ten and more, and a rate 
 Mean and deviation belong to the model: buffers, which do not train.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from methods.backbone import Backbone
-from methods.contract import Batches, Method, Recipe, freeze, new_head
+from methods.contract import Batches, Method, Recipe, new_head
+from methods.probes.pooled import extractor
 
 
 @dataclass(frozen=True)
@@ -27,32 +27,6 @@ class Config:
     lr_grid: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     lr: float = 3e-3
     weight_decay: float = 1e-4
-
-
-class PooledFeature(nn.Module):
-    """The frozen backbone up to its head.
-
-    Args:
-        backbone: The pretrained backbone; its head is dropped.
-    """
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        freeze(backbone)
-        backbone.drop_head()
-        self.backbone = backbone
-        self.identity: Mapping[str, Any] = {"feature": "pooled"}
-        self.parts = None
-        self.augment_live = True
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Computes the pooled feature.
-
-        Shape:
-            - image: `(B, 3, H, W)`
-            - Output: `feature` `(B, F)`
-        """
-        return {"feature": self.backbone(image).float()}
 
 
 class LinearProbe(nn.Module):
@@ -123,11 +97,6 @@ def recipe(model: nn.Module, config: Config, num_steps: int) -> Recipe:
 def build(backbone: Backbone, num_classes: int, config: Config) -> LinearProbe:
     """Builds the classifier; the backbone lives in the extractor."""
     return LinearProbe(backbone.num_features, num_classes)
-
-
-def extractor(backbone: Backbone, config: Config) -> PooledFeature:
-    """The frozen backbone, image to pooled feature."""
-    return PooledFeature(backbone)
 
 
 def count(backbone: Backbone, config: Config) -> int:

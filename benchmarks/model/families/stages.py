@@ -30,6 +30,7 @@ class AnyNetwork(Backbone):
         reason = f"no description of networks like it ({type(trunk).__name__})"
         needs: tuple[Need, ...] = ("blocks", "attention_layers", "projections", "mlp", "branches", "inputs", "squares")
         self.lacks |= dict.fromkeys(needs, reason)
+        self.lacks["last_tokens"] = reason
         needs = ("tokens", "attention", "scales")
         self.lacks |= dict.fromkeys(needs, "no token sequence")
 
@@ -56,6 +57,7 @@ class SwinV2(AnyNetwork):
             "inputs": "norms behind the branches",
             "squares": "stages of different widths",
         }
+        self.embed_dim = trunk.num_features
         for layer in self.attention_layers():
             separate_bias(layer)
 
@@ -91,6 +93,11 @@ class SwinV2(AnyNetwork):
         block.mlp = Beside(nn.Sequential(block.mlp, block.norm2), module)
         block.norm2 = nn.Identity()
 
+    def last_tokens(self, image: Tensor) -> Tensor:
+        """The places of the last map, behind its norm."""
+        places: Tensor = self.trunk.forward_features(image).flatten(1, 2)  # of (B, H, W, D)
+        return places
+
 
 class ConvNeXt(AnyNetwork):
     """ConvNeXt and ConvNeXt V2: a depthwise convolution and an MLP a block."""
@@ -100,6 +107,7 @@ class ConvNeXt(AnyNetwork):
     def __init__(self, trunk: Any, pool: Pool = "native") -> None:
         super().__init__(trunk, pool)
         self.lacks = _without_tokens(self.lacks) | _NO_ATTENTION
+        self.embed_dim = trunk.num_features
         if any(block.use_conv_mlp for block in self.blocks()):
             self.lacks["mlp"] = "an MLP of convolutions"
 
@@ -124,6 +132,11 @@ class ConvNeXt(AnyNetwork):
         """Puts a module behind a block, whose output has its channels first."""
         super().put_behind_block(index, ChannelsLast(module))
 
+    def last_tokens(self, image: Tensor) -> Tensor:
+        """The places of the last map, each through the norm that is mostly behind the pooling."""
+        norm = getattr(self.trunk.head, "norm", nn.Identity())
+        return _places(norm(self.trunk.forward_features(image)))
+
 
 class ResNet(AnyNetwork):
     """ResNet: convolutions and batch norms."""
@@ -133,6 +146,7 @@ class ResNet(AnyNetwork):
     def __init__(self, trunk: Any, pool: Pool = "native") -> None:
         super().__init__(trunk, pool)
         self.lacks = _without_tokens(self.lacks) | _NO_ATTENTION | {"mlp": "blocks without an MLP"}
+        self.embed_dim = trunk.num_features
 
     def blocks(self) -> list[Any]:
         """The blocks of all stages."""
@@ -158,6 +172,15 @@ class ResNet(AnyNetwork):
                 if isinstance(layer, nn.Conv2d) and layer.groups == 1
             ),
         )
+
+    def last_tokens(self, image: Tensor) -> Tensor:
+        """The places of the last map, which no norm follows."""
+        return _places(self.trunk.forward_features(image))
+
+
+def _places(x: Tensor) -> Tensor:
+    """A map `(B, D, H, W)` as a sequence `(B, H W, D)`."""
+    return x.flatten(2).transpose(1, 2)
 
 
 def _without_tokens(lacks: Mapping[Need, str]) -> dict[Need, str]:

@@ -82,6 +82,11 @@ class TokenBackbone(Backbone):
         """Features of the tokens behind the last block."""
         return self.pooled(self.trunk.norm(x))
 
+    def last_tokens(self, image: Tensor) -> Tensor:
+        """All tokens, prefix among them; through the norm that is mostly behind the pooling where that is the last."""
+        tokens: Tensor = self.trunk.fc_norm(self.trunk.forward_features(image))
+        return tokens
+
 
 def _linear(layer: Any, *names: str) -> list[nn.Linear]:
     """Those of a layer's own that it has; of some kinds it may lack all but one."""

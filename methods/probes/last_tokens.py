@@ -1,0 +1,67 @@
+"""The last tokens of a frozen backbone: what probes with a pooling of their own read, and one cache keeps for all."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from methods.backbone import Backbone
+from methods.contract import freeze
+
+TokenDtype = Literal["float16", "float32"]
+_DTYPES: dict[TokenDtype, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
+
+
+class LastTokens(nn.Module):
+    """The frozen backbone up to its pooling.
+
+    Args:
+        backbone: The pretrained backbone; its head is dropped.
+        storage: Type of the tokens.
+    """
+
+    def __init__(self, backbone: Backbone, storage: TokenDtype) -> None:
+        super().__init__()
+        freeze(backbone)
+        backbone.drop_head()
+        self.backbone = backbone
+        self.storage = storage
+        self.identity: Mapping[str, Any] = {"feature": "tokens behind the last norm", "storage": storage}
+        self.parts = None
+        self.augment_live = True
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Computes the tokens.
+
+        Shape:
+            - image: `(B, 3, H, W)`
+            - Output: `tokens` `(B, N, D)`
+        """
+        return {"tokens": self.backbone.last_tokens(image).to(_DTYPES[self.storage])}
+
+
+def extractor(backbone: Backbone, config: Any) -> LastTokens:
+    """The frozen backbone, image to tokens; `config` has `feature_dtype`."""
+    return LastTokens(backbone, config.feature_dtype)
+
+
+def pool(queries: Tensor, tokens: Tensor) -> Tensor:
+    """Averages tokens by the attention that queries pay them: `softmax_n(queries_m . tokens_n)`.
+
+    A value projection that follows acts on the M averages and not on N tokens: as it is linear and the weights sum to
+    one, that is the same, and nothing of N x D numbers is kept for the backward pass but the tokens.
+
+    Shape:
+        - queries: `(M, D)`, scaled
+        - tokens: `(B, N, D)`, as `computable` gives them
+        - Output: `(B, M, D)`
+    """
+    attention = (tokens @ queries.to(tokens.dtype).mT).softmax(dim=1)  # (B, N, M)
+    return attention.mT.to(tokens.dtype) @ tokens
+
+
+def computable(tokens: Tensor) -> Tensor:
+    """Stored tokens in the type that products are computed in, made once: each product would make a copy of its own."""
+    device = tokens.device.type
+    return tokens.to(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32)
