@@ -1,5 +1,6 @@
 """The page: everything stored, in one HTML file that opens offline by double click and asks no network for anything."""
 
+import gzip
 import json
 import re
 from base64 import b64encode
@@ -65,7 +66,7 @@ def make_page(data: PageData) -> str:
 
     parts = {
         "css": (PAGE / "page.css").read_text(),
-        "plotly": get_plotlyjs(),
+        "plotly": b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode(),
         "data": embed(data.shown),
         "parts": "\n".join(
             f'<script type="text/plain" id="part-{name}">{b64encode(part).decode()}</script>'

@@ -114,7 +114,7 @@ const LAYOUT = {
 const AXIS = { gridcolor: "#e4e4e4", linecolor: "#555", showline: true, ticks: "outside", zeroline: false, automargin: true };
 
 /** Draws a figure with its legend below it; a point that carries a record's name leads to that record. */
-function draw(id, traces, layout) {
+async function draw(id, traces, layout) {
   const plot = byId(id);
   const narrow = plot.clientWidth < 600;
   const entries = traces.filter((trace) => trace.showlegend !== false).map(({ name }) => name);
@@ -129,6 +129,7 @@ function draw(id, traces, layout) {
     dragmode: narrow ? false : "zoom", // a finger on a figure is to scroll the page
   };
   const modeBarButtons = [["toImage", ...(narrow ? [] : ["zoom2d", "pan2d"]), "resetScale2d"]];
+  await PLOTLY;
   Plotly.react(plot, traces, { ...shared, ...layout }, { displaylogo: false, modeBarButtons });
   if (!plot.dataset.linked) {
     plot.dataset.linked = "yes";

@@ -1,19 +1,28 @@
 "use strict";
-// What the page unpacks when it is asked for: the records and results of classes of one place at a time.
+// What the page unpacks: plotly at once, and when they are asked for the records and results of classes of one place at a
+// time.
 
 const LOADED = new Map();
 const latestDraw = {};
 
+/** The text that an element holds as gzip in base64. */
+async function unpacked(id) {
+  const packed = Uint8Array.from(atob(byId(id).textContent), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+}
+
+/** Plotly, as a promise that it is there; what needs no figure is drawn meanwhile. */
+const PLOTLY = unpacked("plotly").then((code) => { document.head.append(make("script", { textContent: code })); });
+LOADED.set("plotly", PLOTLY);
+
 /** A part, as a promise of the contents of its records and of what is known of their classes, both by name. */
 function loadPart(name) {
-  if (!LOADED.has(name)) LOADED.set(name, unpack(byId(`part-${name}`).textContent));
+  if (!LOADED.has(name)) LOADED.set(name, unpack(`part-${name}`));
   return LOADED.get(name);
 }
 
-async function unpack(text) {
-  const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const { records, classes } = await new Response(stream).json();
+async function unpack(id) {
+  const { records, classes } = JSON.parse(await unpacked(id));
   const contents = records.flatMap(({ names, between, columns }) => names.map((name, i) => [name, content(between, columns, i)]));
   return { contents: Object.fromEntries(contents), classes };
 }
