@@ -53,7 +53,8 @@ def pack(contents: Mapping[str, str], classes: Mapping[str, Any]) -> bytes:
         for between, members in groups.items()
     ]
     text = json.dumps({"records": records, "classes": classes}, ensure_ascii=False, separators=(",", ":"))
-    return gzip.compress(text.encode(), mtime=0)
+    # Level 9 saves one byte of two hundred and takes ten thousand runs' page a tenth longer.
+    return gzip.compress(text.encode(), 6, mtime=0)
 
 
 def _flattened(record: Any, shapes: dict[tuple[Any, ...], _Shape]) -> _Flat:
