@@ -43,6 +43,8 @@ _TABLE = {
     "fact_tk": ("low_rank.fact_tk", "FacT-TK"),
     "ep": ("probes.ep", "Efficient probing"),
     "attentive_probe": ("probes.attentive_probe", "Attentive probe"),
+    "vqt": ("side.vqt", "VQT"),
+    "synqt": ("side.synqt", "SynQT"),
 }
 TITLES = {name: title for name, (_, title) in _TABLE.items()}
 IDEAS = {name: module.partition(".")[0] for name, (module, _) in _TABLE.items()}

@@ -63,6 +63,20 @@ class Input(NamedTuple):
     readers: list[nn.Linear]
 
 
+class QueryBlock(nn.Module):
+    """A block for tokens that only ask: they read its keys and values, have none themselves, and have no position.
+
+    Args:
+        queries: The stream `(B, P, D)` to queries `(B, P, A E)`, normed as the block norms them.
+        attention: The heads' outputs `(B, P, A E)` to what attention adds to the stream.
+        mlp: The stream, attention added, to what the MLP adds to it.
+    """
+
+    def __init__(self, queries: nn.Module, attention: nn.Module, mlp: nn.Module) -> None:
+        super().__init__()
+        self.queries, self.attention, self.mlp = queries, attention, mlp
+
+
 class Backbone(nn.Module, ABC):
     """A pretrained network up to its pooled features, its pretrained head beside it until a method drops that.
 
@@ -217,6 +231,10 @@ class Backbone(nn.Module, ABC):
         """
         raise NotImplementedError
 
+    def last_norm(self) -> nn.Module:
+        """The norm behind the last block, in front of the pooling or behind it."""
+        raise NotImplementedError
+
     # attention
 
     def attention(self, index: int, x: Tensor, context: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -236,6 +254,13 @@ class Backbone(nn.Module, ABC):
 
     def add_mlp(self, index: int, x: Tensor) -> Tensor:
         """A block's output `(B, N, D)` from what `add_attention` gave."""
+        raise NotImplementedError
+
+    def query_block(self, index: int) -> QueryBlock:
+        """What tokens that only ask pass in a block, and nothing else of it; its layers are the block's own.
+
+        The weights of queries are a copy where they lie in one matrix with those of keys and values.
+        """
         raise NotImplementedError
 
     # layers that methods add to

@@ -88,6 +88,7 @@ REFUSED = {  # by what the tests' table calls them; every other pair runs
 }
 ALIKE = {"vpt_shallow": "vpt", "fpt_plus": "fpt", "houlsby": "adaptformer", "difffit": "adaptformer"}
 ALIKE |= {"repadapter": "convpass", "fact_tk": "fact_tt"}
+ALIKE |= dict.fromkeys(("vqt", "synqt"), "fpt")
 
 
 # What divides the width of every small network.

@@ -83,7 +83,7 @@ def test_a_run_out_of_gpu_memory_is_a_result_and_the_next_one_runs(tmp_path: Pat
     assert status["message"].startswith("GPU memory: ") and "CUDA out of memory" in status["message"]
 
 
-@pytest.mark.parametrize("method", ["linear", "fpt"])
+@pytest.mark.parametrize("method", ["linear", "fpt", "vqt"])
 def test_preloaded_and_live_features_train_alike(tmp_path: Path, method: str) -> None:
     make_images(tmp_path / "images")
     aucs = {}

@@ -171,6 +171,7 @@ BASE_COUNTS |= {"bitfit": 102_912, "layernorm": 38_400, "attention": 28_348_416,
 BASE_COUNTS |= {"adaptformer": 1_189_632, "houlsby": 2_379_264, "adapter_plus": 165_984, "difffit": 140_544}
 BASE_COUNTS |= {"ssf": 205_824, "convpass": 327_552, "repadapter": 239_808, "fact_tt": 21_504, "fact_tk": 30_976}
 BASE_COUNTS |= {"ep": 614_400, "attentive_probe": 7_088_640}
+BASE_COUNTS |= {"vqt": 9_216, "synqt": 2_761_106 - 18_469}  # the second: what the authors' code never uses
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -123,7 +123,7 @@ class Run:
             with self.clock("preload"):
                 splits, measured = preloading.run(parts.extractor, splits, self.places.cache / "features", self.memory)
             self.measurements |= measured
-            parts = Parts(parts.model, None)
+            parts = Parts(parts.model.to(self.device), None)  # what both share left the device with the extractor
         return dataset, parts, splits, preprocessing
 
     def _check_digest(self, dataset: Dataset) -> None:

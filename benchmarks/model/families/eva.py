@@ -8,9 +8,9 @@ from timm.layers import AttentionRope, apply_rot_embed_cat
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor, nn
 
-from benchmarks.model.families.branches import separate_bias
-from benchmarks.model.families.tokens import ScaledBlocks, joined_heads
-from methods.backbone import Need, Pool
+from benchmarks.model.families.branches import ChannelScale, separate_bias
+from benchmarks.model.families.tokens import ScaledBlocks, joined_heads, query_block
+from methods.backbone import Need, Pool, QueryBlock
 
 
 class EvaViT(ScaledBlocks):
@@ -74,6 +74,11 @@ class EvaViT(ScaledBlocks):
         """The second branch of a block."""
         block = self.trunk.blocks[index]
         return x + block.drop_path2(_scaled(block.gamma_2, block.mlp(block.norm2(x))))
+
+    def query_block(self, index: int) -> QueryBlock:
+        """A block for tokens that only ask; they are not rotated."""
+        block = self.trunk.blocks[index]
+        return query_block(block, ChannelScale(block.gamma_1), ChannelScale(block.gamma_2))
 
     def projections(self) -> Mapping[str, nn.Module]:
         """The projections of queries, keys and values of every block: one for all three, or one each."""

@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.model.families.branches import Beside, Followed, move_scale
-from methods.backbone import Backbone, Input, Pool, PoolError, Site
+from methods.backbone import Backbone, Input, Pool, PoolError, QueryBlock, Site
 
 
 class TokenBackbone(Backbone):
@@ -87,6 +88,11 @@ class TokenBackbone(Backbone):
         tokens: Tensor = self.trunk.fc_norm(self.trunk.forward_features(image))
         return tokens
 
+    def last_norm(self) -> nn.Module:
+        """The norm that is mostly behind the pooling where the one in front is none."""
+        norm: nn.Module = self.trunk.fc_norm if isinstance(self.trunk.norm, nn.Identity) else self.trunk.norm
+        return norm
+
 
 def _linear(layer: Any, *names: str) -> list[nn.Linear]:
     """Those of a layer's own that it has; of some kinds it may lack all but one."""
@@ -131,6 +137,48 @@ def joined_heads(attn: Any, attended: Tensor) -> Tensor:
     """An attention layer's output `(B, N, D)` from its heads' `(B, A, N, E)`."""
     output: Tensor = attn.proj_drop(attn.proj(attn.norm(attended.transpose(1, 2).flatten(2))))
     return output
+
+
+def query_block(block: Any, scale1: nn.Module, scale2: nn.Module) -> QueryBlock:
+    """A block's two branches for tokens that only ask, with its layer scales."""
+    attn = block.attn
+    attention = nn.Sequential(attn.norm, attn.proj, attn.proj_drop, scale1, block.drop_path1)
+    return QueryBlock(
+        Queries(block.norm1, attn), attention, nn.Sequential(block.norm2, block.mlp, scale2, block.drop_path2)
+    )
+
+
+class Queries(nn.Module):
+    """A block's norm, and of its attention the projection and the norm of queries.
+
+    Args:
+        norm: In front of the attention.
+        attn: The attention; of a joint projection, the queries' rows are copied.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, norm: nn.Module, attn: Any) -> None:
+        super().__init__()
+        self.norm, self.q_norm, self.head_dim = norm, attn.q_norm, attn.head_dim
+        layer = attn.q_proj if attn.qkv is None else attn.qkv
+        rows = attn.num_heads * attn.head_dim
+        separate = getattr(attn, "q_bias", None)
+        bias = layer.bias if separate is None else separate
+        self.register_buffer("weight", layer.weight.detach()[:rows].clone(), persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.detach()[:rows].clone(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Projects.
+
+        Shape:
+            - x: `(B, P, D)`
+            - Output: `(B, P, A E)`
+        """
+        heads = F.linear(self.norm(x), self.weight, self.bias).unflatten(-1, (-1, self.head_dim))  # (B, P, A, E)
+        queries: Tensor = self.q_norm(heads).flatten(-2)
+        return queries
 
 
 def _eps(trunk: Any) -> float:

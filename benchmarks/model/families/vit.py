@@ -8,8 +8,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from benchmarks.model.families.branches import Beside, Followed
-from benchmarks.model.families.tokens import TokenBackbone, joined_heads
-from methods.backbone import Need, Pool, Site
+from benchmarks.model.families.tokens import TokenBackbone, joined_heads, query_block
+from methods.backbone import Need, Pool, QueryBlock, Site
 
 
 class ViT(TokenBackbone):
@@ -51,6 +51,11 @@ class ViT(TokenBackbone):
         """The second branch of a block."""
         block = self.trunk.blocks[index]
         return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+    def query_block(self, index: int) -> QueryBlock:
+        """A block for tokens that only ask."""
+        block = self.trunk.blocks[index]
+        return query_block(block, block.ls1, block.ls2)
 
     def projections(self) -> Mapping[str, nn.Module]:
         """The joint projection of queries, keys and values of every block."""

@@ -37,16 +37,16 @@ def attend(query: Tensor, stored: Stored) -> Tensor:
     """Multi-head cross-attention of each layer's prompts on an image's kept keys and values.
 
     Args:
-        query: The prompts' queries, the same for every image.
+        query: The prompts' queries, the same for every image, or each image's own.
         stored: The features, without gradients.
 
     Shape:
-        - query: `(L, P, D)`
+        - query: `(L, P, D)`, or `(B, L, P, D)`
         - Output: `(B, L, P, D)`, heads concatenated
     """
     query = as_autocast_wants(query)
     keys, values = stored.restored(query.dtype)
     num_heads, head_dim = keys.shape[2::2]
-    heads = query.unflatten(-1, (num_heads, head_dim)).transpose(1, 2)  # (L, A, P, E)
+    heads = query.unflatten(-1, (num_heads, head_dim)).transpose(-3, -2)  # (L, A, P, E), or an image's own
     attention = (heads @ keys.mT * head_dim**-0.5).softmax(dim=-1)  # (B, L, A, P, M)
     return (attention @ values).transpose(2, 3).flatten(3)

@@ -53,13 +53,15 @@ def attend_to_features(query: Tensor, stored: Stored) -> Tensor:
     """As `methods.side.fpt_parts.fusion.attend`, and keeps nothing but its inputs."""
     query = as_autocast_wants(query)
     num_heads, head_dim = stored.keys.shape[2::2]
-    heads = (query * head_dim**-0.5).unflatten(-1, (num_heads, head_dim)).transpose(1, 2)  # (L, A, P, E)
+    heads = (query * head_dim**-0.5).unflatten(-1, (num_heads, head_dim)).transpose(-3, -2)  # ([B,] L, A, P, E)
     attended: Tensor = _PromptAttention.apply(heads, *stored)
     return attended.flatten(3)
 
 
 class _PromptAttention(torch.autograd.Function):
-    """Softmax attention of scaled queries `(L, A, P, E)` on features, to `(B, L, P, A, E)`; a gradient for queries.
+    """Softmax attention of scaled queries on features, to `(B, L, P, A, E)`; a gradient for queries.
+
+    Queries are `(L, A, P, E)`, or `(B, L, A, P, E)` where each image has its own.
 
     Nothing but the inputs is kept for the backward pass: keys and values stay in their stored type; their casts, and
     the attention itself, are made again for a few images and layers at a time. The scales of 8-bit features never
@@ -69,7 +71,7 @@ class _PromptAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, *stored: Tensor | None) -> Tensor:
         ctx.save_for_backward(query, *stored)
-        num_layers, num_heads, num_prompts, head_dim = query.shape
+        num_layers, num_heads, num_prompts, head_dim = query.shape[-4:]
         features = _Features(query, Stored(*stored))  # type: ignore[arg-type]
         output = query.new_empty(len(features.stored.keys), num_layers, num_prompts, num_heads, head_dim)
         for part in features.parts():
@@ -98,14 +100,16 @@ class _Features:
 
     def __init__(self, query: Tensor, stored: Stored) -> None:
         self.query, self.stored = query, stored
+        self.own = query.dim() == 5  # each image has its own queries
         first = stored.keys[next(self.parts())]
         self.memory = None if first.dtype == query.dtype else torch.empty_like(first, dtype=query.dtype)
 
     def parts(self) -> Iterator[Part]:
         """Parts with about a quarter of what one layer holds of the whole batch: small, and warm in a CPU's cache."""
         batch, num_layers = self.stored.keys.shape[:2]
-        for images in parts(batch, max(1, batch // (2 * num_layers))):
-            for layers in parts(num_layers, -(-num_layers // 2)):
+        layers_at_once = -(-num_layers // 2)
+        for images in parts(batch, max(1, batch // (4 * layers_at_once))):
+            for layers in parts(num_layers, layers_at_once):
                 yield images, layers
 
     @one_operator
@@ -117,7 +121,7 @@ class _Features:
 
     @one_operator
     def add_grad_query(self, part: Part, grad: Tensor, grad_query: Tensor) -> None:
-        """Adds to the gradient of the queries `(L, A, P, E)`, in fp32, from the output's `(B, L, P, A, E)`."""
+        """Adds to the gradient of the queries, in fp32, from the output's `(B, L, P, A, E)`."""
         grad = grad[part].transpose(2, 3)  # (b, l, A, P, E)
         grad_attention = (
             _scaled(grad, self.stored.values_scale, part) @ self._cast(self.stored.values[part]).mT
@@ -125,12 +129,17 @@ class _Features:
         keys = self._cast(self.stored.keys[part])
         attention = self._attention(part, keys)
         grad_scores = torch._softmax_backward_data(grad_attention, attention, -1, torch.float32).to(keys.dtype)
-        grad_query[part[1]] += _scaled(grad_scores @ keys, self.stored.keys_scale, part).sum(0, dtype=torch.float32)
+        grads = _scaled(grad_scores @ keys, self.stored.keys_scale, part)  # (b, l, A, P, E)
+        grad_query[self._queries(part)] += grads if self.own else grads.sum(0, dtype=torch.float32)
 
     def _attention(self, part: Part, keys: Tensor) -> Tensor:
         """The prompts' attention `(b, l, A, P, M)`, in fp32."""
-        query = _scaled(self.query[part[1]], self.stored.keys_scale, part)
+        query = _scaled(self.query[self._queries(part)], self.stored.keys_scale, part)
         return (query @ keys.mT).softmax(dim=-1, dtype=torch.float32)
+
+    def _queries(self, part: Part) -> Part | slice:
+        """Where a part's queries stand."""
+        return part if self.own else part[1]
 
     def _cast(self, features: Tensor) -> Tensor:
         if self.memory is None:
