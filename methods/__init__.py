@@ -45,6 +45,7 @@ _TABLE = {
     "attentive_probe": ("probes.attentive_probe", "Attentive probe"),
     "vqt": ("side.vqt", "VQT"),
     "synqt": ("side.synqt", "SynQT"),
+    "side_tuning": ("side.side_tuning", "Side-Tuning"),
 }
 TITLES = {name: title for name, (_, title) in _TABLE.items()}
 IDEAS = {name: module.partition(".")[0] for name, (module, _) in _TABLE.items()}

@@ -88,7 +88,8 @@ REFUSED = {  # by what the tests' table calls them; every other pair runs
 }
 ALIKE = {"vpt_shallow": "vpt", "fpt_plus": "fpt", "houlsby": "adaptformer", "difffit": "adaptformer"}
 ALIKE |= {"repadapter": "convpass", "fact_tk": "fact_tt"}
-ALIKE |= dict.fromkeys(("vqt", "synqt"), "fpt")
+ALIKE |= dict.fromkeys(("vqt", "synqt", "side_tuning"), "fpt")
+WITH_SIDE_VIT = ("fpt", "fpt_plus", "side_tuning")
 
 
 # What divides the width of every small network.
@@ -121,7 +122,7 @@ def make(family: str, factor: int = 4) -> tuple[Backbone, Tensor]:
 
 def make_parts(family: str, method: str, factor: int = 4, **options: object) -> tuple[Parts, dict[str, Tensor]]:
     torch.manual_seed(0)
-    if method.startswith("fpt"):
+    if method in WITH_SIDE_VIT:
         options |= {"side_resolution": 32, "side_reduction": 2}
     options = NARROW.get(method, {}) | options
     config = make_config(method, options)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_backbones import ALL, NARROW, make_parts, reason
+from small_backbones import ALL, NARROW, WITH_SIDE_VIT, make_parts, reason
 from torch import nn
 
 import bench
@@ -61,7 +61,7 @@ def unused(family: str, trains: set[str]) -> set[str]:
 def test_what_trains_is_what_the_method_counts(family: str, method: str) -> None:
     if reason(family, method) is not None:
         return
-    config = make_config(method, {"side_reduction": 2} if method.startswith("fpt") else NARROW.get(method, {}))
+    config = make_config(method, {"side_reduction": 2} if method in WITH_SIDE_VIT else NARROW.get(method, {}))
     with torch.device("meta"):
         expected = METHODS[method].count(create_backbone(ALL[family]), config)
     assert count_parameters(method, config, ALL[family], 3)["trainable"] == expected

@@ -172,6 +172,7 @@ BASE_COUNTS |= {"adaptformer": 1_189_632, "houlsby": 2_379_264, "adapter_plus": 
 BASE_COUNTS |= {"ssf": 205_824, "convpass": 327_552, "repadapter": 239_808, "fact_tt": 21_504, "fact_tk": 30_976}
 BASE_COUNTS |= {"ep": 614_400, "attentive_probe": 7_088_640}
 BASE_COUNTS |= {"vqt": 9_216, "synqt": 2_761_106 - 18_469}  # the second: what the authors' code never uses
+BASE_COUNTS |= {"side_tuning": (1_601_856 - 166_752) + (S * D + D) + 1}  # FPT's side network without its fusion
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -52,6 +52,10 @@ class LinearProbe(nn.Module):
     def set_grad_checkpointing(self, enable: bool) -> None:
         """Does nothing: a linear layer saves no activations worth recomputing."""
 
+    def standardized(self, feature: Tensor) -> Tensor:
+        """Features `(B, F)` of mean 0 and deviation 1 over the training split."""
+        return (feature - self.mean) / self.std
+
     def forward(self, feature: Tensor) -> Tensor:
         """Classifies a batch.
 
@@ -59,7 +63,7 @@ class LinearProbe(nn.Module):
             - feature: `(B, F)`
             - Output: logits `(B, C)`
         """
-        logits: Tensor = self.head((feature - self.mean) / self.std)
+        logits: Tensor = self.head(self.standardized(feature))
         return logits
 
 

@@ -37,16 +37,18 @@ class LeanBlock(nn.Module):
         self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
         self.num_outputs = num_outputs
 
-    def forward(self, x: Tensor, prompts: Tensor) -> Tensor:
+    def forward(self, x: Tensor, prompts: Tensor | None = None) -> Tensor:
         """Runs the block.
 
         Shape:
             - x: `(B, n, S)`
-            - prompts: `(B, P, S)`
+            - prompts: `(B, P, S)`, if any
             - Output: `(B, num_outputs or n, S)`
         """
         attn = self.attn
-        qkv = norm_linear(torch.cat([x, prompts], dim=1), self.norm1, attn.qkv)  # (B, n + P, 3 S)
+        joined = x if prompts is None else torch.cat([x, prompts], dim=1)
+        qkv = norm_linear(joined, self.norm1, attn.qkv)  # (B, n + P, 3 S)
+        del joined
         if self.num_outputs is not None:
             x = x[:, : self.num_outputs]
         qkv = qkv.unflatten(-1, (3, attn.num_heads, attn.head_dim))  # (B, n + P, 3, A, E)
