@@ -65,6 +65,8 @@ BOUNDS = {
     "bit_depth": Bounds(8, 16),
     "older_than": Bounds(0, 100_000, whole=False),
     "gpu_memory": Bounds(0, 1_000_000, whole=False, above=True),
+    "margin": Bounds(0, 1, whole=False),
+    "train_hours": Bounds(0, 100_000, whole=False, above=True),
 }
 
 

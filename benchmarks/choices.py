@@ -10,6 +10,13 @@ PHASES = ("setup", "preload", "prepare", "train", "eval")  # of a run, in the or
 COUNTERS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_process_bytes")  # of a phase's memory
 DEFAULT_BACKBONE = "vit_base_patch16_384"
 CARDS_GB = (8, 12, 16, 24, 40, 80)  # sold as GB, and hold about as many GiB
+# Cards by name, without spaces and hyphens, and the GB that each is sold with (vendors' data sheets).
+CARDS = {
+    **{"gtx1080ti": (11,), "titanrtx": (24,), "rtx2080ti": (11,), "rtx3060": (12,), "rtx3080": (10, 12)},
+    **{"rtx3090": (24,), "rtx4060ti": (8, 16), "rtx4070": (12,), "rtx4080": (16,), "rtx4090": (24,), "rtx5090": (32,)},
+    **{"rtxa4000": (16,), "rtxa5000": (24,), "rtxa6000": (48,), "p100": (16,), "v100": (16, 32), "t4": (16,)},
+    **{"a10": (24,), "a40": (48,), "l4": (24,), "l40s": (48,), "a100": (40, 80), "h100": (80,), "h200": (141,)},
+}
 # Files that come with images and are none; names in lower case.
 LITTER = frozenset(
     {"thumbs.db", "desktop.ini", "__macosx", "attribution.txt", "license.txt", "readme.txt", "readme.md"}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.memory.card_fit import BATCHES, GIB, RESOLUTIONS, largest_fitting, limits, parse_memory
-from benchmarks.memory.needs import CONTEXT_BYTES, needed_bytes
+from benchmarks.memory.card_fit import BATCHES, RESOLUTIONS, largest_fitting, limits
+from benchmarks.memory.needs import CONTEXT_BYTES, GIB, needed_bytes, parse_memory
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
 
@@ -20,10 +20,21 @@ def test_memory_is_read_as_sold(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "0GB", "-8GB", "8TB", "much"])
 def test_other_amounts_are_refused(text: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"gpu-memory must be like 24GB, got|gpu-memory in GB must be above 0, got .0.$"
-    ):
+    unknown = "gpu-memory must be like 24GB, or a card's name like RTX 4090, got"
+    with pytest.raises(ValueError, match=rf"{unknown}|gpu-memory in GB must be above 0, got .0.$"):
         parse_memory(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("RTX 4090", 24), ("nvidia t4", 16), ("A100-40GB", 40), ("a100 80gb", 80), ("H200", 141)]
+)
+def test_a_card_is_known_by_its_name(name: str, size: int) -> None:
+    assert parse_memory(name) == size * GIB
+
+
+def test_a_card_of_several_sizes_is_asked_for_its_own() -> None:
+    with pytest.raises(ValueError, match=r"this card's sizes, as A100-40GB or A100-80GB, got 'A100'$"):
+        parse_memory("A100")
 
 
 @pytest.mark.parametrize("limit", range(9))

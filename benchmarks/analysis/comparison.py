@@ -15,6 +15,7 @@ from benchmarks.analysis.inference import (
     LEVEL,
     Differences,
     Means,
+    Parts,
     interval,
     make_split,
     unpaired,
@@ -135,6 +136,16 @@ class SameImages:
                 change = float(differences.change[number])
                 found[k] = Comparison(change, *ends, float(p_values[number]), num_seeds, *wins)
         return found
+
+    def variance(self, first: int, second: int) -> tuple[float, int, Parts] | None:
+        """How two cells differ at the seeds that both have: first less second, the number of seeds, its variance."""
+        shared = [seed for seed in self._places[first] if seed in self._places[second]]
+        if not shared:
+            return None
+        sides = [np.array([[self._places[cell][seed] for seed in shared]]) for cell in (first, second)]
+        found = self._differences(*sides)
+        images = np.maximum(found.variance(self._split)(found.change) - found.parts.seeds, 0)
+        return float(found.change[0]), len(shared), found.parts._replace(images=images)
 
     def compare_unpaired(self, first: int, second: int) -> Comparison | None:
         """Compares two cells over all their seeds, which have nothing to do with each other."""

@@ -3,13 +3,27 @@
 A command reads options, calls the rooms below and prints; no room below imports it.
 """
 
-from benchmarks.commands import check, clean, fit, listing, memory, params, preload, prepare, reproduce, run, stored
+from benchmarks.commands import (
+    advise,
+    check,
+    clean,
+    fit,
+    listing,
+    memory,
+    params,
+    preload,
+    prepare,
+    reproduce,
+    run,
+    stored,
+)
 from benchmarks.commands.contract import Command
 
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         run.COMMAND,
+        advise.COMMAND,
         params.COMMAND,
         memory.COMMAND,
         fit.COMMAND,

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gpu-memory",
         type=_card,
         metavar="SIZE",
-        help="of the card, like 24GB; without it: which card the settings need",
+        help="of the card, like 24GB, or its name; without it: which card the settings need",
     )
     add_methods(parser)
     add_plugins(parser)
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _card(text: str) -> int | Fault:
     """Bytes of a card."""
-    from benchmarks.memory.card_fit import parse_memory
+    from benchmarks.memory.needs import parse_memory
 
     try:
         return parse_memory(text)
@@ -142,8 +142,7 @@ def _limits_row(job: "tuple[MemoryPoint, int, Path]") -> dict[str, Any]:
 
 def _cards_row(job: "tuple[MemoryPoint, Path]") -> dict[str, Any]:
     from benchmarks.choices import CARDS_GB
-    from benchmarks.memory.card_fit import GIB
-    from benchmarks.memory.needs import needed_bytes
+    from benchmarks.memory.needs import GIB, needed_bytes
     from benchmarks.memory.predict import PredictionError
     from benchmarks.memory.prediction_cache import predict_point
 

@@ -59,7 +59,7 @@ def tables(args: argparse.Namespace) -> int:
         if args.layout:
             raise UserError(f"compare must be used without --layout, got --layout {args.layout}")
         return _compare(args.compare, args.results, args.format or FORMATS[0], args.mix_code)
-    frame, num_problems = _stored_runs(args.results, args.mix_code, args.across_backbones)
+    frame, num_problems = stored_runs(args.results, args.mix_code, args.across_backbones)
     if args.layout == "paper":
         from benchmarks.report.paper_layout import write_paper_tables
 
@@ -83,7 +83,7 @@ def _compare(before: Path, after: Path, layout: str, mix_code: bool) -> int:
 
     sides, num_problems = [], 0
     for results in (before, after):
-        frame, found = _stored_runs(results, mix_code)
+        frame, found = stored_runs(results, mix_code)
         evidence, problems = load_evidence(results, frame, after)
         for problem in problems:
             print(problem, file=sys.stderr)
@@ -104,7 +104,7 @@ def add_plot_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plots(args: argparse.Namespace) -> int:
     """Writes the plots and prints their paths."""
-    frame, num_problems = _stored_runs(args.results, args.mix_code, args.across_backbones)
+    frame, num_problems = stored_runs(args.results, args.mix_code, args.across_backbones)
     from benchmarks.report.plots import write_plots
 
     print(*write_plots(args.results, frame, args.mix_code), sep="\n")
@@ -138,7 +138,7 @@ def report(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _stored_runs(results: Path, mix_code: bool, across: bool = False) -> "tuple[pd.DataFrame, int]":
+def stored_runs(results: Path, mix_code: bool, across: bool = False) -> "tuple[pd.DataFrame, int]":
     """All stored runs, and how many records cannot be read or cells averaged; a line on stderr names each of those.
 
     Args:

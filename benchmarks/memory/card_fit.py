@@ -1,14 +1,11 @@
 """What fits on a card: the largest resolution and batch of a method, and the card that a setting needs; predicted."""
 
 import math
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.bounds import read_number
-from benchmarks.errors import UserError
 from benchmarks.memory.needs import CONTEXT_BYTES, MARGIN, needed_bytes
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction
@@ -16,7 +13,6 @@ from benchmarks.memory.prediction_cache import predict_point
 
 RESOLUTIONS = (128, 224, 256, 320, 384, 448, 512, 576, 640, 768, 896, 1024, 1152, 1280, 1536)
 BATCHES = (*range(1, 32), *range(32, 128, 8), *range(128, 1025, 32))
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -25,18 +21,6 @@ class Limits:
 
     resolution: int | None
     batch_size: int | None
-
-
-def parse_memory(text: str) -> int:
-    """Reads a card's memory, in bytes: `24GB`, `24GiB` and `24` all are 24 GiB, as cards sold as 24 GB hold.
-
-    Raises:
-        UserError: It is no amount of memory.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:gi?b)?", text.strip().lower())
-    if not match:
-        raise UserError(f"gpu-memory must be like 24GB, got {text!r}")
-    return int(read_number("gpu_memory", match[1], "gpu-memory in GB") * GIB)
 
 
 def largest_fitting(candidates: Sequence[int], fits: Callable[[int], bool], guess: int) -> int | None:

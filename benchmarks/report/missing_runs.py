@@ -62,13 +62,28 @@ def commands(block: pd.DataFrame) -> list[str]:
     names_of_sets: dict[tuple[Any, ...], list[str]] = {}
     for (flags, names, dataset), resolutions in sides.items():
         names_of_sets.setdefault((flags, names, tuple(sorted(resolutions))), []).append(dataset)
-    protocol = _protocol_flags(block)
+    protocol = _protocol_flags(block, _seeds(block))
     return [
         _line(
             ["--methods", *names, "--datasets", *map(_place, sets), "--res", *map(str, resolutions), *protocol, *flags]
         )
         for (flags, names, resolutions), sets in names_of_sets.items()
     ]
+
+
+def seed_commands(rows: pd.DataFrame, num_seeds: int) -> list[str]:
+    """Command lines that give rows of one place so many seeds, the next whole numbers after those they have."""
+    seeds = [int(seed) for seed in _seeds(rows)]
+    missing = num_seeds - len(seeds)
+    seeds += [seed for seed in range(num_seeds + max(seeds) + 1) if seed not in seeds][: max(missing, 0)]
+    first = rows.iloc[0]
+    methods: dict[tuple[str, ...], list[str]] = {}
+    for _, row in rows.iterrows():
+        flags = _method_flags(str(row["method"]), rows[rows["label"] == row["label"]])
+        methods.setdefault(flags, []).append(str(row["method"]))
+    place = ["--datasets", _place(str(first["dataset"])), "--res", str(first["resolution"])]
+    protocol = _protocol_flags(rows, sorted(seeds))
+    return [_line(["--methods", *names, *place, *protocol, *flags]) for flags, names in methods.items()]
 
 
 def _line(words: Iterable[str]) -> str:
@@ -83,9 +98,9 @@ def _seeds(block: pd.DataFrame) -> list[str]:
     return sorted({seed for seeds in block["seeds"] for seed in str(seeds).split()}, key=int)
 
 
-def _protocol_flags(block: pd.DataFrame) -> list[str]:
+def _protocol_flags(block: pd.DataFrame, seeds: Iterable[Any]) -> list[str]:
     first = block.iloc[0]
-    flags = ["--seeds", *_seeds(block)]
+    flags = ["--seeds", *map(str, seeds)]
     for name in ("backbone", "epochs", "batch_size", "precision", "attention"):
         if not pd.isna(first[name]):
             flags += [f"--{name.replace('_', '-')}", str(first[name])]

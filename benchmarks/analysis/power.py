@@ -1,0 +1,52 @@
+"""How many seeds, or test images, would tell two methods apart that are as far apart as they look."""
+
+import math
+from bisect import bisect_left
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.analysis.inference import Parts, critical_value
+
+POWER = 0.8
+MOST_SEEDS = 100  # more are not worth asking for
+_MOST_TIMES = 1000  # as many test units
+
+
+class Need(NamedTuple):
+    """What would do, each with the other as it is: seeds in all, test units in all; None where no number would."""
+
+    seeds: int | None
+    units: int | None
+
+
+def needed(change: float, parts: Parts, num_seeds: int, num_units: int, level: float) -> Need:
+    """What would tell a difference, which is not told now, from none with a probability of `POWER`.
+
+    It is taken to be as large as it looks.
+
+    The variance over images falls with test units, that over seeds with seeds. What seeds tell is taken to be what
+    these few have told: two differ from run to run, and so does the answer.
+
+    Args:
+        change: The difference of mean AUC (0-1), of either sign.
+        parts: Its variance by source, arrays `(1,)`.
+        num_seeds: That it is the mean of; two or more, as one says nothing of training anew.
+        num_units: Of the test split.
+        level: One-sided, after any correction for several comparisons.
+    """
+    images, seeds = float(parts.images[0]), float(parts.seeds[0])
+
+    def does(seeds_in_all: int, times: float) -> bool:
+        by_images, by_seeds = images / times, seeds * num_seeds / seeds_in_all
+        whole = by_images + by_seeds
+        share = np.array([by_seeds / whole if whole else 0.0])
+        planned = Parts(np.array([by_images]), np.array([by_seeds]), share, np.array([seeds_in_all - 1.0]))
+        reach = float(critical_value(2 * level, planned)[0]) + float(stats.norm.ppf(POWER))
+        return abs(change) >= reach * math.sqrt(whole)
+
+    enough = next((number for number in range(num_seeds + 1, MOST_SEEDS + 1) if does(number, 1.0)), None)
+    most = _MOST_TIMES * num_units
+    units = bisect_left(range(most + 1), True, num_units + 1, key=lambda units: does(num_seeds, units / num_units))
+    return Need(enough, units if units <= most else None)

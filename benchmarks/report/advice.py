@@ -1,0 +1,167 @@
+"""A verdict in plain sentences, and as data for programs."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from benchmarks.analysis.power import MOST_SEEDS
+from benchmarks.analysis.verdict import Candidate, Limits, NextStep, Verdict
+
+_COSTS = {
+    "parameters": "fewest trainable parameters",
+    "time": "fastest to train",
+    "storage": "least to store for each task",
+}
+MIB, GIB = 2**20, 2**30
+_MOST_NAMED = 8  # methods in a sentence
+NOT_EQUAL = (
+    "Not told apart is not shown to be equal: --margin 0.02 asks which methods are shown to lie within 2 points of "
+    "full fine-tuning."
+)
+
+
+def heading(verdict: Verdict) -> str:
+    """The place, and what the verdict rests on."""
+    place = verdict.place
+    seeds = "1 seed" if verdict.seeds == 1 else f"{verdict.seeds} seeds"
+    unit = "test patients (or other groups)" if verdict.unit == "group" else "test images"
+    tested = f", {verdict.units:,} {unit}" if verdict.units else ""
+    sources = sorted({found.memory_source for found in (*verdict.candidates, *verdict.others) if found.memory_source})
+    memory = f", memory {' and '.join(sources)}" if sources else ""
+    return f"{place['dataset_label']} at {place['resolution']} px ({seeds}{tested}{memory})"
+
+
+def sentences(verdict: Verdict, limits: Limits, command: str | None = None) -> Iterator[str]:
+    """What to use, what else it could be, what is ruled out, what forbids a conclusion, what would decide more.
+
+    Args:
+        verdict: Of a place.
+        limits: Those it was made for.
+        command: A command line that does the next step.
+    """
+    answer = _answer(verdict, limits)
+    if verdict.forbids:
+        yield f"No conclusion yet: {'; '.join(verdict.forbids)}."
+        answer = f"As it stands: {answer[0].lower()}{answer[1:]}"
+    yield answer
+    if len(verdict.candidates) > 1:
+        cheapest: dict[str, list[str]] = {}
+        for cost in (cost for cost in _COSTS if cost in verdict.cheapest):
+            cheapest.setdefault(verdict.cheapest[cost], []).append(_COSTS[cost])
+        yield from (f"{label}, of these: {', '.join(words)}." for label, words in cheapest.items())
+    if verdict.others:
+        told = [f"{found.label} {_points(found.auc)}{_why_not(found, limits)}" for found in verdict.others]
+        what = "Ruled out" if limits.margin is None else f"Not shown to be within {_points(limits.margin)} of it"
+        yield f"{what}: {_listed(told)}."
+    too_dear = [found.label for found in verdict.candidates if found.fits is False]
+    if too_dear:
+        yield f"Over the limits: {_listed(too_dear)}."
+    unknown = [found.label for found in verdict.candidates if found.fits is None]
+    if unknown:
+        yield f"Not known to keep to the limits, for want of memory or time: {_listed(unknown)}."
+    if verdict.left_out:
+        yield f"Not compared: {_listed([f'{label} ({why})' for label, why in verdict.left_out.items()])}."
+    if verdict.next_step:
+        yield _next(verdict.next_step, command)
+
+
+def _answer(verdict: Verdict, limits: Limits) -> str:
+    if verdict.best is None:
+        return "Nothing to choose from: no method finished all its seeds."
+    able = [found for found in verdict.candidates if found.fits is not False]
+    if not verdict.candidates:
+        return f"No method is shown to be within {_points(limits.margin)} of full fine-tuning."
+    if not able:
+        return "None of the methods to choose from keeps to the limits."
+    chosen = next((found for found in able if found.label == verdict.choice), None)
+    named = _listed([f"{found.label} {_points(found.auc)}{_interval(found)}" for found in able])
+    if limits.margin is not None:
+        among = f"shown to lie no more than {_points(limits.margin)} below full fine-tuning"
+    else:
+        among = f"not told apart from the best, {verdict.best}"
+    if len(able) == 1:
+        only = able[0]
+        what = f"the only method {among}" if limits.margin is not None or only.label != verdict.best else "the best"
+        return f"Use {only.label} (AUC {_points(only.auc)}{_interval(only)}): {what}{_memory(only)}."
+    if chosen is None:
+        return f"{len(able)} methods are {among}: {named}. Their memory is not known alike, so none is called leanest."
+    return (
+        f"Use {chosen.label}: of {len(able)} methods {among}, it takes the least memory{_memory(chosen)}. AUC: {named}."
+    )
+
+
+def _memory(found: Candidate) -> str:
+    if found.memory_bytes is None:
+        return ""
+    size = found.memory_bytes
+    text = f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:,.0f} MiB"
+    return f", {text} for the whole run{' (predicted)' if found.memory_source == 'predicted' else ''}"
+
+
+def _why_not(found: Candidate, limits: Limits) -> str:
+    if limits.margin is None:
+        return "" if found.p_best is None else f" (p {_p(found.p_best)})"
+    if found.to_full_low is None:
+        return " (not tested)"
+    return f" (may lie {-found.to_full_low * 100:.1f} below)"
+
+
+def _p(value: float) -> str:
+    return "under 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _interval(found: Candidate) -> str:
+    return "" if found.low is None or found.high is None else f" [{_points(found.low)}, {_points(found.high)}]"
+
+
+def _points(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = len(words) - _MOST_NAMED
+    return ", ".join(words[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _next(step: NextStep, command: str | None) -> str:
+    first, second = step.labels
+    ways = []
+    if step.need.seeds is not None:
+        ways.append(f"about {step.need.seeds} seeds in all")
+    if step.need.units is not None:
+        ways.append(f"about {step.need.units:,} test images or patients")
+    apart = f"{first} and {second} are {100 * abs(step.change):.1f} apart with {step.seeds_now} seeds"
+    if not ways:
+        return f"{apart}: neither {MOST_SEEDS} seeds nor a thousand times the test images would tell them apart."
+    run = f" ({command})" if command and step.need.seeds is not None else ""
+    return f"{apart}; to tell them apart with a chance of 80 %: {' or '.join(ways)}{run}."
+
+
+def as_data(verdict: Verdict, limits: Limits) -> dict[str, Any]:
+    """The verdict as plain data: AUC and differences 0-1, bytes, seconds."""
+    place = verdict.place
+    return {
+        "dataset": str(place["dataset"]),
+        "dataset_label": str(place["dataset_label"]),
+        "protocol": str(place["block"]),
+        "resolution": int(place["resolution"]),
+        "margin": limits.margin,
+        "choice": verdict.choice,
+        "best": verdict.best,
+        "candidates": [found._asdict() for found in verdict.candidates],
+        "others": [found._asdict() for found in verdict.others],
+        "cheapest": verdict.cheapest,
+        "left_out": verdict.left_out,
+        "seeds": verdict.seeds,
+        "units": verdict.units,
+        "unit": verdict.unit,
+        "forbids": verdict.forbids,
+        "next_step": _step_data(verdict.next_step),
+        "sentences": list(sentences(verdict, limits)),
+    }
+
+
+def _step_data(step: NextStep | None) -> dict[str, Any] | None:
+    if step is None:
+        return None
+    now = {"labels": list(step.labels), "change": step.change, "seeds_now": step.seeds_now, "units_now": step.units_now}
+    return now | {"seeds": step.need.seeds, "units": step.need.units}
