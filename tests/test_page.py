@@ -89,7 +89,7 @@ def test_all_parts_are_drawn_offline(page: Chrome) -> None:
     assert len(column(page, "Method")) == 28
     for plot in ("trade-off-plot", "memory-plot", "learning-plot"):
         assert texts(page, f"#{plot} svg .points path"), plot
-    assert texts(page, ".empty") == [""] * 7
+    assert texts(page, ".empty") == [""] * 8
     assert "42 runs of 7 methods on 2 datasets at 2 resolutions" in find(page, "#about").text
     assert "rank nothing" in find(page, "#warnings").text
 
@@ -175,6 +175,24 @@ def test_names_stay_text(page: Chrome) -> None:
     )
     assert shown[0] == "<a href='javascript:alert(3)'>x</a>&amp;"
     assert shown[1] == page.execute_script("return document.querySelectorAll('#learning-plot a').length")
+
+
+def test_the_answer_comes_first_and_follows_the_filters(page: Chrome) -> None:
+    stored = page.execute_script("return DATA.verdicts")
+    assert page.execute_script("return document.querySelector('main section').id") == "verdict"
+    assert texts(page, "#verdicts summary") == [f"{entry['short']} · {entry['heading']}" for entry in stored]
+    assert texts(page, "#verdicts details[open] li") == []  # more than three places are a line each
+    resolution = str(stored[0]["resolution"])
+    Select(find(page, "#filter-dataset")).select_by_visible_text(HOSTILE_DATASET)
+    Select(find(page, "#filter-resolution")).select_by_value(resolution)
+    place = page.execute_script("return DATA.groups.map(({ dataset }) => dataset)")
+    shown = [
+        entry
+        for entry in stored
+        if place[entry["group"]] == HOSTILE_DATASET and str(entry["resolution"]) == resolution
+    ]
+    assert len(shown) == len(texts(page, "#verdicts summary"))
+    assert texts(page, "#verdicts details[open] li") == [line for entry in shown for line in entry["sentences"]]
 
 
 def test_pareto_front_is_that_of_the_plots(page: Chrome) -> None:

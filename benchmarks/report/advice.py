@@ -30,6 +30,14 @@ def heading(verdict: Verdict) -> str:
     return f"{place['dataset_label']} at {place['resolution']} px ({seeds}{tested}{memory})"
 
 
+def short(verdict: Verdict) -> str:
+    """The answer in a few words."""
+    if verdict.best is None:
+        return "Nothing to choose from"
+    chosen = verdict.choice or f"{len(verdict.candidates)} methods alike"
+    return f"No conclusion yet; {chosen} as it stands" if verdict.forbids else f"Use {chosen}"
+
+
 def sentences(verdict: Verdict, limits: Limits, command: str | None = None) -> Iterator[str]:
     """What to use, what else it could be, what is ruled out, what forbids a conclusion, what would decide more.
 

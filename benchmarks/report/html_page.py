@@ -17,6 +17,7 @@ PAGE = Path(__file__).parent / "page"
 SCRIPTS = (
     "core.js",
     "parts.js",
+    "verdict.js",
     "table.js",
     "figures.js",
     "memory.js",

@@ -18,6 +18,7 @@ from benchmarks.analysis.evidence import Evidence, load_evidence
 from benchmarks.analysis.influence import Integers
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import CELL, block_ids, blocks, refusals, summary
+from benchmarks.analysis.verdict import Limits, Verdict, verdicts
 from benchmarks.memory.measured import measured_records
 from benchmarks.memory.needs import CONTEXT_BYTES, MARGIN
 from benchmarks.privacy import hide_places
@@ -25,6 +26,7 @@ from benchmarks.records.frame import PROTOCOL, runs_frame
 from benchmarks.records.private import anonymous, private
 from benchmarks.records.record import predictions_path
 from benchmarks.records.schema import Record
+from benchmarks.report.advice import heading, sentences, short
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import AUC_MARKS, auc_marks, definitions, footnotes, preloading, protocol, spread, title
 from benchmarks.report.columns import columns_of, rows_by_resolution
@@ -85,8 +87,11 @@ def collect(
     frame = runs_frame(map(stored.add, records))
     evidence, unreadable = load_evidence(results, frame)
     table = summary(frame, mix_code)
+    found: list[Verdict] = []
     if len(table):
-        table = add_baselines(add_significance(table, evidence))
+        table = add_significance(table, evidence)
+        found = list(verdicts(table, evidence, Limits()))
+        table = add_baselines(table)
     measured = {path: stored.shown(record) for path, record in measured_records(results).items()}
     rows, columns, extra, places = _rows(table)
     rows_of_runs = [places.get(place) for place in _places(frame, block_ids(frame))]
@@ -99,7 +104,7 @@ def collect(
     if measured:
         contents = {measured_name(path): to_json(record).decode() for path, record in measured.items()}
         packed[MEASURED] = pack(contents, {})
-    found = [
+    faults = [
         *problems,
         *dict.fromkeys([*unreadable, *_without_predictions(results, frame)]),
         *([] if mix_code else refusals(frame)),
@@ -108,7 +113,7 @@ def collect(
         "definitions": definitions(table),
         "needs": f"the highest peak of a run's phases, {MARGIN:.0%} of it for fragmentation and the prediction's "
         f"error, and {CONTEXT_BYTES['train'] / 2**20:,.0f} MiB of CUDA context, as bench.py fit counts",
-        "problems": [hide_places(problem, _folders(results)) for problem in found],
+        "problems": [hide_places(problem, _folders(results)) for problem in faults],
         "styles": _styles(table, points),
         "auc_marks": AUC_MARKS,
         "columns": columns,
@@ -121,6 +126,7 @@ def collect(
             }
             for block in blocks(table)
         ],
+        "verdicts": _verdicts(found, list(blocks(table))),
         "rows": rows,
         "runs": {"id": list(frame["run_id"]), "row": rows_of_runs, "seed": list(frame["seed"])}
         | {"state": list(frame["state"]), "part": parts},
@@ -130,7 +136,22 @@ def collect(
         "latest": stored.latest,
         "folder": None if nameless else _link(results, folder),
     }
-    return PageData(_plain(shown), packed, found)
+    return PageData(_plain(shown), packed, faults)
+
+
+def _verdicts(found: Sequence[Verdict], parts: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:
+    """What to use at each place, with the number of its part of the table."""
+    numbers = {(part["dataset_label"].iloc[0], part["block"].iloc[0]): number for number, part in enumerate(parts)}
+    return [
+        {
+            "group": numbers[verdict.place["dataset_label"], verdict.place["block"]],
+            "resolution": verdict.place["resolution"],
+            "heading": heading(verdict),
+            "short": short(verdict),
+            "sentences": list(sentences(verdict, Limits())),
+        }
+        for verdict in found
+    ]
 
 
 def _folders(results: Path) -> dict[Path, str]:

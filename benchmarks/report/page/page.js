@@ -19,6 +19,7 @@ function drawAbout() {
 function drawAll() {
   const rows = shownRows();
   byId("shown").textContent = `${rows.length} of ${plural(DATA.rows.length, "row")}`;
+  drawVerdicts(rows);
   drawTable(rows);
   drawTradeOff(rows);
   drawMemory();
