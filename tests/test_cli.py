@@ -208,7 +208,7 @@ def test_tables_and_plots_print_the_paths_they_wrote(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("trian", "command must be one of run, params, "),
+        ("trian", "command must be one of run, advise, params, "),
         ("--method fpt", "unrecognized arguments: --method"),
         ("--methods fpt --res big", "res must be a whole number, got 'big'"),
         ("--methods fpt --res 0", "res must be at least 1, got '0'"),
