@@ -77,8 +77,8 @@ def kept_by_block(name: str) -> str:
     """As `kept` says; where a method trains the last blocks alone, what each of these keeps, and what the others do."""
     if not hasattr(make_config(name, {}), "num_blocks"):
         return kept(name)
-    one, two = (_saved_elements(name, 3, num_blocks=number) for number in (1, 2))
-    return f"{(two - one) / NUM_ELEMENTS:.1f}; frozen {kept(name)}"
+    two, three = (_saved_elements(name, 4, num_blocks=number) for number in (2, 3))
+    return f"{(three - two) / NUM_ELEMENTS:.1f}; frozen {kept(name)}"
 
 
 def kept(name: str) -> str:
@@ -97,22 +97,29 @@ def _vit(depth: int) -> Any:
 
 
 def _saved_elements(name: str, depth: int, **options: Any) -> int:
-    """Elements of fp32 that the forward pass saves for one image, parameters aside, each storage once."""
+    """Elements of fp32 that the forward pass saves for one image, parameters and inputs aside, each storage once."""
     saved: dict[int, Tensor] = {}  # holding them, so that no storage comes twice at one address
 
     def pack(tensor: Tensor) -> Tensor:
         saved[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
+    config = make_config(name, options)
     with torch.device("meta"):
-        model = METHODS[name].build(_vit(depth), NUM_CLASSES, make_config(name, options)).train()
+        vit = _vit(depth)
+        model = METHODS[name].build(vit, NUM_CLASSES, config).train()
+        inputs = {"image": torch.empty(1, 3, RESOLUTION, RESOLUTION)}
+        extractor = METHODS[name].extractor(vit, config)
+        if extractor is not None:
+            inputs = extractor(**inputs)
     with FakeTensorMode():  # on the meta device attention is never fused
         model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+        inputs = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in inputs.items()}
         with saved_tensors_hooks(pack, lambda tensor: tensor):
-            logits = model(image=torch.empty(1, 3, RESOLUTION, RESOLUTION))
+            logits = model(**inputs)
     assert logits.requires_grad
-    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    activations = [tensor.untyped_storage() for storage, tensor in saved.items() if storage not in parameters]
+    given = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *inputs.values())}
+    activations = [tensor.untyped_storage() for storage, tensor in saved.items() if storage not in given]
     return sum(storage.nbytes() for storage in activations) // 4
 
 

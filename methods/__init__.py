@@ -46,6 +46,11 @@ _TABLE = {
     "vqt": ("side.vqt", "VQT"),
     "synqt": ("side.synqt", "SynQT"),
     "side_tuning": ("side.side_tuning", "Side-Tuning"),
+    "lst": ("side.lst", "LST"),
+    "res_tuning_bypass": ("side.res_tuning_bypass", "Res-Tuning-Bypass"),
+    "unipt": ("side.unipt", "UniPT"),
+    "dtl": ("side.dtl", "DTL"),
+    "dtl_plus": ("side.dtl_plus", "DTL+"),
 }
 TITLES = {name: title for name, (_, title) in _TABLE.items()}
 IDEAS = {name: module.partition(".")[0] for name, (module, _) in _TABLE.items()}

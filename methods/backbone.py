@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from timm.layers import RmsNorm
 from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
@@ -75,6 +76,29 @@ class QueryBlock(nn.Module):
     def __init__(self, queries: nn.Module, attention: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
         self.queries, self.attention, self.mlp = queries, attention, mlp
+
+
+class Pooling(NamedTuple):
+    """Where a backbone's features come from among its tokens, for tokens of any width that stand at the same places.
+
+    An attention pooling belongs to its own tokens; for others it is the mean of the patches.
+    """
+
+    class_token: bool
+    patches: bool
+    num_prefix_tokens: int
+
+    @property
+    def num_vectors(self) -> int:
+        """Of an image, side by side."""
+        return self.class_token + self.patches
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Class token, mean of the patches or both, `(B, num_vectors S)`, of tokens `(B, N, S)`."""
+        vectors = [x[:, 0]] if self.class_token else []
+        if self.patches:
+            vectors.append(x[:, self.num_prefix_tokens :].mean(dim=1))
+        return torch.cat(vectors, dim=1)
 
 
 class Backbone(nn.Module, ABC):
@@ -233,6 +257,25 @@ class Backbone(nn.Module, ABC):
 
     def last_norm(self) -> nn.Module:
         """The norm behind the last block, in front of the pooling or behind it."""
+        raise NotImplementedError
+
+    def context(self) -> Any:
+        """What `embed` gives beside the tokens, which depends on the size of the image alone."""
+        raise NotImplementedError
+
+    def pooling(self) -> Pooling:
+        """Where the features come from among the tokens."""
+        raise NotImplementedError
+
+    def tail(self, first: int) -> "Backbone":
+        """A copy from block `first` on, without head, to go on from the tokens there by `run` and `pool_tokens`.
+
+        Blocks keep their numbers; what stands before them is not there.
+        """
+        raise NotImplementedError
+
+    def drop_tail(self, first: int) -> None:
+        """Takes off what `tail` has, and the pretrained head."""
         raise NotImplementedError
 
     # attention

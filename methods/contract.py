@@ -144,8 +144,8 @@ class Method:
             the sizes of the backbone as it was before `build`.
         views: `views(config, resolution) -> {input name: side length}`, the resized images that a sample carries.
             With an extractor, the view `image` goes to the extractor, the others to the model.
-        extractor: `extractor(backbone, config) -> nn.Module | None`, the frozen part (see `Extractor`). It may keep
-            the backbone. Raises `OptionError`.
+        extractor: `extractor(backbone, config) -> nn.Module | None`, the frozen part (see `Extractor`), made after the
+            model. It may change and keep the backbone. Raises `OptionError`.
         recipe: `recipe(model, config, num_steps) -> Recipe`, how it trains; `num_steps` are the optimiser's, in all.
         needs: What it asks of a backbone beside its parameters; on one that lacks any of it the method is refused.
         starts_as_pretrained: Whether the model computes at its start what the backbone with the same head does.

@@ -89,6 +89,7 @@ REFUSED = {  # by what the tests' table calls them; every other pair runs
 ALIKE = {"vpt_shallow": "vpt", "fpt_plus": "fpt", "houlsby": "adaptformer", "difffit": "adaptformer"}
 ALIKE |= {"repadapter": "convpass", "fact_tk": "fact_tt"}
 ALIKE |= dict.fromkeys(("vqt", "synqt", "side_tuning"), "fpt")
+ALIKE |= {"lst": "fpt", **dict.fromkeys(("res_tuning_bypass", "unipt", "dtl", "dtl_plus"), "vpt")}
 WITH_SIDE_VIT = ("fpt", "fpt_plus", "side_tuning")
 
 

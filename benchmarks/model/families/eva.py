@@ -24,6 +24,7 @@ class EvaViT(ScaledBlocks):
     def __init__(self, trunk: Any, pool: Pool = "native") -> None:
         super().__init__(trunk, pool)
         first = trunk.blocks[0]
+        self.grid_size = trunk.patch_embed.grid_size
         if not all(type(block) is EvaBlock for block in trunk.blocks):
             kind = f"blocks of another kind ({type(first).__name__})"
             needs: tuple[Need, ...] = ("mlp", "branches", "inputs", "attention")
@@ -42,6 +43,13 @@ class EvaViT(ScaledBlocks):
         """Tokens with their learned positions, and the table of rotations: one for all blocks, or one a block."""
         x, rotations = self.trunk._pos_embed(self.trunk.patch_embed(image))
         return self.trunk.norm_pre(x), rotations
+
+    def context(self) -> Tensor | None:
+        """The table of rotations, which depends on an image's size alone."""
+        rope = self.trunk.rope
+        if rope is None:
+            return None
+        return rope.get_embed() if hasattr(rope, "feat_shape") else rope.get_embed(shape=self.grid_size)
 
     def run(self, index: int, x: Tensor, context: Tensor | None, extra: int = 0) -> Tensor:
         """Runs a block; its attention counts the extra tokens as prefix, so that it does not rotate them."""

@@ -1,5 +1,6 @@
 """What the families of token sequences share: pooling, and a block's two branches."""
 
+import copy
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.model.families.branches import Beside, Followed, move_scale
-from methods.backbone import Backbone, Input, Pool, PoolError, QueryBlock, Site
+from methods.backbone import Backbone, Input, Pool, PoolError, Pooling, QueryBlock, Site
 
 
 class TokenBackbone(Backbone):
@@ -79,6 +80,14 @@ class TokenBackbone(Backbone):
         own = {"cls": lambda: x[:, 0], "avg": lambda: x[:, self.num_prefix_tokens :].mean(dim=1)}
         return torch.cat([self.trunk.fc_norm(own[name]()) for name in self.pool.split("+")], dim=1)
 
+    def pooling(self) -> Pooling:
+        """As `pooled` has it; a ViT's own is mostly the class token."""
+        if self.pool == "native":
+            attends = getattr(self.trunk, "attn_pool", None) is not None
+            class_token = self.trunk.global_pool == "token" and not attends
+            return Pooling(class_token, not class_token, self.num_prefix_tokens)
+        return Pooling("cls" in self.pool, "avg" in self.pool, self.num_prefix_tokens)
+
     def pool_tokens(self, x: Tensor) -> Tensor:
         """Features of the tokens behind the last block."""
         return self.pooled(self.trunk.norm(x))
@@ -92,6 +101,24 @@ class TokenBackbone(Backbone):
         """The norm that is mostly behind the pooling where the one in front is none."""
         norm: nn.Module = self.trunk.fc_norm if isinstance(self.trunk.norm, nn.Identity) else self.trunk.norm
         return norm
+
+    def tail(self, first: int) -> Backbone:
+        """A copy that stands in for what is before block `first` with what computes nothing."""
+        trunk = self.trunk
+        before: list[Any] = [trunk.patch_embed, trunk.norm_pre, *trunk.blocks[:first]]
+        memo: dict[int, Any] = {id(module): nn.Identity() for module in before}
+        memo |= {id(parameter): None for parameter in trunk.parameters(recurse=False)}  # class token and positions
+        tail = copy.deepcopy(self, memo)
+        tail.drop_head()
+        return tail
+
+    def drop_tail(self, first: int) -> None:
+        """Takes off the blocks from `first` on, norms, pooling and head."""
+        trunk = self.trunk
+        self.drop_head()
+        trunk.blocks, trunk.norm, trunk.fc_norm = trunk.blocks[:first], nn.Identity(), nn.Identity()
+        if getattr(trunk, "attn_pool", None) is not None:
+            trunk.attn_pool = None
 
 
 def _linear(layer: Any, *names: str) -> list[nn.Linear]:

@@ -29,6 +29,9 @@ class ViT(TokenBackbone):
         vit = self.trunk
         return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(image)))), None
 
+    def context(self) -> None:
+        """Nothing."""
+
     def run(self, index: int, x: Tensor, context: None, extra: int = 0) -> Tensor:
         """Runs a block."""
         output: Tensor = self.trunk.blocks[index](x)
