@@ -243,6 +243,17 @@ def fpt_table() -> str:
     return markdown(header, "lrrrrrr", rows)
 
 
+def side_table() -> str:
+    """What methods on block outputs need in training, as results/speed/side_memory.md has it; all is predicted."""
+    cells = [row for row in _stored_cells("results/speed/side_memory.md") if row[1] == str(RESOLUTION)]
+    rows = [
+        [f"`{name}`", precision, *(f"{int(size):,}{PREDICTED}" for size in sizes), ratio]
+        for name, _, precision, *sizes, ratio in cells
+    ]
+    header = "method | | features | weights and states | kept | floor | ours | transcription | preload | ours / floor"
+    return markdown(header, "llrrrrrrrr", rows)
+
+
 def rank_sizes() -> str:
     """How often tests over datasets tell equal methods apart, as results/speed/ranks.md has it."""
     cells = _stored_cells("results/speed/ranks.md")
@@ -331,6 +342,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "backbones": backbones_memory,
     "predictions": predictions_table,
     "fpt": fpt_table,
+    "side": side_table,
     "ranks": rank_sizes,
     "claims": claim_sizes,
 }
