@@ -1,5 +1,6 @@
 """What a dry run says of a plan: memory and features of each run, shared disk counted once, time from stored runs."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from tiny_images import COUNTS, make_images
 from benchmarks.config import Places, RunConfig
 from benchmarks.data.dataset import open_dataset
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.memory.predict import predict_memory
+from benchmarks.memory.predict import PhasePeak, Prediction, predict_memory
 from benchmarks.memory.prediction_cache import predict_points
 from benchmarks.model.weights import Weights
 from benchmarks.records.frame import runs_frame
@@ -51,6 +52,23 @@ def test_runs_of_one_setting_share_memory_and_disk(tmp_path: Path) -> None:
     assert first.feature_bytes == count * 2 * 12 * 3 * 3 * 64 * 2  # keys and values: blocks, heads, kept, width, fp16
     assert (lora.run_bytes, lora.feature_bytes) == (lora.train_bytes, 0)
     assert disk == first.image_bytes + first.feature_bytes
+
+
+def test_methods_on_the_same_features_share_disk(tmp_path: Path) -> None:
+    """DTL reads a part of what LST and UniPT do: of a cache that is there before, else of one of its own."""
+    batch_bytes = {"lst": 26, "unipt": 26, "dtl": 14}
+
+    def predict(points: Sequence[MemoryPoint]) -> dict[MemoryPoint, Prediction]:
+        train = {"train": PhasePeak(1, 1, 1, {})}
+        return {point: Prediction(point, train, batch_bytes[point.method]) for point in points}
+
+    sizes = []
+    for methods in (("lst", "unipt", "dtl"), ("dtl", "lst")):
+        cells = [Cell([], [planned(tmp_path, method)]) for method in methods]
+        estimates, disk = estimate_cells(cells, runs_frame([]), predict)
+        sizes.append(disk - estimates[0].image_bytes)
+    batches = sum(COUNTS.values())  # of two images
+    assert sizes == [26 * batches, (14 + 26) * batches]
 
 
 def test_time_comes_from_stored_runs_of_the_same_kind(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A method's parts on a backbone: the trainable model, its extractor, and their parameter counts."""
 
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,6 +139,15 @@ def feature_shapes(
         features = _see(extractor, backbone, resolution)
     shapes = {name: (tuple(feature.shape[1:]), str(feature.dtype)[6:]) for name, feature in features.items()}
     return shapes, extractor.parts
+
+
+@functools.cache
+def feature_kind(method: str, config: Any, backbone: str) -> tuple[str, frozenset[int]]:
+    """What a method's features share with another's on the same images where it is equal, and the parts they have."""
+    with torch.device("meta"), _options_of(method):
+        extractor: Any = build_parts(method, config, backbone, 2).extractor
+    identity = json.dumps(extractor.identity, sort_keys=True)
+    return f"{METHODS[method].extractor.__module__} {identity}", frozenset(extractor.parts or ())
 
 
 def _see(part: nn.Module, backbone: str, resolution: int) -> Any:

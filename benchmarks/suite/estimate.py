@@ -16,6 +16,8 @@ from benchmarks.memory.phases import views_of
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction
 from benchmarks.memory.prediction_cache import point_of_run
+from benchmarks.model.build import feature_kind
+from benchmarks.model.method_config import make_config
 from benchmarks.suite.plan import Cell
 
 # Stored runs that agree in these tell how long a run takes; epochs and seeds may differ.
@@ -33,8 +35,8 @@ class Estimate:
             prediction.
         train_bytes: That of training alone.
         image_bytes: Resized images on disk, shared by all runs on the same dataset and resolution.
-        feature_bytes: Preloaded features on disk, shared by runs that differ in seed or budget only; None without a
-            prediction.
+        feature_bytes: Preloaded features on disk, shared by runs that differ in seed or budget only, and by methods
+            whose features are the same; None without a prediction.
         seconds: From stored runs; None where there are none.
     """
 
@@ -60,11 +62,11 @@ def estimate_cells(cells: Sequence[Cell], stored: pd.DataFrame, predict: Predict
     predictions = predict(list(dict.fromkeys(points)))
     alike = runs_by_kind(stored, device_name(torch.device(firsts[0].places.device)))
     estimates: list[Estimate] = []
-    disk: dict[tuple[str, object], int] = {}
+    disk: dict[tuple[object, ...], int] = {}
     for run, point in zip(firsts, points, strict=True):
         dataset = datasets[run.places.dataset]
         count = sum(len(samples) for samples in dataset.splits.values())
-        images: dict[tuple[str, object], int] = {
+        images: dict[tuple[object, ...], int] = {
             (dataset.digest, side): count * 3 * side**2 for side in views_of(point).values()
         }
         disk |= images
@@ -73,10 +75,20 @@ def estimate_cells(cells: Sequence[Cell], stored: pd.DataFrame, predict: Predict
             prediction = predictions[point]
             whole, train = prediction.highest.allocated, prediction.phases["train"].allocated
             features = math.ceil(count / point.batch_size * prediction.feature_bytes)
-            disk[dataset.digest, point] = features
+            if features:
+                _add_features(disk, dataset.digest, point, features)
         seconds = expected_seconds(run.config, alike)
         estimates.append(Estimate(whole, train, sum(images.values()), features, seconds))
     return estimates, sum(disk.values())
+
+
+def _add_features(disk: dict[tuple[object, ...], int], dataset: str, point: MemoryPoint, size: int) -> None:
+    """Adds a feature cache, unless one of those before it serves: of the same features, with all parts and more."""
+    config = make_config(point.method, dict(point.options))
+    kind, parts = feature_kind(point.method, config, point.backbone)
+    shared = (dataset, kind, point.backbone, point.resolution, point.precision, point.attention)
+    if not any(key[:-1] == shared and parts <= key[-1] for key in disk):  # type: ignore[operator]
+        disk[(*shared, parts)] = size
 
 
 def runs_by_kind(stored: pd.DataFrame, device: str) -> dict[tuple[Any, ...], pd.DataFrame]:
