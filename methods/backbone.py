@@ -25,6 +25,7 @@ from torch import Tensor, nn
 #   squares: linear layers in attention and MLP whose inputs and outputs are multiples of the tokens' width
 #   scales: layers behind which each channel may be scaled and shifted, and that can take the scale in
 #   last_tokens: what features are pooled from, as a sequence
+#   taps: layers on the way to the features
 Need = Literal[
     "blocks",
     "tokens",
@@ -37,6 +38,7 @@ Need = Literal[
     "squares",
     "scales",
     "last_tokens",
+    "taps",
 ]
 
 # How tokens become features: the network's own way; the class token; the mean of the patches; both, side by side.
@@ -99,6 +101,15 @@ class Pooling(NamedTuple):
         if self.patches:
             vectors.append(x[:, self.num_prefix_tokens :].mean(dim=1))
         return torch.cat(vectors, dim=1)
+
+
+class Tap(NamedTuple):
+    """A layer whose output, or input, is a feature of its own: `width` channels, on an axis of it."""
+
+    layer: nn.Module
+    width: int
+    of_input: bool = False
+    axis: int = -1
 
 
 class Backbone(nn.Module, ABC):
@@ -277,6 +288,37 @@ class Backbone(nn.Module, ABC):
     def drop_tail(self, first: int) -> None:
         """Takes off what `tail` has, and the pretrained head."""
         raise NotImplementedError
+
+    def taps(self) -> list[Tap]:
+        """Layers on the way to the features, from the image on."""
+        raise NotImplementedError
+
+    def tapped(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Features, and what each tap yields, averaged over all places in fp32.
+
+        Shape:
+            - image: `(B, 3, H, W)`
+            - Output: `(B, F)`, and `(B, width)` for each tap
+        """
+        found: dict[int, Tensor] = {}
+
+        def keep(place: int, tap: Tap, x: Tensor) -> None:
+            axes = [axis for axis in range(1, x.ndim) if axis != tap.axis % x.ndim]
+            found[place] = x.mean(axes, dtype=torch.float32)
+
+        taps = self.taps()
+        handles = [
+            tap.layer.register_forward_pre_hook(lambda _, inputs, place=place, tap=tap: keep(place, tap, inputs[0]))
+            if tap.of_input
+            else tap.layer.register_forward_hook(lambda _, __, x, place=place, tap=tap: keep(place, tap, x))
+            for place, tap in enumerate(taps)
+        ]
+        try:
+            features: Tensor = self(image)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return features, [found[place] for place in range(len(taps))]
 
     # attention
 

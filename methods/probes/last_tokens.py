@@ -10,7 +10,7 @@ from methods.backbone import Backbone
 from methods.contract import freeze
 
 TokenDtype = Literal["float16", "float32"]
-_DTYPES: dict[TokenDtype, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
+DTYPES: dict[TokenDtype, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
 
 
 class LastTokens(nn.Module):
@@ -38,7 +38,7 @@ class LastTokens(nn.Module):
             - image: `(B, 3, H, W)`
             - Output: `tokens` `(B, N, D)`
         """
-        return {"tokens": self.backbone.last_tokens(image).to(_DTYPES[self.storage])}
+        return {"tokens": self.backbone.last_tokens(image).to(DTYPES[self.storage])}
 
 
 def extractor(backbone: Backbone, config: Any) -> LastTokens:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks.model.families.branches import Beside, ChannelsLast, Followed, move_scale, separate_bias
-from methods.backbone import Backbone, Need, Pool, PoolError
+from methods.backbone import Backbone, Need, Pool, PoolError, Tap
 
 _NO_ATTENTION: dict[Need, str] = {
     "attention_layers": "no attention",
@@ -20,6 +20,7 @@ class AnyNetwork(Backbone):
     """A network that is asked for its features and parameters alone, as any of timm's can be."""
 
     family = "other"
+    channels_axis = 1  # of maps
     stride = 32  # of most networks' last map
 
     def __init__(self, trunk: Any, pool: Pool = "native") -> None:
@@ -30,7 +31,7 @@ class AnyNetwork(Backbone):
         reason = f"no description of networks like it ({type(trunk).__name__})"
         needs: tuple[Need, ...] = ("blocks", "attention_layers", "projections", "mlp", "branches", "inputs", "squares")
         self.lacks |= dict.fromkeys(needs, reason)
-        self.lacks["last_tokens"] = reason
+        self.lacks |= {"last_tokens": reason, "taps": reason}
         needs = ("tokens", "attention", "scales")
         self.lacks |= dict.fromkeys(needs, "no token sequence")
 
@@ -38,6 +39,11 @@ class AnyNetwork(Backbone):
         """Features of the last map."""
         features: Tensor = self.trunk.forward_head(x, pre_logits=True)
         return features
+
+    def taps(self) -> list[Tap]:
+        """Each block."""
+        pairs = zip(self.blocks(), self.block_widths(), strict=True)
+        return [Tap(block, width, axis=self.channels_axis) for block, width in pairs]
 
     def put_behind_block(self, index: int, module: nn.Module) -> None:
         """Puts a module behind a block, wherever that stands."""
@@ -50,6 +56,7 @@ class SwinV2(AnyNetwork):
     """Swin V2: attention within windows, a norm behind each branch of a block."""
 
     family = "Swin V2"
+    channels_axis = -1
 
     def __init__(self, trunk: Any, pool: Pool = "native") -> None:
         super().__init__(trunk, pool)

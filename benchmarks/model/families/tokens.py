@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.model.families.branches import Beside, Followed, move_scale
-from methods.backbone import Backbone, Input, Pool, PoolError, Pooling, QueryBlock, Site
+from methods.backbone import Backbone, Input, Pool, PoolError, Pooling, QueryBlock, Site, Tap
 
 
 class TokenBackbone(Backbone):
@@ -119,6 +119,22 @@ class TokenBackbone(Backbone):
         trunk.blocks, trunk.norm, trunk.fc_norm = trunk.blocks[:first], nn.Identity(), nn.Identity()
         if getattr(trunk, "attn_pool", None) is not None:
             trunk.attn_pool = None
+
+    def taps(self) -> list[Tap]:
+        """The patch embedding, tokens with their positions, layers of each block, and the last norm.
+
+        Of a block: the norm before its attention, the attention, the hidden layer of its MLP behind the activation, and
+        the MLP; of one that is of another kind its output.
+        """
+        trunk, width = self.trunk, self.embed_dim
+        taps = [Tap(trunk.patch_embed, width), Tap(trunk.blocks[0], width, of_input=True)]
+        for block in trunk.blocks:
+            if "inputs" in self.lacks:
+                taps.append(Tap(block, width))
+            else:
+                hidden = Tap(block.mlp.fc2, block.mlp.fc2.in_features, of_input=True)
+                taps += [Tap(block.norm1, width), Tap(block.attn, width), hidden, Tap(block.mlp, width)]
+        return [*taps, Tap(trunk.norm, width)]
 
 
 def _linear(layer: Any, *names: str) -> list[nn.Linear]:
