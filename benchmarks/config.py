@@ -30,7 +30,7 @@ class RunConfig:
         backbone: The backbone in use, with its settings.
         weights: `hub`, `wheel`, `none` or `file`.
         weights_sha256: Digest of the weights, None for random ones.
-        epochs: Passes over the training split.
+        epochs: Passes over the training split; None where nothing trains by gradients, as lr and weight_decay then.
         batch_size: Images a step.
         lr: Peak learning rate; decays to 0 by a cosine.
         weight_decay: Of AdamW.
@@ -59,10 +59,10 @@ class RunConfig:
     backbone: str
     weights: str
     weights_sha256: str | None
-    epochs: int
+    epochs: int | None
     batch_size: int
-    lr: float
-    weight_decay: float
+    lr: float | None
+    weight_decay: float | None
     options: dict[str, Any] = field(default_factory=dict)
     precision: Precision = "fp32"
     attention: Attention = "sdpa"
@@ -88,7 +88,7 @@ class RunConfig:
 
     def num_steps(self, num_train: int) -> int:
         """Optimiser steps of the whole training, on `num_train` images."""
-        return self.epochs * (num_train // self.batch_size)
+        return (self.epochs or 0) * (num_train // self.batch_size)
 
     def num_warmup_steps(self, num_train: int) -> int:
         """Steps of the warm-up, on `num_train` images."""
@@ -96,7 +96,8 @@ class RunConfig:
 
     def method_settings(self) -> dict[str, Any]:
         """Fields of the method's Config; what is not among them has its default."""
-        return {"lr": self.lr, "weight_decay": self.weight_decay, **self.options}
+        training = {"lr": self.lr, "weight_decay": self.weight_decay}
+        return {name: value for name, value in training.items() if value is not None} | self.options
 
 
 def identity(settings: Mapping[str, Any], kind: type) -> dict[str, Any]:

@@ -137,8 +137,8 @@ def defaults_table() -> str:
     rows = []
     for name, method in METHODS.items():
         config = dataclasses.asdict(method.config())
-        lr, decay = (f"{config.pop(option):g}" for option in ("lr", "weight_decay"))
-        grid = ", ".join(f"{rate:g}" for rate in method.config.lr_grid)  # type: ignore[attr-defined]
+        lr, decay = (f"{config.pop(option):g}" if option in config else "–" for option in ("lr", "weight_decay"))
+        grid = ", ".join(f"{rate:g}" for rate in getattr(method.config, "lr_grid", ())) or "–"
         options = ", ".join(f"{option} {value}" for option, value in config.items())
         rows.append([f"`{name}`", lr, grid, decay, options or "–"])
     return markdown("method | lr | `--lr grid` | weight decay | other options", "lllll", rows)

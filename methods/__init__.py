@@ -51,6 +51,9 @@ _TABLE = {
     "unipt": ("side.unipt", "UniPT"),
     "dtl": ("side.dtl", "DTL"),
     "dtl_plus": ("side.dtl_plus", "DTL+"),
+    "knn": ("probes.knn", "Nearest neighbours"),
+    "simpleshot": ("probes.simpleshot", "SimpleShot"),
+    "head2toe": ("probes.head2toe", "Head2Toe"),
 }
 TITLES = {name: title for name, (_, title) in _TABLE.items()}
 IDEAS = {name: module.partition(".")[0] for name, (module, _) in _TABLE.items()}

@@ -49,7 +49,7 @@ Dropout = Annotated[float, Bounds(at_least=0, below=1)]
 
 
 class MethodConfig(Protocol):
-    """A method's frozen dataclass of defaults; every method has at least these.
+    """A method's frozen dataclass of defaults; every method that trains by gradients has at least these.
 
     Its further fields are the method's options: `bool`, `int`, `float`, `str`, `Literal[...]` for a fixed choice,
     `tuple[T, ...]` of one of these, or `T | None`; `Bounds` say what a number may be, as `Count` does.
@@ -122,6 +122,11 @@ def no_extractor(backbone: Backbone, config: Any) -> None:
     """The default extractor: none, the whole model runs in every step."""
 
 
+def any_number(config: Any) -> int:
+    """The default number of training images that a method needs."""
+    return 1
+
+
 def default_recipe(model: nn.Module, config: Any, num_steps: int) -> Recipe:
     """The default recipe: AdamW on all that trains, cross-entropy."""
     return Recipe()
@@ -135,7 +140,7 @@ class Method:
         name: Name on the command line and in records.
         title: Name in tables and plots.
         paper: Where it comes from.
-        config: Its frozen dataclass of defaults, with at least `lr`, `weight_decay` and `lr_grid`.
+        config: Its frozen dataclass of defaults, with at least `lr`, `weight_decay` and `lr_grid` where it trains.
         build: `build(backbone, num_classes, config) -> nn.Module`, the trainable model. It may change and keep the
             backbone. Its `forward` takes its inputs by name and returns logits `(B, C)`; its head is its attribute
             `head`, a `Head` or a module that ends in one, and every other parameter with `requires_grad` is the
@@ -148,6 +153,9 @@ class Method:
             model. It may change and keep the backbone. Raises `OptionError`.
         recipe: `recipe(model, config, num_steps) -> Recipe`, how it trains; `num_steps` are the optimiser's, in all.
         needs: What it asks of a backbone beside its parameters; on one that lacks any of it the method is refused.
+        gradient_free: Whether nothing of it trains by gradients. Its recipe's `prepare` makes all of its model from the
+            training split; it has no parameters that train, no epochs, rate or weight decay, and no `head`.
+        min_images: `min_images(config) -> int`, how many training images it needs; with fewer a run is refused.
         starts_as_pretrained: Whether the model computes at its start what the backbone with the same head does.
         starts_with_head_alone: Whether nothing but the head trains at its start. Any other method of which that holds
             has options that leave it nothing to train, and is refused.
@@ -163,6 +171,8 @@ class Method:
     extractor: Callable[[Backbone, Any], nn.Module | None] = no_extractor
     recipe: Callable[[nn.Module, Any, int], Recipe] = default_recipe
     needs: frozenset[Need] = frozenset()
+    gradient_free: bool = False
+    min_images: Callable[[Any], int] = any_number
     starts_as_pretrained: bool = False
     starts_with_head_alone: bool = False
 

@@ -1,6 +1,7 @@
 """Small networks of every family, for tests."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -135,4 +136,7 @@ def make_parts(family: str, method: str, factor: int = 4, **options: object) -> 
     views = {name: torch.randn(4, 3, side, side) for name, side in sides.items()}
     if parts.extractor is not None:
         views |= extraction_step(parts.extractor, views.pop("image"), "fp32", "cpu")
+    if METHODS[method].gradient_free:
+        prepare: Any = METHODS[method].recipe(parts.model, config, 0).prepare
+        prepare(parts.model, [(views, torch.arange(4) % 3)] * 5)
     return parts, views

@@ -98,5 +98,5 @@ def test_kinds_differ_without_colour() -> None:
 
 
 def test_nothing_to_draw_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="breakdown must hold at least one training phase, got none"):
+    with pytest.raises(ValueError, match="breakdown must hold at least one phase of training or inference, got none"):
         plot_breakdown(breakdown(phase="setup"), tmp_path / "bars.png")

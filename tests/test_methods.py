@@ -42,7 +42,20 @@ def make_parts(method: str, **options: object) -> tuple[Parts, dict[str, Tensor]
     }
     if parts.extractor is not None:
         views |= extraction_step(parts.extractor, views.pop("image"), "fp32", "cpu")
-    return parts, views, torch.arange(BATCH) % NUM_CLASSES
+    labels = torch.arange(BATCH) % NUM_CLASSES
+    if METHODS[method].gradient_free:
+        prepare(method, parts, views, labels)
+    return parts, views, labels
+
+
+def prepare(method: str, parts: Parts, inputs: dict[str, Tensor], labels: Tensor) -> None:
+    """As a run does, from a batch that comes a few times, as nearest neighbours want some."""
+    recipe = METHODS[method].recipe(parts.model, make_config(method, {}), 0)
+    assert recipe.prepare is not None
+    recipe.prepare(parts.model, [(inputs, labels)] * 5)
+
+
+TRAINED = [name for name, method in METHODS.items() if not method.gradient_free]
 
 
 @pytest.fixture(params=METHODS)
@@ -50,11 +63,20 @@ def method(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_config_is_frozen_with_rate_and_decay(method: str) -> None:
+@pytest.fixture(params=TRAINED)
+def trained(request: pytest.FixtureRequest) -> str:
+    """A method that trains by gradients."""
+    return str(request.param)
+
+
+def test_config_is_frozen_with_rate_and_decay_where_it_trains(method: str) -> None:
     config = METHODS[method].config()
-    assert config.lr > 0 and config.weight_decay >= 0
+    if METHODS[method].gradient_free:
+        assert not {"lr", "weight_decay", "lr_grid"} & set(dir(config))
+    else:
+        assert config.lr > 0 and config.weight_decay >= 0
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.lr = 1.0
+        config.anything = 1.0
 
 
 def test_logits_have_a_row_an_image_and_a_column_a_class(method: str) -> None:
@@ -80,6 +102,11 @@ def test_what_trains_is_the_head_and_what_the_method_counts(method: str, backbon
     with torch.device("meta"):
         parts = build_parts(method, config, backbone, NUM_CLASSES)
         expected = METHODS[method].count(create_backbone(backbone), config)
+    if METHODS[method].gradient_free:
+        counts = count_parameters(method, config, backbone, NUM_CLASSES)
+        assert expected == counts["trainable_total"] == counts["trainable_head"] == counts["trainable"] == 0
+        assert counts["percent"] == 0 < counts["frozen"] and not list(parts.model.parameters())
+        return
     head: Any = parts.model.head
     assert all(parameter.requires_grad for parameter in head.parameters())
     assert sum(p.numel() for p in head.parameters()) == NUM_CLASSES * (head.in_features + 1)
@@ -89,8 +116,8 @@ def test_what_trains_is_the_head_and_what_the_method_counts(method: str, backbon
     assert parts.extractor is None or not any(p.requires_grad for p in parts.extractor.parameters())
 
 
-def test_two_steps_reach_every_trainable_tensor_and_no_frozen_one(method: str) -> None:
-    parts, inputs, labels = make_parts(method)
+def test_two_steps_reach_every_trainable_tensor_and_no_frozen_one(trained: str) -> None:
+    parts, inputs, labels = make_parts(trained)
     before = {name: tensor.detach().clone() for name, tensor in parts.model.named_parameters()}
     reached: set[str] = set()
     hooks = [
@@ -121,9 +148,9 @@ def test_a_method_that_says_so_starts_as_the_pretrained_model(method: str) -> No
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
 
 
-def test_what_is_used_after_training_computes_the_same(method: str) -> None:
-    parts, inputs, labels = make_parts(method)
-    recipe = METHODS[method].recipe(parts.model, make_config(method, {}), 2)
+def test_what_is_used_after_training_computes_the_same(trained: str) -> None:
+    parts, inputs, labels = make_parts(trained)
+    recipe = METHODS[trained].recipe(parts.model, make_config(trained, {}), 2)
     optimization = make_optimization(parts.model, 1e-3, 0.0, "fp32", "cpu", recipe)
     for _ in range(2):
         training_step(parts.model, inputs, labels, optimization)
@@ -134,10 +161,10 @@ def test_what_is_used_after_training_computes_the_same(method: str) -> None:
     torch.testing.assert_close(evaluation_step(parts.model, inputs, "fp32", "cpu"), expected, rtol=0, atol=0)
 
 
-def test_gradient_checkpointing_changes_no_gradient(method: str) -> None:
+def test_gradient_checkpointing_changes_no_gradient(trained: str) -> None:
     gradients = []
     for enable in (False, True):
-        parts, inputs, labels = make_parts(method)
+        parts, inputs, labels = make_parts(trained)
         parts.model.set_grad_checkpointing(enable)  # type: ignore[operator]
         torch.manual_seed(1)
         torch.nn.functional.cross_entropy(parts.model(**inputs), labels).backward()
@@ -159,6 +186,8 @@ def test_attention_backends_agree(method: str) -> None:
         views = {name: torch.randn(BATCH, 3, side, side) for name, side in sides.items()}
         if parts.extractor is not None:
             views |= extraction_step(parts.extractor, views.pop("image"), "fp32", "cpu")
+        if METHODS[method].gradient_free:
+            prepare(method, parts, views, torch.arange(BATCH) % NUM_CLASSES)
         logits.append(evaluation_step(parts.model.eval(), views, "fp32", "cpu"))
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-4)
 
@@ -177,6 +206,7 @@ BASE_COUNTS |= {"vqt": 9_216, "synqt": 2_761_106 - 18_469}  # the second: what t
 BASE_COUNTS |= {"side_tuning": (1_601_856 - 166_752) + (S * D + D) + 1}  # FPT's side network without its fusion
 BASE_COUNTS |= {"lst": 2_300_748, "res_tuning_bypass": 387_312, "dtl": 36_864, "dtl_plus": 43_776}
 BASE_COUNTS |= {"unipt": 1_046_305 - 1}  # without the gate's bias, which softmax does not hear
+BASE_COUNTS |= {"knn": 0, "simpleshot": 0, "head2toe": 0}
 
 
 @pytest.mark.parametrize("name", METHODS)

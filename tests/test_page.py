@@ -187,9 +187,7 @@ def test_the_answer_comes_first_and_follows_the_filters(page: Chrome) -> None:
     Select(find(page, "#filter-resolution")).select_by_value(resolution)
     place = page.execute_script("return DATA.groups.map(({ dataset }) => dataset)")
     shown = [
-        entry
-        for entry in stored
-        if place[entry["group"]] == HOSTILE_DATASET and str(entry["resolution"]) == resolution
+        entry for entry in stored if place[entry["group"]] == HOSTILE_DATASET and str(entry["resolution"]) == resolution
     ]
     assert len(shown) == len(texts(page, "#verdicts summary"))
     assert texts(page, "#verdicts details[open] li") == [line for entry in shown for line in entry["sentences"]]

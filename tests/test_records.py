@@ -88,7 +88,7 @@ def test_damaged_file_is_named_and_the_others_stay(tmp_path: Path, content: byte
 @pytest.mark.parametrize(
     ("path", "value", "reason"),
     [
-        ("run.config.epochs", None, r"run\.config\.epochs must be a valid integer, got None"),
+        ("run.config.batch_size", None, r"run\.config\.batch_size must be a valid integer, got None"),
         ("run.config.resolution", 0, r"run\.config\.resolution must be greater than or equal to 1, got 0"),
         ("run.config.seed", 2**70, r"run\.config\.seed must be less than or equal to 9223372036854775807, got 1"),
         ("run.config.lr_grid", 5, r"run\.config\.lr_grid must be a valid list, got 5"),

@@ -109,8 +109,8 @@ def test_a_dry_run_shows_trials_and_what_was_chosen(folder: Path) -> None:
     assert [cell.strip() for cell in (rate, num_trials, num_runs, due)] == ["best of 3", "3", "1", "4"]
 
 
-def test_every_method_has_five_rates_over_a_factor_of_100_with_its_default_inside() -> None:
-    for method in METHODS.values():
+def test_every_method_that_trains_has_five_rates_over_a_factor_of_100_with_its_default_inside() -> None:
+    for method in (method for method in METHODS.values() if not method.gradient_free):
         config: Any = method.config
         rates = np.array(config.lr_grid)
         assert len(rates) == 5 and rates[-1] / rates[0] == pytest.approx(100), method.name
@@ -191,7 +191,7 @@ class Processes:
             self.suites[suite is self.suites[0]]._do_cell(1, self.cell)
         if not run.config.trial:
             return
-        curve, record = CURVES[run.config.lr], make_record("lora", state="ok")
+        curve, record = CURVES[run.config.lr or 0], make_record("lora", state="ok")
         if curve is None:
             record = make_record("lora", state="diverged")
         else:
@@ -203,7 +203,7 @@ class Processes:
 
     def lengths(self) -> dict[tuple[int, float], int]:
         """Epochs of each trial."""
-        states = {run.config.run_id: (run.config.seed, run.config.lr) for run in self.cell.trials}
+        states = {run.config.run_id: (run.config.seed, run.config.lr or 0) for run in self.cell.trials}
         stored, _ = load_records(trial_results(self.results))
         return {states[record["run_id"]]: len(record["measurements"].get("history", [])) for record in stored}
 

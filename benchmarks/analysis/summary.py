@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.analysis.backbones import ON
+from benchmarks.analysis.budgets import in_every_budget
 from benchmarks.analysis.cell_memory import cell_memory
 from benchmarks.analysis.convergence import in_words, reasons
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT, add_code, by_code, differs
@@ -43,6 +44,12 @@ def block_ids(frame: pd.DataFrame) -> pd.Series:
     protocols = frame.groupby(list(PROTOCOL), dropna=False, sort=False).ngroup()
     names = {number: _block_id(frame.loc[protocols.index[protocols == number][0]]) for number in protocols.unique()}
     return protocols.map(names).astype("object")
+
+
+def _in_blocks(frame: pd.DataFrame) -> pd.DataFrame:
+    """Runs with their block, and the columns of `add_code`; those without a budget in every block beside them."""
+    runs = in_every_budget(frame)
+    return add_code(runs.assign(block=block_ids(runs)))
 
 
 def _block_id(row: pd.Series) -> str:
@@ -96,7 +103,7 @@ def summary(frame: pd.DataFrame, mix_code: bool = False) -> pd.DataFrame:
     """
     if frame.empty:
         return pd.DataFrame()
-    runs = add_code(frame.assign(block=block_ids(frame)))
+    runs = _in_blocks(frame)
     table = _cells(runs.sort_values(["seed", "run_id"]), mix_code)  # sums of floats depend on the order of runs
     table.insert(2, "dataset_label", _dataset_labels(table))
     table.insert(6, "label", "")
@@ -121,7 +128,7 @@ def blocks(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
 
 def refusals(frame: pd.DataFrame) -> list[str]:
     """A line for each cell whose runs different code has trained, so that `summary` gives it no mean unasked."""
-    runs = add_code(frame.assign(block=block_ids(frame))) if len(frame) else frame
+    runs = _in_blocks(frame) if len(frame) else frame
     good = runs[runs["state"] == "ok"]
     lines = []
     for _, group in good[differs(good, list(CELL))].groupby(list(CELL), dropna=False) if len(good) else ():

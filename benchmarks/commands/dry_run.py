@@ -23,6 +23,7 @@ from benchmarks.suite.estimate import Estimate, Predict, estimate_cells
 from benchmarks.suite.plan import Cell, Plan
 from benchmarks.suite.tuning import tuned_runs
 
+NONE = "–"  # of what a method without gradients has not
 MOST_NEW = 100  # predictions that are made unasked: a minute at most
 
 
@@ -79,17 +80,18 @@ def _predictor(cache: Path, predict_all: bool) -> Predict:
 def _row(cell: Cell, chosen: float | None, estimate: Estimate, stored: str, num_due: int) -> dict[str, Any]:
     config = cell.runs[0].config
     best = f"best of {len(config.lr_grid)}" if config.lr_grid else ""
-    rate = f"{config.lr:g}" if not best else best if chosen is None else f"{chosen:g}, {best}"
+    rate = _rate(config.lr) if not best else best if chosen is None else f"{chosen:g}, {best}"
+    trains = config.epochs is not None
     return {
         "method": config.method,
         "dataset": cell.runs[0].dataset_label or config.dataset,
         "res": config.resolution,
         "seeds": ranges([run.config.seed for run in cell.runs]),
-        "epochs": config.epochs,
+        "epochs": config.epochs if trains else NONE,
         "batch": config.batch_size,
         "lr": rate,
         "memory MiB": _mebibytes(estimate.run_bytes, 0),
-        "training MiB": _mebibytes(estimate.train_bytes, 0),
+        "training MiB": _mebibytes(estimate.train_bytes, 0) if trains else NONE,
         "images MiB": _mebibytes(estimate.image_bytes, 1),
         "features MiB": _mebibytes(estimate.feature_bytes or None, 1),
         "minutes a run": "" if estimate.seconds is None else f"{estimate.seconds / 60:,.1f}",
@@ -98,6 +100,10 @@ def _row(cell: Cell, chosen: float | None, estimate: Estimate, stored: str, num_
         "stored": stored,
         "to do": num_due or "",
     }
+
+
+def _rate(rate: float | None) -> str:
+    return NONE if rate is None else f"{rate:g}"
 
 
 def _mebibytes(value: int | None, decimals: int) -> str:

@@ -53,7 +53,8 @@ def _methods(args: argparse.Namespace) -> Rows:
     from methods import METHODS
 
     return [
-        {"method": name, "title": m.title, "lr": m.config().lr, "source": m.paper} for name, m in METHODS.items()
+        {"method": name, "title": m.title, "lr": getattr(m.config(), "lr", None), "source": m.paper}
+        for name, m in METHODS.items()
     ], []
 
 

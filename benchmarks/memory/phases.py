@@ -1,8 +1,9 @@
 """The phases of a point of the memory grid: what is measured on a GPU and predicted without one alike."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,17 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.model.backbone import described, effective_resolution
 from benchmarks.model.build import Parts, build_parts
 from benchmarks.model.method_config import make_config
-from benchmarks.training.step import evaluation_step, extraction_step, make_optimization, training_step
+from benchmarks.training.step import (
+    Optimization,
+    evaluation_step,
+    extraction_step,
+    make_optimization,
+    training_step,
+)
 from methods import METHODS
 from methods.contract import IMAGE, Views
+
+PREPARED_BATCHES = 64  # that a model of a method without gradients is made from: it may keep their features
 
 Watch = Callable[[str], AbstractContextManager[None]]
 After = Callable[[str, Callable[[], object]], None]
@@ -70,6 +79,9 @@ def run_phases(
 ) -> None:
     """Runs setup, preload, preparation, training and evaluation of a point on synthetic batches.
 
+    A method that trains nothing by gradients has no training, and is prepared from `PREPARED_BATCHES` batches, whatever
+    `prepare` says.
+
     Args:
         point: What to run.
         build: Makes the parts on `device`.
@@ -87,15 +99,19 @@ def run_phases(
         features = _preload(point, steps_of.extractor, device, watch, after, on_host)
         steps_of.extractor = None  # the backbone leaves the device
         gc.collect()
-    if prepare and steps_of.optimization.recipe.prepare is not None:
+    untrained = METHODS[point.method].gradient_free
+    if (prepare or untrained) and steps_of.recipe.prepare is not None:
         with watch("prepare"):
             steps_of.load_batch(features)
-            steps_of.prepare()
-    with watch("train"):
+            steps_of.prepare(PREPARED_BATCHES if untrained else 1)
+    if untrained:
         steps_of.load_batch(features)
-        for _ in range(steps):
-            steps_of.train()
-    after("train", steps_of.train)
+    else:
+        with watch("train"):
+            steps_of.load_batch(features)
+            for _ in range(steps):
+                steps_of.train()
+        after("train", steps_of.train)
     steps_of.model.eval()
     with watch("eval"):
         steps_of.evaluate()
@@ -108,8 +124,11 @@ class _Steps:
     def __init__(self, point: MemoryPoint, parts: Parts, device: torch.device, num_steps: int) -> None:
         self.point, self.device = point, device
         self.model, self.extractor = parts.model, parts.extractor
-        recipe = METHODS[point.method].recipe(self.model, make_config(point.method, dict(point.options)), num_steps)
-        self.optimization = make_optimization(self.model, 1e-4, 0.01, point.precision, device.type, recipe)
+        method = METHODS[point.method]
+        self.recipe = method.recipe(self.model, make_config(point.method, dict(point.options)), num_steps)
+        self.optimization: Optimization | None = None
+        if not method.gradient_free:
+            self.optimization = make_optimization(self.model, 1e-4, 0.01, point.precision, device.type, self.recipe)
         self.inputs: dict[str, Tensor] = {}
 
     def load_batch(self, features: dict[str, Tensor]) -> None:
@@ -118,25 +137,38 @@ class _Steps:
         self.inputs |= {name: tensor.to(self.device, copy=True) for name, tensor in features.items()}
         self.labels = torch.zeros(self.point.batch_size, dtype=torch.long, device=self.device)
 
-    def prepare(self) -> None:
-        """The method's start from data, on this batch, which is then gone."""
-        recipe = self.optimization.recipe
-        assert recipe.prepare is not None
-        recipe.prepare(self.model, [(self._model_inputs(), self.labels)])
-        self.optimization.regroup(self.model)
+    def prepare(self, num_batches: int) -> None:
+        """The method's start from data, on this batch again and again, which is then gone."""
+        assert self.recipe.prepare is not None
+        self.recipe.prepare(self.model, _Repeated(self, num_batches))
+        if self.optimization is not None:
+            self.optimization.regroup(self.model)
         self.inputs = {}
 
     def train(self) -> None:
-        training_step(self.model, self._model_inputs(), self.labels, self.optimization)
+        assert self.optimization is not None
+        training_step(self.model, self.model_inputs(), self.labels, self.optimization)
 
     def evaluate(self) -> None:
-        evaluation_step(self.model, self._model_inputs(), self.point.precision, self.device.type)
+        evaluation_step(self.model, self.model_inputs(), self.point.precision, self.device.type)
 
-    def _model_inputs(self) -> dict[str, Tensor]:
+    def model_inputs(self) -> dict[str, Tensor]:
         if self.extractor is None:
             return self.inputs
         others = {name: tensor for name, tensor in self.inputs.items() if name != IMAGE}
         return others | extraction_step(self.extractor, self.inputs[IMAGE], self.point.precision, self.device.type)
+
+
+@dataclass(frozen=True)
+class _Repeated:
+    """Batches as `Recipe.prepare` gets them, all of them the one that there is."""
+
+    steps: _Steps
+    count: int
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        for _ in range(self.count):
+            yield self.steps.model_inputs(), self.steps.labels
 
 
 def _preload(

@@ -61,12 +61,11 @@ def build_parts(
     with _options_of(method):
         model = METHODS[method].build(network, num_classes, config)
         extractor = METHODS[method].extractor(network, config)
-    _check_trainable(method, model)
-    if not any(isinstance(module, Head) for module in model.head.modules()):  # type: ignore[union-attr]
-        raise UserError(
-            f"head of {method} must be a methods.contract.Head or end in one, got {type(model.head).__name__}; make it "
-            "with new_head(num_features, num_classes)"
-        )
+    if METHODS[method].gradient_free:
+        _check_nothing_trains(method, model)
+    else:
+        _check_trainable(method, model)
+        _check_head(method, model)
     for part in (model, extractor):
         if part is not None:
             set_attention(part, attention)
@@ -99,6 +98,23 @@ def _check_trainable(method: str, model: nn.Module) -> None:
         raise UserError(
             f"{method} must have parameters to train beside its head, got none with these options; choose others, or "
             "the method linear"
+        )
+
+
+def _check_head(method: str, model: nn.Module) -> None:
+    if not any(isinstance(module, Head) for module in model.head.modules()):  # type: ignore[union-attr]
+        raise UserError(
+            f"head of {method} must be a methods.contract.Head or end in one, got {type(model.head).__name__}; make it "
+            "with new_head(num_features, num_classes)"
+        )
+
+
+def _check_nothing_trains(method: str, model: nn.Module) -> None:
+    trains = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if trains:
+        raise UserError(
+            f"{method} must have no parameters that train, as it is gradient_free, got {', '.join(trains[:3])}; make "
+            "them buffers"
         )
 
 
@@ -177,7 +193,8 @@ def count_parameters(method: str, config: Any, backbone: str, num_classes: int) 
     everything = nn.ModuleList(part for part in (parts.model, parts.extractor) if part is not None)
     frozen = sum(p.numel() for p in everything.parameters() if not p.requires_grad)
     total = sum(p.numel() for p in parts.model.parameters() if p.requires_grad)
-    head = sum(p.numel() for p in parts.model.head.parameters())  # type: ignore[union-attr, misc]
+    has_head = not METHODS[method].gradient_free
+    head = sum(p.numel() for p in parts.model.head.parameters()) if has_head else 0  # type: ignore[union-attr, misc]
     trainable = total - head
     return {
         "trainable_total": total,

@@ -78,7 +78,10 @@ class Status(TypedDict, total=False):
 
 
 class Config(TypedDict, total=False):
-    """The fields of `benchmarks.config.RunConfig` that tables show."""
+    """The fields of `benchmarks.config.RunConfig` that tables show.
+
+    Where nothing trains by gradients there are no epochs, rate and weight decay.
+    """
 
     method: Required[str]
     dataset: Required[str]
@@ -88,10 +91,10 @@ class Config(TypedDict, total=False):
     precision: str | None
     attention: str | None
     batch_size: Required[Positive]
-    epochs: Required[Positive]
+    epochs: Required[Positive | None]
     grad_checkpointing: bool | None
     preload: bool | None
-    lr: Required[Amount]
+    lr: Required[Amount | None]
     lr_grid: list[Amount] | None
     weight_decay: Amount | None
     decay_all: bool | None

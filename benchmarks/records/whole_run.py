@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Mapping
 
-EVERY_RUN = ("setup", "train", "eval")  # phases that no run goes without
-SOME_RUNS = {"preload": "cache_bytes", "prepare": "seconds_prepare"}  # others, with the column that tells of them
+EVERY_RUN = ("setup", "eval")  # phases that no run goes without
+# Others, with the column that tells of them.
+SOME_RUNS = {"preload": "cache_bytes", "prepare": "seconds_prepare", "train": "lr"}
 WHOLE_RUN = "whole run"  # stands in the place of a phase's name
 
 

@@ -65,8 +65,8 @@ def plot_breakdown(frame: pd.DataFrame, path: Path) -> list[Path]:
         UserError: there is nothing to draw.
         MachineError: the folder cannot be written.
     """
-    if not (frame["phase"] == "train").any():
-        raise UserError("breakdown must hold at least one training phase, got none")
+    if not frame["phase"].isin(["train", "eval"]).any():
+        raise UserError("breakdown must hold at least one phase of training or inference, got none")
     varying = [name for name in _FACTORS if frame[name].nunique() > 1]
     bars = [
         bar

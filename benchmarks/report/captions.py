@@ -105,8 +105,10 @@ def protocol(block: pd.DataFrame) -> str:
     return ", ".join(parts)
 
 
-def _budget(epochs: int, batch_size: int, num_train: pd.Series) -> str:
+def _budget(epochs: Any, batch_size: int, num_train: pd.Series) -> str:
     """How long each training is, in steps too where all datasets are of one size; some methods may need more."""
+    if pd.isna(epochs):
+        return "nothing trained by gradients"
     passes = "1 epoch" if epochs == 1 else f"{epochs} epochs"
     sizes = num_train.dropna().unique()
     if len(sizes) != 1:
@@ -121,7 +123,8 @@ def spread(block: pd.DataFrame) -> str:
     trials = sorted({int(number) for number in block["tuned_trials"].dropna()})
     if not trials:
         return auc
-    given = "" if block.loc[block["state"] != BASELINE, "tuned_trials"].notna().all() else " where it was not given"
+    trained = (block["state"] != BASELINE) & (block["trainable_total"] != 0)
+    given = "" if block.loc[trained, "tuned_trials"].notna().all() else " where it was not given"
     return f"{auc}. Learning rate: the best of {' or '.join(map(str, trials))} trials on validation{given}"
 
 

@@ -183,7 +183,7 @@ def _draw_series(axes: Axes, series: pd.DataFrame, look: Style, attention: str) 
     # The line is the prediction where there is one, so that a measured point shows its distance from it.
     line = predicted.combine_first(measured).sort_index()
     training = values.get(("train", "predicted"), empty).combine_first(values.get(("train", "measured"), empty))
-    if (training < line).any():
+    if (training.reindex(line.index) < line).any():
         training = training.dropna().sort_index()
         draw_training(axes, training.index, training, look, dashes=_TRAINING)
     axes.plot(line.index, line, color=look.colour, linestyle=_LINES.get(attention, "-"))

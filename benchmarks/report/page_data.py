@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pandas as pd
 from pydantic_core import to_json
 
+from benchmarks.analysis.budgets import in_every_budget
 from benchmarks.analysis.evidence import Evidence, load_evidence
 from benchmarks.analysis.influence import Integers
 from benchmarks.analysis.significance import add_significance
@@ -94,7 +95,8 @@ def collect(
         table = add_baselines(table)
     measured = {path: stored.shown(record) for path, record in measured_records(results).items()}
     rows, columns, extra, places = _rows(table)
-    rows_of_runs = [places.get(place) for place in _places(frame, block_ids(frame))]
+    placed = in_every_budget(frame).drop_duplicates("run_id")  # a run of several blocks counts in the first
+    rows_of_runs = [places.get(place) for place in _places(placed, block_ids(placed))]
     labels = [None if row is None else rows[row]["label"] for row in rows_of_runs]
     points = [*run_points(frame, labels), *measured_points(measured)]
     parts = [APART if row is None else f"{rows[row]['group']}-{rows[row]['resolution']}" for row in rows_of_runs]

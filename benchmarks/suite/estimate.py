@@ -33,7 +33,7 @@ class Estimate:
     Attributes:
         run_bytes: Predicted peak allocated memory of the whole run, the highest of its phases; None without a
             prediction.
-        train_bytes: That of training alone.
+        train_bytes: That of training alone; None also where nothing trains by gradients.
         image_bytes: Resized images on disk, shared by all runs on the same dataset and resolution.
         feature_bytes: Preloaded features on disk, shared by runs that differ in seed or budget only, and by methods
             whose features are the same; None without a prediction.
@@ -73,7 +73,8 @@ def estimate_cells(cells: Sequence[Cell], stored: pd.DataFrame, predict: Predict
         whole, train, features = None, None, None
         if point in predictions:
             prediction = predictions[point]
-            whole, train = prediction.highest.allocated, prediction.phases["train"].allocated
+            training = prediction.phases.get("train")
+            whole, train = prediction.highest.allocated, training.allocated if training else None
             features = math.ceil(count / point.batch_size * prediction.feature_bytes)
             if features:
                 _add_features(disk, dataset.digest, point, features)
@@ -102,7 +103,9 @@ def expected_seconds(config: RunConfig, alike: Mapping[tuple[Any, ...], pd.DataF
     runs = alike.get(tuple(getattr(config, name) for name in ALIKE))
     if runs is None:
         return None
-    by_epoch = runs["seconds_train"] + runs["seconds_validate"]
-    seconds = runs["seconds_total"] - by_epoch + by_epoch / runs["epochs"].astype("float64") * config.epochs
+    seconds = runs["seconds_total"]
+    if config.epochs is not None:
+        by_epoch = runs["seconds_train"] + runs["seconds_validate"]
+        seconds = seconds - by_epoch + by_epoch / runs["epochs"].astype("float64") * config.epochs
     known = seconds.dropna().tolist()
     return statistics.median(known) if known else None

@@ -44,7 +44,7 @@ class PlannedRun:
     def title(self) -> str:
         """What it is, for people."""
         config = self.config
-        trial = f" trial lr {config.lr:g}" if config.trial else ""
+        trial = f" trial lr {config.lr:g}" if config.trial and config.lr is not None else ""
         dataset = self.dataset_label or config.dataset
         return f"{config.method} {dataset} {config.resolution} px seed {config.seed}{trial}"
 
@@ -109,6 +109,7 @@ def make_plan(options: SuiteOptions) -> Plan:
         notes += notes_on(dataset.name, dataset.identical)
         _check_batch_size(dataset, options.batch_size or dataset.batch_size)
         _check_warmup(options.warmup_epochs, options.epochs or dataset.epochs)
+    methods = _with_enough(methods, settings, datasets, "all" in options.methods, notes)
     source = str(file) if file is not None and options.weights in ("auto", "hub") else options.weights
     weights = resolve_weights(source, backbone, cache, options.resample_patch_embed)
     if weights.note:
@@ -162,6 +163,30 @@ def _check_batch_size(dataset: Dataset, batch_size: int) -> None:
         )
 
 
+def _with_enough(
+    methods: Sequence[str],
+    settings: Mapping[str, Any],
+    datasets: Mapping[str, Dataset],
+    all_methods: bool,
+    notes: list[str],
+) -> list[str]:
+    """The methods for which every dataset has training images enough; where all were asked for, a note on the others.
+
+    Raises:
+        UserError: One that was asked for by name has too few.
+    """
+    smallest = min(datasets.values(), key=lambda dataset: len(dataset.splits["train"]))
+    found = len(smallest.splits["train"])
+    needed = {method: METHODS[method].min_images(settings[method]) for method in methods}
+    lacking = {method: number for method, number in needed.items() if found < number}
+    for method, number in lacking.items():
+        said = f"{method} must have at least {number} training images, got the {found} of {smallest.name}"
+        if not all_methods:
+            raise UserError(f"{said}; choose other options of it (--set {method}.OPTION=VALUE), or leave it out")
+        notes.append(f"{said}: it is left out")
+    return [method for method in methods if method not in lacking]
+
+
 def _check_warmup(warmup_epochs: int, epochs: int) -> None:
     if warmup_epochs >= epochs:
         raise UserError(
@@ -207,7 +232,10 @@ def _rounded(resolutions: Sequence[int], backbone: str) -> Iterator[str]:
 
 def _plan_cell(options: SuiteOptions, first: PlannedRun) -> Cell:
     runs = [replace(first, config=replace(first.config, seed=seed)) for seed in options.seeds]
-    own = METHODS[first.config.method].config.lr_grid  # type: ignore[attr-defined]
+    method = METHODS[first.config.method]
+    if method.gradient_free:
+        return Cell([], runs)
+    own = method.config.lr_grid  # type: ignore[attr-defined]
     grid = tuple(sorted(own if options.lr == "grid" else options.lr))
     if len(grid) < 2:
         return Cell([], runs)
@@ -232,7 +260,9 @@ def _plan_run(
 ) -> PlannedRun:
     """The run of the first seed."""
     settings = dataclasses.asdict(method_config)
-    rate, weight_decay = settings.pop("lr"), settings.pop("weight_decay")
+    rate, weight_decay = settings.pop("lr", None), settings.pop("weight_decay", None)
+    given = options.lr[0] if options.lr != "grid" and len(options.lr) == 1 else rate
+    trains = not METHODS[method].gradient_free
     device_type = places.device.partition(":")[0]
     config = RunConfig(
         method=method,
@@ -243,18 +273,18 @@ def _plan_run(
         backbone=weights.backbone,
         weights=weights.source,
         weights_sha256=weights.sha256,
-        epochs=options.epochs or dataset.epochs,
+        epochs=(options.epochs or dataset.epochs) if trains else None,
         batch_size=options.batch_size or dataset.batch_size,
-        lr=options.lr[0] if options.lr != "grid" and len(options.lr) == 1 else rate,
+        lr=given if trains else None,
         weight_decay=weight_decay,
         options=identity(settings, METHODS[method].config),
         precision=options.precision or ("bf16" if device_type == "cuda" else "fp32"),
         attention=options.attention,
-        grad_checkpointing=options.grad_checkpointing,
+        grad_checkpointing=options.grad_checkpointing and trains,
         preload=METHODS[method].has_extractor and options.preload != "off",
         device_type=device_type,
-        decay_all=options.decay_all,
-        warmup_epochs=options.warmup_epochs,
+        decay_all=options.decay_all and trains,
+        warmup_epochs=options.warmup_epochs if trains else 0,
         plugins=tuple(sorted(digests_of(method, dataset.name, weights.backbone).items())),
         normalization=_normalization(options, weights.backbone if weights.fallback else options.whole_backbone),
         resample_patch_embed=options.resample_patch_embed,

@@ -27,7 +27,7 @@ from benchmarks.plugins import load_plugins
 from benchmarks.training.bench import Bench, Emit
 from benchmarks.training.checkpoint import Checkpoints
 from benchmarks.training.clock import Clock
-from benchmarks.training.loop import evaluate, train
+from benchmarks.training.loop import evaluate, prepare_alone, train
 from benchmarks.training.peak_memory import PhaseMemory, host_peak_bytes
 from benchmarks.training.preload import Preloading
 from benchmarks.training.step import forbid_tf32
@@ -111,7 +111,8 @@ class Run:
         with self.clock("setup"), self.memory.phase("setup"):
             parts = self._build(len(dataset.classes), views[IMAGE])
         extractor: Any = parts.extractor
-        plain = extractor is not None and (config.preload or not extractor.augment_live)
+        untrained = METHODS[config.method].gradient_free
+        plain = extractor is not None and (config.preload or untrained or not extractor.augment_live)
         fixed = frozenset({IMAGE}) if plain else frozenset()
         self.run["input"]["augmented"] = sorted(views.keys() - fixed)
         splits = {
@@ -189,11 +190,15 @@ class Run:
         return Parts(parts.model.to(self.device), parts.extractor)
 
     def _train_and_test(self, bench: Bench, splits: dict[str, Split], dataset: Dataset) -> None:
-        trained = train(bench, splits["train"], splits["val"], self.rivals, self.checkpoints)
+        if METHODS[self.config.method].gradient_free:
+            trained = prepare_alone(bench, splits["train"], splits["val"])
+        else:
+            trained = train(bench, splits["train"], splits["val"], self.rivals, self.checkpoints)
+            selection = {"metric": "val auc", "best_epoch": trained.best_epoch, "stopped_after": trained.stopped_after}
+            self.run |= {"selection": selection, "resumed_after": trained.resumed_after}
+            self.measurements["history"] = trained.history
         assert trained.logits is not None
-        selection = {"metric": "val auc", "best_epoch": trained.best_epoch, "stopped_after": trained.stopped_after}
-        self.run |= {"selection": selection, "resumed_after": trained.resumed_after}
-        self.measurements |= {"history": trained.history, "val": trained.validation}
+        self.measurements["val"] = trained.validation
         if self.config.trial:
             return  # the test split is for the chosen rate alone
         if bench.recipe.before_inference is not None:
@@ -202,11 +207,11 @@ class Run:
         self.measurements["test"] = metrics
         frames = (("val", trained.logits), ("test", logits))
         self.probabilities = pd.concat([_image_probabilities(dataset, split, values) for split, values in frames])
-        seconds, num_epochs = self.clock.seconds, self.config.epochs
+        seconds = self.clock.seconds
         num_trained = self.config.num_steps(len(splits["train"])) * self.config.batch_size
-        evaluated = len(splits["val"]) * num_epochs + len(splits["test"])
+        evaluated = len(splits["val"]) * (self.config.epochs or 1) + len(splits["test"])
         self.measurements["images_per_second"] = {
-            "train": num_trained / seconds["train"],
+            "train": num_trained / seconds["train"] if "train" in seconds else None,
             "eval": evaluated / (seconds["validate"] + seconds["test"]),
             "preload": self.measurements.get("preload", {}).get("images_per_second"),
         }

@@ -162,19 +162,24 @@ class Tracking:
 
     def log(self, values: Mapping[str, float], epoch: int) -> None:
         """Numbers of an epoch, those of `TRACKED`."""
-        name = self.name
-        if name is not None and self.tracker is None:
-            self.tracker = self._try(lambda: TRACKERS[name](*self.about, epoch))
-        tracker = self.tracker
+        tracker = self._opened(epoch)
         if tracker is not None:
             self._try(lambda: tracker.log({name: values[name] for name in TRACKED}, epoch))
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """The test metrics of a record."""
-        tracker, test = self.tracker, record["measurements"].get("test") or {}
+        test = record["measurements"].get("test") or {}
+        without_epochs = bool(test) and self.about[2].get("epochs", 0) is None
+        tracker = self._opened(1) if without_epochs else self.tracker
         if tracker is not None:
             values = {f"test_{name}": value for name, value in test.items() if isinstance(value, float)}
             self._try(lambda: tracker.finish(values))
+
+    def _opened(self, epoch: int) -> Tracker | None:
+        name = self.name
+        if name is not None and self.tracker is None:
+            self.tracker = self._try(lambda: TRACKERS[name](*self.about, epoch))
+        return self.tracker
 
     def _try(self, work: Callable[[], Any]) -> Any:
         try:

@@ -75,6 +75,7 @@ def _means(trials: Sequence[PlannedRun], records: Sequence[Record], score: str) 
     """The mean of a validation score over the seeds, by rate; None where a trial of the rate has none."""
     values: dict[float, list[float | None]] = {rate: [] for rate in trials[0].config.lr_grid}
     for trial, record in zip(trials, records, strict=True):
+        assert trial.config.lr is not None
         finished = record["status"]["state"] == "ok"
         values[trial.config.lr].append(record["measurements"].get("val", {}).get(score) if finished else None)
     return {

@@ -45,10 +45,9 @@ def train(
     Raises:
         Diverged: The loss is not finite.
     """
-    if bench.recipe.prepare is not None:
-        with bench.clock("prepare"), bench.memory.phase("prepare"):
-            bench.recipe.prepare(bench.model, PreparationBatches(bench, train_split))
+    _prepare(bench, train_split)
     training, epochs = Training(bench, len(train_split)), bench.config.epochs
+    assert epochs is not None
     if checkpoints is not None and (state := checkpoints.load()) is not None:
         training.load_state_dict(state)
         bench.emit("note", text=f"goes on after epoch {len(training.result.history)}")
@@ -63,6 +62,28 @@ def train(
                 checkpoints.store(epoch, training.state_dict())
     restore(bench.model, training.best)
     return result
+
+
+def prepare_alone(bench: Bench, train_split: Split, val_split: Split) -> TrainingResult:
+    """What stands in the place of training where nothing trains by gradients: a pass over the training split.
+
+    Args:
+        bench: With the model to prepare.
+        train_split: What it is made from.
+        val_split: Read once; it picks nothing.
+
+    Raises:
+        Diverged: A prediction is not finite.
+    """
+    _prepare(bench, train_split)
+    metrics, logits = evaluate(bench, val_split, "validate")
+    return TrainingResult(validation=metrics, logits=logits)
+
+
+def _prepare(bench: Bench, split: Split) -> None:
+    if bench.recipe.prepare is not None:
+        with bench.clock("prepare"), bench.memory.phase("prepare"):
+            bench.recipe.prepare(bench.model, PreparationBatches(bench, split))
 
 
 def _train_and_validate(training: Training, train: Split, val: Split, epoch: int) -> None:

@@ -20,7 +20,8 @@ class TrainingResult:
 
     Attributes:
         history: One entry an epoch: epoch (from 1), loss, lr (at its end), val_auc, val_loss, seconds.
-        best_epoch: The epoch with the best validation AUC; of equals the lowest validation loss, then the first.
+        best_epoch: The epoch with the best validation AUC; of equals the lowest validation loss, then the first; 0
+            without epochs.
         validation: Metrics of that epoch.
         logits: What it gives the images of the validation split `(n, C)`.
         stopped_after: The epoch after which a hopeless trial was stopped; None where all epochs ran.
@@ -49,6 +50,7 @@ class Training:
 
     def __init__(self, bench: Bench, num_train: int) -> None:
         config = bench.config
+        assert config.lr is not None and config.weight_decay is not None
         self.bench, self.result = bench, TrainingResult()
         self.optimization = make_optimization(
             bench.model, config.lr, config.weight_decay, config.precision, bench.device.type, bench.recipe,
