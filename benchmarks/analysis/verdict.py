@@ -46,7 +46,8 @@ class Candidate(NamedTuple):
     its interval, all methods together at 95 %. not_inferior: whether that is above less the margin; None without a
     margin or full fine-tuning. memory_bytes: peak allocated of the whole run, memory_source `measured` or `predicted`.
     parameters: that train, head included. seconds: of training and of extracting features. storage_bytes: of what a
-    further task adds. fits: whether it keeps to the limits on card and hours; None where that is not known.
+    further task adds; None where that is no weights. fits: whether it keeps to the limits on card and hours; None where
+    that is not known.
     """
 
     label: str
@@ -153,7 +154,8 @@ def _verdict(rows: pd.DataFrame, evidence: Mapping[str, Evidence], limits: Limit
 def _candidate(row: pd.Series, limits: Limits) -> Candidate:
     memory = _whole(row["memory_bytes"])
     parameters = _whole(row["trainable_total"])
-    seconds = _sum(row["seconds_train"], row["preload_seconds"])
+    # Where nothing trains there is no time of training, and what is kept instead of weights is not counted.
+    seconds = _known(row["preload_seconds"]) if parameters == 0 else _sum(row["seconds_train"], row["preload_seconds"])
     low = _known(row["vs_full_low"])
     checks = [
         limits.card_bytes and memory and limits.needed_bytes(memory) <= limits.card_bytes,
@@ -178,7 +180,7 @@ def _candidate(row: pd.Series, limits: Limits) -> Candidate:
         memory_source=_known(row["memory_source"]),
         parameters=parameters,
         seconds=seconds,
-        storage_bytes=None if parameters is None else _BYTES_A_PARAMETER * parameters,
+        storage_bytes=_BYTES_A_PARAMETER * parameters if parameters else None,
         fits=bool(fits) if fits is not None else None,
     )
 
