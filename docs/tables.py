@@ -249,6 +249,7 @@ def side_table() -> str:
     rows = [
         [f"`{name}`", precision, *(f"{int(size):,}{PREDICTED}" for size in sizes), ratio]
         for name, _, precision, *sizes, ratio in cells
+        if "–" not in sizes
     ]
     header = "method | | features | weights and states | kept | floor | ours | transcription | preload | ours / floor"
     return markdown(header, "llrrrrrrrr", rows)

@@ -220,6 +220,6 @@ def no_room(folder: Path, needed: int, free: int) -> MachineError:
     """The error of a disk that cannot hold a cache."""
     return MachineError(
         f"features need {needed / 2**30:.2f} GiB under {folder.parent}, where {free / 2**30:.2f} GiB are free; make "
-        "room (bench.py clean caches), choose another --cache, store 8 bits (--set fpt.feature_dtype=int8) or use "
-        "--preload off"
+        "room (bench.py clean caches), choose another --cache, store 8 bits where the method can (--set "
+        "fpt.feature_dtype=int8) or use --preload off"
     )

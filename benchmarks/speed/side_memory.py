@@ -8,7 +8,8 @@ of AdamW of what trains, and what has to be kept for the backward pass (`KEPT` s
 transcription (`benchmarks.speed.side_plain`) is the method as its paper writes it; its features are in fp32 where it
 computes in fp32.
 
-A method joins by a line in `KEPT` and one in `side_plain.TRANSCRIPTIONS`.
+A method joins by a line in `KEPT`, and one in `side_plain.TRANSCRIPTIONS` if it is to be compared with one. Where KEPT
+says that nothing is, all could be made again from the features: a floor that asks for a second forward pass.
 """
 
 import argparse
@@ -82,11 +83,12 @@ KEPT: dict[str, Callable[[Sizes], int]] = {
     "unipt": _parallel,
     "dtl": _late_blocks,
     "dtl_plus": _late_blocks,
+    **dict.fromkeys(("vqt", "synqt", "side_tuning", "ep", "attentive_probe", "fpt", "fpt_plus"), _nothing),
 }
 
 
 def transcribed(point: MemoryPoint) -> Parts:
-    """A point's parts, the model by its transcription."""
+    """A point's parts, the model by its transcription, which there is."""
     if point.precision == "fp32":
         point = replace(point, options=(*point.options, ("feature_dtype", "float32")))
     parts = build_point(point)
@@ -106,7 +108,8 @@ def kept_bytes(point: MemoryPoint) -> int:
 def row(point: MemoryPoint) -> dict[str, Any]:
     """Peaks and floor of a point, MiB."""
     with mock.patch.object(trace, "library_workspaces", lambda func: []):
-        ours, plain = (predict_memory(point, build).phases for build in (build_point, transcribed))
+        ours = predict_memory(point).phases
+        plain = predict_memory(point, transcribed).phases["train"].allocated if point.method in TRANSCRIPTIONS else None
     with torch.device("meta"):
         parameters = list(build_point(point).model.parameters())
     held = ours["train"].breakdown
@@ -121,11 +124,12 @@ def row(point: MemoryPoint) -> dict[str, Any]:
         "kept": kept,
         "floor": floor,
         "ours": peak,
-        "transcription": plain["train"].allocated,
+        "transcription": plain,
         "preload": ours["preload"].allocated,
     }
     setting = {"method": point.method, "px": point.resolution, "precision": point.precision}
-    return setting | {name: round(size / MIB) for name, size in shown.items()} | {"ours / floor": f"{peak / floor:.2f}"}
+    sizes = {name: None if size is None else round(size / MIB) for name, size in shown.items()}
+    return setting | sizes | {"ours / floor": f"{peak / floor:.2f}"}
 
 
 def rows(
@@ -154,13 +158,13 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Prints the table."""
     args = make_parser().parse_args(arguments)
-    frame = pd.DataFrame(rows(args.methods, args.res, args.backbone, args.batch_size))
+    frame = pd.DataFrame(rows(args.methods, args.res, args.backbone, args.batch_size), dtype=object)
     if args.format == "csv":
         print(frame.to_csv(index=False), end="")
     elif args.format == "json":
         print(frame.to_json(orient="records", indent=2))
     else:
-        print(frame.to_markdown(index=False, disable_numparse=True))
+        print(frame.to_markdown(index=False, disable_numparse=True, missingval="–"))
     return 0
 
 
