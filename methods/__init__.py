@@ -57,6 +57,22 @@ _TABLE = {
 }
 TITLES = {name: title for name, (_, title) in _TABLE.items()}
 IDEAS = {name: module.partition(".")[0] for name, (module, _) in _TABLE.items()}
+# The ideas in the order of tables; a method of no folder here is a plugin's, or known from stored records alone.
+IDEA_TITLES = {
+    "full": "Full fine-tuning",
+    "probes": "Probes",
+    "selective": "Selective",
+    "adapters": "Adapters",
+    "prompts": "Prompts",
+    "low_rank": "Low rank",
+    "side": "Side networks",
+    "plugins": "Plugins",
+}
+
+
+def idea_of(name: str) -> str:
+    """The key of a method's idea in `IDEA_TITLES`."""
+    return IDEAS.get(name, "plugins")
 
 
 def __getattr__(name: str) -> Any:

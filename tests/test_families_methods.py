@@ -14,7 +14,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
 from benchmarks.model.backbone import check_needs, create_backbone, described, lacks, set_attention
 from benchmarks.model.build import build_parts, check_runs, count_parameters
-from benchmarks.model.choose import methods_on
+from benchmarks.model.choose import choose_variants
 from benchmarks.model.method_config import make_config
 from benchmarks.training.step import evaluation_step, make_optimization, training_step
 from methods import METHODS
@@ -154,14 +154,17 @@ def test_another_network_of_timm_gives_its_features() -> None:
 
 def test_all_means_those_that_a_backbone_can_have(capsys: pytest.CaptureFixture[str]) -> None:
     """A note names the others and why; one that is asked for by name is refused."""
-    methods, notes = methods_on(["all"], "resnet18")
+    chosen, notes = choose_variants(["all"], (), "resnet18")
+    methods = [variant.name for variant in chosen]
     assert methods == [name for name in METHODS if not lacks("resnet18", METHODS[name])]
     assert {"full", "linear", "lora"} <= set(methods) and not {"vpt", "fpt", "adapter"} & set(methods)
     (note,) = notes
     assert note.startswith("all methods but these run on resnet18: vpt, vpt_shallow, fpt, fpt_plus")
     assert "as it has no token sequence; " in note
-    assert methods_on(["vpt"], "resnet18") == (["vpt"], [])  # refused by `check_needs`
-    assert methods_on(["all"], ALL["augreg"]) == (list(METHODS), [])
+    (vpt,), notes = choose_variants(["vpt"], (), "resnet18")
+    assert (vpt.name, notes) == ("vpt", [])  # refused by `check_needs`
+    chosen, notes = choose_variants(["all"], (), ALL["augreg"])
+    assert [variant.method for variant in chosen] == list(METHODS) and not notes
     assert bench.main(["params", "--methods", "all", "--backbone", "resnet18", "--format", "json"]) == 0
     out, err = capsys.readouterr()
     assert [row["method"] for row in json.loads(out)] == methods and f"note: {note}" in err

@@ -16,9 +16,9 @@ from benchmarks.errors import UserError
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.prediction_cache import point_of_run
 from benchmarks.model.build import build_parts
-from benchmarks.model.choose import method_options
 from benchmarks.model.method_config import make_config
-from benchmarks.report.missing_runs import _method_flags
+from benchmarks.model.variants import read_variants
+from benchmarks.report.missing_runs import _as_asked
 from methods import METHODS
 from methods.probes import linear
 
@@ -152,7 +152,7 @@ def test_a_missing_run_is_described_by_a_command_that_reads_back(make_any: Calla
     options = {"bias": False, "rank": 4, "start": "data", "layers": [3, 5]}
     settings = {**dataclasses.asdict(make_any(options)), "options": options}
     rows = pd.DataFrame({"variant": [json.dumps(settings)]})
-    words = list(_method_flags("any", rows))
-    assert method_options(words[words.index("--set") + 1 :], ["any"]) == {"any": options}
+    variant, flags = _as_asked("any", rows)
+    assert read_variants(variant) == [("any", options)] and flags == ()
     nothing = pd.DataFrame({"variant": [json.dumps(dataclasses.asdict(make_any({"rank": None})))]})
-    assert _method_flags("any", nothing) == ()
+    assert _as_asked("any", nothing) == ("any", ())

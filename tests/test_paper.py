@@ -12,8 +12,8 @@ from test_tables import line
 
 from bench import main
 from benchmarks.analysis.summary import performance_memory_efficiency, performance_parameter_efficiency, summary
-from benchmarks.model.choose import method_options
 from benchmarks.model.method_config import make_config
+from benchmarks.model.variants import read_variants
 from benchmarks.records.frame import runs_frame
 from benchmarks.records.record import load_records, write_record
 from benchmarks.records.schema import Record
@@ -98,8 +98,9 @@ def test_incidents_are_results_and_gaps_are_empty(tmp_path: Path) -> None:
     table = summary(runs_frame([*records, on("messidor2", "vpt", 0, state="failed", message="killed")]))
     (paper,) = paper_tables(table)
     lines = commands(paper.block)
-    assert any("--methods vpt --datasets messidor2" in words and "--retry-failed" in words for words in lines)
-    assert any("--methods vpt --datasets covid" in words and "--retry-failed" not in words for words in lines)
+    again, first = ([line for line in lines if ("--retry-failed" in line) is has] for has in (True, False))
+    assert any("--methods vpt:weight_decay=0.05 --datasets messidor2" in line for line in again)
+    assert any("vpt:weight_decay=0.05 --datasets covid" in line for line in first)
 
 
 def test_chance_is_marked_and_not_ranked(tmp_path: Path) -> None:
@@ -153,11 +154,12 @@ def test_commands_describe_the_runs_that_are_missing(tmp_path: Path) -> None:
         options = options_of(*shlex.split(command)[2:])
         config = gone["run"]["config"]
         method = config["method"]
-        assert (options.methods, options.datasets) == ((method,), (config["dataset"],))
+        ((asked, own),) = read_variants(options.methods[0])
+        assert (len(options.methods), asked, options.datasets) == (1, method, (config["dataset"],))
         assert (options.res, options.seeds) == ((config["resolution"],), (config["seed"],))
         for name in ("backbone", "weights", "epochs", "batch_size", "precision", "attention", "grad_checkpointing"):
             assert getattr(options, name) == config[name], name
-        settings = make_config(method, method_options(options.set, [method]).get(method, {}))
+        settings = make_config(method, own)
         assert (options.lr or (settings.lr,)) == (config["lr"],)
         for name, value in config["options"].items():
             assert getattr(settings, name) == value
@@ -170,8 +172,8 @@ def test_commands_carry_settings_and_are_few(tmp_path: Path) -> None:
     records += [on(d, "full", 0.8, config=shared) for d in ("my images", "covid", "messidor2")]
     (paper,) = paper_tables(summary(runs_frame(records)))
     (command,) = commands(paper.block)
-    assert "--methods fpt --datasets messidor2 'PATH/my images' --res 512 --seeds 0" in command
-    assert "--set fpt.weight_decay=0.05 fpt.num_prompt_tokens=8 fpt.keep_ratio=0.5" in command
+    assert "--methods fpt:weight_decay=0.05,num_prompt_tokens=8,keep_ratio=0.5 --datasets messidor2" in command
+    assert "--datasets messidor2 'PATH/my images' --res 512 --seeds 0" in command
     assert "--lr 0.0005" in command and "--preload off" in command and "--grad-checkpointing" in command
     assert "--warmup-epochs 2" in command and "--decay-all" in command and "--resample-patch-embed" in command
     options_of(*shlex.split(command)[2:])

@@ -13,10 +13,10 @@ from benchmarks.analysis.budgets import in_every_budget
 from benchmarks.analysis.cell_memory import cell_memory
 from benchmarks.analysis.convergence import in_words, reasons
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT, add_code, by_code, differs
-from benchmarks.names import told_apart
+from benchmarks.names import told_apart, variant_title
 from benchmarks.records.frame import LATER, PROTOCOL
 from benchmarks.records.schema import DAMAGED, STATES
-from methods import TITLES
+from methods import IDEA_TITLES, TITLES, idea_of
 
 CELL = ("block", "dataset", "dataset_digest", "resolution", "method", "variant")
 PARAMETERS = ("trainable", "trainable_head", "trainable_total", "frozen")
@@ -58,10 +58,10 @@ def _block_id(row: pd.Series) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:6]
 
 
-def method_rank(name: str) -> tuple[int, str]:
-    """Sort key: the order of the table of methods, then names that only stored records know."""
-    known = list(TITLES)
-    return (known.index(name) if name in TITLES else len(known), name)
+def method_rank(name: str) -> tuple[int, int, str]:
+    """Sort key: the order of ideas, in each that of the table of methods, then names that only stored records know."""
+    ideas, known = list(IDEA_TITLES), list(TITLES)
+    return (ideas.index(idea_of(name)), known.index(name) if name in TITLES else len(known), name)
 
 
 def summary(frame: pd.DataFrame, mix_code: bool = False) -> pd.DataFrame:
@@ -281,9 +281,8 @@ def variant_labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
         keys = sorted({key for setting in settings.values() for key in setting} - {"options", ON})  # which stand there
         differing = [key for key in keys if len({json.dumps(s.get(key)) for s in settings.values()}) > 1]
         for variant, setting in settings.items():
-            details = [setting[ON]] if ON in setting else []
-            details += [f"{key} {_shown(setting.get(key))}" for key in differing]
-            labels[method, variant] = f"{title} ({', '.join(details)})" if details else str(title)
+            first = [setting[ON]] if ON in setting else []
+            labels[method, variant] = variant_title(str(title), {key: setting.get(key) for key in differing}, first)
     return labels
 
 
@@ -300,14 +299,6 @@ def _dataset_labels(table: pd.DataFrame) -> list[str]:
         for name, digest in sets
     }
     return [labels[place] for place in _zip(table, "dataset", "dataset_digest")]
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, list | tuple):
-        return "-".join(map(_shown, value))
-    return "default" if value is None else str(value)
 
 
 def _first(values: pd.Series) -> Any:

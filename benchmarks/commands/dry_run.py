@@ -83,7 +83,7 @@ def _row(cell: Cell, chosen: float | None, estimate: Estimate, stored: str, num_
     rate = _rate(config.lr) if not best else best if chosen is None else f"{chosen:g}, {best}"
     trains = config.epochs is not None
     return {
-        "method": config.method,
+        "method": cell.runs[0].name,
         "dataset": cell.runs[0].dataset_label or config.dataset,
         "res": config.resolution,
         "seeds": ranges([run.config.seed for run in cell.runs]),

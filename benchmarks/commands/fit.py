@@ -16,7 +16,7 @@ from benchmarks.commands.options import (
     add_methods,
     add_plugins,
     backbone_of,
-    chosen_methods,
+    chosen_variants,
     print_frame,
 )
 from benchmarks.errors import UserError
@@ -66,7 +66,7 @@ def _card(text: str) -> int | Fault:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a row for each method and set of factors."""
+    """Prints a row for each method or variant and set of factors."""
     import pandas as pd
 
     from benchmarks.memory.card_fit import RESOLUTIONS
@@ -105,28 +105,30 @@ def _collect(rows: Iterable[dict[str, Any]], total: int) -> list[dict[str, Any]]
 
 
 def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
-    """A point for each method and set of factors."""
+    """A point for each method or variant and set of factors."""
     from benchmarks.memory.point import MemoryPoint
 
     backbone = backbone_of(args)
-    factors = itertools.product(chosen_methods(args, backbone), args.precision, args.attention, args.grad_checkpointing)
+    variants = chosen_variants(args, backbone)
+    factors = itertools.product(variants, args.precision, args.attention, args.grad_checkpointing)
     return [
         MemoryPoint(
-            method,
+            variant.method,
             args.res,
             args.batch_size,
             backbone,
             precision=precision,
             attention=attention,
             grad_checkpointing=checkpointing == "on",
+            options=variant.changed,
         )
-        for method, precision, attention, checkpointing in factors
+        for variant, precision, attention, checkpointing in factors
     ]
 
 
 def _factors(point: "MemoryPoint") -> dict[str, Any]:
-    names = ("method", "precision", "attention", "grad_checkpointing")
-    return {name: getattr(point, name) for name in names}
+    factors = ("precision", "attention", "grad_checkpointing")
+    return {"method": point.variant} | {name: getattr(point, name) for name in factors}
 
 
 def _limits_row(job: "tuple[MemoryPoint, int, Path]") -> dict[str, Any]:

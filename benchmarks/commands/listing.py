@@ -50,11 +50,14 @@ Rows = tuple[list[dict[str, Any]], list[str]]  # with a line for each file that 
 
 
 def _methods(args: argparse.Namespace) -> Rows:
-    from methods import METHODS
+    from benchmarks.model.groups import COSTS, GROUPS
+    from methods import METHODS, idea_of
 
     return [
-        {"method": name, "title": m.title, "lr": getattr(m.config(), "lr", None), "source": m.paper}
-        for name, m in METHODS.items()
+        {"method": name, "title": method.title, "idea": idea_of(name)}
+        | {"groups": ", ".join(group for group in COSTS if GROUPS[group](name))}
+        | {"lr": getattr(method.config(), "lr", None), "source": method.paper}
+        for name, method in METHODS.items()
     ], []
 
 

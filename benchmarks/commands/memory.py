@@ -20,11 +20,11 @@ from benchmarks.commands.options import (
     add_results,
     add_set,
     backbone_of,
-    chosen_methods,
+    chosen_variants,
     print_frame,
 )
 from benchmarks.errors import UserError
-from benchmarks.model.choose import check_methods, method_options
+from benchmarks.model.choose import is_asked_for
 from benchmarks.storage.notes import say
 
 if TYPE_CHECKING:
@@ -82,13 +82,11 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
     from benchmarks.memory.point import MemoryPoint
 
     backbone = backbone_of(args)
-    methods = chosen_methods(args, backbone)
-    options = method_options(args.set, methods)
     values = [getattr(args, name) or default for name, default in DEFAULTS.items()]
-    factors = itertools.product(*values, methods)
+    factors = itertools.product(*values, chosen_variants(args, backbone))
     return [
         MemoryPoint(
-            method,
+            variant.method,
             resolution,
             batch_size,
             backbone,
@@ -97,9 +95,9 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
             attention,
             args.grad_checkpointing,
             args.preload == "on",
-            tuple(sorted(options.get(method, {}).items())),
+            variant.changed,
         )
-        for resolution, batch_size, precision, attention, method in factors
+        for resolution, batch_size, precision, attention, variant in factors
     ]
 
 
@@ -165,11 +163,11 @@ def _compare(args: argparse.Namespace) -> int:
     from benchmarks.memory.table import compare_frame, readable, short_name
 
     asked = {"resolution": args.res} | {name: getattr(args, name) for name in DEFAULTS if name != "res"}
-    asked |= {"method": args.methods and check_methods(args.methods)}
     records = [
         record
         for record in read_measured(args.results)
         if all(not values or record["point"][name] in values for name, values in asked.items())
+        and is_asked_for(args.methods, record["point"]["method"], dict(record["point"]["options"]))
         and record["status"]["state"] != "failed"
     ]
     if not records:

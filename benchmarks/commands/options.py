@@ -14,6 +14,8 @@ from benchmarks.storage.notes import say
 if TYPE_CHECKING:
     import pandas as pd
 
+    from benchmarks.model.variants import Variant
+
 FORMATS = ("md", "csv", "json")
 
 
@@ -53,7 +55,11 @@ def check_named(path: Path, name: str) -> None:
 def add_methods(parser: argparse.ArgumentParser) -> None:
     """--methods, all of them by default."""
     parser.add_argument(
-        "--methods", nargs="+", metavar="M", default=["all"], help="names, see bench.py list methods (default: all)"
+        "--methods",
+        nargs="+",
+        metavar="M",
+        default=["all"],
+        help="names, groups and variants like lora:rank=4|16, see bench.py list methods (default: all)",
     )
 
 
@@ -78,14 +84,14 @@ def backbone_of(args: argparse.Namespace) -> str:
     return backbone
 
 
-def chosen_methods(args: argparse.Namespace, backbone: str) -> list[str]:
-    """The methods asked for; a note says which of `all` the backbone cannot have."""
-    from benchmarks.model.choose import methods_on
+def chosen_variants(args: argparse.Namespace, backbone: str) -> "list[Variant]":
+    """The methods and variants asked for; a note says which of a group the backbone cannot have."""
+    from benchmarks.model.choose import choose_variants
 
-    methods, notes = methods_on(args.methods, backbone)
+    variants, notes = choose_variants(args.methods, getattr(args, "set", ()), backbone)
     for note in notes:
         say(note)
-    return methods
+    return variants
 
 
 def add_num_classes(parser: argparse.ArgumentParser) -> None:

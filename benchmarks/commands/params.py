@@ -11,10 +11,9 @@ from benchmarks.commands.options import (
     add_plugins,
     add_set,
     backbone_of,
-    chosen_methods,
+    chosen_variants,
     print_frame,
 )
-from benchmarks.model.choose import method_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,21 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a row a method: `percent` is trainable / (trainable + frozen), both without the new head."""
+    """Prints a row a method or variant: `percent` is trainable / (trainable + frozen), both without the new head."""
     import pandas as pd
 
     from benchmarks.model.build import count_parameters
-    from benchmarks.model.method_config import make_config
 
     backbone = backbone_of(args)
-    methods = chosen_methods(args, backbone)
-    options = method_options(args.set, methods)
     rows = []
-    for method in methods:
-        config = make_config(method, options.get(method, {}))
-        counts = count_parameters(method, config, backbone, args.num_classes)
+    for variant in chosen_variants(args, backbone):
+        counts = count_parameters(variant.method, variant.config, backbone, args.num_classes)
         columns = ("trainable", "trainable_head", "frozen", "percent")
-        rows.append({"method": method} | {column: counts[column] for column in columns})
+        rows.append({"method": variant.name} | {column: counts[column] for column in columns})
     frame = pd.DataFrame(rows)
     if args.format != "json":
         frame["percent"] = frame["percent"].map("{:.2f}".format)

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         for number, planned in enumerate(runs, start=1):
             config = planned.config
             log = options.results / "logs" / f"preload-{config.run_id}.log"
-            progress.start(number, f"{config.method} {config.dataset} {config.resolution} px", log)
+            progress.start(number, f"{planned.name} {config.dataset} {config.resolution} px", log)
             job = Job("preload", planned, options.results, log, code, options.hang_minutes * 60)
             done = follow(workers.take(another=number < len(runs)), job, progress)
             progress.finish(done, len(runs) - number)
@@ -75,7 +75,7 @@ def distinct(runs: "list[PlannedRun]") -> "list[PlannedRun]":
 
 def _place(planned: "PlannedRun") -> dict[str, Any]:
     config = planned.config
-    return {"method": config.method, "dataset": config.dataset, "res": config.resolution}
+    return {"method": planned.name, "dataset": config.dataset, "res": config.resolution}
 
 
 def _row(planned: "PlannedRun", done: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from benchmarks.choices import DEFAULT_BACKBONE
 from benchmarks.config import Attention, Precision
+from benchmarks.names import variant_name
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class MemoryPoint:
         parts += [self.attention, f"c{self.num_classes}"]
         parts += ["ckpt"] * self.grad_checkpointing + ["live"] * (not self.preload)
         return "_".join(parts + [f"{name}={value}" for name, value in self.options])
+
+    @property
+    def variant(self) -> str:
+        """The method with its options, as `--methods` takes it and tables show it."""
+        return variant_name(self.method, dict(self.options))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "MemoryPoint":

@@ -29,7 +29,7 @@ def point_rows(
     phases = dict(memory["phases"]) if memory else {}
     if status["state"] != "ok":
         phases[status["phase"]] = None
-    place = {column: getattr(point, column) for column in POINT_COLUMNS}
+    place = _place(point)
     rows = [
         place
         | {"phase": phase, "source": source, "status": "ok" if peaks else status["state"]}
@@ -41,6 +41,11 @@ def point_rows(
         highest = highest_phase({row["phase"]: row[counter] for row in rows})
         whole[counter] = highest[1] if highest and status["state"] == "ok" else None
     return [*rows, place | whole]
+
+
+def _place(point: MemoryPoint) -> dict[str, Any]:
+    """`POINT_COLUMNS` of a point; `method` has its options behind it, as `--methods` takes it."""
+    return {column: getattr(point, column) for column in POINT_COLUMNS} | {"method": point.variant}
 
 
 def measured_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -99,8 +104,7 @@ def short_name(counter: str) -> str:
 def breakdown_frame(predictions: Iterable[Prediction]) -> pd.DataFrame:
     """What fills each predicted peak: a row for each point, phase and purpose, the largest first."""
     return pd.DataFrame(
-        {column: getattr(prediction.point, column) for column in POINT_COLUMNS}
-        | {"phase": phase, "purpose": purpose, "bytes": size}
+        _place(prediction.point) | {"phase": phase, "purpose": purpose, "bytes": size}
         for prediction in predictions
         for phase, peak in prediction.phases.items()
         for purpose, size in peak.breakdown.items()

@@ -1,44 +1,126 @@
 """Methods and their settings, as a user names them."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.choices import one_of
 from benchmarks.errors import UserError
 from benchmarks.storage.plain_yaml import numbers, read_yaml
 
-
-def check_methods(names: Sequence[str]) -> list[str]:
-    """Checks names of methods, drops repetitions, keeps the order; `all` stands for all of them."""
-    from methods import METHODS
-
-    if list(names) == ["all"]:
-        return list(METHODS)
-    return list(dict.fromkeys(one_of("method", METHODS, name) for name in names))
+if TYPE_CHECKING:
+    from benchmarks.model.variants import Variant
 
 
-def methods_on(names: Sequence[str], backbone: str) -> tuple[list[str], list[str]]:
-    """The methods of these names, of `all` those that a backbone has what they ask for.
+def choose_variants(names: Sequence[str], settings: Iterable[str], backbone: str) -> "tuple[list[Variant], list[str]]":
+    """The variants of methods that `--methods` and `--set` ask for, in their order, each once.
+
+    An option that stands with a method wins over `--set`, which is of all variants of its method.
 
     Args:
-        names: Of methods, checked as `check_methods` does.
+        names: Names, groups and variants, as `bench.py list methods` shows them.
+        settings: As `method_options` takes them.
         backbone: Its name, with its settings.
 
     Returns:
-        The methods, and a note on those that `all` leaves out.
+        The variants, and notes on what groups leave out since the backbone lacks what it asks for, and on what is
+        named twice.
+
+    Raises:
+        UserError: There is no such method, group or option, or a value is none of its option's.
     """
-    from benchmarks.model.backbone import lacks
+    from benchmarks.model.method_config import make_config
+    from benchmarks.model.variants import Variant
+
+    asked, notes = _asked(names, backbone)
+    if not asked:
+        left_out = notes[0] if notes else f"there are none in {', '.join(names)}"
+        raise UserError(f"methods must be at least one, got none: {left_out}")
+    changed = method_options(settings, list(dict.fromkeys(method for method, _ in asked)))
+    found: dict[Any, Variant] = {}
+    for method, own in asked:
+        options = changed.get(method, {}) | own
+        config = make_config(method, options)
+        variant = Variant(method, _read_back(config, own), _read_back(config, dict(sorted(options.items()))), config)
+        first = found.setdefault((method, config), variant)
+        if first.name != variant.name:
+            notes.append(f"{variant.name} is the same as {first.name}, which stands for both")
+    return list(found.values()), notes
+
+
+def is_asked_for(names: Sequence[str], method: str, options: Mapping[str, Any]) -> bool:
+    """Whether what was stored of a method is among what `--methods` names; a method alone stands for any options.
+
+    Raises:
+        UserError: There is no such method, group or option.
+    """
+    from benchmarks.model.groups import GROUPS
+    from benchmarks.model.variants import read_variants
     from methods import METHODS
 
-    methods = check_methods(names)
-    if list(names) != ["all"]:
-        return methods, []
+    found = False
+    for name in names:
+        if name in GROUPS:
+            found |= method in METHODS and GROUPS[name](method)
+            continue
+        one_of("method", dict.fromkeys([*METHODS, *GROUPS]), name.partition(":")[0])
+        found |= any(other == method and own.items() <= dict(options).items() for other, own in read_variants(name))
+    return found
+
+
+def _read_back(config: Any, options: Iterable[str]) -> tuple[tuple[str, Any], ...]:
+    """Names of options with their values as the Config has them."""
+    return tuple((name, getattr(config, name)) for name in options)
+
+
+def _asked(names: Sequence[str], backbone: str) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
+    """Methods with the options that stand with them, of groups those that the backbone can have; and notes."""
+    from benchmarks.model.groups import GROUPS
+    from benchmarks.model.variants import read_variants, written
+    from methods import METHODS
+
+    asked: list[tuple[str, dict[str, Any]]] = []
+    notes: list[str] = []
+    for name in dict.fromkeys(names):
+        method, colon, _ = name.partition(":")
+        if method in GROUPS and not colon:
+            suited, left_out = _suited(name, backbone)
+            asked += [(member, _spelled_out(member)) for member in suited]
+            notes += left_out
+            if name in METHODS:
+                own = written(name, _spelled_out(name))
+                notes.append(f"{name} stands for a group of methods; the method of that name is asked for like {own}")
+        elif method in METHODS:
+            asked += read_variants(name)
+        elif method in GROUPS:
+            raise UserError(f"methods must give options to a method, got {name!r}: {method} is a group of methods")
+        else:
+            one_of("method", dict.fromkeys([*METHODS, *GROUPS]), method)
+    return asked, notes
+
+
+def _spelled_out(method: str) -> dict[str, Any]:
+    """What stands with a method that a group asks for: its shorthand's default where its name alone is a group's."""
+    from benchmarks.model.groups import GROUPS
+    from benchmarks.model.variants import shorthand_of
+    from methods import METHODS
+
+    short = shorthand_of(method)
+    return {short: getattr(METHODS[method].config(), short)} if short and method in GROUPS else {}
+
+
+def _suited(group: str, backbone: str) -> tuple[list[str], list[str]]:
+    """The methods of a group that the backbone has what they ask for, and a note on the others."""
+    from benchmarks.model.backbone import lacks
+    from benchmarks.model.groups import members
+    from methods import METHODS
+
+    methods = members(group)
     unfit: dict[str, list[str]] = {}  # by what the backbone has instead
     for method in methods:
         if lacking := lacks(backbone, METHODS[method]):
             unfit.setdefault(" and ".join(lacking), []).append(method)
     left_out = "; ".join(f"{', '.join(names)}, as it has {reason}" for reason, names in unfit.items())
-    notes = [f"all methods but these run on {backbone}: {left_out}"] if unfit else []
+    notes = [f"{group} methods but these run on {backbone}: {left_out}"] if unfit else []
     return [method for method in methods if not any(method in names for names in unfit.values())], notes
 
 

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+from benchmarks.choices import one_of
 from benchmarks.errors import UserError
 from methods import METHODS
 from methods.contract import Bounds
@@ -26,8 +27,7 @@ def make_config(method: str, overrides: Mapping[str, Any]) -> Any:
     kinds = typing.get_type_hints(config, include_extras=True) | _OF_ALL
     names = [field.name for field in dataclasses.fields(config)]
     for name in overrides:
-        if name not in names:
-            raise UserError(f"option of {method} must be one of {', '.join(names)}, got {name!r}")
+        one_of(f"option of {method}", names, name)
     settings = {name: getattr(config(), name) for name in names} | dict(overrides)
     return config(**{name: _convert(f"{name} of {method}", kinds[name], value) for name, value in settings.items()})
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from benchmarks.errors import UserError
+from benchmarks.names import title_of
 from benchmarks.report.style import PAGE, RC, finish, method_axis
 from methods import TITLES
 
@@ -134,9 +135,8 @@ def _looks(purposes: pd.Series) -> dict[str, tuple[str, str]]:
 
 def _label(keys: tuple[Any, ...], varying: Sequence[str]) -> str:
     method, *values = keys
-    title = TITLES.get(method, method)
     said = [_said(name, value) for name, value in zip(varying, values, strict=True)]
-    return ", ".join([title, *said])
+    return ", ".join([title_of(method, TITLES), *said])
 
 
 def _said(name: str, value: object) -> str:

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 
 from benchmarks.choices import CARDS_GB
 from benchmarks.errors import UserError
+from benchmarks.names import title_of
 from benchmarks.records.whole_run import WHOLE_RUN
 from benchmarks.report.style import (
     COLUMN,
@@ -48,9 +49,9 @@ def plot_memory_curves(points: pd.DataFrame, path: Path) -> list[Path]:
     """Draw peak allocated memory over resolution: eager attention dashed, fused solid, one panel a protocol.
 
     Args:
-        points: one row for each point, phase and source, with the columns of `bench.py memory --format csv`: method,
-            backbone, resolution, batch_size, precision, attention, grad_checkpointing, phase, source, status,
-            peak_allocated_bytes. Of the phases the whole run and train are drawn.
+        points: one row for each point, phase and source, with the columns of `bench.py memory --format csv`: method
+            (its options behind it), backbone, resolution, batch_size, precision, attention, grad_checkpointing, phase,
+            source, status, peak_allocated_bytes. Of the phases the whole run and train are drawn.
         path: where to write; png and pdf are written beside each other.
 
     Raises:
@@ -60,8 +61,8 @@ def plot_memory_curves(points: pd.DataFrame, path: Path) -> list[Path]:
     missing = [name for name in (*_COLUMNS, *_PROTOCOL) if name not in points]
     if missing:
         raise UserError(f"points must have the columns of bench.py memory, got none called {', '.join(missing)}")
-    titles = {name: TITLES.get(name, name) for name in points["method"].unique()}
-    labelled = points.assign(label=points["method"].map(titles))
+    names = points["method"]
+    labelled = points.assign(label=names.map(lambda name: title_of(name, TITLES)), method=names.str.partition(":")[0])
     labelled = labelled[labelled["phase"].isin(_SHOWN) & _filled(labelled)]
     varying = [name for name in _PROTOCOL if labelled[name].nunique(dropna=False) > 1]
     shared = [_said(name, points[name].iloc[0]) for name in _PROTOCOL if name not in varying]

@@ -9,12 +9,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from benchmarks.model.method_config import make_config
+from benchmarks.model.variants import written
 from datasets import DATASETS
 from methods import METHODS
 
 
 class MissingCell(NamedTuple):
-    """A method without a result on a dataset at a resolution, or without some seed; `flags` set it up as elsewhere."""
+    """A method without a result on a dataset at a resolution, or without some seed.
+
+    `method` has its options behind it; with `flags` it is set up as elsewhere.
+    """
 
     method: str
     dataset: str
@@ -35,7 +39,7 @@ def missing_cells(block: pd.DataFrame) -> list[MissingCell]:
         method = str(group["method"].iloc[0])
         if method not in METHODS:
             continue  # a stored record may know a method that this version has not
-        flags = _method_flags(method, group)
+        variant, flags = _as_asked(method, group)
         for _, place in places.iterrows():
             there = block[
                 (block["label"] == label)
@@ -47,7 +51,7 @@ def missing_cells(block: pd.DataFrame) -> list[MissingCell]:
             if done < len(_seeds(block)):
                 retry = ("--retry-failed",) if again else ()
                 where = (str(place["dataset"]), int(place["resolution"]))
-                cells.append(MissingCell(method, *where, (*flags, *retry)))
+                cells.append(MissingCell(variant, *where, (*flags, *retry)))
     return cells
 
 
@@ -119,12 +123,12 @@ def _protocol_flags(block: pd.DataFrame, seeds: Iterable[Any]) -> list[str]:
     return flags
 
 
-def _method_flags(method: str, rows: pd.DataFrame) -> tuple[str, ...]:
-    """The settings in which a method differs from its defaults, as far as all its runs share them."""
+def _as_asked(method: str, rows: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
+    """A method with the options in which it differs from its defaults, as far as all its runs share them; and flags."""
     settings = [json.loads(variant) for variant in rows["variant"].unique()]
     flags = _grid_flags(method, settings)
     tuned = bool(flags)
-    changed: list[str] = []
+    changed: dict[str, Any] = {}
     for name, default in asdict(make_config(method, {})).items():
         values = {json.dumps(setting.get(name)) for setting in settings}
         value = settings[0].get(name)
@@ -135,13 +139,11 @@ def _method_flags(method: str, rows: pd.DataFrame) -> tuple[str, ...]:
         if name == "lr":
             flags += ["--lr", f"{value:g}"]
         else:
-            changed.append(f"{method}.{name}={value if isinstance(value, str) else json.dumps(value)}")
-    if changed:
-        flags += ["--set", *changed]
+            changed[name] = value
     has_features = METHODS[method].has_extractor
     if has_features and all(setting.get("preload") is False for setting in settings):
         flags += ["--preload", "off"]
-    return tuple(flags)
+    return written(method, changed), tuple(flags)
 
 
 def _grid_flags(method: str, settings: list[dict[str, Any]]) -> list[str]:

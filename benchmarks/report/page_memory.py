@@ -10,6 +10,7 @@ from benchmarks.choices import PHASES
 from benchmarks.memory.measured import Record
 from benchmarks.memory.needs import needed_bytes
 from benchmarks.memory.point import MemoryPoint
+from benchmarks.names import variant_title
 from benchmarks.records.whole_run import SOME_RUNS, highest_phase
 from methods import TITLES
 
@@ -49,9 +50,8 @@ def measured_points(measured: Mapping[Path, Record]) -> Iterator[Point]:
     """The memory that `bench.py memory --measure` stored."""
     for path, record in measured.items():
         point = MemoryPoint.from_dict(record["point"])
-        details = [*(f"{name} {value}" for name, value in point.options), *([] if point.preload else ["live features"])]
-        label = TITLES.get(point.method, point.method)
-        label += f" ({', '.join(details)})" if details else ""
+        live = [] if point.preload else ["live features"]
+        label = variant_title(TITLES.get(point.method, point.method), dict(point.options), live)
         place = {
             "method": point.method,
             "resolution": point.resolution,

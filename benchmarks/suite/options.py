@@ -153,7 +153,10 @@ class SlurmSettings(_Model):
 class SuiteOptions(_Model):
     """What a user asked for, in a suite file or on the command line; None leaves the choice to the plan."""
 
-    methods: Annotated[Texts, Option("all, or names (bench.py list methods)", "grid", "M", several=True)] = ()
+    methods: Annotated[
+        Texts,
+        Option("names, groups and variants like lora:rank=4|16 (bench.py list methods)", "grid", "M", several=True),
+    ] = ()
     datasets: Annotated[
         Texts,
         Option(

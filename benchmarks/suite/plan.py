@@ -12,9 +12,9 @@ from benchmarks.data.identical import notes_on, refuse_leaks
 from benchmarks.errors import UserError
 from benchmarks.model.backbone import check_backbone, described, effective_resolution, statistics_of
 from benchmarks.model.build import check_runs
-from benchmarks.model.choose import method_options, methods_on
-from benchmarks.model.method_config import make_config
+from benchmarks.model.choose import choose_variants
 from benchmarks.model.published import without_folder
+from benchmarks.model.variants import Variant
 from benchmarks.model.weights import Weights, resolve_weights
 from benchmarks.names import printable, told_apart
 from benchmarks.plugins import digests_of, load_plugins
@@ -31,6 +31,7 @@ class PlannedRun:
     Attributes:
         config, places, weights: What it is.
         dataset_label: What the dataset is called where another of the suite has its name.
+        variant: Its method with the options that tell it from others of the suite; the method's name where none do.
         tuning: How its learning rate was chosen, for its record; None where it was given.
     """
 
@@ -39,6 +40,12 @@ class PlannedRun:
     weights: Weights
     tuning: dict[str, Any] | None = None
     dataset_label: str = ""
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """The method as tables of commands and progress call it."""
+        return self.variant or self.config.method
 
     @property
     def title(self) -> str:
@@ -46,12 +53,12 @@ class PlannedRun:
         config = self.config
         trial = f" trial lr {config.lr:g}" if config.trial and config.lr is not None else ""
         dataset = self.dataset_label or config.dataset
-        return f"{config.method} {dataset} {config.resolution} px seed {config.seed}{trial}"
+        return f"{self.name} {dataset} {config.resolution} px seed {config.seed}{trial}"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of a method on a dataset at a resolution.
+    """The runs of a method or variant on a dataset at a resolution.
 
     Attributes:
         trials: A run for each rate of the grid and each seed that chooses; none where the rate is given.
@@ -92,13 +99,13 @@ def make_plan(options: SuiteOptions) -> Plan:
     data_root, cache, device = options.data_root.resolve(), options.cache.resolve(), devices_of(options)[0]
     backbone, file = without_folder(options.whole_backbone)
     check_backbone(backbone)
-    methods, left_out = methods_on(options.methods, backbone)
-    notes += left_out
-    changed = method_options(options.set, methods)
+    asked, said = choose_variants(options.methods, options.set, backbone)
+    variants = sorted(asked, key=lambda variant: list(METHODS).index(variant.method))  # what FPT extracts serves FPT+
+    notes += said
     _normalization(options, options.whole_backbone)
-    settings = {method: make_config(method, changed.get(method, {})) for method in methods}
-    _check_preload(options.preload, methods, notes)
-    _check_runs(settings, backbone, options.res)  # before images are read and weights downloaded
+    _check_rates(variants, options.lr)
+    _check_preload(options.preload, [variant.method for variant in asked], notes)
+    _check_runs(variants, backbone, options.res)  # before images are read and weights downloaded
     datasets = {
         source: open_dataset(source, data_root, cache, options.verify_data)
         for source in map(_as_folder, options.datasets or _default_datasets(data_root, notes))
@@ -115,17 +122,17 @@ def make_plan(options: SuiteOptions) -> Plan:
     if weights.note:
         notes.append(weights.note)
     if weights.backbone != backbone:
-        _check_runs(settings, weights.backbone, options.res)
+        _check_runs(variants, weights.backbone, options.res)
     notes += _rounded(options.res, weights.backbone)
     labels = _dataset_labels(datasets, notes)
     cells = [
-        _plan_cell(
-            options, _plan_run(options, method, settings[method], dataset, resolution, weights, places, labels[source])
-        )
+        _plan_cell(options, _plan_run(options, variant, dataset, resolution, weights, places, labels[source]))
         for source, dataset in datasets.items()
         for places in [Places(source, data_root, cache, device, plugins, options.verify_data)]
         for resolution in options.res
-        for method in sorted(methods, key=list(METHODS).index)  # what FPT extracts serves FPT+ as well
+        for variant in sorted(
+            variants, key=lambda one: list(METHODS).index(one.method)
+        )  # what FPT extracts serves FPT+ as well
     ]
     return Plan(cells, notes)
 
@@ -197,7 +204,9 @@ def _check_warmup(warmup_epochs: int, epochs: int) -> None:
 
 def _check_preload(preload: str, methods: Sequence[str], notes: list[str]) -> None:
     """What is asked to preload has something to preload."""
-    able, unable = ([name for name in methods if METHODS[name].has_extractor is has] for has in (True, False))
+    able, unable = (
+        [name for name in dict.fromkeys(methods) if METHODS[name].has_extractor is has] for has in (True, False)
+    )
     if preload != "on" or not unable:
         return
     if not able:
@@ -208,11 +217,18 @@ def _check_preload(preload: str, methods: Sequence[str], notes: list[str]) -> No
     notes.append(f"--preload on is of {', '.join(able)} alone: {', '.join(unable)} have nothing to preload")
 
 
-def _check_runs(settings: Mapping[str, Any], backbone: str, resolutions: Sequence[int]) -> None:
+def _check_rates(variants: Sequence[Variant], rates: Sequence[float] | str) -> None:
+    """A rate that stands with a method is not chosen among others, nor given once more for all."""
+    for variant in variants:
+        if rates and "lr" in dict(variant.asked):
+            raise UserError(f"lr must stand with {variant.name} or be given by --lr, got both; leave one out")
+
+
+def _check_runs(variants: Sequence[Variant], backbone: str, resolutions: Sequence[int]) -> None:
     """Checks each method at the smallest resolution, which leaves the fewest tokens."""
     smallest = effective_resolution(min(resolutions), described(backbone).stride)
-    for method, config in settings.items():
-        check_runs(METHODS[method], config, backbone, smallest)
+    for variant in variants:
+        check_runs(METHODS[variant.method], variant.config, backbone, smallest)
 
 
 def _normalization(options: SuiteOptions, backbone: str) -> Any:
@@ -250,8 +266,7 @@ def _plan_cell(options: SuiteOptions, first: PlannedRun) -> Cell:
 
 def _plan_run(
     options: SuiteOptions,
-    method: str,
-    method_config: Any,
+    variant: Variant,
     dataset: Dataset,
     resolution: int,
     weights: Weights,
@@ -259,7 +274,7 @@ def _plan_run(
     label: str,
 ) -> PlannedRun:
     """The run of the first seed."""
-    settings = dataclasses.asdict(method_config)
+    method, settings = variant.method, dataclasses.asdict(variant.config)
     rate, weight_decay = settings.pop("lr", None), settings.pop("weight_decay", None)
     given = options.lr[0] if options.lr != "grid" and len(options.lr) == 1 else rate
     trains = not METHODS[method].gradient_free
@@ -289,4 +304,4 @@ def _plan_run(
         normalization=_normalization(options, weights.backbone if weights.fallback else options.whole_backbone),
         resample_patch_embed=options.resample_patch_embed,
     )
-    return PlannedRun(config, places, weights, dataset_label=label)
+    return PlannedRun(config, places, weights, dataset_label=label, variant=variant.name)

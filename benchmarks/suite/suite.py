@@ -215,8 +215,8 @@ class _Suite:
             return False
         runs = tuned_runs(cell, results)
         if runs is None:
-            config = cell.runs[0].config
-            where = f"{config.method} on {config.dataset} at {config.resolution} px"
+            name, config = cell.runs[0].name, cell.runs[0].config
+            where = f"{name} on {config.dataset} at {config.resolution} px"
             self.progress.note(f"no rate is chosen for {where}: a trial was interrupted or could not be stored")
             return True
         first = number + len(cell.trials)

@@ -1,6 +1,6 @@
 """Suite files: the options of a suite, in YAML."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,22 @@ def read_options(typed: Mapping[str, Any]) -> SuiteOptions:
 
 def _settings(stated: tuple[str, ...], own: Mapping[str, Any], options: SuiteOptions) -> tuple[str, ...]:
     """The option `set`: what is typed wins, and of the file's goes what is of methods that are not to run."""
-    if "methods" in own and options.methods != ("all",):
-        stated = tuple(setting for setting in stated if setting.partition(".")[0] in options.methods)
+    if "methods" in own:
+        stated = tuple(setting for setting in stated if _may_run(setting.partition(".")[0], options.methods))
     if "set" not in own:
         return stated
     names = [setting.partition("=")[0] for setting in options.set]
     return (*(setting for setting in stated if setting.partition("=")[0] not in names), *options.set)
+
+
+def _may_run(method: str, names: Sequence[str]) -> bool:
+    """Whether a method is among those that are named, alone, with options or by a group."""
+    if "all" in names or method in {name.partition(":")[0] for name in names}:
+        return True
+    from benchmarks.model.groups import GROUPS  # imports torch
+    from methods import METHODS
+
+    return any(method in METHODS and GROUPS[name](method) for name in names if name in GROUPS)
 
 
 def read_suite_file(path: Path) -> dict[str, Any]:
