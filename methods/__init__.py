@@ -57,7 +57,7 @@ _TABLE = {
 }
 TITLES = {name: title for name, (_, title) in _TABLE.items()}
 IDEAS = {name: module.partition(".")[0] for name, (module, _) in _TABLE.items()}
-# The ideas in the order of tables; a method of no folder here is a plugin's, or known from stored records alone.
+# The ideas in the order of tables; what is in no folder here is a plugin's, or known from stored records alone.
 IDEA_TITLES = {
     "full": "Full fine-tuning",
     "probes": "Probes",
@@ -66,7 +66,7 @@ IDEA_TITLES = {
     "prompts": "Prompts",
     "low_rank": "Low rank",
     "side": "Side networks",
-    "plugins": "Plugins",
+    "plugins": "Others",
 }
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.records.frame import runs_frame
 from benchmarks.records.schema import Record
-from benchmarks.report import memory_plot, plots, style
+from benchmarks.report import plots, style
 from benchmarks.report.memory_plot import plot_memory_curves
 from benchmarks.report.page_data import _SYMBOLS
 from benchmarks.report.plots import pareto_front, write_plots
@@ -356,7 +356,7 @@ def test_memory_curves_refuse_what_they_cannot_draw(tmp_path: Path) -> None:
 
 
 def test_close_card_labels_are_moved_apart() -> None:
-    assert memory_plot._apart([0.1, 0.5], 0.05) == [0.1, 0.5]
-    moved = memory_plot._apart([0.50, 0.51, 0.52], 0.05)
+    assert style.moved_apart([0.1, 0.5], 0.05) == [0.1, 0.5]
+    moved = style.moved_apart([0.50, 0.51, 0.52], 0.05)
     assert moved[1] == pytest.approx(0.51, abs=1e-3)
     assert min(b - a for a, b in pairwise(moved)) >= 0.0499

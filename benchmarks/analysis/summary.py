@@ -64,12 +64,13 @@ def method_rank(name: str) -> tuple[int, int, str]:
     return (ideas.index(idea_of(name)), known.index(name) if name in TITLES else len(known), name)
 
 
-def summary(frame: pd.DataFrame, mix_code: bool = False) -> pd.DataFrame:
+def summary(frame: pd.DataFrame, mix_code: bool = False, among: pd.DataFrame | None = None) -> pd.DataFrame:
     """Summarise runs, one row a cell: a method (or variant of it) on a dataset at a resolution under one protocol.
 
     Args:
         frame: runs as `records.runs_frame` gives them.
         mix_code: whether runs that different code has trained are averaged all the same; else their cell has no means.
+        among: the runs beside which variants of a method are told apart, `frame` among them; None for `frame`.
 
     Returns:
         The columns `CELL` and those of the protocol, and:
@@ -106,10 +107,7 @@ def summary(frame: pd.DataFrame, mix_code: bool = False) -> pd.DataFrame:
     runs = _in_blocks(frame)
     table = _cells(runs.sort_values(["seed", "run_id"]), mix_code)  # sums of floats depend on the order of runs
     table.insert(2, "dataset_label", _dataset_labels(table))
-    table.insert(6, "label", "")
-    for _, block in table.groupby(list(_BLOCK), dropna=False):
-        titles = variant_labels(block)
-        table.loc[block.index, "label"] = [titles[variant] for variant in _zip(block, "method", "variant")]
+    table.insert(6, "label", _labels(table, runs if among is None else among.assign(block=block_ids(among))))
     table = pd.concat([table, _efficiencies(table)], axis=1)
     names = ("dataset", "dataset_digest", "backbone", "block", "resolution", "method", "label")
     keys = [
@@ -117,6 +115,22 @@ def summary(frame: pd.DataFrame, mix_code: bool = False) -> pd.DataFrame:
         for *place, resolution, method, label in _zip(table, *names)
     ]
     return table.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
+
+
+def _labels(table: pd.DataFrame, among: pd.DataFrame) -> pd.Series:
+    """The label of each row, told apart from all of its method in the same block of `among`."""
+    titles = {
+        (*map(_known, place), *variant): label
+        for place, block in among.groupby(list(_BLOCK), dropna=False)
+        for variant, label in variant_labels(block).items()
+    }
+    places = _zip(table, *_BLOCK, "method", "variant")
+    labels = [titles[*map(_known, place), method, variant] for *place, method, variant in places]
+    return pd.Series(labels, index=table.index, dtype="object")
+
+
+def _known(value: Any) -> str:
+    return "" if pd.isna(value) else str(value)
 
 
 def blocks(table: pd.DataFrame) -> Iterator[pd.DataFrame]:

@@ -129,7 +129,7 @@ def show_results(results: Path, run_ids: set[str], mix_code: bool) -> int:
 
     frame, problems = load_frame(results)
     problems += [] if mix_code else refusals(frame)
-    Console().print(console_table(frame[frame["run_id"].isin(run_ids)], mix_code))
+    Console().print(console_table(frame[frame["run_id"].isin(run_ids)], mix_code, frame))
     evidence, damaged = load_evidence(results, frame)
     for problem in (*problems, *damaged):
         print(problem, file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import pandas as pd
@@ -10,6 +11,10 @@ from benchmarks.analysis.inference import FEW as FEW_UNITS
 from benchmarks.records.schema import DAMAGED
 from benchmarks.report.baselines import BASELINE
 from benchmarks.report.captions import BAD_STATES, CODE, EDGE, FEW, INCIDENT, LOST, MODELS, PREDICTED, auc_marks
+from methods import IDEA_TITLES, idea_of
+
+MANY = 12  # rows of a resolution from which ideas have headings
+BASELINE_TITLE = "Without an image"
 
 
 class Entry(NamedTuple):
@@ -23,6 +28,14 @@ class Entry(NamedTuple):
     mark: str = ""
     rank: int = 0
     competes: bool = True
+
+
+class Part(NamedTuple):
+    """The rows of one resolution, and what stands above each of them: the idea that begins there, or nothing."""
+
+    resolution: str
+    rows: list[list[Entry]]
+    headings: list[str]
 
 
 class Column(NamedTuple):
@@ -213,8 +226,8 @@ def columns_of(block: pd.DataFrame) -> list[Column]:
     return [*columns, *(PRELOAD_COLUMNS if block["cache_bytes"].notna().any() else ())]
 
 
-def rows_by_resolution(block: pd.DataFrame, columns: Sequence[Column]) -> Iterator[tuple[str, list[list[Entry]]]]:
-    """The rows of a block by resolution, with best and second best of each column marked."""
+def rows_by_resolution(block: pd.DataFrame, columns: Sequence[Column]) -> Iterator[Part]:
+    """The rows of a block by resolution, with best and second best of each column marked; many have headings."""
     for resolution, group in block.groupby("resolution", sort=True):
         effective = group["effective_resolution"].dropna()
         runs_at = f" (runs at {int(effective.iloc[0])})" if len(effective) and effective.iloc[0] != resolution else ""
@@ -223,7 +236,20 @@ def rows_by_resolution(block: pd.DataFrame, columns: Sequence[Column]) -> Iterat
         for j, column in enumerate(columns):
             for i, rank in _ranks([rows[i][j] for i in usable], column.better):
                 rows[usable[i]][j] = rows[usable[i]][j]._replace(rank=rank)
-        yield f"{resolution} px{runs_at}", rows
+        yield Part(f"{resolution} px{runs_at}", rows, headings(group))
+
+
+def headings(rows: pd.DataFrame) -> list[str]:
+    """The title of its idea above the first row of each; nothing above any where rows are few."""
+    ideas = [idea_title(row) for _, row in rows.iterrows()]
+    if (rows["state"] != BASELINE).sum() <= MANY:
+        return [""] * len(ideas)
+    return [idea if idea != before else "" for before, idea in pairwise(["", *ideas])]
+
+
+def idea_title(row: pd.Series) -> str:
+    """What a row's heading says."""
+    return BASELINE_TITLE if row["state"] == BASELINE else IDEA_TITLES[idea_of(row["method"])]
 
 
 def _ranks(entries: Sequence[Entry], better: int) -> Iterator[tuple[int, int]]:

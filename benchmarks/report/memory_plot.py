@@ -21,16 +21,23 @@ from benchmarks.names import title_of
 from benchmarks.records.whole_run import WHOLE_RUN
 from benchmarks.report.style import (
     COLUMN,
+    GREY,
+    OF_EACH_IDEA,
     PAGE,
     RC,
     Style,
+    draw_grey_line,
     draw_points,
     draw_training,
+    few_of_many,
     finish,
+    grey_handle,
     legend_handle,
     memory_axis,
     method_axis,
+    moved_apart,
     resolution_axis,
+    said_of_few,
     source_handles,
     styles,
     training_handle,
@@ -89,21 +96,26 @@ def draw_memory(panels: Sequence[tuple[str, pd.DataFrame]], path: Path, title: s
     if known.empty:
         raise UserError("points must hold at least one peak_allocated_bytes, got none")
     style = styles(zip(points["method"], points["label"], strict=True))
+    curves = known["resolution"].nunique() > 1 or len(panels) > 1
+    named = few_of_many(known[known["phase"] == WHOLE_RUN], "peak_allocated_bytes", -1) if curves else set(style)
+    num_grey = len(style) - len(named & set(style))
     with matplotlib.rc_context(RC):
-        if known["resolution"].nunique() == 1 and len(panels) == 1:
+        if curves:
+            figure = _curve_figure(panels, known, {label: look for label, look in style.items() if label in named})
+            handles = [legend_handle(label, look) for label, look in style.items() if label in named]
+            handles += [grey_handle(num_grey)] * bool(num_grey)
+        else:
             points = _preferred(points)
             figure = _list_figure(points, style)
             handles = []
-        else:
-            figure = _curve_figure(panels, known, style)
-            handles = [legend_handle(label, look) for label, look in style.items()]
+        caption += said_of_few(num_grey, OF_EACH_IDEA.format("least memory"))
         paths = finish(figure, path, title, caption, handles, _notes(points, panels))
         plt.close(figure)
     return paths
 
 
 def _curve_figure(panels: Sequence[tuple[str, pd.DataFrame]], known: pd.DataFrame, style: dict[str, Style]) -> Figure:
-    """Memory over resolution, a line a method; below, where points were measured and predicted, the error."""
+    """Memory over resolution, a line a method, grey without a style; below, where both are known, the error."""
     columns = min(len(panels), 2)
     lines = -(-len(panels) // columns)
     errors = [prediction_errors(group) for _, group in panels]
@@ -118,7 +130,7 @@ def _curve_figure(panels: Sequence[tuple[str, pd.DataFrame]], known: pd.DataFram
         axes, below = grid[::step].flat[index], grid[step - 1 :: step].flat[index]
         memory_axis(axes, "y", known["peak_allocated_bytes"])
         for (label, attention), series in group.groupby(["label", "attention"], sort=False):
-            _draw_series(axes, series, style[str(label)], str(attention))
+            _draw_series(axes, series, style.get(str(label)), str(attention))
         _draw_cards(axes, "y")
         axes.set_title(name, loc="left")
         if reach is not None:
@@ -146,8 +158,9 @@ def prediction_errors(points: pd.DataFrame) -> pd.DataFrame:
 
 def _draw_errors(axes: Axes, errors: pd.DataFrame, style: dict[str, Style], reach: float) -> None:
     """The predictions' errors, a marker for each measured point; the axis reaches to at least one percent."""
-    for label, group in errors.groupby("label", sort=False):
-        look = style[str(label)]
+    groups = sorted(errors.groupby("label", sort=False), key=lambda group: str(group[0]) in style)
+    for label, group in groups:
+        look = style.get(str(label), GREY)
         axes.plot(group["resolution"], group["error"], linestyle="none", color=look.colour, marker=look.marker)
     limit = max(1.0, reach) * 1.25
     axes.set_ylim(-limit, limit)
@@ -173,8 +186,11 @@ def _list_figure(points: pd.DataFrame, style: dict[str, Style]) -> Figure:
     return figure
 
 
-def _draw_series(axes: Axes, series: pd.DataFrame, look: Style, attention: str) -> None:
-    """One method under one kind of attention: a line, filled markers where measured, hollow where predicted only."""
+def _draw_series(axes: Axes, series: pd.DataFrame, look: Style | None, attention: str) -> None:
+    """One method under one kind of attention: a line, filled markers where measured, hollow where predicted only.
+
+    Without a look it is a thin grey line.
+    """
     known = series[series["peak_allocated_bytes"].notna()].astype({"peak_allocated_bytes": "float64"})
     values = known.pivot_table(
         index="resolution", columns=["phase", "source"], values="peak_allocated_bytes", aggfunc="max"
@@ -183,6 +199,9 @@ def _draw_series(axes: Axes, series: pd.DataFrame, look: Style, attention: str) 
     measured, predicted = (values.get((WHOLE_RUN, source), empty).dropna() for source in ("measured", "predicted"))
     # The line is the prediction where there is one, so that a measured point shows its distance from it.
     line = predicted.combine_first(measured).sort_index()
+    if look is None:
+        draw_grey_line(axes, line.index, line)
+        return
     training = values.get(("train", "predicted"), empty).combine_first(values.get(("train", "measured"), empty))
     if (training.reindex(line.index) < line).any():
         training = training.dropna().sort_index()
@@ -204,7 +223,7 @@ def _draw_cards(axes: Axes, name: str) -> None:
     low, high = axes.get_ylim() if name == "y" else axes.get_xlim()
     cards = [card for card in CARDS_GB if low < card * 2**30 < high]
     places = [math.log(card * 2**30 / low) / math.log(high / low) for card in cards]
-    labels = _apart(places, 0.055 if name == "y" else 0.04)
+    labels = moved_apart(places, 0.055 if name == "y" else 0.04)
     for card, place, label in zip(cards, places, labels, strict=True):
         line: dict[str, Any] = {"color": "0.45", "linewidth": 0.4, "clip_on": False, "transform": axes.transAxes}
         bend = [place, place, label]
@@ -215,17 +234,6 @@ def _draw_cards(axes: Axes, name: str) -> None:
         else:
             axes.plot(bend, [0, 1, 1.04], **line, zorder=1)
             axes.text(label, 1.06, f"{card} GB", ha="center", va="bottom", rotation=90, **text)
-
-
-def _apart(places: Sequence[float], gap: float) -> list[float]:
-    """Places of labels, as near to `places` (ascending) as they can be when each keeps its distance from the next."""
-    moved = list(places)
-    for _ in range(200):
-        for i in range(len(moved) - 1):
-            push = max(0.0, gap - (moved[i + 1] - moved[i])) / 2
-            moved[i] -= push
-            moved[i + 1] += push
-    return moved
 
 
 def _preferred(points: pd.DataFrame) -> pd.DataFrame:

@@ -30,10 +30,11 @@ from benchmarks.records.schema import Record
 from benchmarks.report.advice import heading, sentences, short
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import AUC_MARKS, auc_marks, definitions, footnotes, preloading, protocol, spread, title
-from benchmarks.report.columns import columns_of, rows_by_resolution
+from benchmarks.report.columns import columns_of, idea_title, rows_by_resolution
 from benchmarks.report.page_memory import highest_points, measured_name, measured_points, run_points
 from benchmarks.report.page_parts import pack
 from benchmarks.report.style import Style, styles
+from methods import idea_of
 
 # What a row says elsewhere: in its place, its protocol or its footnotes.
 _SAID = (
@@ -262,12 +263,17 @@ def _rows(
     places: dict[tuple[Any, ...], int] = {}
     for group, block in enumerate(blocks(table)):
         parts = zip(rows_by_resolution(block, columns), block.groupby("resolution", sort=True), strict=True)
-        for (resolution, entries), (_, part) in parts:
+        for (resolution, entries, _), (_, part) in parts:
             for row_entries, (i, row) in zip(entries, part.iterrows(), strict=True):
                 places[keys[i]] = len(rows)
                 rows.append(
                     {
-                        **{"group": group, "resolution": row["resolution"], "resolution_text": resolution},
+                        **{
+                            "group": group,
+                            "resolution": row["resolution"],
+                            "resolution_text": resolution,
+                            "idea": idea_title(row),
+                        },
                         **{name: row[name] for name in ("label", "method", "state", "complete", "auc_mean", "auc_sd")},
                         "auc_marks": auc_marks(row),
                         "cells": [[entry.text, entry.mark, entry.rank] for entry in row_entries],
@@ -313,7 +319,8 @@ def _styles(table: pd.DataFrame, points: Sequence[dict[str, Any]]) -> dict[str, 
     labels = {(point["method"], point["label"]) for point in points}
     if len(table):
         labels |= set(zip(table["method"], table["label"], strict=True))
-    return {label: _look(style) for label, style in styles(labels).items()}
+    ideas = {label: idea_of(method) for method, label in labels}
+    return {label: _look(style) | {"idea": ideas[label]} for label, style in styles(labels).items()}
 
 
 def _look(style: Style) -> dict[str, str]:

@@ -28,20 +28,30 @@ from benchmarks.report.rank_captions import unranked
 from benchmarks.report.rank_plot import plot_ranks
 from benchmarks.report.style import (
     COLUMN,
+    OF_EACH_IDEA,
     PAGE,
     RC,
     Style,
+    draw_grey_line,
+    draw_grey_points,
     draw_points,
     draw_training,
+    few_of_many,
     finish,
+    grey_handle,
     legend_handle,
     mark_points,
     memory_axis,
     method_axis,
+    name_points,
     resolution_axis,
+    said_of_few,
     source_handles,
     styles,
     training_handle,
+)
+from benchmarks.report.style import (
+    MANY as MANY_LABELS,
 )
 
 MANY = 6  # figures for each process: it takes a second to start
@@ -156,11 +166,15 @@ def _auc_over_memory(block: pd.DataFrame, path: Path) -> list[Path] | str:
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     lines = -(-len(panels) // columns)
     with matplotlib.rc_context(RC):
-        size = (COLUMN if columns == 1 else PAGE, 2.1 * lines)
+        many = len(style) > MANY_LABELS
+        size = (COLUMN if columns == 1 else PAGE, (2.8 if many else 2.1) * lines)
         figure, grid = plt.subplots(lines, columns, figsize=size, sharey=True, sharex=True, squeeze=False)
-        for axes, (name, group) in zip(grid.flat, panels, strict=False):
-            _draw_front(axes, group)
-            for _, row in group.iterrows():
+        fronts = [_draw_front(axes, group) for axes, (_, group) in zip(grid.flat, panels, strict=False)]
+        for axes, front, (name, group) in zip(grid.flat, fronts, panels, strict=False):
+            named = _named(group, front) if many else group
+            rest = group.drop(named.index)
+            draw_grey_points(axes, rest["memory_bytes"], 100 * rest["auc_mean"])
+            for _, row in named.iterrows():
                 _draw_method(axes, row, style[row["label"]])
             axes.set_title(name, loc="left")
             axes.set_xlabel("Peak GPU memory of the whole run (log)")
@@ -169,11 +183,16 @@ def _auc_over_memory(block: pd.DataFrame, path: Path) -> list[Path] | str:
         memory_axis(grid[0, 0], "x", pd.concat([rows["memory_bytes"], training.dropna()]), num_ticks=5)
         for axes in grid[:, 0]:
             axes.set_ylabel("Test AUC (%)")
+        for axes, front, (_, group) in zip(grid.flat, fronts if many else (), panels, strict=False):
+            rows_named = _named(group, front)
+            places = zip(rows_named["label"], rows_named["memory_bytes"], 100 * rows_named["auc_mean"], strict=True)
+            name_points(axes, [(label, x, y, style[label]) for label, x, y in places])
         for axes in grid.flat[len(panels) :]:
             axes.remove()
         predicted = (rows["memory_source"] == "predicted").all()
         what = f"{spread(block)}; memory: peak allocated in the whole run{', predicted' if predicted else ''}."
-        handles = [legend_handle(label, look) for label, look in style.items()]
+        what += " Named: the front and full fine-tuning; small and grey: what something beats in both." * many
+        handles = [] if many else [legend_handle(label, look) for label, look in style.items()]
         notes = [
             Line2D([], [], color="0.6", linewidth=0.9, label="Pareto front"),
             *source_handles(rows["memory_source"]),
@@ -182,6 +201,13 @@ def _auc_over_memory(block: pd.DataFrame, path: Path) -> list[Path] | str:
         paths = finish(figure, path, title(block), figure_caption(block, what), handles, notes)
         plt.close(figure)
     return paths
+
+
+def _named(rows: pd.DataFrame, front: Sequence[tuple[float, float]]) -> pd.DataFrame:
+    """The rows of many that stand on the front, and those of full fine-tuning."""
+    places = zip(rows["memory_bytes"], rows["auc_mean"], strict=True)
+    on_front = pd.Series([(float(x), float(y)) in front for x, y in places], index=rows.index)
+    return rows[(on_front & rows["complete"]) | (rows["method"] == "full")]
 
 
 def _training_alone(row: pd.Series) -> float | None:
@@ -206,6 +232,8 @@ def _auc_over_resolution(block: pd.DataFrame, path: Path) -> list[Path] | str:
         return "no finished run has an AUC"
     style = _styles(rows)
     single = rows["resolution"].nunique() == 1
+    named = set(style) if single else few_of_many(rows, "auc_mean", 1)
+    num_grey = len(style) - len(named)
     with matplotlib.rc_context(RC):
         figure, axes = plt.subplots(figsize=(COLUMN, 0.5 + 0.19 * len(style) if single else 2.4))
         if single:
@@ -217,11 +245,16 @@ def _auc_over_resolution(block: pd.DataFrame, path: Path) -> list[Path] | str:
             axes.margins(x=0.1)
             axes.set_xlabel(f"Test AUC (%) at {rows['resolution'].iloc[0]} px")
         else:
+            for _, line in rows[~rows["label"].isin(named)].sort_values("resolution").groupby("label"):
+                draw_grey_line(axes, line["resolution"], 100 * line["auc_mean"])
+            style = {label: look for label, look in style.items() if label in named}
             _draw_lines(axes, rows, style)
             resolution_axis(axes, rows["resolution"])
             axes.set_ylabel("Test AUC (%)")
         handles = [] if single else [legend_handle(label, look, look.dashes) for label, look in style.items()]
-        paths = finish(figure, path, title(block), figure_caption(block, f"{spread(block)}."), handles)
+        handles += [grey_handle(num_grey)] * bool(num_grey)
+        what = f"{spread(block)}.{said_of_few(num_grey, OF_EACH_IDEA.format('best'))}"
+        paths = finish(figure, path, title(block), figure_caption(block, what), handles)
         plt.close(figure)
     return paths
 
@@ -241,11 +274,15 @@ def _error(row: pd.Series) -> float | None:
     return None if pd.isna(row["auc_sd"]) else 100 * row["auc_sd"]
 
 
-def _draw_front(axes: Axes, rows: pd.DataFrame) -> None:
-    """The Pareto front: each step is a method with a higher AUC than every other that needs no more memory."""
+def _draw_front(axes: Axes, rows: pd.DataFrame) -> list[tuple[float, float]]:
+    """The Pareto front: each step is a method with a higher AUC than every other that needs no more memory.
+
+    Returns:
+        Memory and AUC of each step.
+    """
     complete = rows[rows["complete"]]
     if complete.empty:
-        return
+        return []
     # A front across measured and predicted memory would compare what cannot be compared.
     source = "measured" if (complete["memory_source"] == "measured").any() else "predicted"
     rivals = complete[complete["memory_source"] == source]
@@ -253,6 +290,7 @@ def _draw_front(axes: Axes, rows: pd.DataFrame) -> None:
     x = [memory for memory, _ in front] + [rows["memory_bytes"].max() * 1.6]
     y = [100 * auc for _, auc in front] + [100 * front[-1][1]]
     axes.step(x, y, where="post", color="0.6", linewidth=0.9, zorder=1)
+    return front
 
 
 def pareto_front(costs: Sequence[float], gains: Sequence[float]) -> list[tuple[float, float]]:

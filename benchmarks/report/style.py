@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.analysis.summary import method_rank
 from benchmarks.storage.files import write_atomic
-from methods import TITLES
+from methods import TITLES, idea_of
 
 COLUMN, PAGE = 3.5, 7.0  # inches: widths of a column and of a page in print
 FONT_SIZE = 7  # points, the smallest that journals accept
@@ -40,6 +40,9 @@ _MARKERS = ("s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "d", "o")
 _DASHES: tuple[Any, ...] = ((0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), "-")
 
 
+MANY = 12  # labels of a figure from which it names a few of them, and draws the others grey
+
+
 class Style(NamedTuple):
     """What tells a method from the others, in colour and without."""
 
@@ -50,6 +53,8 @@ class Style(NamedTuple):
 
 _LIGHTER = 0.45  # opacity of what stands for training alone, beside the whole run
 FULL = Style("#000000", "o", "-")
+GREY = Style("#B8B8B8", "o", "-")  # of what a figure of many does not name
+_GREY_LINE: dict[str, Any] = {"color": GREY.colour, "linewidth": 0.6, "zorder": 1}
 
 
 def styles(labels: Iterable[tuple[str, str]]) -> dict[str, Style]:
@@ -66,6 +71,90 @@ def styles(labels: Iterable[tuple[str, str]]) -> dict[str, Style]:
 
 def _style(place: int) -> Style:
     return Style(*(looks[place % len(looks)] for looks in (_COLOURS, _MARKERS, _DASHES)))
+
+
+def few_of_many(rows: pd.DataFrame, score: str, better: int) -> set[str]:
+    """The labels that a figure names: all while they are few, else full fine-tuning and the best of each idea.
+
+    Args:
+        rows: with `method`, `label` and the score; a label may have several rows.
+        score: a column; the label with the best mean over its rows is the best, among those with the most rows.
+        better: 1 where more of it is better, -1 where less is.
+    """
+    labels = set(rows["label"])
+    if len(labels) <= MANY:
+        return labels
+    known = rows[rows[score].notna()]
+    found = known.assign(idea=known["method"].map(idea_of)).groupby(["idea", "label"])[score].agg(["count", "mean"])
+    ordered = found.assign(mean=better * found["mean"].astype("float64")).sort_values(["count", "mean"])
+    return set(ordered.reset_index().groupby("idea")["label"].last())
+
+
+def said_of_few(num_grey: int, named: str) -> str:
+    """What a caption says of labels that are not named; nothing where all are."""
+    return f" Named: {named}; grey: the {num_grey} others, all of them in the tables." if num_grey else ""
+
+
+OF_EACH_IDEA = "full fine-tuning and the {} of each idea"
+
+
+def draw_grey_line(axes: Axes, x: Any, y: Any) -> None:
+    """A line of what a figure does not name, thin, below all others."""
+    axes.plot(x, y, **_GREY_LINE)
+
+
+def draw_grey_points(axes: Axes, x: Any, y: Any) -> None:
+    """Points of what a figure does not name, small, below all others."""
+    axes.plot(x, y, linestyle="none", marker=GREY.marker, markersize=2.2, color=GREY.colour, zorder=1)
+
+
+def grey_handle(number: int, line: bool = True) -> Line2D:
+    """The legend entry of what a figure does not name."""
+    look: dict[str, Any] = (
+        {"linewidth": 0.6} if line else {"linestyle": "none", "marker": GREY.marker, "markersize": 2.2}
+    )
+    return Line2D([], [], color=GREY.colour, **look, label=f"{number} others")
+
+
+def name_points(axes: Axes, points: Sequence[tuple[str, float, float, Style]]) -> None:
+    """Writes labels beside points `(label, x, y, look)`, above and to the left, each in a row of its own.
+
+    The limits of the axes must stand; a thin line leads from a label to its point.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    axes.get_ylim()  # settles the limits of all axes that share them
+    places = axes.transAxes.inverted().transform(axes.transData.transform([(x, y) for _, x, y, _ in points]))
+    order = sorted(range(len(points)), key=lambda i: float(places[i][1]))
+    height = 1.35 * FONT_SIZE / 72 / (axes.get_position().height * figure.get_size_inches()[1])
+    rows = moved_apart([float(places[i][1]) + 0.7 * height for i in order], height)
+    for i, row in zip(order, rows, strict=True):
+        label, x, y, look = points[i]
+        left = float(places[i][0]) > 0.4
+        text_x = float(places[i][0]) + (-0.06 if left else 0.02)
+        axes.annotate(
+            label,
+            (x, y),
+            (text_x, min(row, 1.0)),
+            textcoords="axes fraction",
+            ha="right" if left else "left",
+            va="center",
+            color=look.colour,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": look.colour, "shrinkA": 0, "shrinkB": 2},
+            annotation_clip=False,
+            zorder=5,
+        )
+
+
+def moved_apart(places: Sequence[float], gap: float) -> list[float]:
+    """Places of labels, as near to `places` (ascending) as they can be when each keeps its distance from the next."""
+    moved = list(places)
+    for _ in range(200):
+        for i in range(len(moved) - 1):
+            push = max(0.0, gap - (moved[i + 1] - moved[i])) / 2
+            moved[i] -= push
+            moved[i + 1] += push
+    return moved
 
 
 def draw_points(

@@ -101,10 +101,16 @@ def write_tables(
     return [write_atomic(results / "tables" / f"{name}.{ending}", text.encode()) for ending, text in texts.items()]
 
 
-def console_table(frame: pd.DataFrame, mix_code: bool = False) -> Table:
-    """The same tables for a terminal, one under the other, made for 100 columns."""
+def console_table(frame: pd.DataFrame, mix_code: bool = False, among: pd.DataFrame | None = None) -> Table:
+    """The same tables for a terminal, one under the other, made for 100 columns.
+
+    Args:
+        frame: the runs to show, as `records.runs_frame` gives them.
+        mix_code: whether to average runs that different code has trained.
+        among: the runs beside which variants are told apart, so that they are called as in the files; None for `frame`.
+    """
     stack = Table.grid()
-    for block in blocks(summary(frame, mix_code)):
+    for block in blocks(summary(frame, mix_code, among)):
         stack.add_row(_console_block(block))
         stack.add_row("")
     return stack
@@ -143,8 +149,10 @@ def markdown_rows(block: pd.DataFrame, columns: Sequence[Column]) -> str:
     """A block as a markdown table."""
     headers = ["Resolution", *(_header(escape_markdown(column.header), column.better) for column in columns)]
     rows: list[list[str]] = []
-    for resolution, group in rows_by_resolution(block, columns):
-        rows += [[resolution if i == 0 else "", *map(_entry_md, entries)] for i, entries in enumerate(group)]
+    for resolution, group, ideas in rows_by_resolution(block, columns):
+        for i, (entries, idea) in enumerate(zip(group, ideas, strict=True)):
+            rows += [["", f"*{idea}*", *[""] * (len(columns) - 1)]] if idea else []
+            rows.append([resolution if i == 0 else "", *map(_entry_md, entries)])
     align = ["left", "left", *["right"] * (len(columns) - 1)]
     return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True) + "\n"
 
@@ -227,15 +235,21 @@ def latex_table(
         r"\toprule",
         _row_tex(["Resolution", *(escape_latex(_header(column.header, column.better)) for column in columns)]),
     ]
-    for resolution, group in rows_by_resolution(block, columns):
+    for resolution, group, ideas in rows_by_resolution(block, columns):
         lines.append(r"\midrule")
-        for i, entries in enumerate(group):
+        for i, (entries, idea) in enumerate(zip(group, ideas, strict=True)):
+            lines += _heading_tex(idea, len(columns), first=i == 0) if idea else []
             lines.append(_row_tex([escape_latex(resolution) if i == 0 else "", *map(_entry_tex, entries)]))
     lines += [r"\bottomrule", r"\end{tabular}"]
     if notes:
         shown = r" \\ ".join(map(escape_latex, notes))
         lines += [r"\par\smallskip", rf"\parbox{{\textwidth}}{{\footnotesize {shown}}}"]
     return "\n".join([*lines, r"\end{table*}", ""])
+
+
+def _heading_tex(idea: str, num_columns: int, first: bool) -> list[str]:
+    heading = rf" & \multicolumn{{{num_columns}}}{{l}}{{\emph{{{escape_latex(idea)}}}}} \\"
+    return [heading] if first else [r"\addlinespace", heading]
 
 
 def _row_tex(texts: list[str]) -> str:
@@ -272,8 +286,10 @@ def _console_block(block: pd.DataFrame) -> Table:
             min_width=8 if left else None,
             overflow="fold",
         )
-    for resolution, group in rows_by_resolution(block, columns):
-        for i, entries in enumerate(group):
+    for resolution, group, ideas in rows_by_resolution(block, columns):
+        for i, (entries, idea) in enumerate(zip(group, ideas, strict=True)):
+            if idea:
+                view.add_row("", Text(idea, style="italic"))
             side = resolution.replace(" px", "").replace("runs at ", "") if i == 0 else ""
             view.add_row(side, *map(_entry_console, entries), end_section=i == len(group) - 1)
     return view

@@ -50,6 +50,23 @@ function showEmpty(name, reason, ...contents) {
   for (const content of contents) content.hidden = reason !== "";
 }
 
+const FEW = 12; // rows of a resolution that need no headings, and labels that a figure names all
+const GREY = "#b8b8b8"; // what a figure of many does not name
+
+/** Of many labels full fine-tuning and that of each idea whose value is least, by rows before; all of few. */
+function fewOf(values) {
+  if (values.size <= FEW) return new Set(values.keys());
+  const best = new Map();
+  for (const [label, value] of values) {
+    const { idea } = DATA.styles[label];
+    if (!best.has(idea) || value < best.get(idea)[1]) best.set(idea, [label, value]);
+  }
+  return new Set([...best.values()].map(([label]) => label));
+}
+
+/** What a caption says of labels that are not named. */
+const saidOfFew = (all, few, which) => (few < all ? `Coloured: ${which}; grey: the ${all - few} others; point at one to see its name, or choose it above.` : "");
+
 const NO_RUNS = "There are no runs yet. Make some, then write this page again: "
   + "python bench.py --methods full lora fpt --res 224, then python bench.py report.";
 const NO_MATCH = "Nothing matches the filters. Choose others above, or “Show all”.";

@@ -44,15 +44,15 @@ function drawTradeOff(rows) {
   showEmpty("trade-off", reason, byId("trade-off-plot"), byId("trade-off-caption"));
   if (reason) return;
   const several = new Set(points.map(({ row }) => row.resolution)).size > 1;
-  const traces = Object.keys(DATA.styles)
-    .map((label) => [label, points.filter(({ row }) => row.label === label)])
-    .filter(([, own]) => own.length)
-    .map(([label, own]) => tradeOffTrace(label, own, cost, several));
-  traces.unshift(...traces.map(({ name }) => name).flatMap((name) => aloneTrace(points.filter(({ row, alone }) => plain(row.label) === name && alone !== null))));
   // What is left of a method after its failures competes with nothing; nor does measured memory with predicted.
   const complete = points.filter(({ row }) => row.complete);
   const measured = complete.filter((point) => !point.predicted);
   const front = paretoFront(measured.length ? measured : complete);
+  const lines = Object.keys(DATA.styles).map((label) => [label, points.filter(({ row }) => row.label === label)]).filter(([, own]) => own.length);
+  const named = namedHere(lines, front);
+  const traces = lines.filter(([label]) => named.has(label)).map(([label, own]) => tradeOffTrace(label, own, cost, several));
+  traces.unshift(...traces.map(({ name }) => name).flatMap((name) => aloneTrace(points.filter(({ row, alone }) => plain(row.label) === name && alone !== null))));
+  traces.unshift(...lines.filter(([label]) => !named.has(label)).map(([label, own]) => greyPoints(label, own, cost)));
   const end = Math.max(...points.map(({ x }) => x)) * 1.15;
   if (front.length) traces.unshift({
     name: "Pareto front", mode: "lines", line: { shape: "hv", color: "#888", width: 1.5 }, hoverinfo: "skip",
@@ -73,9 +73,25 @@ function drawTradeOff(rows) {
     memory && points.some((point) => point.predicted) ? "† Hollow markers: memory predicted, not measured." : "",
     synthetic ? "Synthetic images: this ranks nothing." : "",
     missing.length ? `Not drawn, for want of an AUC or of this cost: ${missing.map((row) => `${row.label} at ${row.resolution} px`).join(", ")}.` : "",
+    saidOfFew(lines.length, named.size, "the front and full fine-tuning"),
     "The front joins what nothing else beats in both. Choose a point to see its record.",
     ...footnotes.filter((note) => !note.startsWith("†")),
   ].filter(Boolean).join(" ");
+}
+
+/** Of many labels those on the front, and full fine-tuning. */
+function namedHere(lines, front) {
+  if (lines.length <= FEW) return new Set(lines.map(([label]) => label));
+  return new Set([...front.map(({ row }) => row.label), ...lines.map(([label]) => label).filter((label) => DATA.styles[label].idea === "full")]);
+}
+
+/** What a figure of many does not name: small and grey. */
+function greyPoints(label, own, cost) {
+  return {
+    name: plain(label), mode: "markers", showlegend: false, cliponaxis: false, marker: { color: GREY, size: 6 },
+    x: own.map(({ x }) => x), y: own.map(({ y }) => y), customdata: own.map(recordOf), hoverinfo: "text",
+    hovertext: own.map((point) => hoverOf(point, cost === "trainable" ? point.x.toLocaleString("en") : bytes(point.x))),
+  };
 }
 
 const recordOf = ({ row }) => runsOf(row.index).find((run) => run.state === "ok")?.id;
@@ -132,9 +148,13 @@ function drawCurves(rows, contents) {
   if (reason) return;
   const best = ({ run }) => contents[run.id].run.selection?.best_epoch;
   const lines = Map.groupBy(drawn, ({ label }) => label);
-  const traces = [...lines].flatMap(([label, own]) => curveTraces(label, own, key, best));
+  const few = fewOf(new Map(chosen.filter(({ label }) => lines.has(label)).map((row) => [row.label, -(row.auc_mean ?? 0)])));
+  const traces = [...lines]
+    .sort(([a], [b]) => few.has(a) - few.has(b)) // the grey ones below
+    .flatMap(([label, own]) => curveTraces(label, own, key, best, few.has(label)));
   byId("learning-caption").textContent = [
     "A line a run, its seeds alike; the large ringed marker is the epoch that validation picked.",
+    saidOfFew(lines.size, few.size, "full fine-tuning and the best of each idea"),
     ...group(chosen[0]).footnotes.filter((note) => DATA.auc_marks.includes(note[0])),
   ].join(" ");
   const last = Math.max(...drawn.flatMap(({ history }) => history.map(({ epoch }) => epoch)));
@@ -147,7 +167,7 @@ function drawCurves(rows, contents) {
 const FEW_LINES = 8; // of a method, whose every epoch may have a marker: more hide each other, and take seconds to draw
 
 /** The runs of a method, with a gap between them; a marker with a ring is the epoch that was picked. */
-function curveTraces(label, own, key, best) {
+function curveTraces(label, own, key, best, named) {
   const { colour, symbol, dash } = DATA.styles[label];
   const shared = { name: plain(label) + own[0].mark, legendgroup: label, cliponaxis: false, hoverinfo: "text" };
   const points = own.flatMap(({ run, history, ...line }) => [...history.map((epoch) => ({ epoch, run, picked: epoch.epoch === best({ run, ...line }) })), null]).slice(0, -1);
@@ -164,6 +184,7 @@ function curveTraces(label, own, key, best) {
     symbol, color: colour, size: shown.map((point) => (point?.picked ? 12 : 6)),
     line: { color: "#000", width: shown.map((point) => (point?.picked ? 2 : 0)) },
   });
+  if (!named) return [{ ...shared, ...places(points), mode: "lines", line: { color: GREY, width: 1 }, showlegend: false }];
   const line = { color: colour, dash, width: 1.8 };
   if (own.length <= FEW_LINES) return [{ ...shared, ...places(points), mode: "lines+markers", line, marker: ringed(points) }];
   return [

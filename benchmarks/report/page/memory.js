@@ -33,7 +33,7 @@ function drawMemory() {
     : points.length ? "" : "This setting has no point of the method that is chosen above. Choose another setting, or “Show all”.";
   showEmpty("memory", reason, byId("memory-plot"), byId("fits"), byId("memory-caption"), byId("card-summary"));
   if (reason) return;
-  drawMemoryCurves(points, quantity, card);
+  const few = drawMemoryCurves(points, quantity, card);
   drawFits(points, card);
   const oom = DATA.memory.filter((point) => point.oom && point.setting === byId("memory-setting").value && shownLabel(point.label));
   byId("memory-caption").textContent = [
@@ -41,29 +41,34 @@ function drawMemory() {
     points.some(({ source }) => source === "predicted") ? "† Hollow markers: predicted, not measured." : "",
     `Measured on ${[...new Set(points.filter(({ source }) => source === "measured").map(({ device }) => device))].join(", ") || "no GPU yet"}.`,
     oom.length ? `Out of memory: ${oom.map(({ label, resolution, device }) => `${label} at ${resolution} px on ${device}`).join(", ")}.` : "",
+    few,
     "Choose a point to see its record.",
   ].filter(Boolean).join(" ");
 }
 
+/** Draws the lines; returns what the caption says of those that are not named. */
 function drawMemoryCurves(points, quantity, card) {
   const known = points.filter((point) => point[quantity] !== null);
   const empty = known.length === 0;
   byId("memory-plot").hidden = empty;
   if (empty) {
     byId("memory-empty").textContent = "No method here preloads features. Draw another quantity.";
-    return;
+    return "";
   }
-  const traces = Object.keys(DATA.styles)
-    .map((label) => [label, known.filter((point) => point.label === label)])
-    .filter(([, own]) => own.length)
+  const lines = Object.keys(DATA.styles).map((label) => [label, known.filter((point) => point.label === label)]).filter(([, own]) => own.length);
+  const least = lines.map(([label, own]) => [label, own.reduce((sum, point) => sum + Math.log(point[quantity]), 0) / own.length]);
+  const few = fewOf(new Map(least));
+  const traces = lines
+    .sort(([a], [b]) => few.has(a) - few.has(b)) // the grey ones below
     .map(([label, own]) => {
+      if (!few.has(label)) return greyLine(label, own, quantity);
       const { colour, symbol, dash } = DATA.styles[label];
       return {
         name: plain(label), mode: "lines+markers", line: { color: colour, dash, width: 1.8 }, cliponaxis: false,
         x: own.map(({ resolution }) => resolution), y: own.map((point) => point[quantity]),
         marker: { color: colour, size: 9, symbol: own.map(({ source }) => symbol + (source === "predicted" ? HOLLOW : "")), line: { color: colour, width: 1.5 } },
         customdata: own.map(({ record }) => record), hoverinfo: "text",
-        hovertext: own.map((point) => `${plain(label)}, ${point.resolution} px<br>${bytes(point[quantity])}${point.source === "predicted" ? "†, predicted" : `, measured on ${plain(point.device)}`}`),
+        hovertext: own.map((point) => memoryHover(label, point, quantity)),
       };
     });
   const sides = [...new Set(known.map(({ resolution }) => resolution))].sort((a, b) => a - b);
@@ -81,6 +86,18 @@ function drawMemoryCurves(points, quantity, card) {
     yaxis: { ...AXIS, ...byteTicks(values), range, title: { text: title[quantity] } },
     shapes: withCard ? [line] : [], annotations: withCard ? [label] : [],
   });
+  return saidOfFew(lines.length, few.size, "full fine-tuning and the least of each idea");
+}
+
+const memoryHover = (label, point, quantity) => `${plain(label)}, ${point.resolution} px<br>${bytes(point[quantity])}${point.source === "predicted" ? "†, predicted" : `, measured on ${plain(point.device)}`}`;
+
+/** A method that a figure of many does not name. */
+function greyLine(label, own, quantity) {
+  return {
+    name: plain(label), mode: "lines", line: { color: GREY, width: 1 }, showlegend: false, cliponaxis: false,
+    x: own.map(({ resolution }) => resolution), y: own.map((point) => point[quantity]),
+    customdata: own.map(({ record }) => record), hoverinfo: "text", hovertext: own.map((point) => memoryHover(label, point, quantity)),
+  };
 }
 
 /** A row a method, a column a resolution: what a card must have, and whether this one has it. */

@@ -55,13 +55,19 @@ function drawTable(rows) {
     button.addEventListener("click", () => sortBy(column));
     return make("th", { scope: "col", "aria-sort": direction, className: column.words ? "text" : "" }, button);
   });
-  let part = null;
-  const body = sorted(rows, columns).map((row) => {
+  let [part, idea] = [null, null];
+  const headed = Math.max(0, ...[...Map.groupBy(rows, (row) => `${row.group}/${row.resolution}`).values()].map((own) => own.length)) > FEW;
+  const body = sorted(rows, columns).flatMap((row) => {
     const here = `${row.group}/${row.resolution}`;
     const begins = sorting.direction === "none" && part !== null && here !== part;
     part = here;
     const cells = columns.map((column, i) => (i ? dataCell(column, row) : make("th", { scope: "row" }, column.cell(row).slice(0, 2).join(""))));
-    return make("tr", { className: begins ? "new-part" : "" }, ...cells);
+    const line = make("tr", { className: begins ? "new-part" : "" }, ...cells);
+    if (sorting.direction !== "none" || !headed) return [line];
+    const beginsIdea = row.idea !== idea || begins;
+    idea = row.idea;
+    const heading = make("th", { scope: "rowgroup", colSpan: columns.length }, row.idea);
+    return beginsIdea ? [make("tr", { className: `idea ${begins ? "new-part" : ""}` }, heading), line] : [line];
   });
   table.replaceChildren(make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body));
   drawProtocols(rows);
