@@ -62,7 +62,7 @@ def _is_number(text: str) -> bool:
 
 def variant_title(title: str, settings: Mapping[str, Any], first: Sequence[str] = ()) -> str:
     """A method's title with settings in brackets, `LoRA (rank 4)`; `first` stands there before them."""
-    details = [*first, *(f"{name} {_shown(value)}" for name, value in settings.items())]
+    details = [*first, *(f"{name} {shown_value(value)}" for name, value in settings.items())]
     return f"{title} ({', '.join(details)})" if details else title
 
 
@@ -106,9 +106,10 @@ def split_outside(text: str, divider: str) -> list[str]:
     return parts
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """The value of an option for reading."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, list | tuple):
-        return "-".join(map(_shown, value))
+        return "-".join(map(shown_value, value))
     return "default" if value is None else str(value)

@@ -57,6 +57,8 @@ class MethodConfig(Protocol):
     Attributes:
         lr_grid: Learning rates to choose among with `--lr grid`, ascending: for every method five over a factor of 100,
             its default inside.
+
+    A `shorthand: ClassVar[str]` beside them names the option whose value a word alone is: `peft:OFT` for its `type`.
     """
 
     lr_grid: ClassVar[tuple[float, ...]]

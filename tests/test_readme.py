@@ -10,8 +10,9 @@ from bench_process import options_of
 from bench import make_parser
 from benchmarks.commands import COMMANDS
 from benchmarks.environment import ROOT
+from benchmarks.model.groups import GROUPS
+from benchmarks.model.variants import read_variants
 from docs.make import PAGES
-from methods import METHODS
 
 TEXT = "\n".join(page.read_text() for page in PAGES)
 COMMAND_LINES = sorted(
@@ -35,7 +36,7 @@ def test_commands_parse(line: str) -> None:
     plugins = [ROOT / path for path in getattr(args, "plugins", None) or []]
     assert all(path.is_file() for path in plugins)
     for method in getattr(args, "methods", None) or []:
-        assert method in {"all", *METHODS, *(path.stem for path in plugins)}
+        assert method in {*GROUPS, *(path.stem for path in plugins)} or read_variants(method)
 
 
 def test_modules_and_scripts_that_are_run_are_there() -> None:

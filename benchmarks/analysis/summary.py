@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -285,7 +286,8 @@ def across_datasets(table: pd.DataFrame) -> pd.Series:
 def variant_labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
     """A label for each (method, variant): the title, and in brackets the settings in which its variants differ.
 
-    A backbone among the settings (see `across_backbones`) stands there in any case, first.
+    Where they differ in several, as when each option is changed alone, what most of them have goes unsaid. A backbone
+    among the settings (see `across_backbones`) stands there in any case, first.
     """
     labels = {}
     for method in sorted(set(runs["method"])):
@@ -293,11 +295,25 @@ def variant_labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
         title = TITLES.get(method) or _first(group["method_title"]) or method
         settings = {variant: json.loads(variant) for variant in group["variant"].unique()}
         keys = sorted({key for setting in settings.values() for key in setting} - {"options", ON})  # which stand there
-        differing = [key for key in keys if len({json.dumps(s.get(key)) for s in settings.values()}) > 1]
+        values = {key: [json.dumps(setting.get(key)) for setting in settings.values()] for key in keys}
+        differing = [key for key in keys if len(set(values[key])) > 1]
+        usual = _usual({key: values[key] for key in differing})
         for variant, setting in settings.items():
             first = [setting[ON]] if ON in setting else []
-            labels[method, variant] = variant_title(str(title), {key: setting.get(key) for key in differing}, first)
+            labels[method, variant] = variant_title(str(title), _unusual(setting, differing, usual), first)
     return labels
+
+
+def _usual(values: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Of several settings in which variants differ the value that more than half of them have."""
+    if len(values) < 2:
+        return {}
+    counts = {key: Counter(found).most_common(1)[0] for key, found in values.items()}
+    return {key: value for key, (value, count) in counts.items() if 2 * count > len(values[key])}
+
+
+def _unusual(setting: Mapping[str, Any], differing: Sequence[str], usual: Mapping[str, str]) -> dict[str, Any]:
+    return {key: setting.get(key) for key in differing if json.dumps(setting.get(key)) != usual.get(key)}
 
 
 def _dataset_labels(table: pd.DataFrame) -> list[str]:

@@ -97,6 +97,9 @@ def _compare(before: Path, after: Path, layout: str, mix_code: bool) -> int:
 
 def add_plot_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `plots`."""
+    parser.add_argument(
+        "--option", metavar="NAME", help="draw AUC and memory over this option of methods, like rank, and nothing else"
+    )
     _add_across_backbones(parser)
     add_mix_code(parser)
     add_results(parser)
@@ -107,7 +110,7 @@ def plots(args: argparse.Namespace) -> int:
     frame, num_problems = stored_runs(args.results, args.mix_code, args.across_backbones)
     from benchmarks.report.plots import write_plots
 
-    print(*write_plots(args.results, frame, args.mix_code), sep="\n")
+    print(*write_plots(args.results, frame, args.mix_code, args.option), sep="\n")
     return 1 if num_problems else 0
 
 

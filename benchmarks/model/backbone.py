@@ -1,5 +1,6 @@
 """The pretrained backbone: made by timm at the run's resolution, with what depends on the image's size resized."""
 
+import copy
 import difflib
 import functools
 import inspect
@@ -186,7 +187,17 @@ def _network(name: str) -> nn.Module:
 
 def _create_trunk(spec: Spec, resolution: int | None, arguments: Mapping[str, Any]) -> nn.Module:
     sized = resolution is not None and _takes_size(_network(spec.name))
-    return _make(spec, **arguments, **({"img_size": resolution} if sized else {}))
+    whole = {**arguments, **({"img_size": resolution} if sized else {})}
+    if not torch.empty(0).is_meta:
+        return _make(spec, **whole)
+    key = (str(spec), repr(whole))  # a network of shapes without numbers: a copy takes a tenth of the time of making it
+    if key not in _ON_META:
+        _ON_META.clear()
+        _ON_META[key] = _make(spec, **whole)
+    return copy.deepcopy(_ON_META[key])
+
+
+_ON_META: dict[tuple[str, str], nn.Module] = {}  # the last one that was asked for
 
 
 def _make(spec: Spec, **arguments: Any) -> nn.Module:

@@ -18,12 +18,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from benchmarks.analysis.evidence import load_evidence
 from benchmarks.analysis.ranks import Ranking, compare_over_datasets
+from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import blocks, summary
+from benchmarks.choices import one_of
 from benchmarks.names import shortened
 from benchmarks.records.whole_run import WHOLE_RUN
 from benchmarks.report.captions import auc_marks, figure_caption, spread, title, told_apart
 from benchmarks.report.memory_plot import draw_memory
+from benchmarks.report.option_plot import option_series, plot_options
 from benchmarks.report.rank_captions import unranked
 from benchmarks.report.rank_plot import plot_ranks
 from benchmarks.report.style import (
@@ -58,23 +62,28 @@ MANY = 6  # figures for each process: it takes a second to start
 MOST_PROCESSES = 4  # each takes a quarter of a gigabyte
 
 
-def write_plots(results: Path, frame: pd.DataFrame, mix_code: bool = False) -> list[Path]:
+def write_plots(results: Path, frame: pd.DataFrame, mix_code: bool = False, option: str | None = None) -> list[Path]:
     """Write the figures of every dataset and protocol to `results/plots`, each as png and pdf.
 
     The names are `<figure>_<dataset>_<protocol>`, the protocol as the tables name it; the ranks of methods over the
-    datasets of a protocol at one resolution are `ranks_<protocol>_<resolution>`. A figure for which there is
-    nothing to draw is named on stderr with the reason.
+    datasets of a protocol at one resolution are `ranks_<protocol>_<resolution>`; the options in which runs of a method
+    differ one at a time `options-<method>_<dataset>_<protocol>`, with the option behind the method where it is asked
+    for alone. A figure for which there is nothing to draw is named on stderr with the reason.
 
     Args:
         results: the results root.
         frame: the runs to show, as `records.runs_frame` gives them.
         mix_code: whether to average runs that different code has trained.
+        option: of a method; its figures alone are drawn, with this option alone.
 
     Raises:
+        UserError: no runs differ in that option alone.
         MachineError: the folder cannot be written.
     """
-    table = summary(frame, mix_code)
-    figures = [*_block_figures(results / "plots", table), *_rank_figures(results / "plots", table)]
+    table, folder = summary(frame, mix_code), results / "plots"
+    figures = [*_option_figures(results, frame, table, option)]
+    if option is None:
+        figures = [*_block_figures(folder, table), *_rank_figures(folder, table), *figures]
     return [path for figure, written in zip(figures, _drawn(figures), strict=True) for path in _kept(written, figure)]
 
 
@@ -103,6 +112,30 @@ def _rank_figures(folder: Path, table: pd.DataFrame) -> Iterator[Figure]:
                 yield path, partial(plot_ranks, rows, found, found.ranking, path)
         for reason in unranked([found for found in comparisons if found.num_datasets > 1]):
             print(f"no figure ranks_{protocol_name}: {reason}", file=sys.stderr)
+
+
+def _option_figures(results: Path, frame: pd.DataFrame, table: pd.DataFrame, only: str | None) -> Iterator[Figure]:
+    """The figures of options in which stored runs of a method differ one at a time."""
+    places = _places(table)
+    groups = [
+        (cells, option_series(cells))
+        for block in blocks(table)
+        for _, cells in block.groupby("method", sort=False)
+        if cells["variant"].nunique() > 1
+    ]
+    options = sorted({series.option for _, found in groups for series in found})
+    if only is not None:
+        one_of("option in which alone stored runs of a method differ", options, only)
+    for cells, found in groups:
+        drawn = [series for series in found if only in (None, series.option)]
+        if drawn:
+            first = cells.iloc[0]
+            names = "-".join(filter(None, ["options", first["method"], only]))
+            name = f"{names}_{places[first['dataset_label']]}_{first['block']}.png"
+            evidence, _ = load_evidence(results, frame[frame["run_id"].isin(" ".join(cells["run_ids"]).split())])
+            with_intervals = add_significance(cells, evidence)
+            drawn = [series for series in option_series(with_intervals) if only in (None, series.option)]
+            yield results / "plots" / name, partial(plot_options, cells, drawn, results / "plots" / name)
 
 
 def _places(table: pd.DataFrame) -> dict[str, str]:

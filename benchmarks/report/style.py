@@ -63,13 +63,14 @@ def styles(labels: Iterable[tuple[str, str]]) -> dict[str, Style]:
     Further variants of a method, and methods that only stored records know, take the places after the table's.
     """
     ordered = sorted(set(labels), key=lambda pair: (method_rank(pair[0]), pair[1]))
-    own = {name: _style(place) for place, name in enumerate(name for name in TITLES if name != "full")}
+    own = {name: nth_style(place) for place, name in enumerate(name for name in TITLES if name != "full")}
     own["full"] = FULL
     after = itertools.count(len(own) - 1)
-    return {label: own.pop(method) if method in own else _style(next(after)) for method, label in ordered}
+    return {label: own.pop(method) if method in own else nth_style(next(after)) for method, label in ordered}
 
 
-def _style(place: int) -> Style:
+def nth_style(place: int) -> Style:
+    """A style for each place, neighbours differing in all of it."""
     return Style(*(looks[place % len(looks)] for looks in (_COLOURS, _MARKERS, _DASHES)))
 
 

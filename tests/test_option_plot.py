@@ -1,0 +1,221 @@
+"""Figures of one option against AUC and memory, and figures of many methods, from fixed stored results."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from fixed_records import MIB, make_record, store_with_predictions
+
+import bench
+from benchmarks.analysis.summary import summary
+from benchmarks.records.frame import load_frame, runs_frame
+from benchmarks.records.record import store_run
+from benchmarks.records.schema import Record
+from benchmarks.report import option_plot, plots, style
+from benchmarks.report.memory_plot import plot_memory_curves
+from benchmarks.report.option_plot import option_series
+from benchmarks.report.plots import write_plots
+from methods import IDEAS, TITLES
+
+BASE: dict[str, Any] = {"keep_ratio": 0.2, "layers": "last-half", "dropout": 0.5}
+CHANGES: tuple[dict[str, Any], ...] = ({}, {"keep_ratio": 0.5}, {"keep_ratio": 1.0}, {"layers": "all"})
+
+
+def ablation(resolutions: tuple[int, ...] = (448,), seeds: int = 2) -> list[Record]:
+    """Runs of FPT+ that change one option of its base at a time, with memory and AUC by hand."""
+    records = []
+    for place, change in enumerate(CHANGES):
+        for resolution in resolutions:
+            for seed in range(seeds):
+                options = BASE | change
+                auc = 0.8 + 0.1 * options["keep_ratio"] + 0.01 * seed
+                changes: dict[str, Any] = {"tag": f"v{place}", "method_config": options, "auc": auc}
+                record = make_record("fpt_plus", resolution, seed, **changes)
+                record["measurements"]["memory"]["phases"]["preload"]["peak_allocated_bytes"] = (2 + place) * 1000 * MIB
+                records.append(record)
+    return records
+
+
+def table_of(records: list[Record]) -> pd.DataFrame:
+    return summary(runs_frame(records))
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are drawn, kept as they are finished."""
+    kept: list[Any] = []
+    for module in (option_plot, plots):
+        monkeypatch.setattr(module, "finish", lambda figure, *_: kept.append(figure))
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    return kept
+
+
+def test_a_series_is_of_cells_that_differ_in_one_option_alone() -> None:
+    found = {series.option: series.rows for series in option_series(table_of(ablation()))}
+    assert list(found) == ["keep_ratio", "layers"]
+    assert found["keep_ratio"]["value"].to_list() == [0.2, 0.5, 1.0]
+    assert sorted(found["layers"]["value"]) == ["all", "last-half"]
+    assert found["keep_ratio"]["auc_mean"].to_list() == pytest.approx([0.825, 0.855, 0.905])
+
+
+def test_what_differs_in_two_options_is_no_series() -> None:
+    both = make_record("fpt_plus", tag="two", method_config=BASE | {"keep_ratio": 0.7, "layers": "3-11"})
+    base = make_record("fpt_plus", tag="one", method_config=BASE)
+    assert option_series(table_of([both, base])) == []
+    lone = make_record("lora", method_config={"rank": 4}, config={"preload": True}, tag="p")
+    assert (
+        option_series(table_of([lone, make_record("lora", method_config={"rank": 4})])) == []
+    )  # no option of a method
+
+
+def test_a_whole_grid_is_a_series_for_each_setting_of_the_rest() -> None:
+    grid = [
+        make_record("lora", tag=f"{rank}-{alpha}", method_config={"rank": rank, "alpha": alpha})
+        for rank in (4, 16)
+        for alpha in (1, 2, 3)
+    ]
+    found = option_series(table_of(grid))
+    assert [(series.option, len(series.rows)) for series in found] == [("alpha", 3), ("alpha", 3), ("rank", 2)] + [
+        ("rank", 2)
+    ] * 2
+    assert sorted(option_plot._names(found)[:2]) == ["rank 16", "rank 4"]
+
+
+def test_the_figure_shows_what_is_stored(figures: list[Any], tmp_path: Path) -> None:
+    table = table_of(ablation((448, 896)))
+    option_plot.plot_options(table, option_series(table), tmp_path / "x.png")
+    (figure,) = figures
+    (keep_auc, keep_memory), (layers_auc, _) = np.array(figure.axes).reshape(2, 2)
+    assert [axes.get_xlabel() for axes in (keep_auc, layers_auc)] == ["keep_ratio", "layers"]
+    assert [text.get_text() for text in keep_auc.get_xticklabels()] == ["0.2", "0.5", "1.0"]
+    lines = {tuple(line.get_xdata()): line for line in keep_memory.lines if len(line.get_xdata()) == 3}
+    (line,) = lines.values()
+    assert list(line.get_ydata()) == pytest.approx([(2 + place) * 1000 * MIB for place in range(3)])
+    (heights,) = {tuple(container.lines[0].get_ydata()) for container in keep_auc.containers}
+    assert heights == pytest.approx((82.5, 85.5, 90.5))
+
+
+def test_intervals_are_those_of_the_tables(figures: list[Any], tmp_path: Path) -> None:
+    for record in ablation():
+        store_with_predictions(tmp_path, record, skill=2.0)
+    frame, _ = load_frame(tmp_path)
+    write_plots(tmp_path, frame, option="keep_ratio")
+    (figure,) = figures
+    assert len(figure.axes) == 2
+    (container,) = figure.axes[0].containers
+    auc = container.lines[0].get_ydata()
+    ends = [segment[:, 1] for segment in container.lines[2][0].get_segments()]
+    assert all(low <= middle <= high and high - low > 0.1 for (low, high), middle in zip(ends, auc, strict=True))
+
+
+def test_the_command_draws_one_option_or_says_which_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for record in ablation(seeds=1):
+        store_run(tmp_path, record, None)
+    assert bench.main(["plots", "--option", "layers", "--results", str(tmp_path)]) == 0
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert [name.partition("_demo")[0] for name in names] == ["options-fpt_plus-layers"] * 2
+    assert bench.main(["plots", "--option", "layer", "--results", str(tmp_path)]) == 2
+    assert "differ must be one of keep_ratio, layers, got 'layer'; did you mean layers?" in capsys.readouterr().err
+    assert bench.main(["plots", "--results", str(tmp_path)]) == 0
+    assert len(list((tmp_path / "plots").glob("options-fpt_plus_demo_*"))) == 2
+
+
+def test_labels_of_an_ablation_say_what_was_changed() -> None:
+    assert sorted(table_of(ablation())["label"]) == [
+        "FPT+", "FPT+ (keep_ratio 0.5)", "FPT+ (keep_ratio 1.0)", "FPT+ (layers all)",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def forty_five(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+    """Records of 45 methods at two resolutions, of all ideas, in the order of a table that has them."""
+    ideas = ("probes", "selective", "adapters", "prompts", "low_rank", "side")
+    for place in range(len(TITLES), 45):
+        monkeypatch.setitem(TITLES, f"method_{place}", f"Method {place}")
+        monkeypatch.setitem(IDEAS, f"method_{place}", ideas[place % len(ideas)])
+    records = []
+    for place, name in enumerate(TITLES):
+        for resolution in (224, 448):
+            changes: dict[str, Any] = {"auc": 0.7 + 0.2 * (place * 7 % 45) / 45, "tag": f"m{place}"}
+            record = make_record("lora", resolution, **changes)
+            record["run"]["config"]["method"], record["run"]["method"]["title"] = name, TITLES[name]
+            for phase in record["measurements"]["memory"]["phases"].values():
+                for counter in ("peak_allocated_bytes", "peak_reserved_bytes", "peak_process_bytes"):
+                    if phase[counter] is not None:
+                        phase[counter] = int(phase[counter] * (0.1 + (place * 11 % 45) / 45))
+            records.append(record)
+    return records
+
+
+def test_a_table_of_many_has_ideas_in_their_order(forty_five: list[Record], tmp_path: Path) -> None:
+    from benchmarks.report.tables import write_tables
+
+    md, _, tex = write_tables(tmp_path, runs_frame(forty_five))
+    lines = [line for line in md.read_text().splitlines() if line.startswith("|")]
+    headings = [line.split("|")[2].strip() for line in lines if line.split("|")[2].strip().startswith("*")]
+    wanted = ["Full fine-tuning", "Probes", "Selective", "Adapters", "Prompts", "Low rank", "Side networks"]
+    wanted.append("Without an image")
+    assert headings == [f"*{title}*" for title in wanted] * 2
+    text = tex.read_text()
+    assert text.count(r"\emph{Adapters}") == 2 and text.count(r"\addlinespace") == 2 * (len(wanted) - 1)
+    few = summary(runs_frame(forty_five[4:6] + forty_five[2:4] + forty_five[:2]))
+    assert few["method"].to_list() == ["full", "linear", "lora"] * 2
+    write_tables(tmp_path / "few", runs_frame(forty_five[:12]))
+    assert "*Full" not in (tmp_path / "few/tables/results.md").read_text()
+
+
+def test_figures_of_many_name_a_few(forty_five: list[Record], figures: list[Any], tmp_path: Path) -> None:
+    block = table_of(forty_five)
+    named = style.few_of_many(block, "auc_mean", 1)
+    assert 6 <= len(named) <= 7 and "Full fine-tuning" in named
+    prompts = block[block["method"].map(IDEAS) == "prompts"].groupby("label")["auc_mean"].mean()
+    assert prompts.idxmax() in named
+    plots._auc_over_resolution(block, tmp_path / "r.png")
+    plots._auc_over_memory(block, tmp_path / "m.png")
+    lines, points = figures
+    grey = [line for line in lines.axes[0].lines if line.get_color() == style.GREY.colour]
+    assert len(grey) == 45 - len(named)
+    places = [(list(group["memory_bytes"]), list(group["auc_mean"])) for _, group in block.groupby("resolution")]
+    front = [plots.pareto_front(*place) for place in places]
+    for axes, steps in zip(points.axes, front, strict=True):
+        texts = {text.get_text() for text in axes.texts}
+        assert "Full fine-tuning" in texts and len(steps) <= len(texts) <= len(steps) + 1
+        (rest,) = [line for line in axes.lines if line.get_color() == style.GREY.colour]
+        assert len(rest.get_xdata()) == 45 - len(texts)
+
+
+def test_few_are_all_named(tmp_path: Path) -> None:
+    block = table_of([make_record(name) for name in ("full", "lora", "fpt")])
+    assert style.few_of_many(block, "auc_mean", 1) == set(block["label"])
+    assert style.said_of_few(0, "all") == ""
+
+
+def test_memory_curves_of_many_name_the_least_of_each_idea(
+    forty_five: list[Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said: list[Any] = []
+    monkeypatch.setattr("benchmarks.report.memory_plot.finish", lambda *given: said.append(given))
+    rows = [
+        {"method": name, "backbone": "b", "resolution": side, "batch_size": 16, "precision": "bf16"}
+        | {"attention": "sdpa", "grad_checkpointing": False, "phase": "whole run", "source": "predicted"}
+        | {"status": "ok", "peak_allocated_bytes": (place + 1) * side * MIB}
+        for place, name in enumerate([*TITLES, "lora:rank=4"])
+        for side in (224, 448)
+    ]
+    frame = pd.DataFrame(rows)
+    plot_memory_curves(frame, tmp_path / "x.png")
+    _, _, _, caption, handles, _ = said[0]
+    labels = [handle.get_label() for handle in handles]
+    assert "Full fine-tuning" in labels and "LoRA" in labels and labels[-1] == f"{46 - len(labels) + 1} others"
+    assert f"grey: the {46 - len(labels) + 1} others" in caption
+
+
+def test_forty_five_methods_and_their_variants_look_different(forty_five: list[Record]) -> None:
+    labels = [(name, title) for name, title in TITLES.items()] + [("lora", f"LoRA (rank {rank})") for rank in range(30)]
+    looks = style.styles(labels)
+    assert len({(look.colour, look.marker) for look in looks.values()}) == len(labels) == 75
