@@ -286,7 +286,7 @@ def across_datasets(table: pd.DataFrame) -> pd.Series:
 def variant_labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
     """A label for each (method, variant): the title, and in brackets the settings in which its variants differ.
 
-    Where they differ in several, as when each option is changed alone, what most of them have goes unsaid. A backbone
+    Where they differ in several, as when each option is changed alone, the most common value goes unsaid. A backbone
     among the settings (see `across_backbones`) stands there in any case, first.
     """
     labels = {}
@@ -305,11 +305,11 @@ def variant_labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
 
 
 def _usual(values: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Of several settings in which variants differ the value that more than half of them have."""
+    """Of several settings in which variants differ the value that more of them have than any other."""
     if len(values) < 2:
         return {}
-    counts = {key: Counter(found).most_common(1)[0] for key, found in values.items()}
-    return {key: value for key, (value, count) in counts.items() if 2 * count > len(values[key])}
+    counts = {key: Counter(found).most_common(2) for key, found in values.items()}
+    return {key: first for key, ((first, most), (_, next_most)) in counts.items() if most > next_most}
 
 
 def _unusual(setting: Mapping[str, Any], differing: Sequence[str], usual: Mapping[str, str]) -> dict[str, Any]:
