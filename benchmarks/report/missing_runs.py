@@ -83,8 +83,8 @@ def seed_commands(rows: pd.DataFrame, num_seeds: int) -> list[str]:
     first = rows.iloc[0]
     methods: dict[tuple[str, ...], list[str]] = {}
     for _, row in rows.iterrows():
-        flags = _method_flags(str(row["method"]), rows[rows["label"] == row["label"]])
-        methods.setdefault(flags, []).append(str(row["method"]))
+        variant, flags = _as_asked(str(row["method"]), rows[rows["label"] == row["label"]])
+        methods.setdefault(flags, []).append(variant)
     place = ["--datasets", _place(str(first["dataset"])), "--res", str(first["resolution"])]
     protocol = _protocol_flags(rows, sorted(seeds))
     return [_line(["--methods", *names, *place, *protocol, *flags]) for flags, names in methods.items()]
