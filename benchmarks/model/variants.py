@@ -89,9 +89,9 @@ def _option(method: str, piece: str, text: str) -> tuple[str, str]:
 
 
 def _example(method: str) -> str:
-    own = [field for field in dataclasses.fields(METHODS[method].config) if field.name not in ("lr", "weight_decay")]
-    field = (own or dataclasses.fields(METHODS[method].config))[0]
-    return f"{field.name}={option_text(field.default)}"
+    fields = dataclasses.fields(METHODS[method].config)
+    own = [field for field in fields if field.name not in ("lr", "weight_decay")]
+    return next((f"{field.name}={option_text(field.default)}" for field in own or fields), "none, as it has none")
 
 
 def _value(word: str, text: str) -> Any:

@@ -1,7 +1,7 @@
 """From a command's options to the list of runs: every default is resolved here, before the first run starts."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def make_plan(options: SuiteOptions) -> Plan:
         notes += notes_on(dataset.name, dataset.identical)
         _check_batch_size(dataset, options.batch_size or dataset.batch_size)
         _check_warmup(options.warmup_epochs, options.epochs or dataset.epochs)
-    methods = _with_enough(methods, settings, datasets, "all" in options.methods, notes)
+    variants = _with_enough(variants, datasets, {name.partition(":")[0] for name in options.methods}, notes)
     source = str(file) if file is not None and options.weights in ("auto", "hub") else options.weights
     weights = resolve_weights(source, backbone, cache, options.resample_patch_embed)
     if weights.note:
@@ -130,9 +130,7 @@ def make_plan(options: SuiteOptions) -> Plan:
         for source, dataset in datasets.items()
         for places in [Places(source, data_root, cache, device, plugins, options.verify_data)]
         for resolution in options.res
-        for variant in sorted(
-            variants, key=lambda one: list(METHODS).index(one.method)
-        )  # what FPT extracts serves FPT+ as well
+        for variant in variants
     ]
     return Plan(cells, notes)
 
@@ -171,27 +169,28 @@ def _check_batch_size(dataset: Dataset, batch_size: int) -> None:
 
 
 def _with_enough(
-    methods: Sequence[str],
-    settings: Mapping[str, Any],
-    datasets: Mapping[str, Dataset],
-    all_methods: bool,
-    notes: list[str],
-) -> list[str]:
-    """The methods for which every dataset has training images enough; where all were asked for, a note on the others.
+    variants: Sequence[Variant], datasets: Mapping[str, Dataset], named: Collection[str], notes: list[str]
+) -> list[Variant]:
+    """The variants for which every dataset has training images enough; a note on others that a group asked for.
 
     Raises:
-        UserError: One that was asked for by name has too few.
+        UserError: One whose method was asked for by name has too few.
     """
     smallest = min(datasets.values(), key=lambda dataset: len(dataset.splits["train"]))
     found = len(smallest.splits["train"])
-    needed = {method: METHODS[method].min_images(settings[method]) for method in methods}
-    lacking = {method: number for method, number in needed.items() if found < number}
-    for method, number in lacking.items():
-        said = f"{method} must have at least {number} training images, got the {found} of {smallest.name}"
-        if not all_methods:
-            raise UserError(f"{said}; choose other options of it (--set {method}.OPTION=VALUE), or leave it out")
-        notes.append(f"{said}: it is left out")
-    return [method for method in methods if method not in lacking]
+    kept: list[Variant] = []
+    for variant in variants:
+        number = METHODS[variant.method].min_images(variant.config)
+        said = f"{variant.name} must have at least {number} training images, got the {found} of {smallest.name}"
+        if found >= number:
+            kept.append(variant)
+        elif variant.method in named:
+            raise UserError(
+                f"{said}; choose other options of it (--set {variant.method}.OPTION=VALUE), or leave it out"
+            )
+        else:
+            notes.append(f"{said}: it is left out")
+    return kept
 
 
 def _check_warmup(warmup_epochs: int, epochs: int) -> None:
