@@ -244,7 +244,7 @@ def fpt_table() -> str:
 
 
 def side_table() -> str:
-    """What methods on block outputs need in training, as results/speed/side_memory.md has it; all is predicted."""
+    """What side methods on features need in training, as results/speed/side_memory.md has it; all is predicted."""
     cells = [row for row in _stored_cells("results/speed/side_memory.md") if row[1] == str(RESOLUTION)]
     rows = [
         [f"`{name}`", precision, *(f"{int(size):,}{PREDICTED}" for size in sizes), ratio]

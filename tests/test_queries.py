@@ -17,6 +17,7 @@ from benchmarks.memory.predict import predict_memory
 from benchmarks.model.backbone import create_backbone, set_attention
 from benchmarks.model.build import feature_shapes
 from benchmarks.model.method_config import make_config
+from benchmarks.speed.side_plain import TRANSCRIPTIONS
 from benchmarks.training.step import extraction_step
 from methods import METHODS
 from methods.side.fpt_parts.extraction import stored
@@ -121,6 +122,8 @@ def test_outputs_and_gradients_are_those_of_queries_that_join_the_tokens(method:
         torch.testing.assert_close(tokens, vit.blocks(vit._pos_embed(vit.patch_embed(image))), rtol=1e-4, atol=1e-4)
     logits = model(**extraction_step(extractor, image, "fp32", "cpu"))
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    transcribed = TRANSCRIPTIONS[method](model, **extraction_step(extractor, image, "fp32", "cpu"))
+    torch.testing.assert_close(transcribed, expected, rtol=1e-4, atol=1e-4)
     found = torch.autograd.grad(logits.square().sum(), trains)
     wanted = torch.autograd.grad(expected.square().sum(), trains)
     for one, other in zip(found, wanted, strict=True):

@@ -30,7 +30,7 @@ from methods import METHODS
 from methods.side import lean
 from methods.side.unipt import query
 
-SIDE_METHODS = tuple(TRANSCRIPTIONS)
+SIDE_METHODS = ("lst", "res_tuning_bypass", "unipt", "dtl", "dtl_plus")
 IMAGES = 5
 
 

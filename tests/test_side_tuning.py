@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from benchmarks.model.build import Parts, build_parts
 from benchmarks.model.method_config import make_config
+from benchmarks.speed.side_plain import TRANSCRIPTIONS
 from benchmarks.training.step import extraction_step
 from methods import METHODS
 from methods.probes.linear import LinearProbe, standardize
@@ -70,6 +71,14 @@ def test_it_is_the_blend_of_the_feature_and_a_vits(plain: bool) -> None:
         gradients = [torch.autograd.grad(logits.square().sum(), trains) for logits in (found, expected)]
         for one, other in zip(*gradients, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_the_transcription_whose_memory_is_compared_is_the_same() -> None:
+    with plain_path():
+        _, plain, image_low, feature = make()
+    _, lean, _, _ = make()
+    found = TRANSCRIPTIONS["side_tuning"](plain, image_low, feature)
+    torch.testing.assert_close(found, lean(image_low, feature), rtol=1e-4, atol=1e-5)
 
 
 def test_it_reads_the_linear_probes_cache() -> None:

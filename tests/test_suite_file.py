@@ -11,7 +11,7 @@ from benchmarks.errors import UserError
 from benchmarks.suite.options import SuiteOptions
 from benchmarks.suite.suite_file import SUITES, find_suite, read_suite_file
 from datasets import DATASETS
-from methods import METHODS
+from methods import IDEAS, METHODS
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -173,3 +173,10 @@ def test_warm_up_and_layer_decay_are_the_default_suites_and_decay_of_all_the_pap
     default, paper = options_of("--suite", "default"), options_of("--suite", "paper")
     assert (default.warmup_epochs, default.set, default.decay_all) == (2, ("full.layer_decay=0.75",), False)
     assert (paper.warmup_epochs, paper.set, paper.decay_all) == (0, (), True)
+
+
+def test_the_suite_of_side_methods_has_those_with_frozen_features_on_one_budget() -> None:
+    options = options_of("--suite", "side_methods")
+    assert set(options.methods) <= {name for name, method in METHODS.items() if method.has_extractor}
+    assert {name for name, idea in IDEAS.items() if idea == "side"} | {"linear"} <= set(options.methods)
+    assert (options.set, options.preload, options.lr) == ((), "on", "grid")

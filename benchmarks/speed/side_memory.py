@@ -89,7 +89,7 @@ KEPT: dict[str, Callable[[Sizes], int]] = {
 
 def transcribed(point: MemoryPoint) -> Parts:
     """A point's parts, the model by its transcription, which there is."""
-    if point.precision == "fp32":
+    if point.precision == "fp32" and hasattr(make_config(point.method, {}), "feature_dtype"):
         point = replace(point, options=(*point.options, ("feature_dtype", "float32")))
     parts = build_point(point)
     return Parts(Transcribed(parts.model, TRANSCRIPTIONS[point.method]), parts.extractor)

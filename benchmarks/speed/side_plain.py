@@ -81,12 +81,55 @@ def _dtl(model: Any, outputs: Tensor, convolved: Callable[[Tensor], Tensor]) -> 
     return model.head(model.backbone.pool_tokens(x))
 
 
+def vqt(model: Any, keys: Tensor, values: Tensor, feature: Tensor) -> Tensor:
+    """Queries block by block, and all that they pass kept."""
+    summary = [feature]
+    for index, prompts in enumerate(model.dropout(model.prompts.expand(len(keys), -1, -1, -1)).unbind(1)):
+        x, attention, mlp = _asked(model.stream, index, prompts, keys, values)
+        summary.append((x + attention + mlp).flatten(1))
+    return model.head(torch.cat([F.normalize(vector, dim=1) for vector in summary], dim=1))
+
+
+def synqt(model: Any, keys: Tensor, values: Tensor, feature: Tensor) -> Tensor:
+    """Queries synthesised and asked block by block, and all that they pass kept."""
+    answer, answers = keys.new_zeros(len(keys), 1, 1, dtype=torch.float32), []
+    for index, synthesis in enumerate(model.synthesis):
+        prompts = synthesis(model.feedback_scale * answer)
+        x, attention, mlp = _asked(model.stream, index, prompts, keys, values)
+        answers.append([part.mean(dim=1, keepdim=True) for part in (x + attention + mlp, attention, mlp)])
+        answer = answers[-1][0]
+    collected = [vector for kind in zip(*answers, strict=True) for vector in kind]
+    return model.head(model.norm(model.combination(torch.cat([answer, *collected], dim=1))))
+
+
+def _asked(stream: Any, index: int, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens that ask in a block, and what its attention and its MLP add to them."""
+    query = stream.queries(index, x).unflatten(-1, (keys.shape[2], keys.shape[4])).transpose(1, 2)  # (B, A, P, E)
+    key, value = (tensor[:, index].to(query.dtype) for tensor in (keys, values))
+    attended = (query @ key.mT * key.shape[-1] ** -0.5).softmax(dim=-1).to(value.dtype) @ value
+    return x, *stream.branches(index, x, attended.transpose(1, 2).flatten(2))
+
+
+def side_tuning(model: Any, image_low: Tensor, feature: Tensor) -> Tensor:
+    """The side ViT by timm's blocks."""
+    side, alpha = model.side_network, model.blend.sigmoid()
+    x = side._pos_embed(side.patch_embed(image_low))
+    for block in side.blocks:
+        x = x + block.attn(block.norm1(x))
+        x = x + block.mlp(block.norm2(x))
+    own = model.proj(side.norm(x)[:, 0])
+    return model.head(alpha * model.probe.standardized(feature) + (1 - alpha) * own)
+
+
 TRANSCRIPTIONS: dict[str, Transcription] = {
     "lst": lst,
     "res_tuning_bypass": res_tuning_bypass,
     "unipt": unipt,
     "dtl": dtl,
     "dtl_plus": dtl_plus,
+    "vqt": vqt,
+    "synqt": synqt,
+    "side_tuning": side_tuning,
 }
 
 
