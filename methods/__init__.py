@@ -1,9 +1,10 @@
-"""The fine-tuning methods: one file = one method, and here the one table of them.
+"""The fine-tuning methods: one file = one method or one family, and here the one table of them.
 
 A method is a frozen part that may run ahead of time and a trainable part (`methods/contract.py`). To add one, write
 `methods/<idea>/<name>.py` with a docstring (paper, what is added where, what trains, departures from the paper), a
 frozen `Config`, the modules and `METHOD = Method(...)`, and add its name, module and title to the table below: every
-command, table, plot and contract test then knows it.
+command, table, plot and contract test then knows it. Methods that differ by a line each share a file, whose
+`METHODS` has them by name.
 
 Legend of all `Shape:` sections: B batch, H W image, N tokens, M kept tokens, P prompt tokens, D backbone width,
 S side width, A heads, E head width, L layers, R rank or bottleneck, C classes.
@@ -54,6 +55,26 @@ _TABLE = {
     "knn": ("probes.knn", "Nearest neighbours"),
     "simpleshot": ("probes.simpleshot", "SimpleShot"),
     "head2toe": ("probes.head2toe", "Head2Toe"),
+    "dora": ("low_rank.peft_family", "DoRA"),
+    "rslora": ("low_rank.peft_family", "rsLoRA"),
+    "pissa": ("low_rank.peft_family", "PiSSA"),
+    "eva": ("low_rank.peft_family", "EVA"),
+    "lora_ga": ("low_rank.peft_family", "LoRA-GA"),
+    "adalora": ("low_rank.peft_family", "AdaLoRA"),
+    "vera": ("low_rank.peft_family", "VeRA"),
+    "ia3": ("low_rank.peft_family", "IA3"),
+    "lokr": ("low_rank.peft_family", "LoKr"),
+    "loha": ("low_rank.peft_family", "LoHa"),
+    "oft": ("low_rank.peft_family", "OFT"),
+    "boft": ("low_rank.peft_family", "BOFT"),
+    "hra": ("low_rank.peft_family", "HRA"),
+    "fourierft": ("low_rank.peft_family", "FourierFT"),
+    "randlora": ("low_rank.peft_family", "RandLoRA"),
+    "miss": ("low_rank.peft_family", "MiSS"),
+    "road": ("low_rank.peft_family", "RoAd"),
+    "shira": ("low_rank.peft_family", "SHiRA"),
+    "hira": ("low_rank.peft_family", "HiRA"),
+    "delora": ("low_rank.peft_family", "DeLoRA"),
 }
 TITLES = {name: title for name, (_, title) in _TABLE.items()}
 IDEAS = {name: module.partition(".")[0] for name, (module, _) in _TABLE.items()}
@@ -79,5 +100,9 @@ def __getattr__(name: str) -> Any:
     """The methods by name, imported when they are first asked for."""
     if name != "METHODS":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()["METHODS"] = {method: import_module(f"methods.{module}").METHOD for method, (module, _) in _TABLE.items()}
+    modules = {method: import_module(f"methods.{module}") for method, (module, _) in _TABLE.items()}
+    globals()["METHODS"] = {
+        method: module.METHODS[method] if hasattr(module, "METHODS") else module.METHOD
+        for method, module in modules.items()
+    }
     return globals()["METHODS"]

@@ -5,7 +5,7 @@ reason; a method states what it asks for (`Method.needs`), and is refused on a b
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 #   attention: plain softmax attention in every block, whose queries, keys and values can be asked for
 #   attention_layers: attention of any kind in every block, a layer of its own
 #   projections: the linear or convolution layers that low-rank updates are added to
+#   linear_projections: such layers, all of them linear
 #   mlp: blocks that add an MLP's output to the residual stream
 #   branches: blocks of two branches, attention's and then an MLP's, each of which adds to the residual stream
 #   inputs: such branches that get the stream through a norm, and read it by linear layers
@@ -32,6 +33,7 @@ Need = Literal[
     "attention",
     "attention_layers",
     "projections",
+    "linear_projections",
     "mlp",
     "branches",
     "inputs",
@@ -353,6 +355,28 @@ class Backbone(nn.Module, ABC):
     def projections(self) -> Mapping[str, nn.Module]:
         """Linear or convolution layers that low-rank updates are added to, by their names in the trunk."""
         raise NotImplementedError
+
+    def query_value_rows(self) -> Mapping[str, tuple[slice, ...]]:
+        """Where queries and values come out: layers by their names in the trunk, and the rows of each.
+
+        Each slice is of one of them; empty where there is no attention.
+        """
+        return {}
+
+    def linear_layers(self) -> Mapping[str, nn.Linear]:
+        """All linear layers of the blocks, by their names in the trunk, but what makes biases of positions."""
+        return self._named(
+            layer for block in self.blocks() for layer in block.modules() if isinstance(layer, nn.Linear)
+        )
+
+    def mlp_outputs(self) -> Mapping[str, nn.Linear]:
+        """The last layer of every block's MLP, by its name in the trunk."""
+        mlps: Iterable[Any] = (block.mlp for block in self.blocks())
+        return self._named([layer for layer in mlp.modules() if isinstance(layer, nn.Linear)][-1] for mlp in mlps)
+
+    def _named(self, layers: Iterable[nn.Linear]) -> Mapping[str, nn.Linear]:
+        names = {module: name for name, module in self.trunk.named_modules()}
+        return {names[layer]: layer for layer in layers}
 
     def block_widths(self) -> list[int]:
         """Channels of what each block adds to the residual stream."""

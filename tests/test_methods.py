@@ -22,9 +22,9 @@ from benchmarks.training.step import (
 )
 from methods import METHODS
 
-BACKBONE = "vit_tiny_patch16_224"
+BACKBONE = "vit_tiny_patch16_224[depth=4]"
 # Another width and depth, patch size, registers, layer scale.
-OTHER_BACKBONE = "vit_small_patch14_reg4_dinov2"
+OTHER_BACKBONE = "vit_small_patch14_reg4_dinov2[depth=3]"
 RESOLUTION = 64
 NUM_CLASSES = 3
 BATCH = 4
@@ -207,6 +207,11 @@ BASE_COUNTS |= {"side_tuning": (1_601_856 - 166_752) + (S * D + D) + 1}  # FPT's
 BASE_COUNTS |= {"lst": 2_300_748, "res_tuning_bypass": 387_312, "dtl": 36_864, "dtl_plus": 43_776}
 BASE_COUNTS |= {"unipt": 1_046_305 - 1}  # without the gate's bias, which softmax does not hear
 BASE_COUNTS |= {"knn": 0, "simpleshot": 0, "head2toe": 0}
+LORA_16 = 4 * D * 16 * L
+BASE_COUNTS |= {"dora": LORA_16 + 3 * D * L, "rslora": LORA_16, "pissa": LORA_16, "eva": LORA_16, "lora_ga": LORA_16}
+BASE_COUNTS |= {"adalora": 442_512, "vera": 30_720, "ia3": 64_512, "lokr": 21_504, "loha": 589_824, "oft": 142_848}
+BASE_COUNTS |= {"boft": 64_512, "hra": 73_728, "fourierft": 12_000, "randlora": 230_400, "miss": 1_769_472}
+BASE_COUNTS |= {"road": 27_648, "shira": 1_179_648, "hira": 1_179_648, "delora": 294_924}
 
 
 @pytest.mark.parametrize("name", METHODS)

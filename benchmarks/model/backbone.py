@@ -13,6 +13,7 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from benchmarks.config import Attention
 from benchmarks.errors import UserError, one_line
@@ -205,13 +206,25 @@ def _make(spec: Spec, **arguments: Any) -> nn.Module:
     create = functools.partial(timm.create_model, spec.name) if own is None else own.create
     asked = {key: _layer(value) if key.endswith("_layer") else value for key, value in spec.args.items()}
     try:
-        return create(**{**asked, **arguments})
+        with _Unfilled():
+            return create(**{**asked, **arguments})
     except Exception as error:  # whatever the constructor of any network makes of its arguments
         place = f" at {arguments['img_size']} px" if "img_size" in arguments else ""
         raise UserError(
             f"backbone must be one that can be made, got {str(spec)!r}{place} ({type(error).__name__}: "
             f"{one_line(error)[:200]})"
         ) from error
+
+
+class _Unfilled(TorchFunctionMode):
+    """Draws no numbers for tensors that have none: on the meta device that is most of the time a network takes."""
+
+    FILLS = frozenset({Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_})
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.FILLS and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _layer(name: Any) -> Any:

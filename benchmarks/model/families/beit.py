@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.model.families.branches import separate_bias
+from benchmarks.model.families.branches import joint_rows, separate_bias
 from benchmarks.model.families.tokens import ScaledBlocks
 from methods.backbone import Pool
 
@@ -26,3 +26,7 @@ class BeitViT(ScaledBlocks):
     def projections(self) -> Mapping[str, nn.Module]:
         """The joint projection of queries, keys and values of every block."""
         return {f"blocks.{index}.attn.qkv": block.attn.qkv for index, block in enumerate(self.trunk.blocks)}
+
+    def query_value_rows(self) -> Mapping[str, tuple[slice, ...]]:
+        """The first and the last third of every joint projection."""
+        return joint_rows(self.projections())

@@ -1,5 +1,6 @@
 """Small changes to timm's blocks, after which they compute the same and can be added to."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -88,3 +89,9 @@ def separate_bias(attn: Any) -> None:
     """
     if getattr(attn, "q_bias", None) is not None:
         attn.qkv_bias_separate = True
+
+
+def joint_rows(layers: Mapping[str, Any]) -> dict[str, tuple[slice, ...]]:
+    """The rows of queries and of values in joint projections of queries, keys and values, by the layers' names."""
+    thirds = {name: layer.out_features // 3 for name, layer in layers.items()}
+    return {name: (slice(0, third), slice(2 * third, 3 * third)) for name, third in thirds.items()}

@@ -8,7 +8,7 @@ from timm.layers import AttentionRope, apply_rot_embed_cat
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor, nn
 
-from benchmarks.model.families.branches import ChannelScale, separate_bias
+from benchmarks.model.families.branches import ChannelScale, joint_rows, separate_bias
 from benchmarks.model.families.tokens import ScaledBlocks, joined_heads, query_block
 from methods.backbone import Need, Pool, QueryBlock
 
@@ -95,6 +95,17 @@ class EvaViT(ScaledBlocks):
             for index, block in enumerate(self.trunk.blocks)
             for name in (("q_proj", "k_proj", "v_proj") if block.attn.qkv is None else ("qkv",))
         }
+
+    def query_value_rows(self) -> Mapping[str, tuple[slice, ...]]:
+        """The first and the last third of a joint projection; all rows of two of three."""
+        rows: dict[str, tuple[slice, ...]] = {}
+        for index, block in enumerate(self.trunk.blocks):
+            path = f"blocks.{index}.attn"
+            if block.attn.qkv is None:
+                rows |= {f"{path}.q_proj": (slice(None),), f"{path}.v_proj": (slice(None),)}
+            else:
+                rows |= joint_rows({f"{path}.qkv": block.attn.qkv})
+        return rows
 
     def _rotations(self, index: int, context: Tensor | None) -> Tensor | None:
         return context[index] if context is not None and self.trunk.rope_mixed else context

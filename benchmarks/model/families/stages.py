@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from benchmarks.model.families.branches import Beside, ChannelsLast, Followed, move_scale, separate_bias
+from benchmarks.model.families.branches import Beside, ChannelsLast, Followed, joint_rows, move_scale, separate_bias
 from methods.backbone import Backbone, Need, Pool, PoolError, Tap
 
 _NO_ATTENTION: dict[Need, str] = {
@@ -29,7 +29,10 @@ class AnyNetwork(Backbone):
             raise PoolError(f"pool must be native where there is no token sequence, got {pool!r}")
         self.num_features = trunk.head_hidden_size
         reason = f"no description of networks like it ({type(trunk).__name__})"
-        needs: tuple[Need, ...] = ("blocks", "attention_layers", "projections", "mlp", "branches", "inputs", "squares")
+        needs: tuple[Need, ...] = (
+            *("blocks", "attention_layers", "projections", "linear_projections", "mlp", "branches", "inputs"),
+            "squares",
+        )
         self.lacks |= dict.fromkeys(needs, reason)
         self.lacks |= {"last_tokens": reason, "taps": reason}
         needs = ("tokens", "attention", "scales")
@@ -84,6 +87,16 @@ class SwinV2(AnyNetwork):
         """The joint projection of queries, keys and values of every block."""
         return _named(self.trunk, (block.attn.qkv for block in self.blocks()))
 
+    def query_value_rows(self) -> Mapping[str, tuple[slice, ...]]:
+        """The first and the last third of every joint projection."""
+        return joint_rows(self.projections())
+
+    def linear_layers(self) -> Mapping[str, nn.Linear]:
+        """Those of attention and MLP, but not the small network that makes biases of positions."""
+        blocks = self.blocks()
+        layers = (layer for block in blocks for layer in (block.attn.qkv, block.attn.proj, *block.mlp.modules()))
+        return self._named(layer for layer in layers if isinstance(layer, nn.Linear))
+
     def put_behind_mlp(self, index: int, module: nn.Module) -> None:
         """Puts a module behind the norm that follows a block's MLP."""
         block = self.blocks()[index]
@@ -116,7 +129,7 @@ class ConvNeXt(AnyNetwork):
         self.lacks = _without_tokens(self.lacks) | _NO_ATTENTION
         self.embed_dim = trunk.num_features
         if any(block.use_conv_mlp for block in self.blocks()):
-            self.lacks["mlp"] = "an MLP of convolutions"
+            self.lacks |= dict.fromkeys(("mlp", "linear_projections"), "an MLP of convolutions")
 
     def blocks(self) -> list[Any]:
         """The blocks of all stages."""
@@ -152,7 +165,8 @@ class ResNet(AnyNetwork):
 
     def __init__(self, trunk: Any, pool: Pool = "native") -> None:
         super().__init__(trunk, pool)
-        self.lacks = _without_tokens(self.lacks) | _NO_ATTENTION | {"mlp": "blocks without an MLP"}
+        self.lacks = _without_tokens(self.lacks) | _NO_ATTENTION
+        self.lacks |= {"mlp": "blocks without an MLP", "linear_projections": "convolutions in place of linear layers"}
         self.embed_dim = trunk.num_features
 
     def blocks(self) -> list[Any]:

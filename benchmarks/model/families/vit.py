@@ -7,7 +7,7 @@ from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from benchmarks.model.families.branches import Beside, Followed
+from benchmarks.model.families.branches import Beside, Followed, joint_rows
 from benchmarks.model.families.tokens import TokenBackbone, joined_heads, query_block
 from methods.backbone import Need, Pool, QueryBlock, Site
 
@@ -64,6 +64,10 @@ class ViT(TokenBackbone):
         """The joint projection of queries, keys and values of every block."""
         return {f"blocks.{index}.attn.qkv": block.attn.qkv for index, block in enumerate(self.trunk.blocks)}
 
+    def query_value_rows(self) -> Mapping[str, tuple[slice, ...]]:
+        """The first and the last third of every joint projection."""
+        return joint_rows(self.projections())
+
     def put_behind_mlp(self, index: int, module: nn.Module) -> None:
         """Puts a module behind a block's second layer scale."""
         block = self.trunk.blocks[index]
@@ -115,5 +119,7 @@ def _lacks(blocks: Sequence[Any]) -> dict[Need, str]:
     elif not isinstance(first.norm1, nn.LayerNorm):
         lacks["scales"] = f"norms without a shift ({type(first.norm1).__name__})"
     if not all(isinstance(getattr(attn, "qkv", None), nn.Linear) for attn in attention):
-        lacks |= dict.fromkeys(("projections", "scales"), "no joint projection of queries, keys and values")
+        lacks |= dict.fromkeys(
+            ("projections", "linear_projections", "scales"), "no joint projection of queries, keys and values"
+        )
     return lacks
