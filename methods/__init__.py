@@ -72,9 +72,10 @@ _TABLE = {
     "randlora": ("low_rank.peft_family", "RandLoRA"),
     "miss": ("low_rank.peft_family", "MiSS"),
     "road": ("low_rank.peft_family", "RoAd"),
-    "shira": ("low_rank.peft_family", "SHiRA"),
+    "shira": ("low_rank.shira", "SHiRA"),
     "hira": ("low_rank.peft_family", "HiRA"),
     "delora": ("low_rank.peft_family", "DeLoRA"),
+    "peft": ("low_rank.any_tuner", "peft"),
 }
 TITLES = {name: title for name, (_, title) in _TABLE.items()}
 IDEAS = {name: module.partition(".")[0] for name, (module, _) in _TABLE.items()}

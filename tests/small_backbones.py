@@ -92,10 +92,28 @@ ALIKE |= {"repadapter": "convpass", "fact_tk": "fact_tt"}
 ALIKE |= dict.fromkeys(("vqt", "synqt", "side_tuning"), "fpt")
 ALIKE |= {"lst": "fpt", **dict.fromkeys(("res_tuning_bypass", "unipt", "dtl", "dtl_plus"), "vpt")}
 WITH_SIDE_VIT = ("fpt", "fpt_plus", "side_tuning")
-
-
+ALIKE |= dict.fromkeys(("dora", "rslora", "adalora", "hira"), "lora")
+LINEAR = ("pissa", "eva", "lora_ga", "vera", "lokr", "loha", "oft", "boft", "hra", "fourierft", "randlora", "miss")
+LINEAR += ("road", "shira", "delora", "peft")  # as `lora`, but on linear layers alone
+ALIKE |= dict.fromkeys(LINEAR, "pissa")
+REFUSED |= {
+    ("parallel", "pissa"): REFUSED["parallel", "lora"],
+    ("resnet50", "pissa"): "convolutions in place of linear layers",
+    ("parallel", "ia3"): REFUSED["parallel", "adapter"],
+    ("post-norm", "ia3"): REFUSED["post-norm", "adapter"],
+    ("resnet50", "ia3"): REFUSED["resnet50", "adapter"],
+}
+# Methods on the layers that `lora` updates: it runs on all families, they on one of each kind of layers.
+LIKE_LORA = ("dora", "rslora", "adalora", "hira", "ia3", *LINEAR)
+KINDS = ("augreg", "eva02, apart", "beit", "swinv2", "convnext", "resnet50", "parallel", "post-norm")
 # What divides the width of every small network.
 NARROW: dict[str, dict[str, object]] = {"ep": {"num_queries": 4}, "attentive_probe": {"head_dim": 16}}
+NARROW |= {
+    **{method: {"rank": 4} for method in ("pissa", "eva", "lora_ga", "hra", "miss")},
+    "oft": {"block_size": 4},
+    "fourierft": {"num_frequencies": 50},
+    "shira": {"rank": 2},
+}
 
 
 def reason(family: str, method: str) -> str | None:

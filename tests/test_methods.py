@@ -211,7 +211,7 @@ LORA_16 = 4 * D * 16 * L
 BASE_COUNTS |= {"dora": LORA_16 + 3 * D * L, "rslora": LORA_16, "pissa": LORA_16, "eva": LORA_16, "lora_ga": LORA_16}
 BASE_COUNTS |= {"adalora": 442_512, "vera": 30_720, "ia3": 64_512, "lokr": 21_504, "loha": 589_824, "oft": 142_848}
 BASE_COUNTS |= {"boft": 64_512, "hra": 73_728, "fourierft": 12_000, "randlora": 230_400, "miss": 1_769_472}
-BASE_COUNTS |= {"road": 27_648, "shira": 1_179_648, "hira": 1_179_648, "delora": 294_924}
+BASE_COUNTS |= {"road": 27_648, "shira": 1_179_648, "hira": 1_179_648, "delora": 294_924, "peft": 1_179_648}
 
 
 @pytest.mark.parametrize("name", METHODS)

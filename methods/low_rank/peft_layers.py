@@ -21,11 +21,21 @@ ADAPTER = "default"  # the name that peft gives what it adds
 _SEEDS = ("projection_prng_key", "projection_seed", "random_loc_seed", "random_seed")
 _READ_VALUES = ("BOFT", "UNILORA")  # of indices they make, so even on the meta device these need some
 # What peft raises where a tuner cannot have a layer, or an option.
-_REFUSALS = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, UserWarning, ValueError)
+REFUSALS = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, UserWarning, ValueError)
 
 
 class TunedModel(ImageModel):
     """A frozen backbone with peft's additions, and a new head."""
+
+    def train(self, mode: bool = True) -> "TunedModel":
+        """As any module's; LoHa and LoKr draw in training whether to leave an update out, which no option asks for."""
+        from peft.tuners.lycoris_utils import LycorisLayer
+
+        super().train(mode)
+        for layer in tuned_layers(self):
+            if isinstance(layer, LycorisLayer):
+                layer.train(False)
+        return self
 
     def no_weight_decay(self) -> set[str]:
         """Vectors that peft holds as matrices or kernels of one column."""
@@ -69,13 +79,11 @@ def add_updates(backbone: Backbone, kind: str, layers: Iterable[str], **options:
             # peft makes another number than was asked for
             warnings.filterwarnings("error", message="Invalid `|The symmetric initialization")
             config = make(target_modules=pattern(layers), **options)
-            if hasattr(config, "mask_fn"):
-                config.mask_fn = _random_mask  # peft's own has a generator of its own, and the same for every layer
-                torch.sparse.check_sparse_tensor_invariants.disable()  # as it is; unsaid, torch warns of it
             kinds.PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](backbone.trunk, config, adapter_name=ADAPTER)
-    except _REFUSALS as error:
-        reason = str(error).splitlines() or [type(error).__name__]
-        raise OptionError(f"options must suit the backbone's layers, but peft's {kind} refuses: {reason[0]}") from error
+    except REFUSALS as error:
+        raise OptionError(
+            f"options must suit the backbone's layers, but peft's {kind} refuses: {first_line(error)}"
+        ) from error
     for layer in tuned_layers(backbone):
         _register(layer)
     backbone.to(device)
@@ -113,6 +121,11 @@ def sizes(layers: Mapping[str, nn.Module]) -> list[tuple[int, int]]:
     return found
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, in short."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def pattern(layers: Iterable[str]) -> str:
     """What matches these names and no other, as peft's configs take it."""
     return "|".join(map(re.escape, layers))
@@ -134,13 +147,3 @@ def _register(layer: Any) -> None:
         if isinstance(value, dict) and value and all(isinstance(tensor, Tensor) for tensor in value.values()):
             delattr(layer, name)
             setattr(layer, name, BufferDict(value))
-
-
-def _random_mask(layer: nn.Linear, rank: int, **_: Any) -> Tensor:
-    """Which entries of a weight SHiRA trains: as many as LoRA of that rank has, `(outputs, inputs)`."""
-    number, total = rank * (layer.in_features + layer.out_features), layer.weight.numel()
-    with torch.device("cpu"):  # peft reads it
-        chosen = torch.arange(number) if layer.weight.is_meta else torch.randperm(total)[:number]
-        mask = torch.zeros(total, dtype=torch.bool)
-    mask[chosen] = True
-    return mask.view(layer.out_features, layer.in_features)
