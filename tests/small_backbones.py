@@ -93,10 +93,25 @@ ALIKE |= dict.fromkeys(("vqt", "synqt", "side_tuning"), "fpt")
 ALIKE |= {"lst": "fpt", **dict.fromkeys(("res_tuning_bypass", "unipt", "dtl", "dtl_plus"), "vpt")}
 WITH_SIDE_VIT = ("fpt", "fpt_plus", "side_tuning")
 ALIKE |= dict.fromkeys(("dora", "rslora", "adalora", "hira"), "lora")
-LINEAR = ("pissa", "eva", "lora_ga", "vera", "lokr", "loha", "oft", "boft", "hra", "fourierft", "randlora", "miss")
+LINEAR: tuple[str, ...] = (
+    "pissa",
+    "eva",
+    "lora_ga",
+    "vera",
+    "lokr",
+    "loha",
+    "oft",
+    "boft",
+    "hra",
+    "fourierft",
+    "randlora",
+    "miss",
+)
 LINEAR += ("road", "shira", "delora", "peft")  # as `lora`, but on linear layers alone
-ALIKE |= dict.fromkeys(LINEAR, "pissa")
+ALIKE |= dict.fromkeys(set(LINEAR) - {"oft", "peft"}, "pissa")
 REFUSED |= {
+    **{(family, method): "no attention" for family in ONE_BRANCH for method in ("oft", "peft")},
+    **{("parallel", method): REFUSED["parallel", "lora"] for method in ("oft", "peft")},
     ("parallel", "pissa"): REFUSED["parallel", "lora"],
     ("resnet50", "pissa"): "convolutions in place of linear layers",
     ("parallel", "ia3"): REFUSED["parallel", "adapter"],
@@ -111,6 +126,7 @@ NARROW: dict[str, dict[str, object]] = {"ep": {"num_queries": 4}, "attentive_pro
 NARROW |= {
     **{method: {"rank": 4} for method in ("pissa", "eva", "lora_ga", "hra", "miss")},
     "oft": {"block_size": 4},
+    "rslora": {"alpha": 4},  # a factor of 1
     "fourierft": {"num_frequencies": 50},
     "shira": {"rank": 2},
 }

@@ -93,5 +93,5 @@ METHOD = Method(
     Config,
     build,
     count,
-    needs=frozenset({"linear_projections"}),
+    needs=frozenset({"linear_projections", "attention_layers"}),  # some take sequences alone
 )

@@ -15,12 +15,14 @@ Options, all off by default:
 - `freeze_a`: A stays as it starts (LoRA-FA, Zhang et al., arXiv 2308.03303), so that a layer's input need not be kept.
 - `velora_groups`: of a layer's input, one number is kept for each of so many groups of channels, and the gradient of A
   is that of what they give back, so not exact (VeLoRA, Miles et al., NeurIPS 2024, arXiv 2405.17991; peft has 64).
+  It reads values in every step, so its memory is not predicted.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.backbone import Backbone
@@ -73,7 +75,9 @@ class RowUpdate(nn.Module):
         """
         output: Tensor = self.layer(x)
         for block, down, up in zip(self.rows, self.down, self.up, strict=True):
-            output[..., block] += self.scale * up(down(self.drop(x)))
+            first, last, _ = block.indices(output.shape[-1])
+            update = self.scale * up(down(self.drop(x)))
+            output = output + F.pad(update, (first, output.shape[-1] - last))
         return output
 
 

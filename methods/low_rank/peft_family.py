@@ -219,7 +219,7 @@ def _method(
     kind: str,
     options: Callable[[Any], dict[str, Any]],
     count: Callable[[int, int, Any], int],
-    needs: Need = "linear_projections",
+    needs: tuple[Need, ...] = ("linear_projections",),
     recipe: Callable[[Any, Any, int], Recipe] = merged,
     model: type[TunedModel] = TunedModel,
     directions: Callable[[Any], int] = lambda config: 1,
@@ -258,7 +258,7 @@ def _method(
         build,
         total,
         recipe=recipe,
-        needs=frozenset({needs}),
+        needs=frozenset(needs),
         starts_as_pretrained=True,
     )
 
@@ -316,11 +316,11 @@ def _count_ia3(backbone: Backbone, config: Rates) -> int:
 _ROWS = (
     _method(
         "dora", "DoRA", "Liu et al., DoRA, ICML 2024, arXiv 2402.09353",
-        LowRank, "LORA", lambda c: _lora(c, use_dora=True), lambda i, o, c: c.rank * (i + o) + o, "projections",
+        LowRank, "LORA", lambda c: _lora(c, use_dora=True), lambda i, o, c: c.rank * (i + o) + o, ("projections",),
     ),
     _method(
         "rslora", "rsLoRA", "Kalajdzievski, A Rank Stabilization Scaling Factor, arXiv 2312.03732",
-        LowRank, "LORA", lambda c: _lora(c, use_rslora=True), _lora_count, "projections",
+        LowRank, "LORA", lambda c: _lora(c, use_rslora=True), _lora_count, ("projections",),
     ),
     _method(
         "pissa", "PiSSA", "Meng, Wang & Zhang, PiSSA, NeurIPS 2024, arXiv 2404.02948",
@@ -336,7 +336,7 @@ _ROWS = (
     ),
     _method(
         "adalora", "AdaLoRA", "Zhang et al., AdaLoRA, ICLR 2023, arXiv 2303.10512",
-        AdaLora, "ADALORA", _ada_lora, lambda i, o, c: c.rank * (i + o + 1), "projections",
+        AdaLora, "ADALORA", _ada_lora, lambda i, o, c: c.rank * (i + o + 1), ("projections",),
         recipe=allocation_recipe, model=AdaLoraModel,
     ),
     _method(
@@ -360,6 +360,7 @@ _ROWS = (
     _method(
         "oft", "OFT", "Qiu et al., Orthogonal Finetuning, NeurIPS 2023, arXiv 2306.07280",
         Oft, "OFT", lambda c: {"oft_block_size": c.block_size}, lambda i, o, c: i * (c.block_size - 1) // 2,
+        ("linear_projections", "attention_layers"),  # peft takes a map of channels for a convolution's
     ),
     _method(
         "boft", "BOFT", "Liu et al., BOFT, ICLR 2024, arXiv 2311.06243",
@@ -390,7 +391,7 @@ _ROWS = (
     ),
     _method(
         "hira", "HiRA", "Huang et al., HiRA, ICLR 2025",
-        Hira, "HIRA", lambda c: {"r": c.rank, "hira_dropout": c.dropout}, _lora_count, "projections",
+        Hira, "HIRA", lambda c: {"r": c.rank, "hira_dropout": c.dropout}, _lora_count, ("projections",),
     ),
     _method(
         "delora", "DeLoRA", "Bini, Girrbach & Akata, DeLoRA, ICLR 2025, arXiv 2503.18225",
