@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_backbones import ALL, SMALL_OPTIONS, awake, make_parts
+from small_backbones import ALL, NARROW, awake, make_parts
 from torch import Tensor
 
 from benchmarks.config import identity
@@ -34,7 +34,7 @@ def make_model(method: str, seed: int = 0, **options: object) -> Any:
     """On a small ViT all of whose weights and biases are random, so that nothing is hidden by zeros."""
     torch.manual_seed(seed)
     backbone = awake(create_backbone(SMALL, 32))
-    return METHODS[method].build(backbone, 3, make_config(method, SMALL_OPTIONS.get(method, {}) | options))
+    return METHODS[method].build(backbone, 3, make_config(method, NARROW.get(method, {}) | options))
 
 
 def stir(model: Any) -> None:
@@ -56,7 +56,7 @@ def batches(number: int = 3) -> list[tuple[dict[str, Tensor], Tensor]]:
 
 def prepared(method: str, **options: object) -> Any:
     model = make_model(method, 0, **options).train()
-    config = make_config(method, SMALL_OPTIONS.get(method, {}) | options)
+    config = make_config(method, NARROW.get(method, {}) | options)
     prepare = METHODS[method].recipe(model, config, 4).prepare
     assert prepare is not None
     prepare(model, batches())
@@ -379,7 +379,7 @@ def test_scales_that_peft_holds_as_matrices_do_not_decay() -> None:
 
 @pytest.mark.parametrize("method", ["adalora", "boft", "eva", "fourierft", "lokr", "lora_ga", "pissa", "shira", "vera"])
 def test_memory_is_predicted_where_values_are_read_or_drawn(method: str) -> None:
-    options = tuple(SMALL_OPTIONS.get(method, {}).items())
+    options = tuple(NARROW.get(method, {}).items())
     phases = predict_memory(MemoryPoint(method, 32, 2, SMALL, options=options)).phases
     assert phases["train"].allocated > phases["setup"].allocated > 0
 
