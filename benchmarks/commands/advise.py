@@ -3,8 +3,6 @@
 import argparse
 import json
 import sys
-import textwrap
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from benchmarks.bounds import Fault, typed
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     from benchmarks.analysis.verdict import Verdict
 
 FORMATS = ("text", "json")
-_WIDTH = 80
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.analysis.verdict import Limits, verdicts
     from benchmarks.commands.stored import stored_runs
     from benchmarks.memory.needs import needed_bytes
-    from benchmarks.report.advice import NOT_EQUAL, as_data, heading, sentences
+    from benchmarks.report.advice import as_data, in_terminal
 
     frame, num_problems = stored_runs(args.results, args.mix_code)
     evidence, problems = load_evidence(args.results, frame)
@@ -72,18 +69,8 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "json":
         print(json.dumps([as_data(verdict, limits) for verdict in found], indent=1, allow_nan=False))
     else:
-        for verdict in found:
-            print(heading(verdict), *_bulleted(sentences(verdict, limits, _command(verdict))), "", sep="\n")
-        if limits.margin is None:
-            print(textwrap.fill(NOT_EQUAL, _WIDTH))
+        print(*in_terminal(found, limits, list(map(_command, found))), sep="\n")
     return 1 if num_problems or problems else 0
-
-
-def _bulleted(lines: Iterable[str]) -> Iterator[str]:
-    for line in lines:
-        yield textwrap.fill(
-            line, _WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
-        )
 
 
 def _command(verdict: "Verdict") -> str | None:

@@ -118,19 +118,25 @@ def _submit(work: "Work", settings: "SlurmSettings") -> int:
 
 
 def show_results(results: Path, run_ids: set[str], mix_code: bool) -> int:
-    """Writes tables and plots of all stored runs, and prints the table of some."""
+    """Writes tables and plots of all stored runs, and prints what some say to use, and their table."""
     from rich.console import Console
 
     from benchmarks.analysis.evidence import load_evidence
-    from benchmarks.analysis.summary import refusals
+    from benchmarks.analysis.significance import add_significance
+    from benchmarks.analysis.summary import refusals, summary
+    from benchmarks.analysis.verdict import Limits, verdicts
     from benchmarks.records.frame import load_frame
+    from benchmarks.report.advice import first_lines
     from benchmarks.report.plots import write_plots
     from benchmarks.report.tables import console_table, write_tables
 
     frame, problems = load_frame(results)
     problems += [] if mix_code else refusals(frame)
-    Console().print(console_table(frame[frame["run_id"].isin(run_ids)], mix_code, frame))
     evidence, damaged = load_evidence(results, frame)
+    own = frame[frame["run_id"].isin(run_ids)]
+    found = list(verdicts(add_significance(summary(own, mix_code, frame), evidence), evidence, Limits()))
+    print(*first_lines(found), "", sep="\n")
+    Console().print(console_table(own, mix_code, frame))
     for problem in (*problems, *damaged):
         print(problem, file=sys.stderr)
     paths = [*write_tables(results, frame, evidence, mix_code), *write_plots(results, frame, mix_code)]

@@ -1,5 +1,6 @@
 """A verdict in plain sentences, and as data for programs."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ _COSTS = {
 }
 MIB, GIB = 2**20, 2**30
 _MOST_NAMED = 8  # methods in a sentence
+_FEW_PLACES = 3  # of which all is said
+_WIDTH = 80  # of a terminal
 NOT_EQUAL = (
     "Not told apart is not shown to be equal: --margin 0.02 asks which methods are shown to lie within 2 points of "
     "full fine-tuning."
@@ -36,6 +39,38 @@ def short(verdict: Verdict) -> str:
         return "Nothing to choose from"
     chosen = verdict.choice or f"{len(verdict.candidates)} methods alike"
     return f"No conclusion yet; {chosen} as it stands" if verdict.forbids else f"Use {chosen}"
+
+
+def in_terminal(found: Sequence[Verdict], limits: Limits, commands: Sequence[str | None] = ()) -> Iterator[str]:
+    """The verdicts in lines of a terminal, each place under its heading.
+
+    Args:
+        found: The verdicts.
+        limits: Those they were made for.
+        commands: Command lines of the next steps, in the order of the verdicts; none by default.
+    """
+    for number, verdict in enumerate(found):
+        yield heading(verdict)
+        for line in sentences(verdict, limits, commands[number] if commands else None):
+            yield _bullet(line)
+        yield ""
+    if found and limits.margin is None:
+        yield textwrap.fill(NOT_EQUAL, _WIDTH)
+
+
+def first_lines(found: Sequence[Verdict]) -> Iterator[str]:
+    """The same where other things follow: of many places only the answers."""
+    if len(found) <= _FEW_PLACES:
+        yield from in_terminal(found, Limits())
+        return
+    for verdict in found:
+        yield _bullet(f"{heading(verdict)}: {short(verdict)}.")
+    yield "bench.py advise says how sure that is, and what would decide more."
+
+
+def _bullet(line: str) -> str:
+    layout: dict[str, Any] = {"break_on_hyphens": False, "break_long_words": False}
+    return textwrap.fill(line, _WIDTH, initial_indent="- ", subsequent_indent="  ", **layout)
 
 
 def sentences(verdict: Verdict, limits: Limits, command: str | None = None) -> Iterator[str]:

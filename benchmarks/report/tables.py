@@ -15,8 +15,10 @@ from benchmarks.analysis.evidence import Evidence
 from benchmarks.analysis.ranks import DatasetsComparison, Ranking, ToFull, compare_over_datasets
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import blocks, summary
+from benchmarks.analysis.verdict import Limits, Verdict, verdicts
 from benchmarks.errors import UserError
 from benchmarks.names import printable
+from benchmarks.report.advice import NOT_EQUAL, heading, sentences
 from benchmarks.report.baselines import BASELINE, add_baselines
 from benchmarks.report.captions import (
     definitions,
@@ -92,9 +94,11 @@ def write_tables(
         raise UserError(
             f"results must hold at least one run, got none in {str(results / 'runs')!r}: run bench.py first"
         )
-    table = add_baselines(add_significance(table, evidence))
+    table = add_significance(table, evidence)
+    found = list(verdicts(table, evidence, Limits()))
+    table = add_baselines(table)
     texts = {
-        "md": _markdown(table),
+        "md": _markdown(table, found),
         "csv": csv_text(table),
         "tex": _latex(table),
     }
@@ -132,8 +136,12 @@ def _header(header: str, better: int) -> str:
     return header + {-1: " ↓", 0: "", 1: " ↑"}[better]
 
 
-def _markdown(table: pd.DataFrame) -> str:
-    parts = ["# Results\n"]
+def _markdown(table: pd.DataFrame, found: Sequence[Verdict]) -> str:
+    parts = ["# Results\n", "## What to use\n"]
+    for verdict in found:
+        said = "\n".join(f"- {escape_markdown(sentence)}" for sentence in sentences(verdict, Limits()))
+        parts.append(f"**{escape_markdown(heading(verdict))}**, protocol {verdict.place['block']}\n\n{said}\n")
+    parts.append(f"{NOT_EQUAL}\n")
     for block in blocks(table):
         parts += [
             f"## {escape_markdown(title(block))}\n",
