@@ -1,5 +1,6 @@
 """Options of LoRA: where it sits, how fast it learns, what it keeps."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -98,6 +99,28 @@ def test_queries_and_values_are_heard_where_timm_reads_weights() -> None:
             if isinstance(module, RowUpdate):
                 module.up[0].weight.data.normal_()  # type: ignore[operator]
         assert (model(image=images(side)) - plain).abs().max() > 1e-4, family
+
+
+@pytest.mark.parametrize(
+    ("family", "target"),
+    [
+        *((family, target) for family in ("augreg", "eva02, apart") for target in ("projections", "qv", "all-linear")),
+        ("resnet50", "projections"),
+    ],
+)
+def test_merged_computes_the_same_with_none_of_its_factors(family: str, target: str) -> None:
+    model = make_model(family, target=target).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    image = images(56 if "eva" in family else 32)
+    expected = model(image=image)
+    before_inference = METHODS["lora"].recipe(model, make_config("lora", {}), 4).before_inference
+    assert before_inference is not None
+    merged = before_inference(copy.deepcopy(model))
+    assert {name for name, p in merged.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
+    assert not any("lora_" in name or ".down." in name for name in merged.state_dict())
+    torch.testing.assert_close(merged(image=image), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_lora_plus_speeds_up_b_alone() -> None:

@@ -22,12 +22,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.backbone import Backbone
 from methods.contract import Count, Dropout, Factor, ImageModel, Method, OptionError, ParameterGroups, Recipe, freeze
 from methods.low_rank.peft_layers import ADAPTER, add_updates, sizes, tuned_layers
+from methods.low_rank.peft_layers import merge as merge_updates
 
 
 @dataclass(frozen=True)
@@ -149,9 +151,22 @@ def plus_groups(model: nn.Module, config: Config) -> ParameterGroups:
     return [{"params": fast, "lr": config.lr * config.lora_plus}, {"params": slow}]
 
 
+@torch.no_grad()
+def merge(model: nn.Module) -> nn.Module:
+    """Adds the updates to the weights; the model computes the same without them."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, RowUpdate):
+                for block, down, up in zip(child.rows, child.down, child.up, strict=True):
+                    child.layer.weight[block] += child.scale * up.weight @ down.weight  # type: ignore[operator]
+                setattr(parent, name, child.layer)
+    return merge_updates(model)
+
+
 def recipe(model: nn.Module, config: Config, num_steps: int) -> Recipe:
-    """AdamW; with `lora_plus`, at another rate for B."""
-    return Recipe() if config.lora_plus == 1 else Recipe(groups=lambda model: plus_groups(model, config))
+    """AdamW; with `lora_plus`, at another rate for B. Used merged."""
+    groups = None if config.lora_plus == 1 else lambda model: plus_groups(model, config)
+    return Recipe(groups=groups, before_inference=merge)
 
 
 METHOD = Method(
