@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # One session on an NVIDIA GPU, from the repository's root: tests, measurements, comparison.
-#   benchmarks/gpu_session.sh [tests] [paper] [default] [half] [checkpointing] [compare] [speed]      (all parts by default)
+#   benchmarks/gpu_session.sh [first] [tests] [paper] [default] [half] [checkpointing] [compare] [speed]   (default: these)
+#   benchmarks/gpu_session.sh every, benchmarks/gpu_session.sh every_paper     all methods: ten minutes each, then compare
 #   WHEELS=.whl    a folder of wheels to install first, for a machine without a network: rich with its needs, filelock 3.30
 #   RESULTS=DIR    where records go (default: .cache/gpu-session); what is to stay goes to results/measured/ by hand
 #   OUT=DIR        gets all records in one file, measured.tgz
-# Each part has a time limit, together below ten minutes, and a part cut off goes on where it stopped when called again.
+# Each part has a time limit, those of the first line together ten minutes, and a part cut off goes on where it stopped when
+# called again.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -31,18 +33,25 @@ measure() { # name, seconds, options...
     part "$name" "$limit" $PYTHON bench.py memory --measure --only-missing --results "$RESULTS" --format csv "$@"
 }
 
-for name in ${*:-tests paper default half checkpointing compare speed}; do
+PAPERS=(full linear lora vpt vpt_shallow adapter fpt fpt_plus)
+for name in ${*:-first tests paper default half checkpointing compare speed}; do
     case $name in
-    tests) part tests 120 $PYTHON -m pytest -q -m gpu tests/test_gpu.py ;;
-    paper) measure paper 120 --precision fp32 --attention eager --res 224 384 512 768 1024 ;;
-    default) measure default 90 --precision bf16 --attention sdpa --res 224 384 512 768 1024 ;;
-    half) measure half 60 --precision fp16 --attention eager sdpa --res 384 512 ;;
+    first) # what was never measured since it became lean
+        measure first 45 --methods fpt fpt_plus --precision fp32 bf16 --attention eager sdpa --res 512 1024 ;;
+    tests) part tests 105 $PYTHON -m pytest -q -m gpu tests/test_gpu.py ;;
+    paper) measure paper 120 --methods "${PAPERS[@]}" --precision fp32 --attention eager --res 224 384 512 768 1024 ;;
+    default) measure default 90 --methods "${PAPERS[@]}" --precision bf16 --attention sdpa --res 224 384 512 768 1024 ;;
+    half) measure half 60 --methods "${PAPERS[@]}" --precision fp16 --attention eager sdpa --res 384 512 ;;
     checkpointing)
-        measure checkpointing 60 --precision fp32 bf16 fp16 --attention sdpa --res 384 1024 --grad-checkpointing ;;
-    compare) part compare 80 $PYTHON bench.py memory --compare --results "$RESULTS" --format csv ;;
+        measure checkpointing 60 --methods "${PAPERS[@]}" --precision fp32 bf16 fp16 --attention sdpa --res 384 1024 \
+            --grad-checkpointing ;;
+    compare) part compare 60 $PYTHON bench.py memory --compare --results "$RESULTS" --format csv ;;
     speed) part speed 60 $PYTHON -m benchmarks.speed.fpt --device cuda --parts steps loading extraction ;;
+    # Every method at the papers' resolution, a call each.
+    every) measure every 590 --methods all --precision bf16 --attention sdpa --res 512 ;;
+    every_paper) measure every_paper 590 --methods all --precision fp32 --attention eager --res 512 ;;
     *)
-        echo "part must be tests, paper, default, half, checkpointing, compare or speed, got '$name'" >&2
+        echo "part must be first, tests, paper, default, half, checkpointing, compare, speed, every or every_paper, got '$name'" >&2
         exit 2 ;;
     esac
 done

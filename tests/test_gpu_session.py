@@ -15,6 +15,7 @@ from benchmarks.commands import COMMANDS
 from benchmarks.commands.memory import grid
 from benchmarks.environment import ROOT
 from benchmarks.speed import fpt
+from methods import METHODS
 
 SCRIPT = ROOT / "benchmarks" / "gpu_session.sh"
 PYTHON = """#!/usr/bin/env bash
@@ -26,6 +27,9 @@ TIMEOUT = """#!/usr/bin/env bash
 printf '%s ' "$1" >> "$LOG"
 "${@:2}"
 """
+
+
+EVERY = ["every", "every_paper"]  # all methods, by name only
 
 
 class Session(NamedTuple):
@@ -65,7 +69,7 @@ def test_every_part_that_may_be_named_runs_in_order_and_a_failed_one_stops_no_ot
     refused = run_session(tmp_path, "everything")
     assert refused.ended.returncode == 2 and refused.commands == []
     (named,) = re.findall(r"^part must be (.*), got 'everything'$", refused.ended.stderr, re.M)
-    assert session.parts == re.split(", | or ", named)
+    assert [*session.parts, *EVERY] == re.split(", | or ", named)
     assert session.ended.returncode == 1 and "== half: ended with status 3" in session.ended.stderr
 
 
@@ -91,6 +95,14 @@ def test_the_records_are_handed_over_in_one_file(session: Session) -> None:
 
 def test_the_time_limits_fit_ten_minutes(session: Session) -> None:
     assert 0 < sum(session.limits) <= 600
+
+
+@pytest.mark.parametrize("part", EVERY)
+def test_every_method_is_measured_in_a_call_of_its_own(tmp_path: Path, part: str) -> None:
+    found = run_session(tmp_path, part)
+    assert found.parts == [part] and found.limits[0] <= 600
+    points = grid(make_parser(COMMANDS["memory"]).parse_args(found.commands[0][2:]))
+    assert {point.method for point in points} == set(METHODS)
 
 
 def test_parts_are_chosen_by_name(tmp_path: Path) -> None:
