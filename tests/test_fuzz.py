@@ -122,6 +122,10 @@ def show(data: bytes) -> None:
 @fuzz_briefly
 @given(damaged(RECORD))
 @example(RECORD)
+@example(RECORD | {"run": RECORD["run"] | {"weights": RECORD["run"]["weights"] | {"file": [None]}}})
+@example(RECORD | {"run": RECORD["run"] | {"weights": {"source": "file", "requested": 1}}})
+@example(RECORD | {"environment": RECORD["environment"] | {"host": {}}})
+@example(RECORD | {"environment": RECORD["environment"] | {"host": 3}})
 def test_records_of_odd_values(record: Any) -> None:
     show(json.dumps(record).encode())
 
@@ -133,6 +137,10 @@ with tempfile.TemporaryDirectory() as _place:
 @fuzz_briefly
 @given(damaged(MEASURED))
 @example(MEASURED)
+@example(MEASURED | {"status": {"state": "ok", "message": True, "phase": None}})
+@example(MEASURED | {"environment": {"device": "NVIDIA H100", "host": 3}})
+@example(MEASURED | {"code": [1]})
+@example(MEASURED | {"started": 3})
 def test_measured_points_of_odd_values(record: Any) -> None:
     with folder() as results:
         path = write_measured(results, "fpt", 224, {"train": 900, "preload": 800})

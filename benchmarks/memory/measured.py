@@ -33,6 +33,7 @@ class Status(TypedDict):
 
     state: str
     phase: NotRequired[str | None]
+    message: NotRequired[str | None]
 
 
 class Memory(TypedDict):
@@ -45,6 +46,8 @@ class Environment(TypedDict, total=False):
     """Where it was measured."""
 
     device: str | None
+    host: str | None
+    host_id: str | None
 
 
 class MeasuredPoint(TypedDict):
@@ -55,6 +58,8 @@ class MeasuredPoint(TypedDict):
     status: Status
     memory: NotRequired[Memory | None]
     environment: NotRequired[Environment]  # what failed at once has none
+    code: NotRequired[dict[str, Any] | None]
+    started: NotRequired[str | None]
 
 
 _MEASURED = TypeAdapter(MeasuredPoint)

@@ -149,11 +149,17 @@ class Input(TypedDict, total=False):
 
 
 class Weights(TypedDict, total=False):
-    """The backbone in use, and what was asked for; of converted weights, also the digest of the file they are from."""
+    """The backbone in use, and what was asked for; of converted weights, also the digest of the file they are from.
+
+    path: the place of the file, in records of before.
+    """
 
     backbone: str | None
     backbone_requested: str | None
     fallback: bool | None
+    file: Annotated[str | None, Column(None)]
+    path: Annotated[str | None, Column(None)]
+    requested: Annotated[str | None, Column(None)]
     source: Annotated[str | None, Column("weights_source")]
     sha256: Annotated[str | None, Column("weights_sha256")]
     original_sha256: Annotated[str | None, Column(None)]
@@ -320,6 +326,8 @@ class Environment(TypedDict, total=False):
     device: str | None
     device_type: str | None
     torch: str | None
+    host: Annotated[str | None, Column(None)]
+    host_id: Annotated[str | None, Column(None)]
 
 
 class RunRecord(TypedDict):
