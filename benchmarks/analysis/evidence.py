@@ -5,11 +5,7 @@ runs. What it gave is kept in `<results>/.statistics`, one file for each file of
 folder may be deleted.
 """
 
-import csv
-import hashlib
-import io
 import json
-from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +14,10 @@ import pandas as pd
 from safetensors.numpy import load, save
 
 from benchmarks.analysis.influence import Floats, Integers, influence, units_of_classes
+from benchmarks.analysis.predictions import FOLDER, Predictions, kept
 from benchmarks.errors import UserError
 from benchmarks.records.record import predictions_path
 from benchmarks.scores import log_odds
-from benchmarks.storage.csv_cells import from_text
-from benchmarks.storage.files import read_disposable, read_regular, write_disposable
 
 _LAYOUT = 5  # of the kept files
 _ARRAYS = ("influence", "class_images", "class_units", "confusion")
@@ -78,7 +73,8 @@ def load_evidence(
     for run_id, auc, digest in finished.to_numpy():
         path = predictions_path(results, run_id)
         try:
-            found = _kept(path, None if pd.isna(digest) else digest, (keep or results) / ".statistics")
+            known = None if pd.isna(digest) else digest
+            found = _unpack(kept(path, known, (keep or results) / FOLDER, str(_LAYOUT), _made))
             if abs(found.auc - auc) > _TOLERANCE:
                 raise UserError(f"they give an AUC of {found.auc:.6f}, the record says {auc:.6f}")
         except FileNotFoundError:
@@ -101,36 +97,20 @@ def read_evidence(data: bytes) -> Evidence:
     Raises:
         UserError: it is not such a file, or its test split lacks a class.
     """
-    header, rows = _read_csv(data)
-    absent = [name for name in ("split", "path", "label") if name not in header]
-    if absent:
-        raise UserError(f"columns must be split, path, label, prob_<class>, got none called {absent[0]}")
-    place = {name: header.index(name) for name in header}
-    test = sorted((row for row in rows if row[place["split"]] == "test"), key=itemgetter(place["path"]))
-    paths, names = ([row[place[column]] for row in test] for column in ("path", "label"))
-    classes = [name.removeprefix("prob_") for name in header if name.startswith("prob_")]
-    if sorted(classes) != sorted(set(names)) or len(classes) < 2:
-        raise UserError("the labels of the test split must be the classes that have a prob_<class>, got others")
-    kind = "logit" if all(f"logit_{name}" in place for name in classes) else "prob"
-    values = np.array([[float(row[place[f"{kind}_{name}"]]) for name in classes] for row in test])
-    if not np.isfinite(values).all():
-        raise UserError("predictions must be finite, got others")
-    scores = log_odds(values) if kind == "logit" else values
-    labels = np.array([classes.index(name) for name in names], dtype=np.int64)
-    groups = [row[place["group"]] if "group" in place else "" for row in test]
-    number: dict[str | int, int] = {}
-    units = np.array([number.setdefault(group or i, len(number)) for i, group in enumerate(groups)], dtype=np.int64)
-    found = influence(labels, scores, units)
+    predictions = Predictions(data)
+    test, classes = predictions.split("test"), predictions.classes
+    scores = log_odds(test.values) if predictions.are_logits else test.values
+    found = influence(test.labels, scores, test.units)
     return Evidence(
-        images=hashlib.sha256(json.dumps([paths, names, classes, units.tolist()]).encode()).hexdigest(),
-        unit="image" if len(number) == len(test) else "group",
+        images=predictions.digest(test),
+        unit=test.unit,
         auc=found.auc,
         influence=found.units,
         design_effect=found.design_effect,
-        class_images=np.bincount(labels),
-        class_units=units_of_classes(labels, units),
+        class_images=np.bincount(test.labels),
+        class_units=units_of_classes(test.labels, test.units),
         classes=tuple(classes),
-        confusion=_confusion(labels, values.argmax(axis=1), len(classes)),
+        confusion=_confusion(test.labels, test.values.argmax(axis=1), len(classes)),
     )
 
 
@@ -139,41 +119,8 @@ def _confusion(labels: Integers, called: Integers, num_classes: int) -> Integers
     return np.bincount(labels * num_classes + called, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def _read_csv(data: bytes) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a csv file; pandas takes several times longer for so few."""
-    try:
-        lines = [list(map(from_text, row)) for row in csv.reader(io.StringIO(data.decode(), newline="")) if row]
-    except csv.Error as error:
-        raise UserError(str(error)) from error
-    header, rows = (lines[0], lines[1:]) if lines else ([], [])
-    if any(len(row) != len(header) for row in rows):
-        raise UserError("rows must have a value for each column, got others")
-    return header, rows
-
-
-def _kept(predictions: Path, digest: str | None, folder: Path) -> Evidence:
-    """The evidence of a file of predictions, from the folder where it was kept before.
-
-    Args:
-        predictions: The file.
-        digest: Hex SHA-256 of its content, where that was found when its record was read.
-        folder: Where evidence is kept.
-    """
-    digest = digest or _sha256(read_regular(predictions))
-    path = folder / f"{digest[:32]}-{_LAYOUT}"
-    stored = read_disposable(path)
-    if stored is not None:
-        return _unpack(stored)
-    data = read_regular(predictions)
-    if _sha256(data) != digest:
-        raise UserError("they have changed since their record was read")
-    evidence = read_evidence(data)
-    write_disposable(path, _pack(evidence), "results")
-    return evidence
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _made(data: bytes) -> bytes:
+    return _pack(read_evidence(data))
 
 
 def _pack(evidence: Evidence) -> bytes:
@@ -186,8 +133,8 @@ def _pack(evidence: Evidence) -> bytes:
 
 
 def _unpack(data: bytes) -> Evidence:
-    kept = load(data)
-    images, unit, classes = (bytes(kept[name]).decode() for name in ("images", "unit", "classes"))
-    auc, effect = (float(kept[name][0]) for name in ("auc", "design_effect"))
-    arrays = {name: kept[name] for name in _ARRAYS}
+    stored = load(data)
+    images, unit, classes = (bytes(stored[name]).decode() for name in ("images", "unit", "classes"))
+    auc, effect = (float(stored[name][0]) for name in ("auc", "design_effect"))
+    arrays = {name: stored[name] for name in _ARRAYS}
     return Evidence(images, unit, auc, design_effect=effect, classes=tuple(json.loads(classes)), **arrays)
