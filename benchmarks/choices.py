@@ -17,6 +17,17 @@ CARDS = {
     **{"rtxa4000": (16,), "rtxa5000": (24,), "rtxa6000": (48,), "p100": (16,), "v100": (16, 32), "t4": (16,)},
     **{"a10": (24,), "a40": (48,), "l4": (24,), "l40s": (48,), "a100": (40, 80), "h100": (80,), "h200": (141,)},
 }
+AUC = "auc"
+# What `tables --metrics` names, and the scores that are shown for it.
+SCORE_FAMILIES: dict[str, tuple[str, ...]] = {
+    **{AUC: (), "auprc": ("auprc",), "partial_auc": ("partial_auc",)},  # AUC is always there
+    **{"sensitivity": ("sensitivity_90", "sensitivity_95"), "mcc": ("mcc",), "kappa": ("kappa", "quadratic_kappa")},
+    **{"accuracy": ("accuracy",), "balanced_accuracy": ("balanced_accuracy",), "macro_f1": ("macro_f1",)},
+    **{"brier": ("brier", "brier_scaled"), "ece": ("ece", "ece_scaled")},
+    "classwise_ece": ("classwise_ece", "classwise_ece_scaled"),
+}
+# What a dataset may declare to be its headline metric; kappa is the one that belongs to its classes.
+HEADLINES = (AUC, *(name for family in SCORE_FAMILIES.values() for name in family if name != "quadratic_kappa"))
 # Files that come with images and are none; names in lower case.
 LITTER = frozenset(
     {"thumbs.db", "desktop.ini", "__macosx", "attribution.txt", "license.txt", "readme.txt", "readme.md"}

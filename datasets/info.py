@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.choices import HEADLINES, one_of
 from benchmarks.raw.files import RawFile, RawFiles
 
 
@@ -61,7 +62,7 @@ class DatasetInfo:
         classes: Folder names in class order.
         mean: Normalisation mean per RGB channel, of pixels in [0, 1].
         std: Normalisation standard deviation per RGB channel.
-        metric: Headline metric.
+        metric: Headline metric, by which methods are ranked: one of `choices.HEADLINES`.
         epochs: Default number of epochs.
         batch_size: Default images a step.
         synthetic: Whether the images are generated; never to be mistaken for clinical data.
@@ -107,6 +108,9 @@ class DatasetInfo:
     mistaken: Mapping[str, str] = field(default_factory=dict)
     find: Callable[[RawFiles], Found] | None = None
     generate: Callable[[Path], None] | None = None
+
+    def __post_init__(self) -> None:
+        one_of("metric", HEADLINES, self.metric)
 
     @property
     def expected_counts(self) -> dict[str, int] | None:

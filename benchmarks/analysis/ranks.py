@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from benchmarks.analysis.headline import headline_of, headline_scores
 from benchmarks.analysis.inference import LEVEL
 from benchmarks.analysis.statistics import holm
 from benchmarks.analysis.summary import across_datasets, highest, method_rank
@@ -161,7 +162,7 @@ class DatasetsComparison(NamedTuple):
 
     labels: of every method, in the order of the table of methods; num_datasets: in which any was tried; ranking: or why
     there is none; to_full: by label, of the methods that share MIN_DATASETS datasets or more with full fine-tuning;
-    lacking: the cells that took no part, in words.
+    lacking: the cells that took no part, in words; metrics: by which methods were ranked, by dataset.
     """
 
     resolution: int
@@ -170,10 +171,13 @@ class DatasetsComparison(NamedTuple):
     ranking: Ranking | str
     to_full: dict[str, ToFull]
     lacking: list[str]
+    metrics: dict[str, str]
 
 
 def compare_over_datasets(table: pd.DataFrame) -> Iterator[DatasetsComparison]:
-    """Compare the methods of one protocol by the mean AUC of their complete cells, at one resolution after the other.
+    """Compare the methods of one protocol by the means of their complete cells, at one resolution after the other.
+
+    Ranks are by the headline metric of each dataset, differences to full fine-tuning everywhere of AUC.
 
     A row is a dataset: resolutions of one dataset are no independent rows, and are never taken together. A cell is
     complete where every seed that was tried in its dataset has finished. A ranking runs over the datasets where every
@@ -181,22 +185,28 @@ def compare_over_datasets(table: pd.DataFrame) -> Iterator[DatasetsComparison]:
     highest validation AUC stands for it in each dataset.
 
     Args:
-        table: the rows of one block of a summary, all its datasets, without baselines.
+        table: the rows of one block of a summary, all its datasets, without baselines, with the scores that are
+            headline metrics.
     """
     for resolution, group in table.groupby("resolution"):
         group = group.assign(label=across_datasets(group))
         complete = group[group["auc_mean"].notna() & group["complete"]]
         methods = dict(zip(group["label"], group["method"], strict=True))
         labels = sorted(methods, key=lambda label: (method_rank(methods[label]), label))
-        scores = complete.pivot_table("auc_mean", "dataset_label", "label", sort=False).round(_DECIMALS)
-        scores = scores[[label for label in labels if label in scores]]
+        places = complete[["dataset_label", "label"]]
+        scores, headlines = (
+            places.assign(score=values).pivot_table("score", "dataset_label", "label", sort=False).round(_DECIMALS)
+            for values in (complete["auc_mean"], headline_scores(complete))
+        )
+        scores, headlines = (part[[label for label in labels if label in part]] for part in (scores, headlines))
         yield DatasetsComparison(
             resolution=int(str(resolution)),
             labels=labels,
             num_datasets=group["dataset_label"].nunique(),
-            ranking=_ranking(scores, methods),
+            ranking=_ranking(headlines, methods),
             to_full=_to_full(scores, complete[complete["method"] == "full"]),
             lacking=list(_lacking(group, complete)),
+            metrics={str(name): headline_of(rows) for name, rows in complete.groupby("dataset_label", sort=False)},
         )
 
 

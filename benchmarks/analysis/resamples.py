@@ -13,8 +13,9 @@ def resample_weights(labels: Integers, units: Integers, seed: int, num_resamples
 
     Units (patients, or images) are drawn with replacement within strata: a unit's stratum is the rarest of its classes,
     by the units that have one. Of the n units of a stratum n - 1 are drawn and each counts n / (n - 1) times, without
-    which a variance would be too small by that factor (Rao and Wu); one that is alone there counts once. A resample that lacks a class, as may happen where
-    patients have images of several, is drawn again; after many draws it is the split itself.
+    which a variance would be too small by that factor (Rao and Wu); one that is alone there counts once. A resample
+    that lacks a class, as may happen where patients have images of several, is drawn again; after many draws it is the
+    split itself.
 
     Args:
         labels: Class indices `(n,)`; every class occurs.

@@ -93,7 +93,8 @@ def summary(frame: pd.DataFrame, mix_code: bool = False, among: pd.DataFrame | N
         seconds_train, preload_seconds, images_per_second_preload (means over seeds), cache_bytes;
         unconverged (how many of the runs averaged have not converged and why, see `convergence`; missing if none);
         num_train (images of the training split), majority_share (0-1, of the largest class in the test split),
-        num_classes; leaks (images that lie in another split too; missing where no run says);
+        num_classes; metric (by which methods are ranked on the dataset); leaks (images that lie in another split too;
+        missing where no run says);
         names_keys (with which the runs that are ok hash names in their predictions, divided by spaces; `-` for those
         that do not);
         run_ids and run_seeds (of the runs that are ok and averaged) and seeds (tried), divided by spaces;
@@ -177,6 +178,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
         name: first[name] for name in ("effective_resolution", "augmented", "backbone_requested", "weights_note")
     }
     columns |= {name: first[name] for name in (*PARAMETERS, "percent", "num_train", "majority_share", "num_classes")}
+    columns["metric"] = first["metric"]
     columns["leaks"] = tried["leaks"].max()
     columns |= {f"seeds_{state}": (runs["state"] == state).groupby(runs["cell"]).sum() for state in _STATES}
     columns["names_keys"] = good["names_key"].agg(lambda keys: " ".join(sorted(keys.fillna(_NAMED).unique())))

@@ -122,6 +122,7 @@ def show_results(results: Path, run_ids: set[str], mix_code: bool) -> int:
     from rich.console import Console
 
     from benchmarks.analysis.evidence import load_evidence
+    from benchmarks.analysis.headline import load_wanted
     from benchmarks.analysis.significance import add_significance
     from benchmarks.analysis.summary import refusals, summary
     from benchmarks.analysis.verdict import Limits, verdicts
@@ -136,10 +137,12 @@ def show_results(results: Path, run_ids: set[str], mix_code: bool) -> int:
     own = frame[frame["run_id"].isin(run_ids)]
     found = list(verdicts(add_significance(summary(own, mix_code, frame), evidence), evidence, Limits()))
     print(*first_lines(found), "", sep="\n")
-    Console().print(console_table(own, mix_code, frame))
+    wanted = load_wanted(results, frame)
+    damaged = list(dict.fromkeys([*damaged, *wanted.problems]))
+    Console().print(console_table(own, mix_code, frame, wanted))
     for problem in (*problems, *damaged):
         print(problem, file=sys.stderr)
-    paths = [*write_tables(results, frame, evidence, mix_code), *write_plots(results, frame, mix_code)]
+    paths = [*write_tables(results, frame, evidence, mix_code, wanted=wanted), *write_plots(results, frame, mix_code)]
     folders = sorted({str(path.parent) for path in paths})
     print(f"tables and plots: {', '.join(folders)}", file=sys.stderr)
     return 1 if problems or damaged else 0

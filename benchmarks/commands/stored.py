@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.choices import SCORE_FAMILIES
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import FORMATS, add_mix_code, add_results, print_frame
 from benchmarks.errors import MissingError, UserError
@@ -33,10 +34,21 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="print what changed from the results in DIR to those in --results, with significance; writes no tables",
     )
+    _add_metrics(parser)
     parser.add_argument("--format", choices=FORMATS, help="with --compare: of the data on stdout (default: md)")
     _add_across_backbones(parser)
     add_mix_code(parser)
     add_results(parser)
+
+
+def _add_metrics(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        default=[],
+        metavar="M",
+        help=f"scores to show beside AUC, with intervals: {', '.join(SCORE_FAMILIES)} or all",
+    )
 
 
 def _add_across_backbones(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +67,8 @@ def tables(args: argparse.Namespace) -> int:
         raise UserError(f"format must be used with --compare DIR, got --format {args.format} alone")
     if args.across_backbones and (args.compare or args.layout == "paper"):
         raise UserError("across-backbones must be used without --compare and --layout paper, which name no backbone")
+    if args.metrics and (args.compare or args.layout == "paper"):
+        raise UserError(f"metrics must be used without --compare and --layout paper, got {' '.join(args.metrics)}")
     if args.compare:
         if args.layout:
             raise UserError(f"compare must be used without --layout, got --layout {args.layout}")
@@ -66,13 +80,20 @@ def tables(args: argparse.Namespace) -> int:
         print(*write_paper_tables(args.results, frame, args.published, args.mix_code), sep="\n")
         return 1 if num_problems else 0
     from benchmarks.analysis.evidence import load_evidence
-    from benchmarks.report.tables import write_tables
+    from benchmarks.analysis.headline import load_wanted
+    from benchmarks.report.tables import console_table, write_tables
 
     evidence, problems = load_evidence(args.results, frame)
+    wanted = load_wanted(args.results, frame, args.metrics)
+    problems = list(dict.fromkeys([*problems, *wanted.problems]))
     for problem in problems:
         print(problem, file=sys.stderr)
+    if args.metrics:
+        from rich.console import Console
+
+        Console(stderr=True).print(console_table(frame, args.mix_code, wanted=wanted))
     name = "backbones" if args.across_backbones else "results"
-    print(*write_tables(args.results, frame, evidence, args.mix_code, name), sep="\n")
+    print(*write_tables(args.results, frame, evidence, args.mix_code, name, wanted), sep="\n")
     return 1 if num_problems or problems else 0
 
 

@@ -68,7 +68,7 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     host_peak_bytes, cache_bytes. Time: seconds_{total,...}, images_per_second_{train,eval,preload};
     preload_seconds is what computing the features took when it was done, seconds_preload what this run waited for.
     augmented: the views that training augmented, divided by spaces: `all` or `none` of them, or their names.
-    leaks: images that lie in another split too.
+    leaks: images that lie in another split too. metric: by which the dataset's methods are ranked.
     The test split: majority_share (0-1, of its largest class), num_classes.
     The history: train_losses and val_aucs, tuples with an entry an epoch, empty where none was stored.
     The training split: num_train (images), class_entropy (nats).

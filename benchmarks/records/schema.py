@@ -128,7 +128,7 @@ class DatasetPart(TypedDict, total=False):
     """The dataset; kappa is quadratic where its classes are ordered, or where that is not said, as it was before.
 
     Its bit depth is that of images of more than 8 bits which do not say themselves what is black and white.
-    leaks: its images that lie, byte for byte, in another split too.
+    leaks: its images that lie, byte for byte, in another split too. metric: by which its methods are ranked.
     """
 
     title: Annotated[str | None, Column("dataset_title")]
@@ -138,6 +138,7 @@ class DatasetPart(TypedDict, total=False):
     split: Annotated[Split | None, Prefix("split_")]
     counts: Counts | None
     leaks: Count | None
+    metric: str | None
 
 
 class Input(TypedDict, total=False):

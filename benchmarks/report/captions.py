@@ -13,6 +13,7 @@ from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT
 from benchmarks.choices import PHASES
 from benchmarks.records.schema import DAMAGED, STATES
 from benchmarks.report.baselines import BASELINE
+from benchmarks.report.score_columns import SCORES_SAID, headline_notes, shown_scores
 
 PREDICTED, FALLBACK, INCIDENT, EDGE, CODE = "†", "‡", "§", "¶", "‖"
 FEW, MODELS, UNCONVERGED, LEAK, LOST = "⋆", "△", "◊", "⊗", "⊘"
@@ -148,6 +149,8 @@ def definitions(table: pd.DataFrame) -> str:
     parts = [DEFINITIONS]
     if "auc_low" in table and table["auc_low"].notna().any():
         parts.append(EVIDENCE)
+    if len(table) and shown_scores(table):
+        parts.append(SCORES_SAID)
     if len(table) and (table["state"] == BASELINE).any():
         parts.append(BASELINES)
     return " ".join(parts)
@@ -178,6 +181,7 @@ def footnotes(block: pd.DataFrame) -> list[str]:
             f"{'; '.join(edges)}."
         )
     notes += _code_notes(block)
+    notes += headline_notes(block)
     notes += _evidence_notes(block)
     notes += _names_notes(block)
     notes += _unconverged_notes(block)

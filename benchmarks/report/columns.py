@@ -11,23 +11,12 @@ from benchmarks.analysis.inference import FEW as FEW_UNITS
 from benchmarks.records.schema import DAMAGED
 from benchmarks.report.baselines import BASELINE
 from benchmarks.report.captions import BAD_STATES, CODE, EDGE, FEW, INCIDENT, LOST, MODELS, PREDICTED, auc_marks
+from benchmarks.report.entries import Column, Entry
+from benchmarks.report.score_columns import HEADLINE, score_columns
 from methods import IDEA_TITLES, idea_of
 
 MANY = 12  # rows of a resolution from which ideas have headings
 BASELINE_TITLE = "Without an image"
-
-
-class Entry(NamedTuple):
-    """What one place of a table says.
-
-    rank: 1 best, 2 second best of its resolution, 0 neither. competes: whether it may be either; what is left of a
-    method after some of its seeds failed may not, as it is no sample of the method.
-    """
-
-    text: str
-    mark: str = ""
-    rank: int = 0
-    competes: bool = True
 
 
 class Part(NamedTuple):
@@ -36,19 +25,6 @@ class Part(NamedTuple):
     resolution: str
     rows: list[list[Entry]]
     headings: list[str]
-
-
-class Column(NamedTuple):
-    """A column of the shown tables.
-
-    better: -1 where less is better, 1 where more is, 0 where nothing is ranked.
-    short: its header in a terminal, empty where it is left out for want of space.
-    """
-
-    header: str
-    short: str
-    better: int
-    entry: Callable[[pd.Series], Entry]
 
 
 def _method(row: pd.Series) -> Entry:
@@ -216,14 +192,29 @@ def _mebibytes(value: float) -> str:
 
 
 def columns_of(block: pd.DataFrame) -> list[Column]:
-    """The columns a block needs: host memory only where training ran on the host, costs of preloading where any did."""
+    """The columns a block needs: host memory only where training ran on the host, costs of preloading where any did.
+
+    Scores that were asked for stand behind AUC, the headline metric of the dataset before it.
+    """
     on_host = (block["device_type"] == "cpu").any()
     columns = [column for column in COLUMNS if column.entry is not _host or on_host]
     if "auc_low" in block and block["auc_low"].notna().any():
         place = next(i for i, column in enumerate(columns) if column.entry is _auc) + 1
         several = (block[["vs_full_seeds", "vs_best_seeds"]] > 1).any(axis=None)
         columns[place:place] = EVIDENCE_COLUMNS if several else ONE_SEED_COLUMNS
+    columns = _with_scores(columns, list(score_columns(block)))
     return [*columns, *(PRELOAD_COLUMNS if block["cache_bytes"].notna().any() else ())]
+
+
+def _with_scores(columns: Sequence[Column], scores: Sequence[Column]) -> list[Column]:
+    """Columns with those of scores, which take the place of a column of the same score."""
+    titles = {column.header.removesuffix(HEADLINE) for column in scores}
+    headline = [column for column in scores if column.header.endswith(HEADLINE)]
+    others = [column for column in scores if not column.header.endswith(HEADLINE)]
+    kept = [column for column in columns if column.header not in titles]
+    place = next(i for i, column in enumerate(kept) if column.entry is _auc)
+    behind = next(i for i, column in enumerate(kept) if column.header == "Seeds")
+    return [*kept[:place], *headline, *kept[place:behind], *others, *kept[behind:]]
 
 
 def rows_by_resolution(block: pd.DataFrame, columns: Sequence[Column]) -> Iterator[Part]:
@@ -268,5 +259,5 @@ def _ranks(entries: Sequence[Entry], better: int) -> Iterator[tuple[int, int]]:
 def _value(entry: Entry) -> float | None:
     if not entry.competes:
         return None
-    number = re.match(r"<?([\d,.]+)", entry.text)
-    return float(number[1].replace(",", "")) if number else None
+    number = re.match(r"<?(−?[\d,.]+)", entry.text)
+    return float(number[1].replace(",", "").replace("−", "-")) if number else None

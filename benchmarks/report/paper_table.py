@@ -15,7 +15,8 @@ from benchmarks.analysis.summary import (
 from benchmarks.errors import MissingError
 from benchmarks.report.baselines import BASELINE
 from benchmarks.report.captions import BAD_STATES, CODE, INCIDENT, LOST, auc_marks
-from benchmarks.report.columns import COLUMNS, Column, Entry, without_auc
+from benchmarks.report.columns import COLUMNS, without_auc
+from benchmarks.report.entries import Column, Entry
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 # As papers name backbones, and how timm begins the name of the same architecture.

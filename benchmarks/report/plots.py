@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from benchmarks.analysis.evidence import load_evidence
+from benchmarks.analysis.headline import load_wanted, with_scores
 from benchmarks.analysis.ranks import Ranking, compare_over_datasets
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import blocks, summary
@@ -80,7 +81,7 @@ def write_plots(results: Path, frame: pd.DataFrame, mix_code: bool = False, opti
         UserError: no runs differ in that option alone.
         MachineError: the folder cannot be written.
     """
-    table, folder = summary(frame, mix_code), results / "plots"
+    table, folder = with_scores(summary(frame, mix_code), load_wanted(results, frame)), results / "plots"
     figures = [*_option_figures(results, frame, table, option)]
     if option is None:
         figures = [*_block_figures(folder, table), *_rank_figures(folder, table), *figures]

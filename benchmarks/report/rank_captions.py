@@ -1,11 +1,12 @@
 """What a comparison of methods over datasets says about itself, as plain text."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from benchmarks.analysis.inference import LEVEL
 from benchmarks.analysis.ranks import MIN_DATASETS, DatasetsComparison, Ranking, ToFull
 from benchmarks.report.columns import shown_p
+from benchmarks.report.score_columns import score_title
 
 _MOST_LACKING = 8  # named in a sentence
 
@@ -17,14 +18,23 @@ TO_FULL = (
 )
 
 
-def ranks(found: Ranking) -> str:
-    """What stands behind average ranks, and how far they may be trusted."""
+def ranks(found: Ranking, metrics: Mapping[str, str]) -> str:
+    """What stands behind average ranks by datasets' headline metrics, and how far they may be trusted."""
     f = "∞" if math.isinf(found.f) else f"{found.f:.2f}"
     return (
-        f"Average ranks by mean AUC, 1 the best, over {len(found.datasets)} datasets: {', '.join(found.datasets)}. "
+        f"Average ranks by mean {_ranked_by(found, metrics)}, 1 the best, over {len(found.datasets)} datasets: "
+        f"{', '.join(found.datasets)}. "
         f"Iman-Davenport F {f}, p\u00a0{shown_p(found.p)} by permutation; Nemenyi critical difference "
         f"{found.critical:.2f} at {LEVEL}: methods whose average ranks lie closer are not told apart."
     )
+
+
+def _ranked_by(found: Ranking, metrics: Mapping[str, str]) -> str:
+    """The metric of all datasets, or of each."""
+    titles = {name: score_title(metrics[name]) for name in found.datasets}
+    if len(set(titles.values())) == 1:
+        return next(iter(titles.values()))
+    return f"headline metric ({', '.join(f'{title} of {name}' for name, title in titles.items())})"
 
 
 def least_p(found: DatasetsComparison) -> str:

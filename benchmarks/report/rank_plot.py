@@ -39,7 +39,12 @@ def plot_ranks(table: pd.DataFrame, compared: DatasetsComparison, found: Ranking
             axes.plot(ends, [-_BAR * (i + 1)] * 2, color="0.25", linewidth=2.2, solid_capstyle="butt", zorder=2)
         _labels(axes, found, rank_marks(table), top=-_BAR * (len(bars) + 1) - 0.5)
         bar = [Line2D([], [], color="0.25", linewidth=2.2, label="not told apart (Nemenyi, 0.05)")] if bars else []
-        said = [ranks(found), differences(compared, found.labels), least_p(compared), lacking(compared)]
+        said = [
+            ranks(found, compared.metrics),
+            differences(compared, found.labels),
+            least_p(compared),
+            lacking(compared),
+        ]
         drawn = " (synthetic, not clinical)" if table["synthetic"].any() else ""
         name = f"Average ranks over {len(found.datasets)} datasets at {compared.resolution} px{drawn}"
         paths = finish(figure, path, name, figure_caption(table, " ".join(filter(None, said))), [], bar)

@@ -12,6 +12,7 @@ from rich.text import Text
 from tabulate import tabulate
 
 from benchmarks.analysis.evidence import Evidence
+from benchmarks.analysis.headline import NOTHING, Wanted, with_scores
 from benchmarks.analysis.ranks import DatasetsComparison, Ranking, ToFull, compare_over_datasets
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import blocks, summary
@@ -31,8 +32,10 @@ from benchmarks.report.captions import (
     title,
     told_apart,
 )
-from benchmarks.report.columns import Column, Entry, columns_of, rows_by_resolution, shown_p
+from benchmarks.report.columns import columns_of, rows_by_resolution, shown_p
+from benchmarks.report.entries import Column, Entry
 from benchmarks.report.rank_captions import TO_FULL, difference, lacking, least_p, ranks, unranked
+from benchmarks.report.score_columns import brief_columns
 from benchmarks.storage.csv_cells import csv_text
 from benchmarks.storage.files import write_atomic
 
@@ -41,6 +44,7 @@ LATEX_PACKAGES = (
     "% with letters that are not Latin, lualatex or xelatex, and in place of fontenc \\usepackage{fontspec} with the\n"
     "% \\setmainfont of a font that has them.\n"
 )
+SCORES_A_ROW = 4  # of a terminal's tables
 NO_EVIDENCE: Mapping[str, Evidence] = MappingProxyType({})
 _RANKS_MD = ("{}", "**{}**", "<u>{}</u>")
 _RANKS_TEX = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
@@ -75,6 +79,7 @@ def write_tables(
     evidence: Mapping[str, Evidence] = NO_EVIDENCE,
     mix_code: bool = False,
     name: str = "results",
+    wanted: Wanted = NOTHING,
 ) -> list[Path]:
     """Write results.md, results.csv and results.tex to `results/tables`.
 
@@ -84,6 +89,7 @@ def write_tables(
         evidence: their probabilities, as `evidence.load_evidence` gives them; a run without has no interval.
         mix_code: whether to average runs that different code has trained.
         name: of the files, in the place of `results`.
+        wanted: the scores to show, as `headline.load_wanted` gives them, headline metrics among them.
 
     Raises:
         UserError: there are no runs to show.
@@ -96,7 +102,7 @@ def write_tables(
         )
     table = add_significance(table, evidence)
     found = list(verdicts(table, evidence, Limits()))
-    table = add_baselines(table)
+    table = add_baselines(with_scores(table, wanted))
     texts = {
         "md": _markdown(table, found),
         "csv": csv_text(table),
@@ -105,18 +111,26 @@ def write_tables(
     return [write_atomic(results / "tables" / f"{name}.{ending}", text.encode()) for ending, text in texts.items()]
 
 
-def console_table(frame: pd.DataFrame, mix_code: bool = False, among: pd.DataFrame | None = None) -> Table:
+def console_table(
+    frame: pd.DataFrame, mix_code: bool = False, among: pd.DataFrame | None = None, wanted: Wanted = NOTHING
+) -> Table:
     """The same tables for a terminal, one under the other, made for 100 columns.
 
     Args:
         frame: the runs to show, as `records.runs_frame` gives them.
         mix_code: whether to average runs that different code has trained.
         among: the runs beside which variants are told apart, so that they are called as in the files; None for `frame`.
+        wanted: the scores to show below each, without their intervals.
     """
     stack = Table.grid()
-    for block in blocks(summary(frame, mix_code, among)):
+    for block in blocks(with_scores(summary(frame, mix_code, among), wanted)):
         stack.add_row(_console_block(block))
         stack.add_row("")
+        columns = brief_columns(block)
+        for i in range(0, len(columns), SCORES_A_ROW):
+            shown = [*columns_of(block)[:1], *columns[i : i + SCORES_A_ROW]]
+            stack.add_row(_console_rows(block, shown, Text(title(block), style="bold"), Text("")))
+            stack.add_row("")
     return stack
 
 
@@ -173,7 +187,7 @@ def _over_datasets(table: pd.DataFrame) -> Iterator[str]:
         comparisons = list(compare_over_datasets(group))
         for found in comparisons:
             if isinstance(found.ranking, Ranking) or found.to_full:
-                ranked = ranks(found.ranking) if isinstance(found.ranking, Ranking) else ""
+                ranked = ranks(found.ranking, found.metrics) if isinstance(found.ranking, Ranking) else ""
                 said = " ".join(filter(None, [ranked, least_p(found), lacking(found)]))
                 parts += [
                     f"### {found.resolution} px, protocol {name}\n",
@@ -269,12 +283,16 @@ def _entry_tex(entry: Entry) -> str:
 
 
 def _console_block(block: pd.DataFrame) -> Table:
-    columns = [column for column in columns_of(block) if column.short]
+    scores = {column.short for column in brief_columns(block)}
+    columns = [column for column in columns_of(block) if column.short and column.short not in scores]
+    said = f"{protocol(block)}. {spread(block)}. {preloading(block)}{majority(block)}"
+    return _console_rows(block, columns, Text(title(block), style="bold"), Text("\n".join([said, *footnotes(block)])))
+
+
+def _console_rows(block: pd.DataFrame, columns: Sequence[Column], above: Text, below: Text) -> Table:
     view = Table(
-        title=Text(title(block), style="bold"),
-        caption=Text(
-            "\n".join([f"{protocol(block)}. {spread(block)}. {preloading(block)}{majority(block)}", *footnotes(block)])
-        ),
+        title=above,
+        caption=below,
         title_justify="left",
         caption_justify="left",
         caption_style="dim",
