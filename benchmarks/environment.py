@@ -8,11 +8,12 @@ import subprocess
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.privacy import host_id
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 # Files and rooms that decide the numbers of a training whatever its method; the method's own come on top.
@@ -23,13 +24,15 @@ TRAINS = (
 PREDICTS = (*TRAINS, "methods/", "benchmarks/memory/")
 
 
-def describe_environment(device: torch.device, record_host: bool = False) -> dict[str, Any]:
+def describe_environment(device: "torch.device", record_host: bool = False) -> dict[str, Any]:
     """Machine, driver and package versions; what a GPU alone has is None on a CPU.
 
     Args:
         device: Where it ran.
         record_host: Whether the machine is named too.
     """
+    import torch
+
     on_gpu = device.type == "cuda"
     return {
         "device": device_name(device),
@@ -55,8 +58,10 @@ def describe_host(record_host: bool) -> dict[str, str]:
     return {"host_id": host_id()} | ({"host": platform.node()} if record_host else {})
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: "torch.device") -> str:
     """The GPU's name, or `CPU`."""
+    import torch
+
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 

@@ -19,7 +19,10 @@ from benchmarks.training.clock import Clock
 
 
 def finish_inside(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Does what `bench_process.finish` does; runs are stored as always, but write no log."""
+    """Does what `bench_process.finish` does; runs are stored as always, but write no log.
+
+    A suite draws its figures as PNG alone: fonts for the PDFs are a third of what it costs without its runs.
+    """
     out, err, num_threads = io.StringIO(), io.StringIO(), torch.get_num_threads()
     torch.set_num_threads(1)  # as there: how many add up decides the last bits
     with contextlib.ExitStack() as stack:
@@ -29,6 +32,8 @@ def finish_inside(folder: Path, *arguments: str) -> "subprocess.CompletedProcess
         stack.enter_context(patch.object(Workers, "take", lambda *_, another: None))
         for room in ("suite", "processes"):
             stack.enter_context(patch(f"benchmarks.suite.{room}.follow", _follow))
+        if arguments[0].startswith("-"):
+            stack.enter_context(patch("benchmarks.report.style.SUFFIXES", (".png",)))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         try:

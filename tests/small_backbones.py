@@ -45,7 +45,7 @@ OTHERS = {
     "convnext": "convnext_tiny[depths=[1,2,1,1],dims=[8,16,16,32]]",
     "convnext, dinov3": "convnext_tiny.dinov3_lvd1689m[depths=[1,1,1,1],dims=[8,16,16,32]]",
     "convnextv2": "convnextv2_tiny[depths=[1,1,1,1],dims=[8,16,16,32]]",
-    "resnet50": "resnet50[layers=[1,1,1,1]]",
+    "resnet50": "resnet50[layers=[1,1,1,1],channels=[8,16,16,32]]",
     "parallel": f"vit_base_patch16_xp_224[{SMALL}]",
     "post-norm": f"vit_base_patch16_rpn_224[{SMALL}]",
 }

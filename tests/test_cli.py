@@ -90,6 +90,15 @@ def test_help_does_not_wait_for_torch() -> None:
 
 
 @pytest.mark.process
+def test_what_hands_runs_to_their_processes_does_not_wait_for_torch() -> None:
+    """A job of a cluster, and each process of `--jobs`: the runs have torch, in processes of their own."""
+    code = "import sys; from benchmarks.suite.local import Agent; from benchmarks.suite.suite import run_suite; "
+    code += "print([name for name in ('torch', 'timm', 'sklearn', 'pandas') if name in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], cwd=BENCH.parent, capture_output=True, text=True, check=True)
+    assert printed.stdout == "[]\n"
+
+
+@pytest.mark.process
 def test_what_is_stored_is_shown_without_torch(tmp_path: Path) -> None:
     write_record(tmp_path, make_record("fpt"))
     commands = (["list", "runs"], ["tables"], ["plots"], ["report"])

@@ -14,10 +14,10 @@ from benchmarks.data.dataset import open_dataset
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import PhasePeak, Prediction, predict_memory
 from benchmarks.memory.prediction_cache import predict_points
-from benchmarks.model.weights import Weights
+from benchmarks.model.resolved_weights import Weights
 from benchmarks.records.frame import runs_frame
 from benchmarks.suite.estimate import ALIKE, estimate_cells, expected_seconds, runs_by_kind
-from benchmarks.suite.plan import Cell, PlannedRun
+from benchmarks.suite.planned import Cell, PlannedRun
 
 
 def planned(folder: Path, method: str, resolution: int = 64, seed: int = 0) -> PlannedRun:

@@ -20,7 +20,7 @@ from fixed_records import make_record
 from tiny_images import make_images
 
 from benchmarks.records.record import write_record
-from benchmarks.suite.plan import Plan
+from benchmarks.suite.planned import Plan
 from benchmarks.suite.suite import Work, announce
 
 pytestmark = pytest.mark.process

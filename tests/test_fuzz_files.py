@@ -23,7 +23,8 @@ from tiny_images import make_images
 
 from benchmarks.data.dataset import open_dataset
 from benchmarks.errors import UserError
-from benchmarks.model.weights import Weights, load_weights, resolve_weights
+from benchmarks.model.resolved_weights import Weights
+from benchmarks.model.weights import load_weights, resolve_weights
 from benchmarks.raw.files import RawFile, scan
 from benchmarks.raw.tables import read_rows
 from benchmarks.storage.files import file_sha256

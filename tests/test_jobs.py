@@ -54,7 +54,7 @@ class Stopped(NamedTuple):
 
 
 def stopped(folder: Path, signum: int, results: str) -> Stopped:
-    slow = ("--methods", "full", "lora", "vpt", *TINY, "--jobs", "2", "--epochs", "500")
+    slow = ("--methods", "full", "vpt", "vpt_shallow", *TINY, "--jobs", "2", "--epochs", "500")
     process = start(folder, *slow, "--results", results)
     assert process.stderr is not None
     lines, training = [], set()

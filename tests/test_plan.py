@@ -14,7 +14,8 @@ from benchmarks.errors import UserError
 from benchmarks.model.backbone import BACKBONES
 from benchmarks.model.named import NamedBackbone
 from benchmarks.suite.devices import resolve_device, resolve_devices
-from benchmarks.suite.plan import Plan, make_plan
+from benchmarks.suite.plan import make_plan
+from benchmarks.suite.planned import Plan
 from datasets import DATASETS
 from methods import METHODS
 

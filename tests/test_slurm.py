@@ -23,6 +23,34 @@ pytestmark = [pytest.mark.cluster, pytest.mark.process]
 
 WORDS = [word for word in TINY if word not in ("--device", "cpu")]
 PATIENCE = 240.0  # seconds
+SLOW = """
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+from methods.contract import ImageModel, Method, freeze
+
+
+@dataclass(frozen=True)
+class Config:
+    lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 1e-2)
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+
+
+class Slow(ImageModel):
+    def forward(self, image):
+        time.sleep(0.2)
+        return super().forward(image)
+
+
+def build(backbone, num_classes, config):
+    freeze(backbone)
+    return Slow(backbone, num_classes)
+
+
+METHOD = Method("slow", "Slow", "a test", Config, build, lambda *_: 0)
+"""  # takes its time without taking the processor's
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +114,7 @@ def wait_for_epoch(folder: Path, results: str, method: str, epoch: int) -> None:
 
 
 def test_a_grid_with_trials_goes_through_the_queue(folder: Path) -> None:
-    grid = ("--methods", "lora", "--lr", "1e-3", "1e-2", "--seeds", "0", "1", "--epochs", "2")
+    grid = ("--methods", "vpt_shallow", "--lr", "1e-3", "1e-2", "--seeds", "0", "1", "--epochs", "2")
     said = submit(folder, "grid", *grid)
     assert "4 jobs submitted" in said
     seen: set[str] = set()
@@ -149,19 +177,19 @@ def test_a_run_that_fails_is_said_to_have_failed(folder: Path) -> None:
 
 
 def test_a_cancelled_run_is_lost_until_the_same_command_goes_on(folder: Path) -> None:
-    command = ("--methods", "linear", "lora", "--epochs", "120")
+    command = ("--methods", "linear", "vpt_shallow", "--epochs", "120")
     said = submit(folder, "cancelled", *command)
-    wait_for_epoch(folder, "cancelled", "lora", 3)
-    cancel(said, "lora")
+    wait_for_epoch(folder, "cancelled", "vpt_shallow", 3)
+    cancel(said, "vpt_shallow")
     wait(lambda: sorted(statuses(folder, "cancelled")) == ["done", "lost"])
     assert "1 jobs submitted" in submit(folder, "cancelled", *command)
     wait(lambda: statuses(folder, "cancelled") == ["done", "done"])
 
 
 def test_a_preempted_run_goes_on_from_its_last_epoch(folder: Path) -> None:
-    command = ("--methods", "lora", "--epochs", "120")
+    command = ("--methods", "vpt_shallow", "--epochs", "120")
     submit(folder, "preempted", *command)
-    wait_for_epoch(folder, "preempted", "lora", 3)
+    wait_for_epoch(folder, "preempted", "vpt_shallow", 3)
     everything = ["srun", "--partition=urgent", f"--cpus-per-task={NUM_CPUS}", "true"]
     subprocess.run(everything, check=True, capture_output=True)
     wait(lambda: statuses(folder, "preempted") == ["done"])
@@ -174,12 +202,14 @@ def test_a_preempted_run_goes_on_from_its_last_epoch(folder: Path) -> None:
 
 def test_a_run_whose_time_is_over_is_queued_again(folder: Path) -> None:
     # SLURM looks every 30 s or so: with this it tells the job 45 to 75 s after its start.
-    said = submit(folder, "timed", "--methods", "lora", "--epochs", "3000", slurm=("minutes=2", "signal_seconds=75"))
+    (folder / "slow.py").write_text(SLOW)
+    command = ("--methods", "slow", "--epochs", "3000", "--plugin", "slow.py")
+    said = submit(folder, "timed", *command, slurm=("minutes=2", "signal_seconds=75"))
     logs = folder / "timed" / "logs"
     wait(lambda: any("goes on after epoch" in log.read_text() for log in logs.glob("*.log")))
     (record,) = records(folder / "timed").values()
     assert record["status"]["message"] == "stopped by the cluster, to be queued again"
-    cancel(said, "lora")
+    cancel(said, "slow")
 
 
 def test_what_slurm_refuses_is_one_line(folder: Path) -> None:

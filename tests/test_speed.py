@@ -17,10 +17,10 @@ from benchmarks.data.dataset import open_dataset
 from benchmarks.memory.phases import build_point
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory, trace_run
-from benchmarks.model.weights import Weights
+from benchmarks.model.resolved_weights import Weights
 from benchmarks.records.frame import load_frame
 from benchmarks.speed import images, memory, ranks, scale
-from benchmarks.suite.plan import PlannedRun
+from benchmarks.suite.planned import PlannedRun
 
 
 def test_the_image_benchmark_prints_a_line_for_each_thing(capsys: pytest.CaptureFixture[str]) -> None:

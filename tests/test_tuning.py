@@ -15,7 +15,8 @@ from tiny_images import make_images
 from benchmarks.records.record import load_records, write_record
 from benchmarks.records.stored import StoredStates, trial_results
 from benchmarks.suite import slurm
-from benchmarks.suite.plan import Plan, PlannedRun, make_plan
+from benchmarks.suite.plan import make_plan
+from benchmarks.suite.planned import Plan, PlannedRun
 from benchmarks.suite.suite import Work, _Suite
 from benchmarks.suite.tuning import choose, tuned_runs, val_aucs_of
 from benchmarks.training.loop import is_hopeless

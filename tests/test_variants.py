@@ -22,7 +22,8 @@ from benchmarks.model.choose import choose_variants, is_asked_for
 from benchmarks.model.groups import GROUPS, members
 from benchmarks.model.variants import read_variants, written
 from benchmarks.names import option_text, title_of, variant_name
-from benchmarks.suite.plan import Plan, make_plan
+from benchmarks.suite.plan import make_plan
+from benchmarks.suite.planned import Plan
 from methods import IDEA_TITLES, IDEAS, METHODS, TITLES
 
 TINY = "vit_tiny_patch16_224"

@@ -25,8 +25,8 @@ from timm.models.vision_transformer import VisionTransformer
 
 from benchmarks.errors import MachineError, UserError
 from benchmarks.model import hub, weight_cache, wheel
-from benchmarks.model import weights as weights_module
 from benchmarks.model.onnx_dinov2 import dinov2_state_dict
+from benchmarks.model.resolved_weights import Weights
 from benchmarks.model.weights import load_weights, resolve_weights
 from benchmarks.model.wheel import WHEEL_BACKBONE, WHEEL_ONNX, download_wheel
 from benchmarks.storage.files import file_sha256
@@ -540,7 +540,7 @@ def test_weights_that_are_not_finite_are_refused_and_named(tmp_path: Path, name:
     )
     with pytest.raises(UserError, match=message):
         resolve_weights(str(path), "vit_base_patch16_384", tmp_path)
-    found = weights_module.Weights(str(path), "file", "x", "x", path=path, sha256=file_sha256(path))
+    found = Weights(str(path), "file", "x", "x", path=path, sha256=file_sha256(path))
     with pytest.raises(UserError, match=message):  # as a run's own process does
         load_weights(found)
 

@@ -20,7 +20,7 @@ from benchmarks.records.frame import load_frame
 from benchmarks.records.stored import is_due, trial_results
 from benchmarks.storage.notes import say
 from benchmarks.suite.estimate import Estimate, Predict, estimate_cells
-from benchmarks.suite.plan import Cell, Plan
+from benchmarks.suite.planned import Cell, Plan
 from benchmarks.suite.tuning import tuned_runs
 
 NONE = "–"  # of what a method without gradients has not

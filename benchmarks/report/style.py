@@ -24,6 +24,7 @@ from benchmarks.storage.files import write_atomic
 from methods import TITLES, idea_of
 
 COLUMN, PAGE = 3.5, 7.0  # inches: widths of a column and of a page in print
+SUFFIXES = (".png", ".pdf")  # of the files that a figure is written to
 FONT_SIZE = 7  # points, the smallest that journals accept
 RC: dict[Any, Any] = {
     **{"font.size": FONT_SIZE, "axes.titlesize": FONT_SIZE, "axes.labelsize": FONT_SIZE, "legend.fontsize": FONT_SIZE},
@@ -263,7 +264,7 @@ def finish(
         figure.legend(handles=notes, ncols=note_columns, bbox_to_anchor=(0.01, below_legend), **shared)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, the same in both files
-    return [_write(figure, path.with_suffix(suffix)) for suffix in (".png", ".pdf")]
+    return [_write(figure, path.with_suffix(suffix)) for suffix in SUFFIXES]
 
 
 def memory_axis(axes: Axes, name: str, values: pd.Series, num_ticks: int = 9) -> None:

@@ -44,7 +44,8 @@ from benchmarks.records.record import read_record, store_run
 from benchmarks.records.schema import Record
 from benchmarks.records.stored import StoredStates
 from benchmarks.scores import log_odds
-from benchmarks.suite.plan import Plan, PlannedRun, make_plan
+from benchmarks.suite.plan import make_plan
+from benchmarks.suite.planned import Plan, PlannedRun
 from benchmarks.suite.suite_file import read_options
 from methods import METHODS
 

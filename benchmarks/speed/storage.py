@@ -23,7 +23,8 @@ from benchmarks.config import Places, RunConfig
 from benchmarks.data.batches import Split
 from benchmarks.data.dataset import open_dataset
 from benchmarks.model.method_config import make_config
-from benchmarks.model.weights import Weights, resolve_weights
+from benchmarks.model.resolved_weights import Weights
+from benchmarks.model.weights import resolve_weights
 from benchmarks.scores import log_odds
 from benchmarks.suite.run import Run
 from benchmarks.training.bench import Bench

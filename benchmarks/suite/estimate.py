@@ -18,7 +18,7 @@ from benchmarks.memory.predict import Prediction
 from benchmarks.memory.prediction_cache import point_of_run
 from benchmarks.model.build import feature_kind
 from benchmarks.model.method_config import make_config
-from benchmarks.suite.plan import Cell
+from benchmarks.suite.planned import Cell
 
 # Stored runs that agree in these tell how long a run takes; epochs and seeds may differ.
 ALIKE = ("method", "dataset", "resolution", "backbone", "batch_size", "precision", "attention", "grad_checkpointing")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.config import Places
-from benchmarks.model.weights import Weights
+from benchmarks.model.resolved_weights import Weights
 from benchmarks.privacy import HERE
 
 

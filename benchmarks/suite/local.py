@@ -24,7 +24,7 @@ from benchmarks.environment import ROOT
 from benchmarks.errors import mendable, one_line
 from benchmarks.storage.modes import make_folder
 from benchmarks.suite.crash import report_crash
-from benchmarks.suite.plan import Cell, Plan, PlannedRun
+from benchmarks.suite.planned import Cell, Plan, PlannedRun
 from benchmarks.suite.signals import Stop
 from benchmarks.suite.slurm_queue import FOLDER
 from benchmarks.suite.suite import Work, run_suite

@@ -20,7 +20,7 @@ from benchmarks.suite.tuning import tuned_runs
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmarks.suite.plan import Plan
+    from benchmarks.suite.planned import Plan
     from benchmarks.suite.suite import Work
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,77 +14,16 @@ from benchmarks.model.backbone import check_backbone, described, effective_resol
 from benchmarks.model.build import check_runs
 from benchmarks.model.choose import choose_variants
 from benchmarks.model.published import without_folder
+from benchmarks.model.resolved_weights import Weights
 from benchmarks.model.variants import Variant
-from benchmarks.model.weights import Weights, resolve_weights
+from benchmarks.model.weights import resolve_weights
 from benchmarks.names import printable, told_apart
 from benchmarks.plugins import digests_of, load_plugins
 from benchmarks.suite.devices import devices_of
 from benchmarks.suite.options import SuiteOptions
+from benchmarks.suite.planned import Cell, Plan, PlannedRun
 from datasets import DATASETS
 from methods import METHODS
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run that is ready to start.
-
-    Attributes:
-        config, places, weights: What it is.
-        dataset_label: What the dataset is called where another of the suite has its name.
-        variant: Its method with the options that tell it from others of the suite; the method's name where none do.
-        tuning: How its learning rate was chosen, for its record; None where it was given.
-    """
-
-    config: RunConfig
-    places: Places
-    weights: Weights
-    tuning: dict[str, Any] | None = None
-    dataset_label: str = ""
-    variant: str = ""
-
-    @property
-    def name(self) -> str:
-        """The method as tables of commands and progress call it."""
-        return self.variant or self.config.method
-
-    @property
-    def title(self) -> str:
-        """What it is, for people."""
-        config = self.config
-        trial = f" trial lr {config.lr:g}" if config.trial and config.lr is not None else ""
-        dataset = self.dataset_label or config.dataset
-        return f"{self.name} {dataset} {config.resolution} px seed {config.seed}{trial}"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The runs of a method or variant on a dataset at a resolution.
-
-    Attributes:
-        trials: A run for each rate of the grid and each seed that chooses; none where the rate is given.
-        runs: A run a seed. With trials their rate is the middle of the grid until `benchmarks.suite.tuning` has chosen.
-    """
-
-    trials: list[PlannedRun]
-    runs: list[PlannedRun]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All runs of a suite, in order, and what the user should know about them, a line each."""
-
-    cells: list[Cell]
-    notes: list[str]
-
-    @property
-    def trials(self) -> list[PlannedRun]:
-        """The trials of all cells."""
-        return [run for cell in self.cells for run in cell.trials]
-
-    @property
-    def runs(self) -> list[PlannedRun]:
-        """The runs of all cells, without the trials."""
-        return [run for cell in self.cells for run in cell.runs]
 
 
 def make_plan(options: SuiteOptions) -> Plan:

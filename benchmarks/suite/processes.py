@@ -18,7 +18,7 @@ from typing import IO, Any
 from benchmarks.config import PRIVATE, Disclosure
 from benchmarks.environment import ROOT
 from benchmarks.suite.oom_kills import OomKills
-from benchmarks.suite.plan import PlannedRun
+from benchmarks.suite.planned import PlannedRun
 from benchmarks.suite.progress import SuiteProgress
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # not by a fault of the run

@@ -22,7 +22,8 @@ from benchmarks.errors import MachineError, one_line
 from benchmarks.model.backbone import described, effective_resolution
 from benchmarks.model.build import Parts, build_parts, count_parameters
 from benchmarks.model.method_config import make_config
-from benchmarks.model.weights import Weights, load_weights
+from benchmarks.model.resolved_weights import Weights
+from benchmarks.model.weights import load_weights
 from benchmarks.plugins import load_plugins
 from benchmarks.training.bench import Bench, Emit
 from benchmarks.training.checkpoint import Checkpoints

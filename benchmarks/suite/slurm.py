@@ -21,7 +21,7 @@ from benchmarks.errors import MachineError
 from benchmarks.storage.files import write_atomic
 from benchmarks.suite.local import Agent, importable
 from benchmarks.suite.options import SlurmSettings
-from benchmarks.suite.plan import Cell, Plan, PlannedRun
+from benchmarks.suite.planned import Cell, Plan, PlannedRun
 from benchmarks.suite.slurm_queue import FOLDER, QUEUED, RUNNING, JobEntry, queued_jobs
 from benchmarks.suite.suite import Work
 from benchmarks.suite.tuning import rivals_of, tuned_runs

@@ -24,7 +24,7 @@ from benchmarks.records.stored import DONE, StoredStates, trial_results
 from benchmarks.storage.files import check_writable, not_writable
 from benchmarks.storage.locks import SAY_EVERY, Lock
 from benchmarks.suite.known_folders import known_folders
-from benchmarks.suite.plan import Cell, Plan, PlannedRun
+from benchmarks.suite.planned import Cell, Plan, PlannedRun
 from benchmarks.suite.processes import Job, Workers, follow
 from benchmarks.suite.progress import SuiteProgress
 from benchmarks.suite.tuning import rivals_of, tuned_runs, val_aucs_of

@@ -12,7 +12,7 @@ from benchmarks.records.record import read_record
 from benchmarks.records.schema import Record
 from benchmarks.records.stored import trial_results
 from benchmarks.scores import preference
-from benchmarks.suite.plan import Cell, PlannedRun
+from benchmarks.suite.planned import Cell, PlannedRun
 
 
 def tuned_runs(cell: Cell, results: Path) -> list[PlannedRun] | None:

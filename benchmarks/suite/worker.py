@@ -76,7 +76,7 @@ def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str,
     """Does the job; returns what the suite is to know."""
     from benchmarks.config import Disclosure, Places, RunConfig
     from benchmarks.errors import UserError
-    from benchmarks.model.weights import Weights
+    from benchmarks.model.resolved_weights import Weights
     from benchmarks.records.private import private
     from benchmarks.storage.notes import heard_by
     from benchmarks.suite.known_folders import known_folders

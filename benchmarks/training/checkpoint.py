@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
 from benchmarks.environment import CODE_DIGEST
 from benchmarks.storage.files import file_sha256
 from benchmarks.storage.modes import make_folder
@@ -33,6 +31,8 @@ class Checkpoints:
     """
 
     def __init__(self, results: Path, run_id: str, note: Callable[[str], None]) -> None:
+        import torch
+
         self.folder, self.note = results / "checkpoints" / run_id, note
         self.made_by = {"code": CODE_DIGEST, "torch": str(torch.__version__)}
 
@@ -55,6 +55,8 @@ class Checkpoints:
 
         A disk that cannot hold it stops no run: there is a note, and the checkpoint before stays.
         """
+        import torch
+
         partial = self.folder / f".{os.getpid()}.tmp"
         before = self._stored()
         try:
@@ -91,6 +93,8 @@ def _read(path: Path) -> Any:
         OSError: It cannot be read.
         ValueError: It is damaged, or holds more than a state.
     """
+    import torch
+
     match = _NAME.fullmatch(path.name)
     assert match is not None
     if file_sha256(path) != match[2]:
