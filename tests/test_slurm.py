@@ -23,34 +23,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.process]
 
 WORDS = [word for word in TINY if word not in ("--device", "cpu")]
 PATIENCE = 240.0  # seconds
-SLOW = """
-import time
-from dataclasses import dataclass
-from typing import ClassVar
-
-from methods.contract import ImageModel, Method, freeze
-
-
-@dataclass(frozen=True)
-class Config:
-    lr_grid: ClassVar[tuple[float, ...]] = (1e-3, 1e-2)
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-
-
-class Slow(ImageModel):
-    def forward(self, image):
-        time.sleep(0.2)
-        return super().forward(image)
-
-
-def build(backbone, num_classes, config):
-    freeze(backbone)
-    return Slow(backbone, num_classes)
-
-
-METHOD = Method("slow", "Slow", "a test", Config, build, lambda *_: 0)
-"""  # takes its time without taking the processor's
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -201,15 +173,14 @@ def test_a_preempted_run_goes_on_from_its_last_epoch(folder: Path) -> None:
 
 
 def test_a_run_whose_time_is_over_is_queued_again(folder: Path) -> None:
-    # SLURM looks every 30 s or so: with this it tells the job 45 to 75 s after its start.
-    (folder / "slow.py").write_text(SLOW)
-    command = ("--methods", "slow", "--epochs", "3000", "--plugin", "slow.py")
+    # SLURM looks every 30 s and may tell a job a minute early: with this 20 to 75 s after its start.
+    command = ("--methods", "vpt_shallow", "--epochs", "3000")
     said = submit(folder, "timed", *command, slurm=("minutes=2", "signal_seconds=75"))
     logs = folder / "timed" / "logs"
     wait(lambda: any("goes on after epoch" in log.read_text() for log in logs.glob("*.log")))
     (record,) = records(folder / "timed").values()
     assert record["status"]["message"] == "stopped by the cluster, to be queued again"
-    cancel(said, "slow")
+    cancel(said, "vpt_shallow")
 
 
 def test_what_slurm_refuses_is_one_line(folder: Path) -> None:
