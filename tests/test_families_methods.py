@@ -19,17 +19,22 @@ from benchmarks.model.method_config import make_config
 from benchmarks.training.step import evaluation_step, make_optimization, training_step
 from methods import METHODS
 
+SIZED = ("full", "attentive_probe", "lora", "adapter", "vpt", "fpt")  # one of each way to see a network's tokens
 PAIRS = [(family, method) for family in ALL for method in METHODS if method not in LIKE_LORA or family in KINDS]
 
 
 @pytest.mark.parametrize(("family", "method"), PAIRS)
 def test_a_method_trains_on_a_family_at_two_resolutions_or_is_refused_with_the_reason(family: str, method: str) -> None:
+    """At two where a method may see a size in its own way on one kind of blocks, or a family in its own way at all.
+
+    Each method has both on a family of each of `KINDS`, each family has both with the methods of `SIZED`.
+    """
     refusal = reason(family, method)
     if refusal is not None:
         with pytest.raises(UserError, match=f"backbone must suit {method}, got .* which has .*{refusal}.*; choose"):
             check_needs(ALL[family], METHODS[method])
         return
-    for factor in (4, 7) if method not in LIKE_LORA else (4,):
+    for factor in (4, 7) if method in SIZED or (family in KINDS and method not in LIKE_LORA) else (4,):
         parts, inputs = make_parts(family, method, factor)
         if METHODS[method].gradient_free:
             logits = evaluation_step(parts.model.eval(), inputs, "fp32", "cpu")
