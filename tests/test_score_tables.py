@@ -1,6 +1,8 @@
 """Scores beside AUC in tables: by choice, with intervals over patients and seeds; the headline metric of a dataset."""
 
 import dataclasses
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,18 @@ def test_the_least_calibration_error_is_the_best(tmp_path: Path) -> None:
     lines = (tmp_path / "tables" / "results.md").read_text().splitlines()
     (line,) = [line for line in lines if "| Full fine-tuning" in line]
     assert f"**{rows['full']['brier_mean']:.3f} (" in line
+
+
+def test_the_page_shows_the_scores_that_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored(tmp_path, *(run(seed, method) for seed in range(2) for method in ("full", "lora")))
+    assert main(["report", "--results", str(tmp_path), "--metrics", "mcc"]) == 0
+    data = re.search(r'id="data">(.*?)</script>', (tmp_path / "report.html").read_text())
+    assert data is not None
+    titles = [column["title"] for column in json.loads(data[1])["columns"]]
+    assert "MCC" in titles and "AUPRC (%)" not in titles
+    capsys.readouterr()
+    assert main(["report", "--results", str(tmp_path), "--metrics", "mmc"]) == 2
+    assert "did you mean mcc?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--layout", "paper"], ["--compare", "."]])

@@ -33,6 +33,7 @@ def write_report(
     problems: Sequence[str] = (),
     mix_code: bool = False,
     nameless: bool = False,
+    families: Sequence[str] = (),
 ) -> tuple[Path, list[str]]:
     """Write the page.
 
@@ -43,6 +44,7 @@ def write_report(
         problems: a line for each record that could not be read, complete once the records are read; shown on the page.
         mix_code: whether to average runs that different code has trained.
         nameless: whether to leave out what tells machine and user, for a double-blind review.
+        families: of scores to show beside AUC, see `headline.chosen_scores`.
 
     Returns:
         The file, and `problems` with those of the stored probabilities and of cells without a mean.
@@ -53,7 +55,7 @@ def write_report(
     """
     if output.is_dir():
         raise UserError(f"output must be a file, got {str(output)!r}: name one like {str(output / 'report.html')!r}")
-    data = collect(results, output.absolute().parent, records, problems, mix_code, nameless)
+    data = collect(results, output.absolute().parent, records, problems, mix_code, nameless, families)
     try:
         return write_atomic(output, make_page(data).encode()), data.problems
     except MachineError as error:

@@ -16,6 +16,7 @@ from pydantic_core import to_json
 
 from benchmarks.analysis.budgets import in_every_budget
 from benchmarks.analysis.evidence import Evidence, load_evidence
+from benchmarks.analysis.headline import load_wanted, with_scores
 from benchmarks.analysis.influence import Integers
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import CELL, block_ids, blocks, refusals, summary
@@ -71,6 +72,7 @@ def collect(
     problems: Sequence[str] = (),
     mix_code: bool = False,
     nameless: bool = False,
+    families: Sequence[str] = (),
 ) -> PageData:
     """Everything the page shows.
 
@@ -81,6 +83,7 @@ def collect(
         problems: a line for each record that could not be read, complete once the records are read.
         mix_code: whether to average runs that different code has trained.
         nameless: whether to leave out what tells machine and user.
+        families: of scores to show beside AUC, see `headline.chosen_scores`.
 
     Raises:
         UserError: a file of measured memory is damaged.
@@ -88,12 +91,13 @@ def collect(
     stored = _Stored(anonymous if nameless else private)
     frame = runs_frame(map(stored.add, records))
     evidence, unreadable = load_evidence(results, frame)
+    wanted = load_wanted(results, frame, families)
     table = summary(frame, mix_code)
     found: list[Verdict] = []
     if len(table):
         table = add_significance(table, evidence)
         found = list(verdicts(table, evidence, Limits()))
-        table = add_baselines(table)
+        table = add_baselines(with_scores(table, wanted))
     measured = {path: stored.shown(record) for path, record in measured_records(results).items()}
     rows, columns, extra, places = _rows(table)
     placed = in_every_budget(frame).drop_duplicates("run_id")  # a run of several blocks counts in the first
@@ -109,7 +113,7 @@ def collect(
         packed[MEASURED] = pack(contents, {})
     faults = [
         *problems,
-        *dict.fromkeys([*unreadable, *_without_predictions(results, frame)]),
+        *dict.fromkeys([*unreadable, *wanted.problems, *_without_predictions(results, frame)]),
         *([] if mix_code else refusals(frame)),
     ]
     shown = {
