@@ -1,6 +1,7 @@
 """Scores beside AUC in tables: by choice, with intervals over patients and seeds; the headline metric of a dataset."""
 
 import dataclasses
+import gzip
 import json
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from sklearn.metrics import average_precision_score
 
 from bench import main
 from benchmarks.analysis import run_scores
+from benchmarks.analysis.curves import load_curves
 from benchmarks.analysis.extra_scores import SCORES
 from benchmarks.analysis.headline import NOTHING, chosen_scores, load_wanted, with_scores
 from benchmarks.analysis.ranks import Ranking, compare_over_datasets
@@ -27,6 +29,7 @@ from benchmarks.errors import UserError
 from benchmarks.records.frame import runs_frame
 from benchmarks.records.record import load_records, store_run
 from benchmarks.records.schema import Record
+from benchmarks.report.page_data import collect
 from datasets import DATASETS
 
 
@@ -188,6 +191,24 @@ def test_the_page_shows_the_scores_that_are_asked_for(tmp_path: Path, capsys: py
     capsys.readouterr()
     assert main(["report", "--results", str(tmp_path), "--metrics", "mmc"]) == 2
     assert "did you mean mcc?" in capsys.readouterr().err
+
+
+def test_the_page_holds_the_curves_of_each_row(tmp_path: Path) -> None:
+    frame = stored(tmp_path, *(run(seed, method) for seed in range(2) for method in ("full", "lora")))
+    data = collect(tmp_path, tmp_path, load_records(tmp_path)[0])
+    (part,) = data.parts.values()
+    found = json.loads(gzip.decompress(part))["curves"]
+    assert found.keys() == {str(row) for row in data.shown["runs"]["row"]}
+    label = data.shown["rows"][data.shown["runs"]["row"][0]]["method"]
+    own = [load_curves(tmp_path, frame)[run_id] for run_id in frame.loc[frame["method"] == label, "run_id"]]
+    shown = found[str(data.shown["runs"]["row"][0])]
+    assert shown["roc"]["mean"] == [round(1000 * x) for x in np.mean([each.values["roc"][0] for each in own], axis=0)]
+    assert set(shown) == {"roc", "pr", "reliability", "scaled"}
+    filled = [share for share in shown["reliability"]["beside"][1] if share]
+    assert sum(filled) == pytest.approx(1000, abs=8)
+    assert (
+        min(half for half, x in zip(shown["scaled"]["half"], shown["scaled"]["mean"], strict=True) if x is not None) > 0
+    )
 
 
 @pytest.mark.parametrize("option", [["--layout", "paper"], ["--compare", "."]])

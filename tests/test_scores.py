@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 from sklearn import metrics
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.analysis import calibration
+from benchmarks.analysis import calibration, curves
 from benchmarks.analysis.extra_scores import SCORES, extra_scores, fit, threshold
 from benchmarks.analysis.influence import Floats, Integers
 from benchmarks.analysis.resamples import resample_weights
@@ -166,3 +167,37 @@ def test_patients_are_drawn_whole_and_no_class_vanishes() -> None:
     for index in range(3):
         assert (weights[:, labels == index].sum(axis=1) > 0).all()
     assert weights.std(axis=0).min() > 0
+
+
+def test_curves_pass_through_the_points_of_scikit_learn() -> None:
+    labels, logits = sample(2)
+    odds = log_odds(logits)[:, 1]
+    roc, pr = (curve[0] for curve in curves.roc_and_pr(labels, logits, np.ones((1, len(labels)))))
+    fpr, tpr, _ = metrics.roc_curve(labels == 1, odds, drop_intermediate=False)
+    precision, recall, _ = metrics.precision_recall_curve(labels == 1, odds)
+    for place, at in enumerate(curves.GRID):
+        assert roc[place] == pytest.approx(tpr[fpr <= at + 1e-12].max())
+        assert pr[place] in precision
+        if at:
+            assert pr[place] == pytest.approx(precision[:-1][recall[:-1] >= at - 1e-12][-1])
+
+
+def test_reliability_is_that_of_scikit_learn() -> None:
+    labels, logits = sample(2)
+    probabilities = softmax(logits, axis=1)
+    accuracy, confidence, share = curves.reliability(labels, probabilities, np.ones((1, len(labels))))[0]
+    hits = probabilities.argmax(axis=1) == labels
+    expected = calibration_curve(hits, probabilities.max(axis=1), n_bins=15)
+    filled = share > 0
+    np.testing.assert_allclose((accuracy[filled], confidence[filled]), expected)
+    assert share.sum() == pytest.approx(1)
+    assert np.isnan(accuracy[~filled]).all()
+
+
+def test_a_band_holds_images_and_seeds() -> None:
+    runs = [curves.Curves({"roc": np.full((1, 3), value)}, {"roc": np.full(3, 0.03)}) for value in (0.7, 0.8, 0.9)]
+    found = curves.band(runs, "roc")
+    assert found is not None
+    assert found.mean == pytest.approx([0.8] * 3)
+    assert found.half == pytest.approx([1.96 * np.sqrt(0.03**2 + 0.01 / 3)] * 3)
+    assert curves.band(runs, "scaled") is None

@@ -22,6 +22,7 @@ SCRIPTS = (
     "figures.js",
     "memory.js",
     "runs.js",
+    "curves.js",
     "page.js",
 )  # in the order they need each other
 

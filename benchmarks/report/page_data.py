@@ -15,6 +15,7 @@ import pandas as pd
 from pydantic_core import to_json
 
 from benchmarks.analysis.budgets import in_every_budget
+from benchmarks.analysis.curves import load_curves
 from benchmarks.analysis.evidence import Evidence, load_evidence
 from benchmarks.analysis.headline import load_wanted, with_scores
 from benchmarks.analysis.influence import Integers
@@ -32,6 +33,7 @@ from benchmarks.report.advice import heading, sentences, short
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import AUC_MARKS, auc_marks, definitions, footnotes, preloading, protocol, spread, title
 from benchmarks.report.columns import columns_of, idea_title, rows_by_resolution
+from benchmarks.report.page_curves import page_curves
 from benchmarks.report.page_memory import highest_points, measured_name, measured_points, run_points
 from benchmarks.report.page_parts import pack
 from benchmarks.report.style import Style, styles
@@ -105,7 +107,8 @@ def collect(
     labels = [None if row is None else rows[row]["label"] for row in rows_of_runs]
     points = [*run_points(frame, labels), *measured_points(measured)]
     parts = [APART if row is None else f"{rows[row]['group']}-{rows[row]['resolution']}" for row in rows_of_runs]
-    packed = _packed(frame["run_id"], parts, stored.contents, evidence)
+    drawn = page_curves(load_curves(results, frame), frame["run_id"], rows_of_runs)
+    packed = _packed(frame["run_id"], parts, stored.contents, evidence, drawn)
     for record in measured.values():
         stored.count(record)
     if measured:
@@ -213,7 +216,11 @@ class _Stored:
 
 
 def _packed(
-    run_ids: Iterable[str], parts: Sequence[str], contents: Mapping[str, str], evidence: Mapping[str, Evidence]
+    run_ids: Iterable[str],
+    parts: Sequence[str],
+    contents: Mapping[str, str],
+    evidence: Mapping[str, Evidence],
+    curves: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, bytes]:
     """The parts of runs, in two threads: compressing takes half of the time, and no part of Python."""
     packed: dict[str, Future[bytes]] = {}
@@ -221,7 +228,8 @@ def _packed(
         for part, members in groupby(sorted(zip(parts, run_ids, strict=True)), key=lambda member: member[0]):
             names = [name for _, name in members]
             classes = {name: class_results(evidence[name]) for name in names if name in evidence}
-            packed[part] = pool.submit(pack, {name: contents[name] for name in names}, _plain(classes))
+            own = {row: curve for name in names for row, curve in curves.get(name, {}).items()}
+            packed[part] = pool.submit(pack, {name: contents[name] for name in names}, _plain(classes), own)
     return {part: made.result() for part, made in packed.items()}
 
 

@@ -27,17 +27,18 @@ class _Shape(NamedTuple):
 _Flat = tuple[_Shape, list[Any]]  # a record's shape and its values
 
 
-def pack(contents: Mapping[str, str], classes: Mapping[str, Any]) -> bytes:
+def pack(contents: Mapping[str, str], classes: Mapping[str, Any], curves: Mapping[str, Any] | None = None) -> bytes:
     """A part.
 
     Args:
         contents: records by name, as JSON.
         classes: what is known of the classes of some of them, by name.
+        curves: of cells, by the number of their row in the table.
 
     Returns:
         Gzipped JSON of `records`, groups of records alike in shape with their `names`, `between` (the texts before,
         between and behind the values) and `columns` (of each value a list with an entry a record, or what all have),
-        numbers to six digits; and of `classes`.
+        numbers to six digits; of `classes`; and of `curves`.
     """
     shapes: dict[tuple[Any, ...], _Shape] = {}
     groups: dict[tuple[str, ...], list[tuple[str, _Flat]]] = {}
@@ -52,7 +53,8 @@ def pack(contents: Mapping[str, str], classes: Mapping[str, Any]) -> bytes:
         }
         for between, members in groups.items()
     ]
-    text = json.dumps({"records": records, "classes": classes}, ensure_ascii=False, separators=(",", ":"))
+    part = {"records": records, "classes": classes, "curves": curves or {}}
+    text = json.dumps(part, ensure_ascii=False, separators=(",", ":"))
     # Level 9 saves one byte of two hundred and takes ten thousand runs' page a tenth longer.
     return gzip.compress(text.encode(), 6, mtime=0)
 

@@ -25,6 +25,7 @@ function drawAll() {
   drawMemory();
   drawLearning(rows);
   drawClasses(rows);
+  drawScoreCurves(rows);
 }
 
 function followHash(scroll) {
@@ -48,6 +49,7 @@ function start() {
   on("card", "input", drawMemory);
   for (const id of ["learning-group", "learning-quantity"]) on(id, "change", () => drawLearning(shownRows()));
   on("classes-group", "change", () => drawClasses(shownRows()));
+  for (const id of ["curves-group", "curves-row", "curves-kind"]) on(id, "change", () => drawScoreCurves(shownRows()));
   on("classes-run", "change", drawConfusion);
   for (const event of ["focus", "pointerdown"]) on("record-choice", event, offerAllRecords);
   on("record-choice", "change", () => { location.hash = recordHash(byId("record-choice").value); });

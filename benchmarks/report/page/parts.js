@@ -15,16 +15,16 @@ async function unpacked(id) {
 const PLOTLY = unpacked("plotly").then((code) => { document.head.append(make("script", { textContent: code })); });
 LOADED.set("plotly", PLOTLY);
 
-/** A part, as a promise of the contents of its records and of what is known of their classes, both by name. */
+/** A part, as a promise of the contents of its records and of what is known of their classes, both by name, and of curves by row. */
 function loadPart(name) {
   if (!LOADED.has(name)) LOADED.set(name, unpack(`part-${name}`));
   return LOADED.get(name);
 }
 
 async function unpack(id) {
-  const { records, classes } = JSON.parse(await unpacked(id));
+  const { records, classes, curves } = JSON.parse(await unpacked(id));
   const contents = records.flatMap(({ names, between, columns }) => names.map((name, i) => [name, content(between, columns, i)]));
-  return { contents: Object.fromEntries(contents), classes };
+  return { contents: Object.fromEntries(contents), classes, curves };
 }
 
 /** The record of a row: its values, a column each, with the texts between them. */
@@ -37,7 +37,7 @@ function content(between, columns, row) {
 async function drawWith(section, name, drawSection) {
   const turn = (latestDraw[section] ?? 0) + 1;
   latestDraw[section] = turn;
-  const part = name === null ? { contents: {}, classes: {} } : await loadPart(name);
+  const part = name === null ? { contents: {}, classes: {}, curves: {} } : await loadPart(name);
   if (latestDraw[section] === turn) drawSection(part);
 }
 

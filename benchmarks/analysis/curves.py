@@ -1,0 +1,158 @@
+"""ROC, precision-recall and reliability curves of runs on fixed grids, with bands; kept as scores are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load, save
+from scipy.special import softmax
+
+from benchmarks.analysis.calibration import NUM_BINS, bins, scaled
+from benchmarks.analysis.extra_scores import cumulated, positives
+from benchmarks.analysis.influence import Floats, Integers
+from benchmarks.analysis.predictions import FOLDER, kept
+from benchmarks.analysis.run_scores import scored
+from benchmarks.records.record import predictions_path
+from benchmarks.scores import log_odds
+
+GRID = np.linspace(0, 1, 41)  # of false-positive rate, and of recall
+KINDS = ("roc", "pr", "reliability", "scaled")
+_NUM_RESAMPLES = 40  # a band from as many is itself off by a tenth
+_LAYOUT = "curves-1"
+_NORMAL = 1.96
+
+
+class Curves(NamedTuple):
+    """The curves of a run by kind, each `(rows, points)`: rows of values, and their standard deviation over images.
+
+    roc: sensitivity over `GRID`; pr: precision over it; reliability and, with the fitted temperature, scaled: accuracy
+    of each bin of confidence, its mean confidence and its share of images; nan where a bin is empty.
+    """
+
+    values: dict[str, Floats]
+    deviations: dict[str, Floats]
+
+
+class Band(NamedTuple):
+    """A mean over seeds and half the width of its 95 % band, both `(points,)`; `beside`: other means, a row each."""
+
+    mean: Floats
+    half: Floats
+    beside: Floats
+
+
+def roc_and_pr(labels: Integers, logits: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Sensitivity over false-positive rates, and precision over recalls, means over classes `(W, points)` each.
+
+    Sensitivity is the highest at a rate no larger, precision that of the highest threshold with a recall no smaller.
+    """
+    odds = log_odds(logits)
+    parts = []
+    for index in positives(logits.shape[1]):
+        hits, false_alarms = cumulated(labels == index, odds[:, index], weights)
+        called = hits + false_alarms
+        precision = hits / np.where(called > 0, called, 1)
+        recall, fpr = (np.minimum(part / part[:, -1:], 1) for part in (hits, false_alarms))
+        roc = [np.append(0, r)[np.searchsorted(f, GRID + 1e-12, "right")] for f, r in zip(fpr, recall, strict=True)]
+        least = np.maximum(GRID - 1e-12, 1e-12)
+        pr = [p[np.searchsorted(r, least, "left")] for r, p in zip(recall, precision, strict=True)]
+        parts.append((np.array(roc), np.array(pr)))
+    rocs, prs = (np.mean(each, axis=0) for each in zip(*parts, strict=True))
+    return rocs, prs
+
+
+def reliability(labels: Integers, probabilities: Floats, weights: Floats) -> Floats:
+    """Accuracy, mean confidence and share of images of each bin of confidence `(W, 3, NUM_BINS)`; nan of empty bins."""
+    confidences = probabilities.max(axis=1)
+    members = np.eye(NUM_BINS)[bins(confidences)]
+    hits = (probabilities.argmax(axis=1) == labels).astype(np.float64)
+    counts = weights @ members
+    sums = [weights @ (members * values[:, None]) for values in (hits, confidences)]
+    filled = np.where(counts > 0, counts, np.nan)
+    return np.stack([*(part / filled for part in sums), counts / weights.sum(axis=1, keepdims=True)], axis=1)
+
+
+def make_curves(data: bytes) -> Curves:
+    """The curves of the test split of a file of predictions."""
+    found = scored(data)
+    labels, logits = found.test.labels, found.logits
+    weights = np.concatenate([np.ones((1, len(labels))), found.weights(_NUM_RESAMPLES)])
+    roc, pr = roc_and_pr(labels, logits, weights)
+    by = found.fitted.temperature
+    made = {
+        "roc": roc[:, None],
+        "pr": pr[:, None],
+        "reliability": reliability(labels, softmax(logits, axis=1), weights),
+    }
+    made |= {} if np.isnan(by) else {"scaled": reliability(labels, scaled(logits, by), weights)}
+    values = {kind: curve[0] for kind, curve in made.items()}
+    deviations = {kind: _deviation(curve[1:, 0]) for kind, curve in made.items()}
+    for kind in set(made) & {"reliability", "scaled"}:
+        accuracy, _, share = values[kind]
+        deviations[kind] = np.where(deviations[kind] > 0, deviations[kind], _of_few(accuracy, share * len(labels)))
+    return Curves(values, deviations)
+
+
+def _of_few(accuracy: Floats, number: Floats) -> Floats:
+    """The standard error of accuracies of which resamples show no spread, such as 100 % of three images.
+
+    Source: Agresti, Coull, The American Statistician 52 (1998), 119-126.
+    """
+    share = (np.nan_to_num(accuracy) * number + 2) / (number + 4)
+    return np.asarray(np.sqrt(share * (1 - share) / (number + 4)))
+
+
+def _deviation(drawn: Floats) -> Floats:
+    """Over resamples, without those that leave a point empty `(W, points) -> (points,)`; 0 where fewer than two do."""
+    known = ~np.isnan(drawn)
+    number = known.sum(axis=0)
+    mean = np.where(known, drawn, 0).sum(axis=0) / np.maximum(number, 1)
+    squares = np.where(known, (drawn - mean) ** 2, 0).sum(axis=0)
+    return np.asarray(np.sqrt(squares / np.maximum(number - 1, 1)))
+
+
+def load_curves(results: Path, frame: pd.DataFrame) -> dict[str, Curves]:
+    """The curves of finished runs whose predictions can be read; what cannot, `evidence.load_evidence` names."""
+    found = {}
+    finished = frame.loc[frame["state"] == "ok", ["run_id", "predictions_sha256"]].drop_duplicates("run_id")
+    for run_id, digest in finished.to_numpy():
+        path = predictions_path(results, run_id)
+        try:
+            stored = kept(path, None if pd.isna(digest) else digest, results / FOLDER, _LAYOUT, _made)
+        except (FileNotFoundError, ValueError):
+            continue
+        arrays = load(stored)
+        values, deviations = (
+            {kind: arrays[f"{kind}.{part}"] for kind in KINDS if f"{kind}.{part}" in arrays}
+            for part in ("values", "deviations")
+        )
+        found[run_id] = Curves(values, deviations)
+    return found
+
+
+def _made(data: bytes) -> bytes:
+    curves = make_curves(data)
+    arrays = {f"{kind}.values": values for kind, values in curves.values.items()}
+    arrays |= {f"{kind}.deviations": values for kind, values in curves.deviations.items()}
+    return bytes(save({name: np.ascontiguousarray(values, np.float32) for name, values in arrays.items()}))
+
+
+def band(runs: Sequence[Curves], kind: str) -> Band | None:
+    """The mean of a curve over seeds with its band; None where a run has none.
+
+    The variance is that over images of one seed, as if all seeds erred alike, and that of a mean over seeds: together
+    no less than it is.
+    """
+    if not all(kind in run.values for run in runs):
+        return None
+    values = np.array([run.values[kind] for run in runs], dtype=np.float64)  # (S, rows, points)
+    known = ~np.isnan(values)
+    number = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, values, 0).sum(axis=0) / number
+    spread = np.where(known, (values - mean) ** 2, 0).sum(axis=0)[0] / np.maximum(number[0] - 1, 1) / number[0]
+    images = np.mean([np.square(run.deviations[kind], dtype=np.float64) for run in runs], axis=0)
+    empty = ~known.any(axis=0)
+    mean[empty] = np.nan
+    return Band(mean[0], _NORMAL * np.sqrt(images + spread), mean[1:])
