@@ -89,7 +89,10 @@ def test_all_parts_are_drawn_offline(page: Chrome) -> None:
     assert len(column(page, "Method")) == 28
     for plot in ("trade-off-plot", "memory-plot", "learning-plot"):
         assert texts(page, f"#{plot} svg .points path"), plot
-    assert texts(page, ".empty") == [""] * 8
+    assert texts(page, ".empty") == [""] * 9
+    for kind in ("ROC", "precision and recall", "reliability", "reliability, temperature scaled"):
+        choose(page, "curves-kind", kind)
+        assert [trace["name"] for trace in drawn(page, "curves-plot")][-2:] == ["95 % band", "Full fine-tuning"]
     assert "42 runs of 7 methods on 2 datasets at 2 resolutions" in find(page, "#about").text
     assert "rank nothing" in find(page, "#warnings").text
 
