@@ -179,6 +179,7 @@ def test_frame_has_every_column_and_missing_is_missing() -> None:
         "variant",
         "augmented",
         "normalized_by",
+        "stopping_asked",
         "majority_share",
         "num_classes",
         "train_losses",

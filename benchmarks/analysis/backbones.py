@@ -1,7 +1,6 @@
 """Runs on several backbones in one table: whether one with full fine-tuning beats all that is done to another."""
 
 import json
-from typing import Any
 
 import pandas as pd
 
@@ -20,15 +19,18 @@ def across_backbones(runs: pd.DataFrame) -> pd.DataFrame:
     names = _names(runs)
     if names.nunique() < 2:
         return runs
-    variants = [
-        json.dumps(_without(json.loads(variant)) | {ON: name}, sort_keys=True)
-        for variant, name in zip(runs["variant"], names, strict=True)
+    variants = [_on(name, variant) for variant, name in zip(runs["variant"], names, strict=True)]
+    asked = [
+        text if pd.isna(text) else json.dumps([(method, _on(name, variant)) for method, variant in json.loads(text)])
+        for text, name in zip(runs["stopping_asked"], names, strict=True)
     ]
+    runs = runs.assign(stopping_asked=pd.Series(asked, runs.index, dtype="object"))
     return runs.assign(variant=variants, backbone=SEVERAL, weights_source=OWN, weights_sha256=None)
 
 
-def _without(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in _REPLACED}
+def _on(backbone: str, variant: str) -> str:
+    settings = {name: value for name, value in json.loads(variant).items() if name not in _REPLACED}
+    return json.dumps(settings | {ON: backbone}, sort_keys=True)
 
 
 def _names(runs: pd.DataFrame) -> pd.Series:

@@ -147,6 +147,17 @@ class SameImages:
         images = np.maximum(found.variance(self._split)(found.change) - found.parts.seeds, 0)
         return float(found.change[0]), len(shared), found.parts._replace(images=images)
 
+    def by_seed(self, first: int, second: int) -> tuple[Floats, float]:
+        """First less second at each of two or more shared seeds, and the mean's variance over images if endless."""
+        shared = [seed for seed in self._places[first] if seed in self._places[second]]
+        one, two = ([self._places[cell][seed] for seed in shared] for cell in (first, second))
+        products = sum(
+            sign * self._products[np.ix_(rows, columns)]
+            for sign, rows, columns in ((1, one, one), (1, two, two), (-1, one, two), (-1, two, one))
+        )
+        between_seeds = (products.sum() - np.trace(products)) / (len(shared) * (len(shared) - 1))
+        return self._aucs[one] - self._aucs[two], max(float(between_seeds), 0.0)
+
     def compare_unpaired(self, first: int, second: int) -> Comparison | None:
         """Compares two cells over all their seeds, which have nothing to do with each other."""
         if self._split.fewest < FEWEST:

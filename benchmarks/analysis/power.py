@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from benchmarks.analysis.inference import Parts, critical_value
+from benchmarks.analysis.inference import LEVEL, Parts, critical_value
+from benchmarks.analysis.influence import Floats
 
 POWER = 0.8
 MOST_SEEDS = 100  # more are not worth asking for
@@ -50,3 +51,20 @@ def needed(change: float, parts: Parts, num_seeds: int, num_units: int, level: f
     most = _MOST_TIMES * num_units
     units = bisect_left(range(most + 1), True, num_units + 1, key=lambda units: does(num_seeds, units / num_units))
     return Need(enough, units if units <= most else None)
+
+
+def within_reach(differences: Floats, images: float, level: float) -> bool:
+    """Whether more seeds, on the same images, may yet show that a difference is above 0.
+
+    Endless seeds leave the variance over images, and the mean that seeds have on these. That is taken to be as high as
+    the seeds so far let it be at 95 %: what looks out of reach from a few may not be so.
+
+    Args:
+        differences: Of AUC (0-1) by seed, two or more.
+        images: The variance over images of their mean over endless seeds.
+        level: One-sided, after any correction for several comparisons.
+    """
+    num_seeds = len(differences)
+    error = float(np.std(differences, ddof=1)) / math.sqrt(num_seeds)
+    highest = float(np.mean(differences)) + float(stats.t.isf(LEVEL, num_seeds - 1)) * error
+    return highest >= float(stats.norm.isf(level)) * math.sqrt(images)

@@ -13,6 +13,7 @@ from benchmarks.analysis.backbones import ON
 from benchmarks.analysis.budgets import in_every_budget
 from benchmarks.analysis.cell_memory import cell_memory
 from benchmarks.analysis.convergence import in_words, reasons
+from benchmarks.analysis.seeds import seeds_asked
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT, add_code, by_code, differs
 from benchmarks.names import told_apart, variant_title
 from benchmarks.records.frame import LATER, PROTOCOL
@@ -78,9 +79,9 @@ def summary(frame: pd.DataFrame, mix_code: bool = False, among: pd.DataFrame | N
         split_kind, split_group_key, split_digest (of a dataset that bench.py prepare made);
         label (title of the method, with whatever tells its variants apart), dataset_label, synthetic, fallback,
         effective_resolution, augmented (views that training augmented, as runs have it); state (ok when any seed is),
-        message, phase, seeds_ok, seeds_asked (the distinct seeds that any method was tried with at the same place),
-        seeds_<state>, and complete (whether all of these are ok: only such cells are ranked and compared, since what is
-        left of a method after its failures is no sample of it);
+        message, phase, seeds_ok, seeds_asked (the distinct seeds that any method was tried with at the same place, but
+        for those that a stopping rule asked of others only), seeds_<state>, and complete (whether all of these are ok:
+        only such cells are ranked and compared, since what is left of a method after its failures is no sample of it);
         trainable, trainable_head, trainable_total, frozen, percent;
         {auc,accuracy,...}_mean and _sd (0-1; sample sd, missing for one seed);
         memory_bytes (peak allocated of the whole run: the highest of its phases), memory_source (`measured` where all
@@ -90,6 +91,7 @@ def summary(frame: pd.DataFrame, mix_code: bool = False, among: pd.DataFrame | N
         {train,preload}_process_bytes (of that source); all apart as {measured,predicted}_{whole,train,preload}_bytes;
         host_peak_bytes;
         tuned_lr, tuned_trials, tuned_at_edge: of a rate chosen on validation; missing where it was given;
+        stopping_looks, stopping_level, stopping_margin (of the rule that added seeds; missing where none did);
         seconds_train, preload_seconds, images_per_second_preload (means over seeds), cache_bytes;
         unconverged (how many of the runs averaged have not converged and why, see `convergence`; missing if none);
         num_train (images of the training split), majority_share (0-1, of the largest class in the test split),
@@ -164,8 +166,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
 
     All cells at once: one by one, pandas takes milliseconds for each.
     """
-    seeds_asked = runs.groupby([*_BLOCK, "resolution"], dropna=False)["seed"].transform("nunique")
-    runs = runs.assign(cell=runs.groupby(list(CELL), dropna=False).ngroup(), seeds_asked=seeds_asked)
+    runs = runs.assign(cell=runs.groupby(list(CELL), dropna=False).ngroup(), seeds_asked=seeds_asked(runs))
     runs["unconverged"] = reasons(runs)
     is_ok = runs["state"] == "ok"
     tried, good, bad = (part.groupby("cell") for part in (runs, runs[is_ok], runs[~is_ok]))
@@ -191,6 +192,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     memory = cell_memory(good, tried)
     columns |= {str(name): memory[name] for name in memory}
     columns |= {name: first[name] for name in ("tuned_lr", "tuned_trials")}
+    columns |= {name: first[name] for name in ("stopping_looks", "stopping_level", "stopping_margin")}
     columns["tuned_at_edge"] = tried["tuned_at_edge"].any().astype(bool)
     columns |= {name: good[name].mean() for name in _SECONDS}
     columns |= {name: good[name].max() for name in ("host_peak_bytes", "cache_bytes")}

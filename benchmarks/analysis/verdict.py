@@ -142,7 +142,7 @@ def _verdict(rows: pd.DataFrame, evidence: Mapping[str, Evidence], limits: Limit
         candidates=candidates,
         others=[found for found in everyone if found not in candidates],
         cheapest=cheapest,
-        left_out=dict(_left_out(rows.drop(compared.index))),
+        left_out=dict(left_out(rows.drop(compared.index))),
         seeds=int(compared["seeds_ok"].max()) if len(compared) else 0,
         units=_whole(compared["auc_num_units"].max()) if len(compared) else None,
         unit=_known(compared["auc_unit"].dropna().iloc[0]) if compared["auc_unit"].notna().any() else None,
@@ -218,8 +218,8 @@ def _cheapest(candidates: list[Candidate]) -> dict[str, str]:
     }
 
 
-def _left_out(rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    """Methods that are not compared, and why."""
+def left_out(rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Labels of methods that are not compared, and why."""
     words = {"oom": "out of memory", "diverged": "diverged", "failed": "failed", "interrupted": "was interrupted"}
     for _, row in rows.iterrows():
         if row["code_mix"] is not None and not pd.isna(row["code_mix"]):

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,8 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     preload_seconds is what computing the features took when it was done, seconds_preload what this run waited for.
     augmented: the views that training augmented, divided by spaces: `all` or `none` of them, or their names.
     leaks: images that lie in another split too. metric: by which the dataset's methods are ranked.
+    Of a run whose seed was added by a rule: stopping_rule, stopping_look, stopping_looks, stopping_level,
+    stopping_margin; stopping_asked (JSON: the method and variant of each that was to have that seed there).
     The test split: majority_share (0-1, of its largest class), num_classes.
     The history: train_losses and val_aucs, tuples with an entry an epoch, empty where none was stored.
     The training split: num_train (images), class_entropy (nats).
@@ -80,6 +82,7 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     rows = [
         _values(record, _TREE, dict.fromkeys(COLUMNS))
         | {"variant": _variant(record), "augmented": _augmented(record), "normalized_by": _normalized_by(record)}
+        | {"stopping_asked": _asked(record)}
         | _test_classes(record)
         | _history(record)
         | _train_classes(record)
@@ -87,6 +90,7 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     ]
     dtypes = {name: _DTYPES[column.kind] for name, column in COLUMNS.items()}
     dtypes |= {"variant": "object", "augmented": "object", "normalized_by": "object"}
+    dtypes |= {"stopping_asked": "object"}
     dtypes |= {"majority_share": "float64", "num_classes": "Int64"}
     dtypes |= {"train_losses": "object", "val_aucs": "object", "num_train": "Int64", "class_entropy": "float64"}
     frame = pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes)
@@ -125,14 +129,32 @@ def _values(part: Record, tree: dict[str, Any], row: dict[str, Any]) -> dict[str
 
 
 def _variant(record: Record) -> str:
-    config = identity(record["run"]["config"], RunConfig)
+    method_config = _lookup(record, ("run", "method", "config"))
+    return json.dumps(settings_of(record["run"]["config"], method_config), sort_keys=True)
+
+
+def settings_of(config: Mapping[str, Any], method_config: Any = None) -> dict[str, Any]:
+    """The settings that tell a run from others of its method at the same place, whatever its seed.
+
+    Args:
+        config: As a record has it.
+        method_config: All fields of the method's Config, where the record has them and `config` no options.
+    """
+    config = identity(config, RunConfig)
     # What is not among the options is at its default, which tells no variant from another.
-    known = (config.get("options"), _lookup(record, ("run", "method", "config")))
+    known = (config.get("options"), method_config)
     settings: dict[str, Any] = next((options for options in known if isinstance(options, dict)), {})
     settings = settings | {name: value for name, value in config.items() if name not in _PLACE}
     if config.get("lr_grid"):
         del settings["lr"]  # of a tuned run the grid is the setting, and the rate that it led to is a result
-    return json.dumps(settings, sort_keys=True)
+    return settings
+
+
+def _asked(record: Record) -> str | None:
+    stopping = record["run"].get("stopping")
+    if not stopping:
+        return None
+    return json.dumps([(one["method"], json.dumps(one["settings"], sort_keys=True)) for one in stopping["asked"]])
 
 
 def _augmented(record: Record) -> str | None:

@@ -157,7 +157,7 @@ def _edited(path: Path) -> str:
 def _place_alone(record: Record, damage: str) -> Record:
     """What of a damaged record says where it belongs: none of its numbers is to be shown."""
     run, dataset = record["run"], record["run"].get("dataset") or {}
-    kept = {name: run.get(name) for name in ("config", "method", "weights")}
+    kept = {name: run.get(name) for name in ("config", "method", "weights", "stopping")}
     kept["dataset"] = {name: dataset.get(name) for name in ("title", "folder", "synthetic")}
     whole = {name: record[name] for name in ("schema", "run_id", "environment")}
     return whole | {"status": {"state": DAMAGED, "message": damage}, "run": kept, "measurements": {}}

@@ -201,6 +201,28 @@ class Selection(TypedDict, total=False):
     best_epoch: Count | None
 
 
+class Asked(TypedDict):
+    """A method with the settings that tell its runs from others of it, as the column `variant` of tables has them."""
+
+    method: str
+    settings: dict[str, Any]
+
+
+class Stopping(TypedDict):
+    """The rule by which seeds were added until the answer stood, where one was followed: see `analysis.stopping`.
+
+    look: the first at which the run's seed counted. looks: at most. level: of each look. margin: of AUC (0-1). asked:
+    the methods that were to have this seed at this place; it counts against no other.
+    """
+
+    rule: str
+    look: Positive
+    looks: Positive
+    level: Score
+    margin: Score
+    asked: list[Asked]
+
+
 class Run(TypedDict, total=False):
     """What was run.
 
@@ -216,6 +238,7 @@ class Run(TypedDict, total=False):
     code: Code | None
     started: str | None
     tuning: Tuning | None
+    stopping: Annotated[Stopping | None, Prefix("stopping_")]
     selection: Selection | None
     names_key: str | None
     notes: list[str] | None

@@ -34,13 +34,13 @@ _PER_PATIENT = 3
 
 
 class Scene(NamedTuple):
-    """What is simulated: images, share of the rarer class, seeds, SD of AUC over trainings, AUCs of two methods."""
+    """What is simulated: images, share of the rarer class, seeds, SD of AUC over trainings, AUCs of the methods."""
 
     num_images: int
     rarer: float
     num_seeds: int
     seed_sd: float
-    aucs: tuple[float, float]
+    aucs: tuple[float, ...]
     grouped: bool = False
     exponential: bool = False
 
@@ -115,7 +115,7 @@ def family_row(seed_sd: float, trials: int) -> dict[str, Any]:
     claims = []
     for _ in range(trials):
         labels, units, scores = draw(scene, rng, num_methods=7)
-        cells = [dict(enumerate(_evidence(labels, units, row) for row in method)) for method in scores]
+        cells = [dict(enumerate(made_up_evidence(labels, units, row) for row in method)) for method in scores]
         compared = dict(zip(pairs, SameImages(cells).compare(pairs), strict=True))
         means = np.array([np.mean([run.influence for run in cell.values()], axis=0) for cell in cells])
         aucs = np.array([np.mean([run.auc for run in cell.values()]) for cell in cells])
@@ -159,7 +159,8 @@ def draw(scene: Scene, rng: np.random.Generator, num_methods: int = 2) -> tuple[
     return labels, units, normal + labels * np.sqrt(2) * stats.norm.ppf(aucs)
 
 
-def _evidence(labels: Integers, units: Integers, scores: Floats) -> Evidence:
+def made_up_evidence(labels: Integers, units: Integers, scores: Floats) -> Evidence:
+    """What the scores of one seed say."""
     found = influence(labels, np.stack([-scores, scores], axis=1), units)
     return Evidence("", "", *found, np.bincount(labels), units_of_classes(labels, units))
 
