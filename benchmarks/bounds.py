@@ -66,6 +66,7 @@ BOUNDS = {
     "older_than": Bounds(0, 100_000, whole=False),
     "gpu_memory": Bounds(0, 1_000_000, whole=False, above=True),
     "margin": Bounds(0, 1, whole=False),
+    "max_hours": Bounds(0, 100_000, whole=False, above=True),
     "train_hours": Bounds(0, 100_000, whole=False, above=True),
 }
 

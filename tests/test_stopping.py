@@ -136,7 +136,7 @@ def test_a_seed_asked_of_some_methods_counts_against_no_other(tmp_path: Path) ->
     for seed in (2, 3):
         store(tmp_path, "lora", seed, 1.0, "full", "lora")
     rows = rows_of(tmp_path)
-    assert rows["complete"].all() and rows.loc["full", ["stopping_looks", "stopping_level"]].to_list() == [5, 0.01]
+    assert rows["complete"].all() and list(rows.loc["full", ["stopping_looks", "stopping_level"]]) == [5, 0.01]
     store(tmp_path, "full", 4, 1.0)  # which somebody asked for without a rule
     assert rows_of(tmp_path)["complete"].to_dict() == {"full": True, "lora": False, "vpt": False}
 
@@ -171,7 +171,7 @@ def test_a_look_at_a_place_names_methods_by_their_settings(tmp_path: Path) -> No
     assert set(found.worse) == {keys["lora"]} and found.left == [keys["full"], keys["vpt"]]
     assert found.lost == {keys["adapter"]: "only 1 of 4 seeds finished"}
     assert (found.leanest, found.end) == (keys["vpt"], "margin")
-    assert found.why == "VPT-deep, the leanest of 2 left, is shown to be no more than 50 points below any of them"
+    assert found.why == "VPT-Deep, the leanest of 2 left, is shown to be no more than 50 points below any of them"
     again = look_at(table, evidence, [keys["lora"], keys["adapter"]], 0.5)
     assert (again.worse, again.lost, again.left) == ({}, {}, found.left)
     alone = look_at(table, evidence, [keys["lora"], keys["adapter"], keys["vpt"]], 0.0)

@@ -49,7 +49,10 @@ class Judgement(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """What a look says of a place: the same by `Key`; `lost` are methods that cannot be compared, and why."""
+    """What a look says of a place: the same by `Key`.
+
+    lost: methods that cannot be compared, and why. why: how it stands, in words. labels: of all methods.
+    """
 
     worse: dict[Key, float]
     lost: dict[Key, str]
@@ -57,6 +60,7 @@ class Standing(NamedTuple):
     leanest: Key | None
     end: End | None
     why: str
+    labels: dict[Key, str]
 
 
 def seeds_of_looks(first: Sequence[int]) -> list[list[int]]:
@@ -134,35 +138,34 @@ def look_at(rows: pd.DataFrame, evidence: Mapping[str, Evidence], out: Collectio
         out: Methods that were told worse, or lost, at looks before.
         margin: As `judge` takes it.
     """
+    table = _by_key(rows)
+    labels = {key: str(row["label"]) for key, row in table.items()}
     finished = rows[rows["complete"] & rows["auc_mean"].notna()]
-    why = dict(left_out(rows.drop(finished.index)))
-    lost = {key: why[row["label"]] for key, row in _by_key(rows.drop(finished.index)).items()}
+    reasons = dict(left_out(rows.drop(finished.index)))
+    lost = {key: reasons[label] for key, label in labels.items() if label in reasons}
     cells = {key: cell_evidence(row, evidence) for key, row in _by_key(finished).items()}
     lost |= {key: "its predictions are missing" for key, cell in cells.items() if not cell}
+    lost = {key: reason for key, reason in lost.items() if key not in out}
     cells = {key: cell for key, cell in cells.items() if cell}
-    keys, lost = list(cells), {key: reason for key, reason in lost.items() if key not in out}
+    keys = list(cells)
     left = [key for key in keys if key not in out]
+    hindrance = None
     if finished["block"].nunique() > 1:
-        return Standing({}, lost, left, None, "compare", "its runs fall into several protocols, by device or weights")
-    if len({next(iter(cell.values())).images for cell in cells.values()}) > 1:
-        return Standing({}, lost, left, None, "compare", "its methods were not tested on the same images")
-    if not left:
-        return Standing({}, lost, left, None, "compare", "no method is left that can be compared")
+        hindrance = "its runs fall into several protocols, by device or weights"
+    elif len({next(iter(cell.values())).images for cell in cells.values()}) > 1:
+        hindrance = "its methods were not tested on the same images"
+    elif not left:
+        hindrance = "no method is left that can be compared"
+    if hindrance:
+        return Standing({}, lost, left, None, "compare", hindrance, labels)
     tested = SameImages(list(cells.values()))
-    table = _by_key(finished)
-    found = judge(
-        tested, _memory([table[key] for key in keys]), [keys.index(key) for key in keys if key in out], margin
-    )
+    before = [number for number, key in enumerate(keys) if key in out]
+    found = judge(tested, _memory([table[key] for key in keys]), before, margin)
     leanest = None if found.leanest is None else keys[found.leanest]
-    label = None if leanest is None else str(table[leanest]["label"])
-    return Standing(
-        {keys[i]: p for i, p in found.worse.items()},
-        lost,
-        [keys[i] for i in found.left],
-        leanest,
-        found.end,
-        _why(found, label, [str(table[keys[i]]["label"]) for i in found.left], tested.fewest, margin),
-    )
+    names = [labels[keys[i]] for i in found.left]
+    why = _why(found, None if leanest is None else labels[leanest], names, tested.fewest, margin)
+    worse = {keys[i]: p for i, p in found.worse.items()}
+    return Standing(worse, lost, [keys[i] for i in found.left], leanest, found.end, why, labels)
 
 
 def _by_key(rows: pd.DataFrame) -> dict[Key, pd.Series]:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from benchmarks.suite.signals import Stop
 
 if TYPE_CHECKING:
     from benchmarks.suite.options import SlurmSettings, SuiteOptions
+    from benchmarks.suite.rounds import Rounds
     from benchmarks.suite.suite import Work
 
 
@@ -43,11 +45,14 @@ def run_options(options: "SuiteOptions") -> int:
         from benchmarks.suite.tracking import check_tracker
 
         check_tracker(options.track)
-    plan = make_plan(options)
+    rounds = _make_rounds(options) if options.until_decided else None
+    plan = rounds.plan([0]) if rounds else make_plan(options)
     if options.dry_run:
         from benchmarks.commands.dry_run import show_plan
 
         show_plan(plan, options.results, options.policy, options.predict_all)
+        if rounds:
+            rounds.say_most()
         return 0
 
     from benchmarks.suite.devices import devices_of
@@ -63,15 +68,24 @@ def run_options(options: "SuiteOptions") -> int:
         say_named(work)
     announce(work)
     devices = devices_of(options)
-    return _do(work, devices, options) if options.slurm is None else _submit(work, options.slurm)
+    return _do(work, devices, options, rounds) if options.slurm is None else _submit(work, options.slurm)
 
 
-def _do(work: "Work", devices: list[str], options: "SuiteOptions") -> int:
+def _make_rounds(options: "SuiteOptions") -> "Rounds":
+    from benchmarks.suite.rounds import Rounds  # and with it all that statistics need
+
+    return Rounds(options)
+
+
+def _do(work: "Work", devices: list[str], options: "SuiteOptions", rounds: "Rounds | None") -> int:
     """Does what is due on this machine, then shows all results of the suite."""
     from benchmarks.suite.suite import say_states
 
     try:
-        _run_on(work, devices)
+        if rounds is None:
+            _run_on(work, devices)
+        else:
+            _run_rounds(work, devices, rounds)
     except Stop as stop:
         print(f"stopped by {stop}; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return stop.status
@@ -79,7 +93,7 @@ def _do(work: "Work", devices: list[str], options: "SuiteOptions") -> int:
         if not mendable(error):
             raise
         print(f"bench.py: {one_line(error)}", file=sys.stderr)
-    status, run_ids = say_states(work)
+    status, run_ids = say_states(replace(work, plan=rounds.plan()) if rounds else work)
     try:
         return max(status, show_results(options.results, run_ids, options.mix_code))
     except Exception as error:  # of a table or plot: the runs are done, and how they ended has been said
@@ -100,6 +114,14 @@ def _run_on(work: "Work", devices: list[str]) -> None:
     from benchmarks.suite.local import run_in_processes
 
     run_in_processes(work, devices)
+
+
+def _run_rounds(work: "Work", devices: list[str], rounds: "Rounds") -> None:
+    """Does round after round, until the answer stands."""
+    plan = rounds.begin(work, len(devices))
+    while plan is not None:
+        _run_on(replace(work, plan=plan, deadline=rounds.deadline), devices)
+        plan = rounds.next(work, len(devices))
 
 
 def _submit(work: "Work", settings: "SlurmSettings") -> int:

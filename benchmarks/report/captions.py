@@ -119,8 +119,10 @@ def _budget(epochs: Any, batch_size: int, num_train: pd.Series) -> str:
 
 def spread(block: pd.DataFrame) -> str:
     """What stands behind a mean."""
-    seeds = block["seeds_asked"].max()
-    auc = f"AUC: mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else "AUC of one seed"
+    counts = block.loc[block["state"] != BASELINE, "seeds_asked"]
+    seeds, fewest = counts.max(), counts.min()
+    over = f"{fewest} to {seeds}" if fewest < seeds and block["stopping_looks"].notna().any() else seeds
+    auc = f"AUC: mean ± sample standard deviation over {over} seeds" if seeds > 1 else "AUC of one seed"
     trials = sorted({int(number) for number in block["tuned_trials"].dropna()})
     if not trials:
         return auc
@@ -182,6 +184,7 @@ def footnotes(block: pd.DataFrame) -> list[str]:
         )
     notes += _code_notes(block)
     notes += headline_notes(block)
+    notes += _stopping_notes(block)
     notes += _evidence_notes(block)
     notes += _names_notes(block)
     notes += _unconverged_notes(block)
@@ -215,6 +218,18 @@ def _evidence_notes(block: pd.DataFrame) -> Iterator[str]:
     if len(short):
         cells = "; ".join(f"{row['label']} at {row['resolution']} px" for _, row in short.iterrows())
         yield f"Fewer seeds than others there, so neither ranked nor compared: {cells}."
+
+
+def _stopping_notes(block: pd.DataFrame) -> Iterator[str]:
+    """That seeds were added by a rule, and what that means for the numbers of seeds and for p."""
+    rules = block[["stopping_looks", "stopping_level", "stopping_margin"]].dropna().drop_duplicates()
+    for _, rule in rules.iterrows():
+        yield (
+            f"Seeds were added until the answer stood: at most {rule['stopping_looks']:g} looks, each at the level "
+            f"{rule['stopping_level']:g}, margin {100 * rule['stopping_margin']:g} points. A method told worse than "
+            "the best got no more, and is compared on the seeds it shares with others; p in this table are of one look "
+            "and not corrected for several."
+        )
 
 
 def _names_notes(block: pd.DataFrame) -> Iterator[str]:

@@ -38,6 +38,7 @@ def check_together(options: SuiteOptions) -> None:
     chosen = [name for name in POLICIES if getattr(options, name)]
     if len(chosen) > 1:
         raise UserError(f"{chosen[0]} must be used without {chosen[1]}, got both")
+    _check_stopping(options)
     if options.launcher == "slurm":
         if options.jobs is not None or options.device != ("auto",):
             raise UserError("jobs and device must be left to SLURM, got both a launcher and one of them; see --slurm")
@@ -46,6 +47,23 @@ def check_together(options: SuiteOptions) -> None:
             raise UserError(f"slurm must have minutes, {about}; got none")
     elif options.slurm is not None:
         raise UserError("slurm must be used with --launcher slurm, got it alone")
+
+
+def _check_stopping(options: SuiteOptions) -> None:
+    if not options.until_decided:
+        for name in ("margin", "max_hours"):
+            if getattr(options, name) is not None:
+                raise UserError(f"{name} must be used with --until-decided, got it alone")
+    elif len(options.seeds) < 2:
+        raise UserError(
+            f"seeds must be at least two with --until-decided, got {options.seeds[0]} alone; one says nothing of "
+            "training anew: --seeds 0 1 2"
+        )
+    elif options.launcher == "slurm":
+        raise UserError(
+            "until_decided must be used with --launcher local, got slurm: looks are taken by this command, which would "
+            "end before the jobs"
+        )
 
 
 def _faults(error: ValidationError, where: str) -> Iterator[str]:

@@ -233,6 +233,27 @@ class SuiteOptions(_Model):
     stop_hopeless: Annotated[
         Switch, Option("end a trial at half its epochs where it is below the median of those before it", "budget")
     ] = False
+    until_decided: Annotated[
+        Switch,
+        Option(
+            "double the seeds of methods still in question, at most four times, and stop when the answer stands; "
+            "--seeds are those of the first look",
+            "stopping",
+        ),
+    ] = False
+    margin: Annotated[
+        Annotated[float, _within("margin")] | None,
+        Option(
+            "with --until-decided: the answer stands too where the leanest method is shown to be no worse than the "
+            "others by more than this AUC (default: 0.02)",
+            "stopping",
+            "AUC",
+        ),
+    ] = None
+    max_hours: Annotated[
+        Annotated[float, _within("max_hours")] | None,
+        Option("with --until-decided: start no run after so many hours of this command", "stopping", "H"),
+    ] = None
     warmup_epochs: Annotated[
         int,
         _within("warmup_epochs"),

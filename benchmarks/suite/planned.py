@@ -16,6 +16,7 @@ class PlannedRun:
         dataset_label: What the dataset is called where another of the suite has its name.
         variant: Its method with the options that tell it from others of the suite; the method's name where none do.
         tuning: How its learning rate was chosen, for its record; None where it was given.
+        stopping: The rule that asked for its seed, for its record; None where no rule did.
     """
 
     config: RunConfig
@@ -24,6 +25,7 @@ class PlannedRun:
     tuning: dict[str, Any] | None = None
     dataset_label: str = ""
     variant: str = ""
+    stopping: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:

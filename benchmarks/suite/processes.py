@@ -65,6 +65,7 @@ class Job:
             "places": asdict(run.places),
             "weights": asdict(run.weights),
             "tuning": run.tuning,
+            "stopping": run.stopping,
             "rivals": self.rivals,
             "afresh": self.afresh,
             "at_once": self.at_once,

@@ -46,6 +46,7 @@ class Work:
         at_once: How many processes of this machine work on the plan at once.
         track: The tracker that gets what runs measure.
         disclosure: What records may tell.
+        deadline: On the clock of `time.monotonic`, which all processes of a machine share: no run starts after it.
     """
 
     plan: Plan
@@ -57,6 +58,7 @@ class Work:
     at_once: int = 1
     track: str | None = None
     disclosure: Disclosure = PRIVATE
+    deadline: float | None = None
 
     @staticmethod
     def make(
@@ -202,6 +204,8 @@ class _Suite:
 
     def _do_cell(self, number: int, cell: Cell) -> bool:
         """Does the trials of a cell that are due, then its runs; False where another process has one of them."""
+        if self._is_over():
+            return True
         results = self.work.results
         done = []
         for place, trial in enumerate(cell.trials, start=number):
@@ -214,6 +218,8 @@ class _Suite:
         if not all(done):
             return False
         runs = tuned_runs(cell, results)
+        if runs is None and self._is_over():
+            return True
         if runs is None:
             name, config = cell.runs[0].name, cell.runs[0].config
             where = f"{name} on {config.dataset} at {config.resolution} px"
@@ -228,6 +234,8 @@ class _Suite:
         stored, run_id = self.work.stored_of(run), run.config.run_id
         if run_id in self.tried or not stored.is_due(run_id):
             self.left -= self.waiting.pop(run_id, None) is not None
+            return True
+        if self._is_over():
             return True
         lock = self.waiting.setdefault(run_id, Lock(stored.folder / f".{run_id}.lease"))
         if not self._claim(lock):
@@ -246,6 +254,10 @@ class _Suite:
         if lock.lost.is_set():
             self.tried.discard(run_id)
         return not lock.lost.is_set()
+
+    def _is_over(self) -> bool:
+        deadline = self.work.deadline
+        return deadline is not None and time.monotonic() > deadline
 
     def _claim(self, lock: Lock) -> bool:
         try:
@@ -311,6 +323,7 @@ def _record_of_end(
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "tuning": run.tuning,
+            **({"stopping": run.stopping} if run.stopping else {}),
             "weights": json.loads(json.dumps(asdict(run.weights), default=str)),
         },
         "measurements": {},

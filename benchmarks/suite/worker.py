@@ -194,6 +194,7 @@ def _execute(
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "weights": job["weights"],
             "tuning": job["tuning"],
+            **({"stopping": job["stopping"]} if job["stopping"] else {}),
             **run.run,
         },
         "measurements": run.measurements | {"seconds": clock.seconds | {"other": total - known, "total": total}},
