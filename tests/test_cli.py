@@ -298,7 +298,7 @@ def test_a_dry_run_shows_the_grid_and_starts_nothing(folder: Path, capsys: pytes
     linear, fpt = cells(said.out)
     assert (linear["method"], fpt["method"]) == ("linear", "fpt")
     assert int(linear["memory MiB"]) >= int(linear["training MiB"]) > 0 and float(fpt["features MiB"]) > 0
-    assert (linear["minutes a run"], linear["trials"], linear["stored"]) == ("", "", "")
+    assert (linear["minutes a run"], linear["trials"], linear["stored"]) == ("unknown", "", "")
     assert (linear["seeds"], linear["runs"], linear["to do"]) == ("0-1", "2", "2")
     assert "memory is predicted for an NVIDIA GPU" in said.err and "of images and features in all" in said.err
     assert list((folder / "results" / "runs").iterdir()) == []

@@ -106,6 +106,17 @@ def test_equal_methods_are_seldom_dropped_and_seeds_are_saved() -> None:
     assert any(as_it_is.end == "images" for _, as_it_is in followed)
 
 
+def test_the_simulation_takes_all_seeds_at_once() -> None:
+    labels, units, scores = draw(Scene(40, 0.3, 3, 0.02, (0.85, 0.8)), np.random.default_rng(0))
+    found = list(simulation.each_evidence(labels, scores[1]))
+    for row, evidence in zip(scores[1], found, strict=True):
+        expected = made_up_evidence(labels, units, row)
+        assert evidence.auc == pytest.approx(expected.auc)
+        np.testing.assert_allclose(evidence.influence, expected.influence)
+        assert evidence.design_effect == expected.design_effect
+        np.testing.assert_array_equal(evidence.class_units, expected.class_units)
+
+
 def asked_of(*methods: str) -> dict[str, Any]:
     """What a record says of the rule by which its seed was added."""
     asked = [{"method": name, "settings": settings_of(make_record(name)["run"]["config"], {})} for name in methods]

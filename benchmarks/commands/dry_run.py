@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from rich.console import Console
 from rich.progress import track
 
@@ -19,15 +20,16 @@ from benchmarks.memory.table import MIB
 from benchmarks.records.frame import load_frame
 from benchmarks.records.stored import is_due, trial_results
 from benchmarks.storage.notes import say
-from benchmarks.suite.estimate import Estimate, Predict, estimate_cells
+from benchmarks.suite.estimate import Basis, Duration, Estimate, Predict, Probe, estimate_cells
 from benchmarks.suite.planned import Cell, Plan
+from benchmarks.suite.probe import Steps, probe_points
 from benchmarks.suite.tuning import tuned_runs
 
 NONE = "–"  # of what a method without gradients has not
 MOST_NEW = 100  # predictions that are made unasked: a minute at most
 
 
-def show_plan(plan: Plan, results: Path, policy: str, predict_all: bool) -> None:
+def show_plan(plan: Plan, results: Path, policy: str, predict_all: bool, probe: bool = False) -> None:
     """Prints the cells to stdout; notes and totals go to stderr.
 
     Args:
@@ -35,6 +37,7 @@ def show_plan(plan: Plan, results: Path, policy: str, predict_all: bool) -> None
         results: The results folder.
         policy: What of stored runs is done again, as `StoredStates` takes it.
         predict_all: Whether to predict memory however many predictions there are to make.
+        probe: Whether to time steps of runs of whose time nothing stored tells.
     """
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -44,7 +47,10 @@ def show_plan(plan: Plan, results: Path, policy: str, predict_all: bool) -> None
     states: dict[str, str] = {}
     for frame in (trials, stored):
         states |= dict(zip(frame["run_id"], frame["state"], strict=True))
-    estimates, disk = estimate_cells(plan.cells, stored, _predictor(plan.cells[0].runs[0].places.cache, predict_all))
+    places = plan.cells[0].runs[0].places
+    device = torch.device(places.device)
+    prober = _prober(device) if probe else None
+    estimates, disk = estimate_cells(plan.cells, stored, _predictor(places.cache, predict_all), prober)
     num_due: list[int] = []
     rows: list[dict[str, Any]] = []
     for cell, estimate in zip(plan.cells, estimates, strict=True):
@@ -56,6 +62,7 @@ def show_plan(plan: Plan, results: Path, policy: str, predict_all: bool) -> None
         rows.append(_row(cell, tuned[0].config.lr if tuned else None, estimate, stored_counts, num_due[-1]))
     print(markdown_table(pd.DataFrame(rows), disable_numparse=True))
     _say_totals(plan, estimates, disk, num_due)
+    _say_time(estimates, num_due, "GPU-hours" if device.type == "cuda" else "device-hours", probe)
 
 
 def _predictor(cache: Path, predict_all: bool) -> Predict:
@@ -77,6 +84,15 @@ def _predictor(cache: Path, predict_all: bool) -> Predict:
     return predict
 
 
+def _prober(device: torch.device) -> Probe:
+    def probe(points: Sequence[MemoryPoint]) -> dict[MemoryPoint, Steps | None]:
+        print(f"timing a few steps of {len(points)} settings on this machine", file=sys.stderr)
+        found = probe_points(points, device, say)
+        return dict(track(found, "timing steps", len(points), console=Console(stderr=True), transient=True))
+
+    return probe
+
+
 def _row(cell: Cell, chosen: float | None, estimate: Estimate, stored: str, num_due: int) -> dict[str, Any]:
     config = cell.runs[0].config
     best = f"best of {len(config.lr_grid)}" if config.lr_grid else ""
@@ -94,12 +110,21 @@ def _row(cell: Cell, chosen: float | None, estimate: Estimate, stored: str, num_
         "training MiB": _mebibytes(estimate.train_bytes, 0) if trains else NONE,
         "images MiB": _mebibytes(estimate.image_bytes, 1),
         "features MiB": _mebibytes(estimate.feature_bytes or None, 1),
-        "minutes a run": "" if estimate.seconds is None else f"{estimate.seconds / 60:,.1f}",
+        "minutes a run": _minutes(estimate.duration),
         "trials": len(cell.trials) or "",
         "runs": len(cell.runs),
         "stored": stored,
         "to do": num_due or "",
     }
+
+
+def _minutes(found: Duration | None) -> str:
+    if found is None:
+        return "unknown"
+    low, high = (f"{(seconds + found.once) / 60:,.1f}" for seconds in (found.low, found.high))
+    if found.basis == "scaled":
+        return f"{low} to {high} (from {found.resolution} px)"
+    return f"{low} (probed)" if found.basis == "probed" else low
 
 
 def _rate(rate: float | None) -> str:
@@ -119,7 +144,7 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def _say_totals(plan: Plan, estimates: Sequence[Estimate], disk: int, num_due: Sequence[int]) -> None:
-    """Runs, disk and time, as far as they are known."""
+    """Runs and disk, as far as that is known."""
     trials = f"{len(plan.trials)} trials and " if plan.trials else ""
     print(f"{trials}{len(plan.runs)} runs in {len(plan.cells)} cells, {sum(num_due)} to do", file=sys.stderr)
     features = (
@@ -128,8 +153,29 @@ def _say_totals(plan: Plan, estimates: Sequence[Estimate], disk: int, num_due: S
     print(
         f"disk: {disk / 2**30:,.2f} GiB of images and {features} in all, those already there included", file=sys.stderr
     )
-    known = [(count, e.seconds) for count, e in zip(num_due, estimates, strict=True) if e.seconds is not None]
-    if any(count for count, _ in known):
-        minutes = sum(count * seconds for count, seconds in known) / 60
-        num_known = sum(count for count, _ in known)
-        print(f"time: {minutes:,.0f} min for {num_known} of {sum(num_due)} to do, from stored runs", file=sys.stderr)
+
+
+_BASES: dict[Basis, str] = {
+    "stored": "{} from stored runs of the same kind",
+    "probed": "{} from steps probed on this machine, without reading images",
+    "scaled": "{} from stored runs at another resolution, by the number of tokens to its square",
+}
+
+
+def _say_time(estimates: Sequence[Estimate], num_due: Sequence[int], unit: str, probed: bool) -> None:
+    """Hours of what is to do, what they rest on, and of how much nothing tells."""
+    due = [(count, found.duration) for count, found in zip(num_due, estimates, strict=True) if count]
+    known = [(count, duration) for count, duration in due if duration is not None]
+    unknown = sum(count for count, _ in due) - sum(count for count, _ in known)
+    hint = "" if probed else "; --probe times a few steps of each kind"
+    if not known:
+        if unknown:
+            print(f"time: unknown for {unknown} to do, as no stored run is like them{hint}", file=sys.stderr)
+        return
+    once = sum(duration.once for _, duration in known)
+    ends = [(sum(count * getattr(found, end) for count, found in known) + once) / 3600 for end in ("low", "high")]
+    hours = " to ".join(dict.fromkeys(f"{end:,.0f}" if end >= 10 else f"{end:.2g}" for end in ends))
+    counts = {basis: sum(count for count, duration in known if duration.basis == basis) for basis in _BASES}
+    rests = [text.format(counts[basis]) for basis, text in _BASES.items() if counts[basis]]
+    rest = f"; unknown for {unknown}{hint}" if unknown else ""
+    print(f"time: {hours} {unit}: {', '.join(rests)}{rest}", file=sys.stderr)

@@ -29,8 +29,9 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.suite.suite_file import read_options
 
     options = read_options(vars(args))
-    if options.predict_all and not options.dry_run:
-        raise UserError("predict_all must be used with --dry-run, got it alone")
+    for name in ("predict_all", "probe"):
+        if getattr(options, name) and not options.dry_run:
+            raise UserError(f"{name} must be used with --dry-run, got it alone")
     return run_options(options)
 
 
@@ -50,7 +51,7 @@ def run_options(options: "SuiteOptions") -> int:
     if options.dry_run:
         from benchmarks.commands.dry_run import show_plan
 
-        show_plan(plan, options.results, options.policy, options.predict_all)
+        show_plan(plan, options.results, options.policy, options.predict_all, options.probe)
         if rounds:
             rounds.say_most()
         return 0

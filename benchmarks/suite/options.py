@@ -332,6 +332,10 @@ class SuiteOptions(_Model):
         Switch, Option("hash every image again before each run, whatever its size and times say, and tell what differs")
     ] = False
     dry_run: Annotated[Switch, Option("show what is stored and to do, what it takes, and stop")] = False
+    probe: Annotated[
+        Switch,
+        Option("with --dry-run or reproduce: time a few steps of each kind of run whose time nothing stored tells"),
+    ] = False
     predict_all: Annotated[Switch, Option("with --dry-run: predict memory even for more than 100 new settings")] = False
 
     @property
