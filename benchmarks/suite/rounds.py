@@ -33,7 +33,8 @@ from benchmarks.records.frame import load_frame, settings_of
 from benchmarks.records.stored import UNDONE
 from benchmarks.suite.estimate import expected_seconds, runs_by_kind
 from benchmarks.suite.options import SuiteOptions
-from benchmarks.suite.plan import Cell, Plan, make_plan
+from benchmarks.suite.plan import make_plan
+from benchmarks.suite.planned import Cell, Plan
 from benchmarks.suite.suite import Work
 from benchmarks.suite.tuning import tuned_runs
 
