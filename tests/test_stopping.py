@@ -19,6 +19,7 @@ from benchmarks.analysis.summary import summary
 from benchmarks.records.frame import load_frame, settings_of
 from benchmarks.records.record import write_record
 from benchmarks.records.schema import Record
+from benchmarks.report.missing_runs import missing_cells
 from benchmarks.speed import stopping as simulation
 from benchmarks.speed.claims import Scene, draw, made_up_evidence
 
@@ -147,6 +148,7 @@ def test_a_seed_asked_of_some_methods_counts_against_no_other(tmp_path: Path) ->
     for seed in (2, 3):
         store(tmp_path, "lora", seed, 1.0, "full", "lora")
     rows = rows_of(tmp_path)
+    assert "vpt" not in {cell.method for cell in missing_cells(rows.reset_index())}
     assert rows["complete"].all() and list(rows.loc["full", ["stopping_looks", "stopping_level"]]) == [5, 0.01]
     store(tmp_path, "full", 4, 1.0)  # which somebody asked for without a rule
     assert rows_of(tmp_path)["complete"].to_dict() == {"full": True, "lora": False, "vpt": False}

@@ -31,7 +31,7 @@ def missing_cells(block: pd.DataFrame) -> list[MissingCell]:
 
     Args:
         block: rows of a summary, labelled across datasets. Out of memory and divergence are results; what failed or
-            was interrupted is missing, and so is a seed that other cells have.
+            was interrupted is missing, and so is a seed that other cells have, unless a stopping rule left it out.
     """
     places = block[["dataset_label", "dataset", "resolution"]].drop_duplicates()
     cells = []
@@ -48,7 +48,8 @@ def missing_cells(block: pd.DataFrame) -> list[MissingCell]:
             ]
             again = len(there) > 0 and there["seeds_failed"].sum() > 0
             done = sum(int(there[f"seeds_{state}"].sum()) for state in ("ok", "oom", "diverged"))
-            if done < len(_seeds(block)):
+            by_rule = there["stopping_looks"].notna().any()  # which may have asked for fewer seeds than of others
+            if done < (there["seeds_asked"].max() if by_rule else len(_seeds(block))):
                 retry = ("--retry-failed",) if again else ()
                 where = (str(place["dataset"]), int(place["resolution"]))
                 cells.append(MissingCell(variant, *where, (*flags, *retry)))
