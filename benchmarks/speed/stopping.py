@@ -1,6 +1,6 @@
 """How often the rule that adds seeds until the answer stands errs, and how many runs it takes.
 
-    python -m benchmarks.speed.stopping [--trials 150] [--workers 1]
+    python -m benchmarks.speed.stopping [--trials 80] [--workers 1]
 
 Scores are made up as in `benchmarks.speed.claims`, 30 % of the images positive; the first look has three seeds, the
 last 48. `to the end` never stops while two methods are left, so that the rule has every chance to err; `as it is` stops
@@ -169,7 +169,7 @@ def _mean(stages: list[Stage]) -> str:
 def main(arguments: list[str]) -> int:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=positive, default=150, metavar="N", help="for each line (default: 150)")
+    parser.add_argument("--trials", type=positive, default=80, metavar="N", help="for each line (default: 80)")
     parser.add_argument("--workers", type=positive, default=1, metavar="N", help="processes (default: 1)")
     args = parser.parse_args(arguments)
     equal = [(3, 200, 0.0), (3, 200, 0.02), (7, 200, 0.02), (3, 2000, 0.02)]
