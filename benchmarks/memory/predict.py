@@ -4,7 +4,7 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from benchmarks.memory.allocator import Block, CachingAllocator
 from benchmarks.memory.cuda_kernels import CudaSemantics
 from benchmarks.memory.fold import FoldRepeats
 from benchmarks.memory.needs import CONTEXT_BYTES
-from benchmarks.memory.phases import build_point, run_phases, views_of
+from benchmarks.memory.phases import After, build_point, run_phases, views_of
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.trace import StorageTrace
 from benchmarks.model.build import Parts
@@ -135,18 +135,35 @@ def _predict(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts]) -> 
     return Prediction(point, replay(traced.trace.events, traced.trace.tags, traced.bounds), traced.trace.host_bytes)
 
 
-def trace_run(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts] = build_point) -> TracedRun:
-    """Runs a point's phases on fake tensors; arguments as those of `predict_memory`.
+def _no_timing(phase: str, step: Callable[[], object]) -> None:
+    """What `measure` does behind each phase, and a prediction does not."""
+
+
+def trace_run(
+    point: MemoryPoint,
+    make_parts: Callable[[MemoryPoint], Parts] = build_point,
+    after: After = _no_timing,
+    fold: bool = True,
+) -> TracedRun:
+    """Runs a point's phases on fake tensors.
 
     A method whose preparation reads values, as a start from data may, is traced without that phase.
+
+    Args:
+        point: The setting.
+        make_parts: As that of `predict_memory`.
+        after: As that of `run_phases`; steps that it repeats are of no phase.
+        fold: Whether work in equal parts is skipped where its memory is known.
     """
     try:
-        return _trace_run(point, make_parts, prepare=True)
+        return _trace_run(point, make_parts, after, fold, prepare=True)
     except _PreparationError:
-        return _trace_run(point, make_parts, prepare=False)
+        return _trace_run(point, make_parts, after, fold, prepare=False)
 
 
-def _trace_run(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts], prepare: bool) -> TracedRun:
+def _trace_run(
+    point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts], after: After, fold: bool, prepare: bool
+) -> TracedRun:
     trace = StorageTrace()
     bounds: dict[str, tuple[int, int]] = {}
     images = views_of(point)
@@ -181,10 +198,10 @@ def _trace_run(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts], p
             trace,
             trace.watch_modules(),
             CudaSemantics(),
-            FoldRepeats(trace),
+            FoldRepeats(trace) if fold else nullcontext(),
         ):
             warnings.simplefilter("ignore")
-            run_phases(point, build, torch.device("cpu"), watch, _no_timing, 1, trace.on_host, prepare)
+            run_phases(point, build, torch.device("cpu"), watch, after, 1, trace.on_host, prepare)
     finally:
         gc.unfreeze()
     return TracedRun(trace, bounds)
@@ -198,10 +215,6 @@ def map_points(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterat
     plugins = (loaded_plugins(),)
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=load_plugins, initargs=plugins) as pool:
         yield from pool.map(function, jobs)
-
-
-def _no_timing(phase: str, step: Callable[[], object]) -> None:
-    """What `measure` does behind each phase, and a prediction does not."""
 
 
 def replay(

@@ -53,7 +53,7 @@ def train(
         bench.emit("note", text=f"goes on after epoch {len(training.result.history)}")
     result = training.result
     for epoch in range(len(result.history) + 1, epochs + 1):
-        _train_and_validate(training, train_split, val_split, epoch)
+        train_and_validate(training, train_split, val_split, epoch)
         if is_hopeless([entry["val_auc"] for entry in result.history], epochs, rivals):
             result.stopped_after = epoch
             break
@@ -86,7 +86,8 @@ def _prepare(bench: Bench, split: Split) -> None:
             bench.recipe.prepare(bench.model, PreparationBatches(bench, split))
 
 
-def _train_and_validate(training: Training, train: Split, val: Split, epoch: int) -> None:
+def train_and_validate(training: Training, train: Split, val: Split, epoch: int) -> None:
+    """One epoch, from its first step until its weights are kept or not."""
     bench, config, result = training.bench, training.bench.config, training.result
     order = training_order(len(train), config.batch_size, training.generator)
     seconds, loss = _train_epoch(training, train, order, epoch)
