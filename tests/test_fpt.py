@@ -17,7 +17,8 @@ from benchmarks.model.build import build_parts, feature_shapes
 from benchmarks.model.method_config import make_config
 from benchmarks.training.step import extraction_step
 from methods.side.fpt import KeyValueExtractor
-from methods.side.fpt_parts import extraction, fast_path, lean_extraction, lean_layers
+from methods.side.fpt_parts import extraction, fast_path, lean_extraction
+from methods.side.fpt_parts import parts as parts_of_work
 from methods.side.fpt_parts.extraction import parse_layers
 from methods.side.fpt_parts.fast_path import plain_path
 from methods.side.fpt_parts.lean_extraction import LeanExtractor, attend_fused, attend_in_chunks
@@ -200,7 +201,8 @@ def make_model(
 def test_model_equals_the_naive_one_in_outputs_and_gradients(
     monkeypatch: pytest.MonkeyPatch, method: str, name: str, attention: Attention, checkpointing: bool, path: str
 ) -> None:
-    monkeypatch.setattr(lean_layers, "MAX_SCORES", 700)  # one or two images at a time, in the last block all
+    monkeypatch.setattr(parts_of_work, "SMALL_PART", 20_000)  # work in parts; layers of an image, images of a batch
+    monkeypatch.setattr(parts_of_work, "LARGE_PART", 60_000)
     with plain_path() if path == "plain" else nullcontext():
         model = make_model(method, name, attention, checkpointing)
     if "gpu" in path:
@@ -324,8 +326,8 @@ OPERATORS = [
     (torch.ops.mkldnn, "_linear_pointwise"),
     (torch.ops.aten, "gelu_backward"),
     (torch.ops.aten, "native_layer_norm_backward"),
-    (torch.ops.aten, "_softmax_backward_data"),
     (torch, "native_layer_norm"),
+    (torch, "_softmax"),
     (torch, "_softmax_backward_data"),
     (torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"),
     (torch.ops.aten, "_scaled_dot_product_flash_attention"),

@@ -174,6 +174,8 @@ class SidePromptModel(nn.Module):
     def set_grad_checkpointing(self, enable: bool) -> None:
         """Computes the activations of fusion and of each side block again in the backward pass."""
         self.grad_checkpointing = enable
+        for part in (self.fusion, *self.side_network.blocks):
+            part.grad_checkpointing = enable  # type: ignore[assignment]
 
     def forward(
         self,

@@ -10,10 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.side.fpt_parts.parts import parts
-
-# Attention scores a CPU holds at once, 4 MiB in fp32: few enough for its cache.
-MAX_SCORES = 2**20
+from methods.side.fpt_parts.parts import at_once, parts
 
 aten = torch.ops.aten
 
@@ -36,6 +33,7 @@ class LeanBlock(nn.Module):
         super().__init__()
         self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
         self.num_outputs = num_outputs
+        self.grad_checkpointing = False
 
     def forward(self, x: Tensor, prompts: Tensor | None = None) -> Tensor:
         """Runs the block.
@@ -52,7 +50,7 @@ class LeanBlock(nn.Module):
         if self.num_outputs is not None:
             x = x[:, : self.num_outputs]
         qkv = qkv.unflatten(-1, (3, attn.num_heads, attn.head_dim))  # (B, n + P, 3, A, E)
-        attended = self_attention(qkv, x.shape[1], attn.scale, attn.fused_attn)  # (B, n, S)
+        attended = self_attention(qkv, x.shape[1], attn.scale, attn.fused_attn, self.grad_checkpointing)  # (B, n, S)
         x = x + linear(attended, attn.proj)
         hidden = norm_linear(x, self.norm2, self.mlp.fc1)  # (B, n, 4 S)
         return x + gelu_linear(hidden, self.mlp.fc2)
@@ -73,7 +71,7 @@ def gelu_linear(x: Tensor, layer: nn.Linear) -> Tensor:
     return _GeluLinear.apply(x, layer.weight, layer.bias)
 
 
-def self_attention(qkv: Tensor, num_queries: int, scale: float, fused: bool) -> Tensor:
+def self_attention(qkv: Tensor, num_queries: int, scale: float, fused: bool, frugal: bool) -> Tensor:
     """Multi-head self-attention, of which only the first queries' output is computed.
 
     On a CPU, where PyTorch's fused kernel is slow for heads as narrow as a side network's, it is never taken.
@@ -83,13 +81,14 @@ def self_attention(qkv: Tensor, num_queries: int, scale: float, fused: bool) -> 
         num_queries: Number n of tokens, from the first on, whose output is computed.
         scale: What scores are multiplied by.
         fused: Whether to take PyTorch's fused kernel.
+        frugal: Whether a part of separate kernels' work is to be small.
 
     Shape:
         - qkv: `(B, N, 3, A, E)`
         - Output: `(B, n, A E)`
     """
     if not fused or qkv.is_cpu:
-        attended: Tensor = _EagerAttention.apply(qkv, num_queries, scale)
+        attended: Tensor = _EagerAttention.apply(qkv, num_queries, scale, frugal)
         return attended
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, A, N, E)
     attended = F.scaled_dot_product_attention(query[:, :, :num_queries], key, value, scale=scale)  # (B, A, n, E)
@@ -172,11 +171,11 @@ class _EagerAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, num_queries: int, scale: float) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, num_queries: int, scale: float, frugal: bool) -> Tensor:
         batch, _, _, num_heads, head_dim = qkv.shape
         output = qkv.new_empty(batch, num_queries, num_heads, head_dim)
         logsumexp = qkv.new_empty(batch, num_heads, num_queries, 1, dtype=torch.float32)
-        images, scores = _part_of_batch(qkv, num_queries)
+        images, scores = _part_of_batch(qkv, num_queries, frugal)
         for part in parts(batch, images):
             query, key, value = _turned(qkv[part])
             maps = _scores(query[..., :num_queries], key, scale, scores)
@@ -186,20 +185,24 @@ class _EagerAttention(torch.autograd.Function):
             attended = value @ maps.to(value.dtype).mT / total.mT  # (b A, E, n)
             output[part] = attended.unflatten(0, (-1, num_heads)).permute(0, 3, 1, 2)
             logsumexp[part] = total.log2_().add_(highest).unflatten(0, (-1, num_heads))
-        ctx.save_for_backward(qkv, logsumexp)
-        ctx.scale = scale
-        return output.flatten(2)
+        attended = output.flatten(2)
+        ctx.save_for_backward(qkv, attended, logsumexp)
+        ctx.scale, ctx.frugal = scale, frugal
+        return attended
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        qkv, logsumexp = ctx.saved_tensors
+        qkv, output, logsumexp = ctx.saved_tensors
         batch, _, _, num_heads, head_dim = qkv.shape
         num_queries = logsumexp.shape[2]
+        product = (grad.float() * output).unflatten(-1, (num_heads, head_dim))
+        mean = product.sum(-1).mT.unsqueeze(-1)  # (B, A, n, 1): of a query's gradients of its map, weighted by it
+        del product
         grad = grad.unflatten(-1, (num_heads, head_dim)).permute(0, 2, 3, 1)  # (B, A, E, n)
         grad_qkv = torch.empty_like(qkv)
         grad_qkv[:, num_queries:, 0] = 0
-        images, scores = _part_of_batch(qkv, num_queries)
-        grads, grads32 = torch.empty_like(scores), torch.empty_like(scores, dtype=torch.float32)
+        images, scores = _part_of_batch(qkv, num_queries, ctx.frugal)
+        grads = torch.empty_like(scores)
         for part in parts(batch, images):
             query, key, value = _turned(qkv[part])
             query = query[..., :num_queries]
@@ -207,25 +210,25 @@ class _EagerAttention(torch.autograd.Function):
             maps = _scores(query, key, ctx.scale, scores).sub_(logsumexp[part].flatten(0, 1)).exp2_()
             grad_value = grad_output @ maps.to(grad.dtype)  # (b A, E, N)
             grad_maps = torch.bmm(grad_output.mT, value, out=grads[: len(value)]).float()
-            grad_scores = aten._softmax_backward_data.out(
-                grad_maps, maps, -1, torch.float32, grad_input=grads32[: len(value)]
-            ).to(query.dtype)
+            grad_scores = grad_maps.sub_(mean[part].flatten(0, 1)).mul_(maps).to(query.dtype)
             grad_query = key @ grad_scores.mT  # (b A, E, n)
             grad_key = query @ grad_scores  # (b A, E, N)
             for index, gradient in enumerate((grad_query, grad_key, grad_value)):
                 gradient = gradient.unflatten(0, (-1, num_heads)).permute(0, 3, 1, 2)  # (b, ., A, E)
                 factor = ctx.scale if index < 2 else 1
                 torch.mul(gradient, factor, out=grad_qkv[part, : gradient.shape[1], index])
-        return grad_qkv, None, None
+        return grad_qkv, None, None, None
 
 
-def _part_of_batch(qkv: Tensor, num_queries: int) -> tuple[int, Tensor]:
+def _part_of_batch(qkv: Tensor, num_queries: int, frugal: bool) -> tuple[int, Tensor]:
     """How many images to work on at a time, and the memory for their scores.
 
-    A quarter of the batch; on a CPU, as many as its cache holds the scores of.
+    Of each image there are two maps in fp32, in 16 bits three more, and its queries, keys and values with gradients.
     """
-    batch, tokens, _, heads, _ = qkv.shape
-    images = max(1, MAX_SCORES // (heads * num_queries * tokens)) if qkv.is_cpu else -(-batch // 4)
+    batch, tokens, _, heads, head_dim = qkv.shape
+    bytes_of_score = 8 if qkv.dtype == torch.float32 else 14
+    bytes_of_image = heads * tokens * (num_queries * bytes_of_score + 6 * head_dim * qkv.element_size())
+    images = at_once(bytes_of_image, qkv, frugal)
     return images, qkv.new_empty(min(batch, images) * heads, num_queries, tokens)
 
 

@@ -1,4 +1,9 @@
-"""Work in parts, one after another in the same memory."""
+"""Work in parts, one after another in the same memory: as few of them as a budget of bytes allows.
+
+Each part of a training step hands a GPU its kernels anew, which take longer to start than to run: parts are large there,
+as large as what training holds anyway leaves room for. On a CPU they are as small as its cache; and wherever gradient
+checkpointing asks for little memory.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec
@@ -7,6 +12,21 @@ from torch import Tensor
 from torch.overrides import wrap_torch_function
 
 Inputs = ParamSpec("Inputs")
+
+SMALL_PART = 3 * 2**20  # bytes of all that a part makes
+LARGE_PART = 32 * 2**20
+
+
+def at_once(bytes_of_one: int, tensor: Tensor, frugal: bool = False) -> int:
+    """How many pieces of work a part may have, at least one.
+
+    Args:
+        bytes_of_one: What a piece makes.
+        tensor: Lies where it is done.
+        frugal: Whether memory is to be saved.
+    """
+    budget = SMALL_PART if tensor.is_cpu or frugal else LARGE_PART
+    return max(1, budget // bytes_of_one)
 
 
 def parts(total: int, size: int) -> Iterator[slice]:
