@@ -175,7 +175,7 @@ class SidePromptModel(nn.Module):
         """Computes the activations of fusion and of each side block again in the backward pass."""
         self.grad_checkpointing = enable
         for part in (self.fusion, *self.side_network.blocks):
-            part.grad_checkpointing = enable  # type: ignore[assignment]
+            part.grad_checkpointing = enable
 
     def forward(
         self,

@@ -1,7 +1,7 @@
 """Work in parts, one after another in the same memory: as few of them as a budget of bytes allows.
 
 Each part hands a GPU its kernels anew, which take longer to start than to run: parts are large there, as large as what
-training holds anyway leaves room for. On a CPU, and where gradient checkpointing asks for little memory, they are small.
+training holds anyway leaves room for. On a CPU, and where gradient checkpointing is to save memory, they are small.
 """
 
 from collections.abc import Callable, Iterator
