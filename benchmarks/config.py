@@ -13,6 +13,7 @@ from benchmarks.names import shortened
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Attention = Literal["eager", "sdpa"]
+KeepModels = Literal["lean", "all", "best", "none"]  # which trained models stay
 
 _LATER = {"later": True}
 

@@ -1,7 +1,8 @@
-"""bench.py clean: removes feature caches, which the next run computes again."""
+"""bench.py clean: removes feature caches, which the next run computes again, or the models of runs."""
 
 import argparse
 import sys
+import time
 
 from benchmarks.bounds import typed
 from benchmarks.choices import one_of
@@ -12,9 +13,13 @@ from benchmarks.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    parser.add_argument("what", choices=("caches",), help="feature caches; see bench.py list caches")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which ones (default: all)")
-    parser.add_argument("--unused", action="store_true", help="only those that no stored run used")
+    parser.add_argument(
+        "what",
+        choices=("caches", "models"),
+        help="feature caches, or models of runs",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which caches, or models of which runs (default: all)")
+    parser.add_argument("--unused", action="store_true", help="only caches that no stored run used")
     parser.add_argument(
         "--older-than", type=typed("older_than"), metavar="DAYS", help="only those unchanged for so long"
     )
@@ -24,12 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Removes caches and says which, and how much room that makes."""
+    """Removes what was asked for and says which, and how much room that makes."""
+    check_named(args.cache, "cache")
+    check_named(args.results, "results")  # else all would count as unused
+    return _models(args) if args.what == "models" else _caches(args)
+
+
+def _caches(args: argparse.Namespace) -> int:
     from benchmarks.features.inventory import remove_caches, stored_caches
     from benchmarks.records.record import load_records, runs_by_cache
 
-    check_named(args.cache, "cache")
-    check_named(args.results, "results")  # else all would count as unused
     root = args.cache / "features"
     records, problems = load_records(args.results)
     if problems and args.unused:
@@ -49,9 +58,37 @@ def run(args: argparse.Namespace) -> int:
         print(cache.folder.name)
     for cache in left:
         print(f"{cache.folder.name} is being computed by a running process: left", file=sys.stderr)
-    size = sum(cache.num_bytes for cache in removed) / 2**30
-    print(f"{len(removed)} caches, {size:.2f} GiB {'would be ' if args.dry_run else ''}removed", file=sys.stderr)
+    _say_sum("caches", [cache.num_bytes for cache in removed], args.dry_run)
     return 1 if left else 0
 
 
-COMMAND = Command("clean", "remove feature caches", "python bench.py clean caches --unused", add_arguments, run)
+def _models(args: argparse.Namespace) -> int:
+    from benchmarks.inference.stored_models import remove_models, stored_models
+
+    if args.unused:
+        raise UserError("unused must be used with clean caches, got it with clean models; name runs or --older-than")
+    models = stored_models(args.results)
+    for name in args.names:
+        one_of("run", [model.run_id for model in models], name)
+    chosen = [
+        model
+        for model in models
+        if (not args.names or model.run_id in args.names)
+        and (args.older_than is None or time.time() - model.changed > 86400 * args.older_than)
+    ]
+    if not args.dry_run:
+        remove_models(args.results, chosen)
+    for model in chosen:
+        print(model.run_id)
+    _say_sum("models", [model.num_bytes for model in chosen], args.dry_run)
+    return 0
+
+
+def _say_sum(what: str, sizes: list[int], dry_run: bool) -> None:
+    would = "would be " if dry_run else ""
+    print(f"{len(sizes)} {what}, {sum(sizes) / 2**30:.2f} GiB {would}removed", file=sys.stderr)
+
+
+COMMAND = Command(
+    "clean", "remove feature caches or kept models", "python bench.py clean caches --unused", add_arguments, run
+)

@@ -60,8 +60,9 @@ def run_options(options: "SuiteOptions") -> int:
     from benchmarks.suite.suite import Work, announce
 
     work = Work.make(
-        plan, options.results, options.policy, options.hang_minutes, options.verbose, options.track, options.disclosure
-    )
+        plan, options.results, options.policy, options.hang_minutes, options.verbose, options.track,
+        options.disclosure, options.keep_models,
+    )  # fmt: skip
     if options.hash_names:
         from benchmarks.suite.name_hashing import make_keys, say_named
 

@@ -137,6 +137,11 @@ def read_views(path: Path, sides: Iterable[int], decoded_for: int, scale: Scale 
         UserError: The image cannot be read (damaged, truncated, or of a pixel type without a defined range).
     """
     image, _ = _shown(path, scale, round(DRAFT_MARGIN * decoded_for))
+    return resized(image, sides)
+
+
+def resized(image: Image.Image, sides: Iterable[int]) -> list[Pixels]:
+    """An upright RGB image at several sizes, (3, side, side) each, as `read_views` resizes it."""
     squares = [image.resize((side, side), Image.Resampling.BICUBIC) for side in sides]
     return [np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)) for square in squares]  # (3, side, side)
 

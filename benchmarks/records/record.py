@@ -24,15 +24,16 @@ def remove_partial(results: Path, run_id: str) -> None:
     Files that were whole already take their places.
     """
     _put_in_place(results, run_id)
-    _waiting(predictions_path(results, run_id)).unlink(missing_ok=True)
+    for path in (predictions_path(results, run_id), model_path(results, run_id)):
+        _waiting(path).unlink(missing_ok=True)
     for path in (results / "runs").glob(f".{run_id}.*.tmp"):
         path.unlink(missing_ok=True)
 
 
-def store_run(results: Path, record: Record, probabilities: "pd.DataFrame | None") -> None:
-    """Store a run's record and its predictions, in the place of those there are: both or neither.
+def store_run(results: Path, record: Record, probabilities: "pd.DataFrame | None", model: bytes | None = None) -> None:
+    """Store a run's record, its predictions and its model, in the place of those there are: all or nothing.
 
-    Both are written under other names first, the record last: once that is whole, whoever is killed in between leaves
+    All are written under other names first, the record last: once that is whole, whoever is killed in between leaves
     the rest to `remove_partial`.
 
     Args:
@@ -41,6 +42,7 @@ def store_run(results: Path, record: Record, probabilities: "pd.DataFrame | None
         probabilities: one row an image with the columns split, path, label; group, where images belong to patients;
             prob_<class> for each class and, in runs since these are stored, logit_<class>. Numbers are written so
             that reading them gives the same ones. None where the run has none.
+        model: content of the file of its model; None where none is kept.
     """
     run_id = record["run_id"]
     digest = None
@@ -48,7 +50,11 @@ def store_run(results: Path, record: Record, probabilities: "pd.DataFrame | None
         data = csv_text(probabilities).encode()
         digest = hashlib.sha256(data).hexdigest()
         write_atomic(_waiting(predictions_path(results, run_id)), data, private=True)
-    write_record(results, record | {"predictions_sha256": digest}, _waiting)
+    digests: dict[str, Any] = {"predictions_sha256": digest}
+    if model is not None:
+        digests |= {"model_sha256": hashlib.sha256(model).hexdigest(), "model_bytes": len(model)}
+        write_atomic(_waiting(model_path(results, run_id)), model, private=True)
+    write_record(results, record | digests, _waiting)
     _put_in_place(results, run_id)
 
 
@@ -61,16 +67,23 @@ def half_replaced(results: Path) -> list[str]:
 def _put_in_place(results: Path, run_id: str) -> None:
     """Finishes `store_run` where it has written all of a run."""
     record, predictions = _stored(results, run_id, ".json"), predictions_path(results, run_id)
+    model = model_path(results, run_id)
     if not _waiting(record).exists():
         return
+    new = parse_json(read_regular(_waiting(record)))
     if _waiting(predictions).exists():
         _waiting(predictions).replace(predictions)
-    elif parse_json(read_regular(_waiting(record)))["status"]["state"] != "ok":
+    elif new["status"]["state"] != "ok":
         predictions.unlink(missing_ok=True)  # they are those of the record that goes
+    if _waiting(model).exists():
+        _waiting(model).replace(model)
+    elif new.get("model_sha256") is None:
+        model.unlink(missing_ok=True)
     _waiting(record).replace(record)
 
 
 _PREDICTIONS = ".predictions.csv"  # what ends the names of their files
+_MODEL = ".model.safetensors"
 _WAITING = ".whole"  # of files that are to take the place of others
 
 
@@ -90,13 +103,13 @@ def write_record(results: Path, record: Record, place: Callable[[Path], Path] = 
         ValueError: the record does not follow the schema, which is a fault of this program.
         MachineError: the results folder cannot be written.
     """
-    plain = _plain(record)
+    found = plain(record)
     try:
-        check_content(RECORD, plain, "record")
+        check_content(RECORD, found, "record")
     except UserError as error:
         raise ValueError(str(error)) from error
-    path = place(_stored(results, plain["run_id"], ".json"))
-    return write_atomic(path, sealed(plain), private=True)  # what an error said may name an image
+    path = place(_stored(results, found["run_id"], ".json"))
+    return write_atomic(path, sealed(found), private=True)  # what an error said may name an image
 
 
 def read_record(path: Path) -> Record:
@@ -166,6 +179,17 @@ def _place_alone(record: Record, damage: str) -> Record:
 def predictions_path(results: Path, run_id: str) -> Path:
     """Where the predictions of a run lie."""
     return _stored(results, run_id, _PREDICTIONS)
+
+
+def model_path(results: Path, run_id: str) -> Path:
+    """Where the model of a run lies, while it is kept."""
+    return _stored(results, run_id, _MODEL)
+
+
+def kept_models(results: Path, beginning: str = "") -> list[str]:
+    """Ids of the runs that have a model and begin so, sorted."""
+    paths = (results / "runs").glob(f"[!.]*{_MODEL}")
+    return sorted(path.name.removesuffix(_MODEL) for path in paths if path.name.startswith(beginning))
 
 
 def load_records(results: Path) -> tuple[list[Record], list[str]]:
@@ -240,11 +264,12 @@ def _check_id(run_id: str) -> None:
         raise ValueError(f"run_id must be letters, digits and any of '._+=,@-', got {run_id!r}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON has it; numbers that are not finite become null."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "item"):  # a scalar of numpy or torch

@@ -358,7 +358,8 @@ class RunRecord(TypedDict):
     """The whole file.
 
     predictions_sha256: of the file of its predictions, where it has one; sha256: see `benchmarks.records.seal`. Records
-    stored before there were these have neither.
+    stored before there were these have neither. model_sha256, model_bytes: of the file of its model, where one was
+    kept: it may be gone since, and is compared when it is loaded.
     """
 
     schema: Annotated[Schema, Column(None)]
@@ -368,6 +369,8 @@ class RunRecord(TypedDict):
     measurements: Measurements
     environment: Environment
     predictions_sha256: NotRequired[str | None]
+    model_sha256: NotRequired[Annotated[str | None, Column(None)]]
+    model_bytes: NotRequired[Annotated[Count | None, Column(None)]]
     sha256: NotRequired[Annotated[str, Column(None)]]
 
 

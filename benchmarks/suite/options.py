@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from benchmarks.bounds import broken_rule, read_number
 from benchmarks.choices import DEFAULT_BACKBONE, one_of
-from benchmarks.config import Attention, Disclosure, Precision
+from benchmarks.config import Attention, Disclosure, KeepModels, Precision
 from benchmarks.model.choose import check_settings
 from benchmarks.storage.files import file_in_the_way
 
@@ -285,6 +285,15 @@ class SuiteOptions(_Model):
         Folder, Option("weights, resized images, features and predictions (default: .cache)", "places", "DIR")
     ] = Path(".cache")
     results: Annotated[Folder, Option("default: results", "places", "DIR")] = Path("results")
+    keep_models: Annotated[
+        KeepModels,
+        Option(
+            "which trained models stay beside their records: lean (all, but of methods that train the whole backbone "
+            "the best of each dataset and resolution alone), all, best (of each dataset and resolution, by validation "
+            "AUC) or none (default: lean)",
+            "places",
+        ),
+    ] = "lean"
     only_missing: Annotated[Switch, Option("skip runs with a record (default)")] = False
     retry_failed: Annotated[Switch, Option("also do failed runs again")] = False
     overwrite: Annotated[Switch, Option("do all runs again")] = False

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.config import PRIVATE, Disclosure
+from benchmarks.config import PRIVATE, Disclosure, KeepModels
 from benchmarks.environment import ROOT
 from benchmarks.suite.oom_kills import OomKills
 from benchmarks.suite.planned import PlannedRun
@@ -42,6 +42,7 @@ class Job:
         at_once: How many runs of the suite are under way on the machine at once, for the record.
         track: The tracker that gets what the run measures.
         disclosure: What the record may tell.
+        keep_models: Which models are kept.
     """
 
     task: str
@@ -55,6 +56,7 @@ class Job:
     at_once: int = 1
     track: str | None = None
     disclosure: Disclosure = PRIVATE
+    keep_models: KeepModels = "lean"
 
     def as_line(self) -> str:
         """The job as its process reads it."""
@@ -71,6 +73,7 @@ class Job:
             "at_once": self.at_once,
             "track": self.track,
             "disclosure": asdict(self.disclosure),
+            "keep_models": self.keep_models,
             "results": str(self.results.resolve()),
             "log": str(self.log.resolve()),
             "code": self.code,

@@ -19,6 +19,7 @@ from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.image_store import open_image_stores
 from benchmarks.data.manifest import read_entries
 from benchmarks.errors import MachineError, one_line
+from benchmarks.inference.kept import Built, Kept, as_built, kept_of
 from benchmarks.model.backbone import described, effective_resolution
 from benchmarks.model.build import Parts, build_parts, count_parameters
 from benchmarks.model.method_config import make_config
@@ -48,6 +49,7 @@ class Run:
         emit: Receives progress events.
         rivals: Of a trial that may be stopped: validation AUC by epoch of the trials before it.
         checkpoints: Where it stores its state after each epoch, and goes on from.
+        keep: Whether its model is to be kept, unless it is a trial.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Run:
         emit: Emit,
         rivals: Sequence[Sequence[float]] = (),
         checkpoints: Checkpoints | None = None,
+        keep: bool = False,
     ) -> None:
         plugins = load_plugins(places.plugins)
         self.config, self.places, self.weights = config, places, weights
@@ -70,6 +73,9 @@ class Run:
         self.run: dict[str, Any] = {"plugins": plugins} if plugins else {}
         self.measurements: dict[str, Any] = {}
         self.probabilities: pd.DataFrame | None = None
+        self.keep = keep and not config.trial
+        self.built: Built | None = None  # fingerprints of the parts, where the model is to be kept
+        self.kept: Kept | None = None
 
     def execute(self) -> None:
         """Does all of it. What goes wrong is raised; what was learnt stays in `run` and `measurements`."""
@@ -111,6 +117,9 @@ class Run:
         preprocessing = Preprocessing(dataset.mean, dataset.std, self.device)
         with self.clock("setup"), self.memory.phase("setup"):
             parts = self._build(len(dataset.classes), views[IMAGE])
+        if self.keep:
+            with self.clock("keep"):
+                self.built = as_built(parts)
         extractor: Any = parts.extractor
         untrained = METHODS[config.method].gradient_free
         plain = extractor is not None and (config.preload or untrained or not extractor.augment_live)
@@ -155,6 +164,7 @@ class Run:
                 "ordered": dataset.ordered,
                 "counts": dataset.counts(),
                 "bit_depth": dataset.bit_depth,
+                "scale": None if dataset.scale is None else dataset.scale._asdict(),
                 "leaks": dataset.identical.num_leaking,
                 "split": dataset.split_origin.as_json() if dataset.split_origin else None,
                 "metric": dataset.metric,
@@ -202,6 +212,9 @@ class Run:
         self.measurements["val"] = trained.validation
         if self.config.trial:
             return  # the test split is for the chosen rate alone
+        if self.built is not None:
+            with self.clock("keep"):
+                self.kept = kept_of(bench.model, self.built)
         if bench.recipe.before_inference is not None:
             bench.model = bench.recipe.before_inference(copy.deepcopy(bench.model))
         metrics, logits = evaluate(bench, splits["test"], "test")

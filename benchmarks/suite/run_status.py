@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from benchmarks.inference.stored_models import stored_models
 from benchmarks.records.record import each_record, record_paths
 from benchmarks.records.schema import DAMAGED, Record
 from benchmarks.records.stored import DONE, trial_results
 from benchmarks.storage.locks import Lock
 from benchmarks.suite.slurm_queue import QUEUED, RUNNING, JobEntry, queued_jobs
 
-COLUMNS = ("run", "kind", "status", "result", "job", "where", "message")
+COLUMNS = ("run", "kind", "status", "result", "model_mib", "job", "where", "message")
 
 
 def list_runs(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -19,7 +20,7 @@ def list_runs(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
         A row of `COLUMNS` each, and a line for each file that cannot be read. `status` is `queued`, `running`, `done`
         (with a result: ok, oom or diverged), `failed`, `interrupted` (the same command goes on with it), `damaged` (its
         files are not what was stored: the same command does it again) or `lost` (its job is gone and left nothing: the
-        same command submits it again).
+        same command submits it again). `model_mib` is the size of the model that is kept of a run, where one is.
 
     Raises:
         UserError: A file that says what was handed to a cluster is damaged.
@@ -39,6 +40,9 @@ def list_runs(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
             if holder is not None:
                 run_id = path.name[1:].removesuffix(".lease")
                 rows[kind, run_id] = _row(run_id, kind, "running", where=holder)
+    for model in stored_models(results):
+        if ("run", model.run_id) in rows:
+            rows["run", model.run_id]["model_mib"] = round(model.num_bytes / 2**20, 2)
     for entry, state in queued_jobs(results):
         _add_job(rows, entry.run_id or tuned.get(entry.key), entry, state)
     return list(rows.values()), problems

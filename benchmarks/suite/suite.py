@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.config import PRIVATE, Disclosure
+from benchmarks.config import PRIVATE, Disclosure, KeepModels
 from benchmarks.environment import describe_code, describe_host
 from benchmarks.errors import MachineError
 from benchmarks.records.private import private
@@ -47,6 +47,7 @@ class Work:
         track: The tracker that gets what runs measure.
         disclosure: What records may tell.
         deadline: On the clock of `time.monotonic`, which all processes of a machine share: no run starts after it.
+        keep_models: Which trained models are kept.
     """
 
     plan: Plan
@@ -59,6 +60,7 @@ class Work:
     track: str | None = None
     disclosure: Disclosure = PRIVATE
     deadline: float | None = None
+    keep_models: KeepModels = "lean"
 
     @staticmethod
     def make(
@@ -69,11 +71,12 @@ class Work:
         verbose: bool = False,
         track: str | None = None,
         disclosure: Disclosure = PRIVATE,
+        keep_models: KeepModels = "lean",
     ) -> "Work":
         """Notes what is stored at this moment."""
         results = results.resolve()
         runs, trials = StoredStates(results, policy), StoredStates(trial_results(results), policy)
-        return Work(plan, results, runs, trials, hang_minutes * 60, verbose, 1, track, disclosure)
+        return Work(plan, results, runs, trials, hang_minutes * 60, verbose, 1, track, disclosure, None, keep_models)
 
     def stored_of(self, run: PlannedRun) -> StoredStates:
         """Where the record of a run or trial lies."""
@@ -274,7 +277,7 @@ class _Suite:
         work, afresh = self.work, stored.policy == "overwrite"
         job = Job(
             "run", run, results, log, self.code, work.hang_seconds, rivals, afresh, work.at_once, work.track,
-            work.disclosure,
+            work.disclosure, work.keep_models,
         )  # fmt: skip
         self.num_done += 1
         started = datetime.now(UTC)

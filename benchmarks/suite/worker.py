@@ -111,7 +111,8 @@ def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str,
     checkpoints = Checkpoints(results, config.run_id, note)
     if job["afresh"]:
         checkpoints.remove()
-    run = Run(config, places, weights, clock, emit_and_track, job["rivals"], checkpoints)
+    keep = whole and job["keep_models"] != "none"
+    run = Run(config, places, weights, clock, emit_and_track, job["rivals"], checkpoints, keep)
     with heard_by(note):
         record = _execute(run, run.execute if whole else run.prepare, job, clock, disclosure.record_host)
     tracking.finish(record)
@@ -122,7 +123,8 @@ def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str,
     stored = False
     if whole:
         try:
-            stored = _store(results, private(record, known_folders(places, weights, results)), run)
+            record = private(record, known_folders(places, weights, results))
+            stored = _store(results, record, run, job["keep_models"])
         except UserError as error:
             return {"state": "failed", "message": str(error), "stored": False}
         if status["state"] != "failed":
@@ -224,14 +226,14 @@ def _failure(error: Exception, phase: str | None) -> dict[str, Any]:
     return {"state": "failed", "message": message or type(error).__name__, "phase": phase}
 
 
-def _store(results: Path, record: dict[str, Any], run: Any) -> bool:
+def _store(results: Path, record: dict[str, Any], run: Any, keep_models: Any) -> bool:
     """Stores the record, unless the run failed and there is one of a time when it did not; says whether it did."""
-    from benchmarks.records.record import store_run
+    from benchmarks.inference.stored_models import store_with_model
     from benchmarks.records.stored import DONE, StoredStates
 
     if record["status"]["state"] not in DONE and StoredStates(results, "only-missing").state(record["run_id"]) in DONE:
         return False
-    store_run(results, record, run.probabilities)
+    store_with_model(results, record, run.probabilities, run.kept, keep_models)
     return True
 
 

@@ -1,0 +1,190 @@
+"""The models of stored runs: which are kept, which is meant, and their removal."""
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.config import KeepModels
+from benchmarks.errors import MachineError, MissingError, UserError
+from benchmarks.inference.card import make_card, packed, read_model
+from benchmarks.inference.kept import Kept
+from benchmarks.names import told_apart
+from benchmarks.records.record import kept_models, model_path, read_record, record_paths, store_run
+from benchmarks.records.schema import Record
+from benchmarks.scores import preference
+from benchmarks.storage.locks import held_lock
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BEST = "best"  # stands for the name of a run
+
+
+def store_with_model(
+    results: Path, record: Record, probabilities: "pd.DataFrame | None", kept: Kept | None, policy: KeepModels
+) -> None:
+    """Stores a run, with its model where that is to be kept; one that it takes the place of is removed then.
+
+    A disk that cannot hold the model costs the model, not the run: a note in the record says so.
+
+    Args:
+        results: The results root.
+        record, probabilities: As `store_run` takes them.
+        kept: What is kept of the model, where anything is.
+        policy: Which models are kept: `all`, `none`, or as `_rivals` says.
+    """
+    if kept is None or probabilities is None or record["status"]["state"] != "ok" or policy == "none":
+        store_run(results, record, probabilities)
+        return
+    data = packed(kept.tensors, make_card(record, kept, probabilities))
+    with held_lock(results / ".models.lease", lambda: None):
+        rivals = _rivals(results, record, policy)
+        if rivals is None or all(_score(record) > _score(rival) for rival in rivals):
+            try:
+                store_run(results, record, probabilities, data)
+            except MachineError as error:
+                notes = [*(record["run"].get("notes") or []), f"the model is not kept: {error}"]
+                store_run(results, record | {"run": record["run"] | {"notes": notes}}, probabilities)
+                return
+            for rival in rivals or ():
+                model_path(results, rival["run_id"]).unlink(missing_ok=True)
+        else:
+            store_run(results, record, probabilities)
+
+
+def _rivals(results: Path, record: Record, policy: KeepModels) -> list[Record] | None:
+    """Runs with a model beside which only the better one is kept; None where all are.
+
+    `best` keeps one model of each dataset and resolution. `lean` keeps all but those of methods that leave nothing of
+    the backbone as it is, whose files are as large as that: of these one of each method, dataset and resolution.
+    """
+    if policy == "all" or (policy == "lean" and record["measurements"]["parameters"]["frozen"]):
+        return None
+    config, names = record["run"]["config"], ["dataset_digest", "resolution"]
+    beginning = record["run_id"].rpartition("-s")[0]  # dataset, resolution and method
+    if policy == "best":
+        beginning = beginning.removesuffix(config["method"])
+    else:
+        names.append("method")
+    others = [_read(results, run_id) for run_id in kept_models(results, beginning) if run_id != record["run_id"]]
+    return [
+        rival
+        for rival in others
+        if rival is not None and all(rival["run"]["config"].get(name) == config[name] for name in names)
+    ]
+
+
+def _read(results: Path, run_id: str) -> Record | None:
+    """The record of a run with a model; None where it is missing, damaged or says nothing of validation."""
+    try:
+        record = read_record(results / "runs" / f"{run_id}.json")
+    except UserError:
+        return None
+    val = record["measurements"].get("val") or {}
+    return record if val.get("auc") is not None and val.get("loss") is not None else None
+
+
+def _score(record: Record) -> tuple[float, float]:
+    val = record["measurements"]["val"]
+    return preference(val["auc"], val["loss"])
+
+
+def stored_model(results: Path, run_id: str) -> tuple[Path, bytes]:
+    """The file of a run's model, and its content, which is what was stored.
+
+    Raises:
+        MissingError: There is no such run, or no model of it.
+        UserError: The record or the model is damaged.
+    """
+    path = results / "runs" / f"{run_id}.json"
+    try:
+        record = read_record(path)
+    except MissingError as error:
+        raise MissingError(_no_run(results, run_id)) from error
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise MissingError(_no_run(results, run_id)) from error  # no name of a run at all
+    digest, model = record.get("model_sha256"), model_path(results, run_id)
+    if digest is None or not model.exists():
+        why = "none was kept" if digest is None else "it was removed, or gave way to a better one"
+        raise MissingError(
+            f"model of a run must be there, got none of {run_id} ({why}); run it again with --overwrite --keep-models "
+            "all"
+        )
+    data = read_model(model)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise UserError(
+            f"model must be what was stored, got {str(model)!r}, whose content has changed; run it again with "
+            "--overwrite"
+        )
+    return model, data
+
+
+def _no_run(results: Path, run_id: str) -> str:
+    names = [path.stem for path in record_paths(results)]
+    nearest = difflib.get_close_matches(run_id, names, n=3, cutoff=0.3)
+    hint = f"; nearest: {', '.join(nearest)}" if nearest else "; there is none"
+    return f"run must be one of those under {str(results / 'runs')!r} (bench.py list runs), got {run_id!r}{hint}"
+
+
+def best_run(results: Path) -> Record:
+    """The record of the kept model with the best validation AUC.
+
+    Raises:
+        MissingError: There is none.
+        UserError: There are some of several datasets.
+    """
+    found = [record for run_id in kept_models(results) if (record := _read(results, run_id)) is not None]
+    if not found:
+        raise MissingError(
+            f"results must hold a run whose model is kept, got none under {str(results / 'runs')!r}; run bench.py "
+            "--methods ... first"
+        )
+    best: dict[str, Record] = {}
+    for record in found:
+        digest = str(record["run"]["config"].get("dataset_digest"))
+        if digest not in best or _score(record) > _score(best[digest]):
+            best[digest] = record
+    if len(best) > 1:
+        choices = "; ".join(
+            f"{record['run_id']} of {told_apart(record['run']['config']['dataset'], digest)}"
+            for digest, record in sorted(best.items(), key=lambda item: str(item[1]["run_id"]))
+        )
+        raise UserError(f"best must be of one dataset, got models of {len(best)}; name the run: {choices}")
+    return next(iter(best.values()))
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A kept model on disk.
+
+    Attributes:
+        run_id: Of its run.
+        num_bytes: Its size.
+        changed: When it was written, in seconds since 1970.
+    """
+
+    run_id: str
+    num_bytes: int
+    changed: float
+
+
+def stored_models(results: Path) -> list[StoredModel]:
+    """All models in a results folder, by run."""
+    return [_describe(model_path(results, run_id), run_id) for run_id in kept_models(results)]
+
+
+def _describe(path: Path, run_id: str) -> StoredModel:
+    status: Any = path.stat()
+    return StoredModel(run_id, status.st_size, status.st_mtime)
+
+
+def remove_models(results: Path, models: Sequence[StoredModel]) -> None:
+    """Removes models; the records of their runs stay."""
+    with held_lock(results / ".models.lease", lambda: None):
+        for model in models:
+            model_path(results, model.run_id).unlink(missing_ok=True)
