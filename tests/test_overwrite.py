@@ -14,7 +14,7 @@ from tiny_images import make_images
 from benchmarks.choices import SPLITS
 from benchmarks.memory import measure, measured
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.records.record import half_replaced, remove_partial, store_run, write_record
+from benchmarks.records.record import half_replaced, kept_models, remove_partial, store_run, write_record
 from benchmarks.suite.run import Run
 
 
@@ -23,6 +23,13 @@ def pair(results: Path) -> tuple[bytes, bytes | None]:
     (record,) = (results / "runs").glob("[!.]*.json")
     predictions = record.with_suffix(".predictions.csv")
     return record.read_bytes(), predictions.read_bytes() if predictions.exists() else None
+
+
+def files(results: Path) -> tuple[bytes, bytes | None, bytes | None]:
+    """The same, and the model."""
+    (record,) = (results / "runs").glob("[!.]*.json")
+    model = record.with_suffix(".model.safetensors")
+    return *pair(results), model.read_bytes() if model.exists() else None
 
 
 def frame(value: float) -> pd.DataFrame:
@@ -41,16 +48,18 @@ def test_an_end_at_any_rename_or_removal_leaves_the_old_or_what_completes_the_ne
     new = make_record("lora", auc=0.9) if state == "ok" else make_record("lora", state="oom")
     new["run_id"] = old["run_id"]
     fresh = frame(0.9) if state == "ok" else None
-    store_run(tmp_path / "old", old, frame(0.8))
-    store_run(tmp_path / "new", old, frame(0.8))
-    store_run(tmp_path / "new", new, fresh)
-    before, after = pair(tmp_path / "old"), pair(tmp_path / "new")
+    fresh_model = b"new model" if state == "ok" else None
+    store_run(tmp_path / "old", old, frame(0.8), b"old model")
+    store_run(tmp_path / "new", old, frame(0.8), b"old model")
+    store_run(tmp_path / "new", new, fresh, fresh_model)
+    before, after = files(tmp_path / "old"), files(tmp_path / "new")
+    assert before[2] == b"old model" and after[2] == fresh_model
     assert before[0] != after[0] and (after[1] is None) == (state == "oom")
     calls: dict[str, Callable[..., Any]] = {"replace": Path.replace, "unlink": Path.unlink}
     ends = 0
     for number in range(20):
         results, left = tmp_path / f"end-{number}", [number]
-        store_run(results, old, frame(0.8))
+        store_run(results, old, frame(0.8), b"old model")
 
         def ending(self: Path, *args: Any, name: str, left: list[int] = left, **more: Any) -> Any:
             if not left[0]:
@@ -62,15 +71,22 @@ def test_an_end_at_any_rename_or_removal_leaves_the_old_or_what_completes_the_ne
             for name in calls:
                 patch.setattr(Path, name, lambda self, *args, name=name, **more: ending(self, *args, name=name, **more))
             try:
-                store_run(results, new, fresh)
+                store_run(results, new, fresh, fresh_model)
             except Killed:
                 ends += 1
         if half_replaced(results) == []:
-            assert pair(results) in (before, after)
+            assert files(results) in (before, after)
         remove_partial(results, old["run_id"])
-        assert pair(results) in (before, after)
+        assert files(results) in (before, after)
         assert sorted(path.name for path in (results / "runs").iterdir() if path.suffix in (".tmp", ".whole")) == []
-    assert ends >= 3 and pair(tmp_path / "end-19") == after
+    assert ends >= 4 and files(tmp_path / "end-19") == after
+
+
+def test_a_run_that_keeps_no_model_takes_the_old_one_with_it_once_it_is_whole(tmp_path: Path) -> None:
+    record = make_record("lora", auc=0.8)
+    store_run(tmp_path, record, frame(0.8), b"old model")
+    store_run(tmp_path, record, frame(0.8))
+    assert files(tmp_path)[2] is None and kept_models(tmp_path) == []
 
 
 @pytest.fixture(scope="module")

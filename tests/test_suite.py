@@ -99,7 +99,7 @@ def test_tables_and_plots_are_written_and_nothing_else_is_left(suite: Suite) -> 
     assert {path.suffix for path in (results / "tables").iterdir()} >= {".md", ".csv", ".tex"}
     assert {path.suffix for path in (results / "plots").iterdir()} == {".png", ".pdf"}
     names = {record["run_id"] for record in suite.records.values()}
-    expected = {f"{name}{suffix}" for name in names for suffix in (".json", ".predictions.csv")}
+    expected = {f"{name}{suffix}" for name in names for suffix in (".json", ".predictions.csv", ".model.safetensors")}
     assert {path.name for path in (results / "runs").iterdir()} == expected
     assert {path.name for path in (results / "logs").iterdir()} == {f"{name}.log" for name in names}
     assert not list(results.glob("checkpoints/*"))
