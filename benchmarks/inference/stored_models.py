@@ -15,7 +15,6 @@ from benchmarks.names import told_apart
 from benchmarks.records.record import kept_models, model_path, read_record, record_paths, store_run
 from benchmarks.records.schema import Record
 from benchmarks.scores import preference
-from benchmarks.storage.locks import held_lock
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,30 +38,30 @@ def store_with_model(
     if kept is None or probabilities is None or record["status"]["state"] != "ok" or policy == "none":
         store_run(results, record, probabilities)
         return
+    rivals = _rivals(results, record, policy)
+    if not all(_score(record) > _score(rival) for rival in rivals):
+        store_run(results, record, probabilities)
+        return
     data = packed(kept.tensors, make_card(record, kept, probabilities))
-    with held_lock(results / ".models.lease", lambda: None):
-        rivals = _rivals(results, record, policy)
-        if rivals is None or all(_score(record) > _score(rival) for rival in rivals):
-            try:
-                store_run(results, record, probabilities, data)
-            except MachineError as error:
-                notes = [*(record["run"].get("notes") or []), f"the model is not kept: {error}"]
-                store_run(results, record | {"run": record["run"] | {"notes": notes}}, probabilities)
-                return
-            for rival in rivals or ():
-                model_path(results, rival["run_id"]).unlink(missing_ok=True)
-        else:
-            store_run(results, record, probabilities)
+    try:
+        store_run(results, record, probabilities, data)
+    except MachineError as error:
+        notes = [*(record["run"].get("notes") or []), f"the model is not kept: {error}"]
+        store_run(results, record | {"run": record["run"] | {"notes": notes}}, probabilities)
+        return
+    # Without a lock, which a full disk could not hold: of two that end at once both may stay, but never neither.
+    for rival in rivals:
+        model_path(results, rival["run_id"]).unlink(missing_ok=True)
 
 
-def _rivals(results: Path, record: Record, policy: KeepModels) -> list[Record] | None:
-    """Runs with a model beside which only the better one is kept; None where all are.
+def _rivals(results: Path, record: Record, policy: KeepModels) -> list[Record]:
+    """Runs with a model beside which only the better one is kept; none where all are.
 
     `best` keeps one model of each dataset and resolution. `lean` keeps all but those of methods that leave nothing of
     the backbone as it is, whose files are as large as that: of these one of each method, dataset and resolution.
     """
     if policy == "all" or (policy == "lean" and record["measurements"]["parameters"]["frozen"]):
-        return None
+        return []
     config, names = record["run"]["config"], ["dataset_digest", "resolution"]
     beginning = record["run_id"].rpartition("-s")[0]  # dataset, resolution and method
     if policy == "best":
@@ -185,6 +184,5 @@ def _describe(path: Path, run_id: str) -> StoredModel:
 
 def remove_models(results: Path, models: Sequence[StoredModel]) -> None:
     """Removes models; the records of their runs stay."""
-    with held_lock(results / ".models.lease", lambda: None):
-        for model in models:
-            model_path(results, model.run_id).unlink(missing_ok=True)
+    for model in models:
+        model_path(results, model.run_id).unlink(missing_ok=True)
