@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from benchmarks.choices import SPLITS
 from benchmarks.config import Places, RunConfig
@@ -20,6 +19,7 @@ from benchmarks.data.image_store import open_image_stores
 from benchmarks.data.manifest import read_entries
 from benchmarks.errors import MachineError, one_line
 from benchmarks.inference.kept import Built, Kept, as_built, kept_of
+from benchmarks.inference.predict import add_probabilities
 from benchmarks.model.backbone import described, effective_resolution
 from benchmarks.model.build import Parts, build_parts, count_parameters
 from benchmarks.model.method_config import make_config
@@ -276,7 +276,4 @@ def _image_probabilities(dataset: Dataset, split: str, logits: NDArray[np.float6
     if dataset.split_origin is not None:
         groups = {entry.path: entry.group for entry in read_entries(dataset.root)}
         frame["group"] = [groups[sample.path] for sample in samples]
-    for kind, values in (("prob", softmax(logits, axis=1)), ("logit", logits)):
-        for index, name in enumerate(dataset.classes):
-            frame[f"{kind}_{name}"] = values[:, index]
-    return frame
+    return add_probabilities(frame, dataset.classes, logits)
