@@ -17,7 +17,7 @@ from small_backbones import SMALL
 from tiny_images import make_images
 
 from benchmarks.errors import MachineError, UserError
-from benchmarks.inference import stored_models
+from benchmarks.inference.inventory import stored_models
 from benchmarks.inference.stored_models import best_run, store_with_model
 from benchmarks.inference.trained import load_run
 from benchmarks.records.record import kept_models, model_path, write_record
@@ -185,4 +185,4 @@ def test_a_run_without_a_model_is_stored_as_it_was(folder: Path) -> None:
     (record, *_) = records(folder / "none")
     record.pop("sha256"), record.pop("predictions_sha256")
     store_with_model(folder / "plain", record, None, None, "all")
-    assert kept_models(folder / "plain") == [] and stored_models.stored_models(folder / "plain") == []
+    assert kept_models(folder / "plain") == [] and stored_models(folder / "plain") == []

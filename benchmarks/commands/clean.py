@@ -63,7 +63,7 @@ def _caches(args: argparse.Namespace) -> int:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from benchmarks.inference.stored_models import remove_models, stored_models
+    from benchmarks.inference.inventory import remove_models, stored_models
 
     if args.unused:
         raise UserError("unused must be used with clean caches, got it with clean models; name runs or --older-than")

@@ -1,11 +1,9 @@
-"""The models of stored runs: which are kept, which is meant, and their removal."""
+"""The models of stored runs: which are kept, and which is meant."""
 
 import difflib
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.config import KeepModels
 from benchmarks.errors import MachineError, MissingError, UserError
@@ -155,34 +153,3 @@ def best_run(results: Path) -> Record:
         )
         raise UserError(f"best must be of one dataset, got models of {len(best)}; name the run: {choices}")
     return next(iter(best.values()))
-
-
-@dataclass(frozen=True)
-class StoredModel:
-    """A kept model on disk.
-
-    Attributes:
-        run_id: Of its run.
-        num_bytes: Its size.
-        changed: When it was written, in seconds since 1970.
-    """
-
-    run_id: str
-    num_bytes: int
-    changed: float
-
-
-def stored_models(results: Path) -> list[StoredModel]:
-    """All models in a results folder, by run."""
-    return [_describe(model_path(results, run_id), run_id) for run_id in kept_models(results)]
-
-
-def _describe(path: Path, run_id: str) -> StoredModel:
-    status: Any = path.stat()
-    return StoredModel(run_id, status.st_size, status.st_mtime)
-
-
-def remove_models(results: Path, models: Sequence[StoredModel]) -> None:
-    """Removes models; the records of their runs stay."""
-    for model in models:
-        model_path(results, model.run_id).unlink(missing_ok=True)

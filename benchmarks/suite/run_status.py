@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.inference.stored_models import stored_models
+from benchmarks.inference.inventory import stored_models
 from benchmarks.records.record import each_record, record_paths
 from benchmarks.records.schema import DAMAGED, Record
 from benchmarks.records.stored import DONE, trial_results
