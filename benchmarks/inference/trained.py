@@ -28,8 +28,9 @@ from benchmarks.inference.stored_models import stored_model
 from benchmarks.model.backbone import is_backbone
 from benchmarks.model.build import Parts, build_parts
 from benchmarks.model.method_config import make_config
+from benchmarks.model.resolved_weights import Weights
 from benchmarks.model.spec import parse_spec
-from benchmarks.model.weights import Weights, load_weights, resolve_weights
+from benchmarks.model.weights import load_weights, resolve_weights
 from benchmarks.plugins import digests_of
 from benchmarks.training.step import evaluation_step, extraction_step, forbid_tf32
 from methods import METHODS
