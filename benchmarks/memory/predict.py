@@ -7,10 +7,11 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
+from unittest.mock import patch
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from benchmarks.errors import UserError
 from benchmarks.memory.allocator import Block, CachingAllocator
@@ -194,6 +195,7 @@ def _trace_run(
     try:
         with (
             warnings.catch_warnings(),
+            patch.object(FakeTensor, "tolist", _has_no_values),
             FakeTensorMode(),
             trace,
             trace.watch_modules(),
@@ -205,6 +207,11 @@ def _trace_run(
     finally:
         gc.unfreeze()
     return TracedRun(trace, bounds)
+
+
+def _has_no_values(tensor: FakeTensor) -> NoReturn:
+    """In the place of `FakeTensor.tolist`, which makes a tensor of each of millions of numbers before it says so."""
+    raise TypeError("a fake tensor must not be read, as it has no values")
 
 
 def map_points(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
