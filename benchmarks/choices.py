@@ -51,6 +51,7 @@ def not_one_of(kind: str, known: Iterable[str], value: object) -> str:
     names = list(known)
     if not names:
         return f"{kind} must be one of those there are, and there are none, got {value!r}"
-    nearest = difflib.get_close_matches(value, names, n=1) if isinstance(value, str) else []
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    nearest = difflib.get_close_matches(value, names, n=9) if isinstance(value, str) else []
+    swapped = [name for name in nearest if sorted(name) == sorted(str(value))]  # two letters, as often
+    hint = f"; did you mean {(swapped or nearest)[0]}?" if nearest else ""
     return f"{kind} must be one of {', '.join(names)}, got {value!r}{hint}"

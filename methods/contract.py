@@ -158,6 +158,7 @@ class Method:
         gradient_free: Whether nothing of it trains by gradients. Its recipe's `prepare` makes all of its model from the
             training split; it has no parameters that train, no epochs, rate or weight decay, and no `head`.
         min_images: `min_images(config) -> int`, how many training images it needs; with fewer a run is refused.
+        min_batch_size: How many images a step must have, as for statistics of a batch; with fewer a run is refused.
         starts_as_pretrained: Whether the model computes at its start what the backbone with the same head does.
         starts_with_head_alone: Whether nothing but the head trains at its start. Any other method of which that holds
             has options that leave it nothing to train, and is refused.
@@ -175,6 +176,7 @@ class Method:
     needs: frozenset[Need] = frozenset()
     gradient_free: bool = False
     min_images: Callable[[Any], int] = any_number
+    min_batch_size: int = 1
     starts_as_pretrained: bool = False
     starts_with_head_alone: bool = False
 

@@ -215,9 +215,19 @@ def test_more_neighbours_than_images_are_refused_before_a_run(folder: Path, monk
     said = "knn must have at least 20 training images, got the 10 of images"
     with pytest.raises(UserError, match=f"{said}; choose other options of it"):
         make_plan(options_of("--methods", "knn", "linear", *SMALL))
-    monkeypatch.setattr("benchmarks.suite.plan.methods_on", lambda *_: (["knn", "linear"], []))
-    plan = make_plan(options_of("--methods", "all", *SMALL))
-    assert [run.config.method for run in plan.runs] == ["linear"] and f"{said}: it is left out" in plan.notes
+    plan = make_plan(options_of("--methods", "probes", *SMALL))
+    methods = {run.config.method for run in plan.runs}
+    assert {"linear", "simpleshot"} < methods and "knn" not in methods and f"{said}: it is left out" in plan.notes
+
+
+def test_a_batch_without_a_norm_is_refused_before_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    said = "ep must have at least 2 images a step, got a batch size of 1 on images"
+    with pytest.raises(UserError, match=f"^{said}; choose a larger --batch-size, or leave it out$"):
+        make_plan(options_of("--methods", "ep", "linear", *SMALL, "--batch-size", "1"))
+    plan = make_plan(options_of("--methods", "probes", *SMALL, "--batch-size", "1"))
+    methods = {run.config.method for run in plan.runs}
+    assert {"linear", "simpleshot"} < methods and "ep" not in methods and f"{said}: it is left out" in plan.notes
 
 
 UNTRAINED = {"method": "knn", "epochs": None, "lr": None, "weight_decay": None}
@@ -228,6 +238,13 @@ def frame_of(*settings: Mapping[str, Any]) -> pd.DataFrame:
     for record, own in zip(made, settings, strict=True):
         record["run"]["config"] |= own
     return runs_frame(made)
+
+
+def test_labels_are_those_beside_others_whether_or_not_these_have_a_budget() -> None:
+    everything = frame_of({}, {"epochs": 50}, UNTRAINED)
+    for own in (everything, everything.iloc[[2]], everything.iloc[[0, 2]]):
+        table = summary(own, among=everything)
+        assert set(table.loc[table["method"] == "knn", "label"]) == {METHODS["knn"].title}
 
 
 def test_they_stand_beside_runs_of_every_budget_and_of_no_other_protocol() -> None:

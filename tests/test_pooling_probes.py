@@ -10,13 +10,11 @@ from small_backbones import ALL, make
 from torch import Tensor, nn
 
 from benchmarks.environment import code_digest, method_files, read_sources
-from benchmarks.errors import UserError
 from benchmarks.model.build import build_parts
 from benchmarks.model.method_config import make_config
 from benchmarks.training.step import autocast
 from methods import METHODS
-from methods.contract import OptionError
-from methods.probes.attentive_probe import AttentiveProbe, CrossAttention
+from methods.probes.attentive_probe import AttentiveProbe
 from methods.probes.ep import EfficientProbe
 
 B, N, D, C = 3, 11, 24, 4
@@ -157,19 +155,6 @@ def test_last_tokens_are_what_features_are_pooled_from_behind_the_last_norm(fami
             expected = trunk.fc_norm(plain)
     assert x.shape[-1] == backbone.embed_dim
     torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_what_cannot_be_cut_is_refused() -> None:
-    with pytest.raises(OptionError, match="reduction must divide the tokens' width 24, got 5; choose a divisor"):
-        EfficientProbe(D, 4, 5, C)
-    with pytest.raises(OptionError, match=r"num_queries must divide the values' width 12 .*, got 5; choose a divisor"):
-        EfficientProbe(D, 5, 2, C)
-    with pytest.raises(OptionError, match="head_dim must divide the tokens' width 24, got 7; choose a divisor"):
-        CrossAttention(D, 7)
-    with pytest.raises(OptionError, match="batch size must be at least 2 for a batch norm, got 1; choose a larger"):
-        EfficientProbe(D, 4, 1, C).train()(tokens=tokens()[:1])
-    with pytest.raises(UserError, match=r"num_queries must divide .* \(an option of ep\)"):
-        build_parts("ep", make_config("ep", {"num_queries": 7}), ALL["augreg"], 2, 32)
 
 
 @pytest.mark.parametrize("pair", [("ep", "attentive_probe")])

@@ -109,7 +109,7 @@ def test_a_name_reads_back_as_what_it_names(options: dict[str, Any]) -> None:
     ("words", "message"),
     [
         ("lora:rnk=4", r"option of lora must be one of lr, .*, got 'rnk'; did you mean rank\?"),
-        ("lroa:rank=4", r"method must be one of full, .*, lean, peft, .*, got 'lroa'; did you mean lora\?"),
+        ("lroa:rank=4", r"method must be one of full, .*, peft, .*, lean, .*, got 'lroa'; did you mean lora\?"),
         ("prompt", r"method must be one of .*; did you mean prompts\?"),
         ("lora:OFT", "option of lora must be like rank=16, got 'OFT' in 'lora:OFT'"),
         ("lora:rank=4,rank=8", "methods must give each option once, got rank twice"),

@@ -55,7 +55,8 @@ def make_plan(options: SuiteOptions) -> Plan:
         notes += notes_on(dataset.name, dataset.identical)
         _check_batch_size(dataset, options.batch_size or dataset.batch_size)
         _check_warmup(options.warmup_epochs, options.epochs or dataset.epochs)
-    variants = _with_enough(variants, datasets, {name.partition(":")[0] for name in options.methods}, notes)
+    named = {name.partition(":")[0] for name in options.methods}
+    variants = _with_enough(variants, datasets, options.batch_size, named, notes)
     source = str(file) if file is not None and options.weights in ("auto", "hub") else options.weights
     weights = resolve_weights(source, backbone, cache, options.resample_patch_embed)
     if weights.note:
@@ -108,27 +109,42 @@ def _check_batch_size(dataset: Dataset, batch_size: int) -> None:
 
 
 def _with_enough(
-    variants: Sequence[Variant], datasets: Mapping[str, Dataset], named: Collection[str], notes: list[str]
+    variants: Sequence[Variant],
+    datasets: Mapping[str, Dataset],
+    batch_size: int | None,
+    named: Collection[str],
+    notes: list[str],
 ) -> list[Variant]:
-    """The variants for which every dataset has training images enough; a note on others that a group asked for.
+    """The variants for which there are images enough; a note on others that a group asked for.
+
+    Args:
+        variants: All that were asked for.
+        datasets: The datasets.
+        batch_size: Of all runs; None for each dataset's own.
+        named: Methods that were asked for by name.
+        notes: To add to.
 
     Raises:
         UserError: One whose method was asked for by name has too few.
     """
-    smallest = min(datasets.values(), key=lambda dataset: len(dataset.splits["train"]))
-    found = len(smallest.splits["train"])
+    few = min(datasets.values(), key=lambda dataset: len(dataset.splits["train"]))
+    small = min(datasets.values(), key=lambda dataset: batch_size or dataset.batch_size)
+    images, batch = len(few.splits["train"]), batch_size or small.batch_size
     kept: list[Variant] = []
     for variant in variants:
-        number = METHODS[variant.method].min_images(variant.config)
-        said = f"{variant.name} must have at least {number} training images, got the {found} of {smallest.name}"
-        if found >= number:
-            kept.append(variant)
-        elif variant.method in named:
-            raise UserError(
-                f"{said}; choose other options of it (--set {variant.method}.OPTION=VALUE), or leave it out"
-            )
+        method = METHODS[variant.method]
+        least, options = method.min_images(variant.config), f"other options of it (--set {variant.method}.OPTION=VALUE)"
+        if images < least:
+            said, instead = f"{least} training images, got the {images} of {few.name}", options
+        elif batch < method.min_batch_size:
+            said = f"{method.min_batch_size} images a step, got a batch size of {batch} on {small.name}"
+            instead = "a larger --batch-size"
         else:
-            notes.append(f"{said}: it is left out")
+            kept.append(variant)
+            continue
+        if variant.method in named:
+            raise UserError(f"{variant.name} must have at least {said}; choose {instead}, or leave it out")
+        notes.append(f"{variant.name} must have at least {said}: it is left out")
     return kept
 
 

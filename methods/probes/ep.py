@@ -79,8 +79,7 @@ class EfficientProbe(nn.Module):
             - tokens: `(B, N, D)`
             - Output: logits `(B, C)`
         """
-        if self.training and len(tokens) == 1:
-            raise OptionError("batch size must be at least 2 for a batch norm, got 1; choose a larger --batch-size")
+        assert len(tokens) > 1 or not self.training  # as `min_batch_size` has it
         queries = self.queries * self.queries.shape[1] ** -0.5
         pooled = pool(queries, computable(tokens))  # (B, M, D)
         groups = self.value.weight.unflatten(0, (len(queries), -1))  # (M, D / d / M, D)
@@ -108,4 +107,5 @@ METHOD = Method(
     count,
     extractor=extractor,
     needs=frozenset({"last_tokens"}),
+    min_batch_size=2,  # of a batch norm
 )
