@@ -176,6 +176,15 @@ def test_memory_of_two_kinds_names_no_leanest(tmp_path: Path) -> None:
     assert "so none is called leanest" in "\n".join(sentences(found, Limits()))
 
 
+def test_a_method_without_a_prediction_leaves_the_leanest_of_the_others(results: Path) -> None:
+    table, evidence = read(results)
+    before = decide(results).choice
+    other = next(label for label in table["label"] if label != before)
+    table.loc[table["label"] == other, ["memory_bytes", "memory_source"]] = None
+    (found,) = verdicts(table, evidence, Limits())
+    assert found.choice == before
+
+
 def test_every_sentence_speaks_of_the_place(results: Path) -> None:
     found = decide(results)
     assert heading(found) == "Demo at 448 px (5 seeds, 120 test images, memory measured)"

@@ -201,21 +201,25 @@ def _may(found: Candidate, limits: Limits) -> bool:
 
 
 def _cheapest(candidates: list[Candidate]) -> dict[str, str]:
-    """By each cost the cheapest; memory is compared only where all of it is measured, or all predicted."""
+    """By each cost the cheapest, where it is known of all.
+
+    Memory is compared where all that is known of it is measured, or all predicted.
+    """
     values: dict[str, list[float | None]] = {
-        "memory": [found.memory_bytes for found in candidates],
         "parameters": [found.parameters for found in candidates],
         "time": [found.seconds for found in candidates],
         "storage": [found.storage_bytes for found in candidates],
     }
-    if len({found.memory_source for found in candidates}) > 1:
-        del values["memory"]
     known = {cost: [value for value in costs if value is not None] for cost, costs in values.items()}
-    return {
+    cheapest = {
         cost: candidates[known[cost].index(min(known[cost]))].label
         for cost, costs in values.items()
         if costs and len(known[cost]) == len(costs)
     }
+    lean = [found for found in candidates if found.memory_bytes is not None]
+    if len({found.memory_source for found in lean}) == 1:
+        cheapest["memory"] = min(lean, key=lambda found: found.memory_bytes or 0).label
+    return cheapest
 
 
 def left_out(rows: pd.DataFrame) -> Iterator[tuple[str, str]]:

@@ -62,6 +62,7 @@ _CODE_MIX = {
     AVERAGED: "The mean runs over what different code has trained",
 }
 _COUNTED = {LEAK: "leaks", LOST: f"seeds_{DAMAGED}"}  # columns that are above 0 where a mark applies
+_LONGEST = 300  # letters of what a note names below a figure
 _STATE_WORDS = {"oom": "out of memory", "diverged": "diverged", "failed": "failed", "interrupted": "interrupted"}
 
 
@@ -335,9 +336,18 @@ def figure_caption(block: pd.DataFrame, what: str) -> str:
     """What a figure shows, under which protocol, with the notes of a fallback backbone, mixed code and marked AUCs."""
     # A no-break space keeps the mark with its note.
     notes = [
-        note.replace(" ", "\u00a0", 1) for note in footnotes(block) if note.startswith((FALLBACK, CODE, *AUC_MARKS))
+        _briefly(note).replace(" ", "\u00a0", 1)
+        for note in footnotes(block)
+        if note.startswith((FALLBACK, CODE, *AUC_MARKS))
     ]
     return " ".join([what, f"{protocol(block)}.", *notes])
+
+
+def _briefly(note: str) -> str:
+    """A note, without the cells that it names where these are too many for a figure; the table has them."""
+    said, colon, rest = note.partition(": ")
+    cells, stop, after = rest.rpartition(". ")
+    return f"{said}: as under the table. {after}" if colon and stop and len(cells) > _LONGEST else note
 
 
 def _incidents(block: pd.DataFrame) -> Iterator[str]:
