@@ -20,6 +20,7 @@ from benchmarks.report.option_plot import option_series
 from benchmarks.report.plots import write_plots
 from methods import IDEAS, TITLES
 
+MANY = 60  # methods, more than there are
 BASE: dict[str, Any] = {"keep_ratio": 0.2, "layers": "last-half", "dropout": 0.5}
 CHANGES: tuple[dict[str, Any], ...] = ({}, {"keep_ratio": 0.5}, {"keep_ratio": 1.0}, {"layers": "all"})
 
@@ -137,44 +138,44 @@ def test_labels_of_an_ablation_say_what_was_changed() -> None:
 
 
 @pytest.fixture
-def forty_five(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
-    """Records of 45 methods at two resolutions, of all ideas, in the order of a table that has them."""
+def of_many(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+    """Records of sixty methods at two resolutions, of all ideas, in the order of a table that has them."""
     ideas = ("probes", "selective", "adapters", "prompts", "low_rank", "side")
-    for place in range(len(TITLES), 45):
+    for place in range(len(TITLES), MANY):
         monkeypatch.setitem(TITLES, f"method_{place}", f"Method {place}")
         monkeypatch.setitem(IDEAS, f"method_{place}", ideas[place % len(ideas)])
     records = []
     for place, name in enumerate(TITLES):
         for resolution in (224, 448):
-            changes: dict[str, Any] = {"auc": 0.7 + 0.2 * (place * 7 % 45) / 45, "tag": f"m{place}"}
+            changes: dict[str, Any] = {"auc": 0.7 + 0.2 * (place * 7 % MANY) / MANY, "tag": f"m{place}"}
             record = make_record("lora", resolution, **changes)
             record["run"]["config"]["method"], record["run"]["method"]["title"] = name, TITLES[name]
             for phase in record["measurements"]["memory"]["phases"].values():
                 for counter in ("peak_allocated_bytes", "peak_reserved_bytes", "peak_process_bytes"):
                     if phase[counter] is not None:
-                        phase[counter] = int(phase[counter] * (0.1 + (place * 11 % 45) / 45))
+                        phase[counter] = int(phase[counter] * (0.1 + (place * 11 % MANY) / MANY))
             records.append(record)
     return records
 
 
-def test_a_table_of_many_has_ideas_in_their_order(forty_five: list[Record], tmp_path: Path) -> None:
+def test_a_table_of_many_has_ideas_in_their_order(of_many: list[Record], tmp_path: Path) -> None:
     from benchmarks.report.tables import write_tables
 
-    md, _, tex = write_tables(tmp_path, runs_frame(forty_five))
+    md, _, tex = write_tables(tmp_path, runs_frame(of_many))
     lines = [line for line in md.read_text().splitlines() if line.startswith("|")]
     headings = [line.split("|")[2].strip() for line in lines if line.split("|")[2].strip().startswith("*")]
     wanted = ["Full fine-tuning", "Probes", "Selective", "Adapters", "Prompts", "Low rank", "Side networks"]
     assert headings == [f"*{title}*" for title in wanted] * 2
     text = tex.read_text()
     assert text.count(r"\emph{Adapters}") == 2 and text.count(r"\addlinespace") == 2 * (len(wanted) - 1)
-    few = summary(runs_frame(forty_five[4:6] + forty_five[2:4] + forty_five[:2]))
+    few = summary(runs_frame(of_many[4:6] + of_many[2:4] + of_many[:2]))
     assert few["method"].to_list() == ["full", "linear", "lora"] * 2
-    write_tables(tmp_path / "few", runs_frame(forty_five[:12]))
+    write_tables(tmp_path / "few", runs_frame(of_many[:12]))
     assert "*Full" not in (tmp_path / "few/tables/results.md").read_text()
 
 
-def test_figures_of_many_name_a_few(forty_five: list[Record], figures: list[Any], tmp_path: Path) -> None:
-    block = table_of(forty_five)
+def test_figures_of_many_name_a_few(of_many: list[Record], figures: list[Any], tmp_path: Path) -> None:
+    block = table_of(of_many)
     named = style.few_of_many(block, "auc_mean", 1)
     assert 6 <= len(named) <= 7 and "Full fine-tuning" in named
     prompts = block[block["method"].map(IDEAS) == "prompts"].groupby("label")["auc_mean"].mean()
@@ -183,14 +184,14 @@ def test_figures_of_many_name_a_few(forty_five: list[Record], figures: list[Any]
     plots._auc_over_memory(block, tmp_path / "m.png")
     lines, points = figures
     grey = [line for line in lines.axes[0].lines if line.get_color() == style.GREY.colour]
-    assert len(grey) == 45 - len(named)
+    assert len(grey) == MANY - len(named)
     places = [(list(group["memory_bytes"]), list(group["auc_mean"])) for _, group in block.groupby("resolution")]
     front = [plots.pareto_front(*place) for place in places]
     for axes, steps in zip(points.axes, front, strict=True):
         texts = {text.get_text() for text in axes.texts}
         assert "Full fine-tuning" in texts and len(steps) <= len(texts) <= len(steps) + 1
         (rest,) = [line for line in axes.lines if line.get_color() == style.GREY.colour]
-        assert len(rest.get_xdata()) == 45 - len(texts)
+        assert len(rest.get_xdata()) == MANY - len(texts)
 
 
 def test_few_are_all_named(tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_few_are_all_named(tmp_path: Path) -> None:
 
 
 def test_memory_curves_of_many_name_the_least_of_each_idea(
-    forty_five: list[Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    of_many: list[Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     said: list[Any] = []
     monkeypatch.setattr("benchmarks.report.memory_plot.finish", lambda *given: said.append(given))
@@ -215,11 +216,11 @@ def test_memory_curves_of_many_name_the_least_of_each_idea(
     plot_memory_curves(frame, tmp_path / "x.png")
     _, _, _, caption, handles, _ = said[0]
     labels = [handle.get_label() for handle in handles]
-    assert "Full fine-tuning" in labels and "LoRA" in labels and labels[-1] == f"{46 - len(labels) + 1} others"
-    assert f"grey: the {46 - len(labels) + 1} others" in caption
+    assert "Full fine-tuning" in labels and "LoRA" in labels and labels[-1] == f"{MANY + 1 - len(labels) + 1} others"
+    assert f"grey: the {MANY + 1 - len(labels) + 1} others" in caption
 
 
-def test_forty_five_methods_and_their_variants_look_different(forty_five: list[Record]) -> None:
-    labels = [(name, title) for name, title in TITLES.items()] + [("lora", f"LoRA (rank {rank})") for rank in range(30)]
+def test_many_methods_and_their_variants_look_different(of_many: list[Record]) -> None:
+    labels = [(name, title) for name, title in TITLES.items()] + [("lora", f"LoRA (rank {rank})") for rank in range(20)]
     looks = style.styles(labels)
-    assert len({(look.colour, look.marker) for look in looks.values()}) == len(labels) == 75
+    assert len({(look.colour, look.marker) for look in looks.values()}) == len(labels) == MANY + 20
