@@ -69,7 +69,7 @@ def test_a_tracker_that_fails_is_a_note_in_the_record(folder: Path, monkeypatch:
 def test_a_plot_or_table_that_fails_leaves_the_runs_and_says_so(
     folder: Path, monkeypatch: pytest.MonkeyPatch, of: str, error: Exception, status: int
 ) -> None:
-    def fail(*_: object) -> Any:
+    def fail(*_: object, **__: object) -> Any:
         raise error
 
     monkeypatch.setattr(f"benchmarks.report.{of}.write_{of}", fail)

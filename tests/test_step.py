@@ -77,18 +77,25 @@ def test_a_recipes_group_keeps_the_decay_it_states_and_other_settings() -> None:
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.gradient_free])
 def test_decay_is_alike_for_every_method(name: str) -> None:
-    """By the names of timm's ViT; what a method adds decays where it has more than one axis."""
+    """By the names of timm's ViT; what a method adds decays where it has more than one axis, none of them of one."""
     model = build_parts(name, make_config(name, {}), "vit_tiny_patch16_224", 3, 64).model
     spared = {key for key, parameter in model.named_parameters() if parameter in undecayed(model)}
     tokens = ("pos_embed", "cls_token")
-    assert spared == {key for key, p in model.named_parameters() if p.ndim < 2 or key.rsplit(".", 1)[-1] in tokens}
+    assert spared == {
+        key
+        for key, p in model.named_parameters()
+        if p.ndim < 2
+        or key.rsplit(".", 1)[-1] in tokens
+        or (p.requires_grad and name in COLUMNS and sum(size > 1 for size in p.shape) == 1)
+    }
     assert any(key.endswith("prompts") for key, _ in model.named_parameters()) == (name in PROMPTED)
     assert not any(key.endswith("prompts") for key in spared)
     trainable = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
     assert {key for key, moved in shrunk_trainable(model).items() if moved} == trainable - spared
 
 
-PROMPTED = ("vpt", "vpt_shallow", "fpt", "fpt_plus")
+PROMPTED = ("vpt", "vpt_shallow", "fpt", "fpt_plus", "vqt")
+COLUMNS = ("adalora", "ia3", "boft")  # their scales are matrices of one column
 
 
 def shrunk_trainable(model: nn.Module) -> dict[str, bool]:
