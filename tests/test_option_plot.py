@@ -34,6 +34,7 @@ def ablation(resolutions: tuple[int, ...] = (448,), seeds: int = 2) -> list[Reco
                 options = BASE | change
                 auc = 0.8 + 0.1 * options["keep_ratio"] + 0.01 * seed
                 changes: dict[str, Any] = {"tag": f"v{place}", "method_config": options, "auc": auc}
+                changes["config"] = {"options": options}  # as runs store them, too
                 record = make_record("fpt_plus", resolution, seed, **changes)
                 record["measurements"]["memory"]["phases"]["preload"]["peak_allocated_bytes"] = (2 + place) * 1000 * MIB
                 records.append(record)

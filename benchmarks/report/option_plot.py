@@ -56,9 +56,14 @@ def option_series(cells: pd.DataFrame) -> list[Series]:
         cells: Of one method, dataset and protocol, as `summary` has them; those without an AUC are left out.
     """
     known = cells[cells["auc_mean"].notna()]
-    settings = {variant: json.loads(variant) for variant in known["variant"].unique()}
+    settings = {variant: _settings(variant) for variant in known["variant"].unique()}
     options = sorted({name for setting in settings.values() for name in setting} - _OF_RUNS)
     return [series for option in options for series in _series_of(known, settings, option)]
+
+
+def _settings(variant: str) -> dict[str, Any]:
+    """What a variant differs in; each of its options stands there by itself as well."""
+    return {name: value for name, value in json.loads(variant).items() if name != "options"}
 
 
 def _series_of(known: pd.DataFrame, settings: dict[str, dict[str, Any]], option: str) -> Iterator[Series]:
