@@ -271,7 +271,8 @@ def memory_axis(axes: Axes, name: str, values: pd.Series, num_ticks: int = 9) ->
     """A log axis ("x" or "y") of bytes with ticks in MiB and GiB."""
     axes.set(**{f"{name}scale": "log", f"{name}lim": (values.min() / 1.6, values.max() * 1.6)})
     axis = axes.xaxis if name == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(base=4, numticks=num_ticks))
+    narrow = values.max() < 4 * values.min()  # where a power of 4 may lie nowhere
+    axis.set_major_locator(LogLocator(base=2 if narrow else 4, numticks=num_ticks))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: _bytes(value)))
 
