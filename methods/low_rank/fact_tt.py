@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from methods.backbone import Backbone
 from methods.contract import Count, Dropout, Factor, ImageModel, Method, Recipe, freeze
+from methods.low_rank.merging import exchange
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,7 @@ def build(backbone: Backbone, num_classes: int, config: Config) -> FactModel:
 
 def merge(model: nn.Module) -> nn.Module:
     """Adds the updates to the weights; the model computes the same without them."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, TensorUpdate):
-                setattr(parent, name, child.merged())
+    exchange(model, lambda module: isinstance(module, TensorUpdate), TensorUpdate.merged)
     del model.factors
     return model
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from methods.backbone import Backbone
 from methods.contract import Count, Dropout, Factor, ImageModel, Method, OptionError, ParameterGroups, Recipe, freeze
+from methods.low_rank.merging import exchange
 from methods.low_rank.peft_layers import ADAPTER, add_updates, sizes, tuned_layers
 from methods.low_rank.peft_layers import merge as merge_updates
 
@@ -81,6 +82,12 @@ class RowUpdate(nn.Module):
             update = self.scale * up(down(self.drop(x)))
             output = output + F.pad(update, (first, output.shape[-1] - last))
         return output
+
+    def merged(self) -> nn.Linear:
+        """The layer with the updates in its weight."""
+        for block, down, up in zip(self.rows, self.down, self.up, strict=True):
+            self.layer.weight[block] += self.scale * up.weight @ down.weight  # type: ignore[operator]
+        return self.layer
 
 
 def build(backbone: Backbone, num_classes: int, config: Config) -> ImageModel:
@@ -154,12 +161,7 @@ def plus_groups(model: nn.Module, config: Config) -> ParameterGroups:
 @torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Adds the updates to the weights; the model computes the same without them."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, RowUpdate):
-                for block, down, up in zip(child.rows, child.down, child.up, strict=True):
-                    child.layer.weight[block] += child.scale * up.weight @ down.weight  # type: ignore[operator]
-                setattr(parent, name, child.layer)
+    exchange(model, lambda module: isinstance(module, RowUpdate), RowUpdate.merged)
     return merge_updates(model)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from methods.backbone import Backbone
 from methods.contract import ImageModel, OptionError, freeze
+from methods.low_rank.merging import exchange
 
 ADAPTER = "default"  # the name that peft gives what it adds
 # Fields of peft's configs that fix a random choice, whatever the seed of the run.
@@ -99,13 +100,12 @@ def tuned_layers(model: nn.Module) -> Iterator[Any]:
 @torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Adds the updates to the weights; the model computes the same without them."""
-    tuned: set[Any] = set(tuned_layers(model))
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            layer: Any = child
-            if layer in tuned:
-                layer.merge()
-                setattr(parent, name, layer.get_base_layer())
+
+    def merged(layer: Any) -> Any:
+        layer.merge()
+        return layer.get_base_layer()
+
+    exchange(model, set(tuned_layers(model)).__contains__, merged)
     return model
 
 

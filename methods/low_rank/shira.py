@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from methods.backbone import Backbone
 from methods.contract import Count, ImageModel, Method, OptionError, Recipe, freeze
+from methods.low_rank.merging import exchange
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class SparseUpdate(nn.Module):
         """
         return F.linear(x, self.weight(), self.layer.bias)
 
+    def merged(self) -> nn.Linear:
+        """The layer with the update in its weight."""
+        self.layer.weight.copy_(self.weight())
+        return self.layer
+
 
 def build(backbone: Backbone, num_classes: int, config: Config) -> ImageModel:
     """Freezes the backbone, adds to entries of its projections and attaches the head."""
@@ -78,11 +84,7 @@ def build(backbone: Backbone, num_classes: int, config: Config) -> ImageModel:
 @torch.no_grad()
 def merge(model: nn.Module) -> nn.Module:
     """Adds the updates to the weights; the model computes the same without them."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, SparseUpdate):
-                child.layer.weight.copy_(child.weight())
-                setattr(parent, name, child.layer)
+    exchange(model, lambda module: isinstance(module, SparseUpdate), SparseUpdate.merged)
     return model
 
 
