@@ -111,7 +111,7 @@ def summary(frame: pd.DataFrame, mix_code: bool = False, among: pd.DataFrame | N
     runs = _in_blocks(frame)
     table = _cells(runs.sort_values(["seed", "run_id"]), mix_code)  # sums of floats depend on the order of runs
     table.insert(2, "dataset_label", _dataset_labels(table))
-    table.insert(6, "label", _labels(table, runs, runs if among is None else _in_blocks(among)))
+    table.insert(6, "label", _labels(table, [runs] if among is None else [runs, _in_blocks(among)]))
     table = pd.concat([table, _efficiencies(table)], axis=1)
     names = ("dataset", "dataset_digest", "backbone", "block", "resolution", "method", "label")
     keys = [
@@ -121,14 +121,14 @@ def summary(frame: pd.DataFrame, mix_code: bool = False, among: pd.DataFrame | N
     return table.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
 
 
-def _labels(table: pd.DataFrame, runs: pd.DataFrame, among: pd.DataFrame) -> pd.Series:
-    """The label of each row, told apart from all of its method in the same block of `among`.
+def _labels(table: pd.DataFrame, among: Sequence[pd.DataFrame]) -> pd.Series:
+    """The label of each row, told apart from all of its method in the same block of the last runs that have it.
 
-    A block of `runs` that `among` has not, as without others no budget holds what trains nothing, counts alone.
+    Runs of the table alone may have blocks that more runs have not: without others no budget holds what trains nothing.
     """
     titles = {
         (*map(_known, place), *variant): label
-        for known in (runs, among)
+        for known in among
         for place, block in known.groupby(list(_BLOCK), dropna=False)
         for variant, label in variant_labels(block).items()
     }

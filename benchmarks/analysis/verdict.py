@@ -6,6 +6,7 @@ A place is a dataset at a resolution under one protocol. Only methods all of who
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -17,7 +18,6 @@ from benchmarks.analysis.power import Need, needed
 from benchmarks.analysis.significance import cell_evidence
 from benchmarks.records.schema import DAMAGED
 
-COSTS = ("memory", "parameters", "time", "storage")
 _BYTES_A_PARAMETER = 4  # stored in fp32
 
 
@@ -90,8 +90,8 @@ class Verdict:
         candidates: Methods that may be used: not told apart from the best, or with a margin not inferior to full
             fine-tuning; by AUC, the highest first.
         others: Methods that were compared and may not.
-        cheapest: By each of `COSTS`, the label of the cheapest candidate that keeps to the limits; without what is not
-            known of all of them.
+        cheapest: By `memory`, `parameters`, `time` and `storage`, the label of the cheapest candidate that keeps to the
+            limits; without what is not known of all of them.
         left_out: Methods that were not compared, and why.
         seeds, units, unit: What it rests on: seeds, test images or groups (`image`, `group`).
         forbids: Why no conclusion may be drawn, in sentences; empty where one may.
@@ -157,13 +157,6 @@ def _candidate(row: pd.Series, limits: Limits) -> Candidate:
     # Where nothing trains there is no time of training, and what is kept instead of weights is not counted.
     seconds = _known(row["preload_seconds"]) if parameters == 0 else _sum(row["seconds_train"], row["preload_seconds"])
     low = _known(row["vs_full_low"])
-    checks = [
-        limits.card_bytes and memory and limits.needed_bytes(memory) <= limits.card_bytes,
-        limits.hours and seconds is not None and seconds <= 3600 * limits.hours,
-    ]
-    asked = [limits.card_bytes, limits.hours]
-    unknown = (limits.card_bytes and memory is None) or (limits.hours and seconds is None)
-    fits = None if unknown else all(check for check, limit in zip(checks, asked, strict=True) if limit)
     return Candidate(
         label=str(row["label"]),
         method=str(row["method"]),
@@ -181,8 +174,18 @@ def _candidate(row: pd.Series, limits: Limits) -> Candidate:
         parameters=parameters,
         seconds=seconds,
         storage_bytes=_BYTES_A_PARAMETER * parameters if parameters else None,
-        fits=bool(fits) if fits is not None else None,
+        fits=_fits(memory, seconds, limits),
     )
+
+
+def _fits(memory: int | None, seconds: float | None, limits: Limits) -> bool | None:
+    """Whether a method keeps to the limits on card and hours; None where what one of them asks for is not known."""
+    kept: list[bool | None] = []
+    if limits.card_bytes is not None:
+        kept.append(None if memory is None else limits.needed_bytes(memory) <= limits.card_bytes)
+    if limits.hours is not None:
+        kept.append(None if seconds is None else seconds <= 3600 * limits.hours)
+    return None if None in kept else all(kept)
 
 
 def _not_inferior(row: pd.Series, low: float | None, margin: float | None) -> bool | None:
@@ -205,20 +208,13 @@ def _cheapest(candidates: list[Candidate]) -> dict[str, str]:
 
     Memory is compared where all that is known of it is measured, or all predicted.
     """
-    values: dict[str, list[float | None]] = {
-        "parameters": [found.parameters for found in candidates],
-        "time": [found.seconds for found in candidates],
-        "storage": [found.storage_bytes for found in candidates],
-    }
-    known = {cost: [value for value in costs if value is not None] for cost, costs in values.items()}
-    cheapest = {
-        cost: candidates[known[cost].index(min(known[cost]))].label
-        for cost, costs in values.items()
-        if costs and len(known[cost]) == len(costs)
-    }
+    cheapest: dict[str, str] = {}
+    for cost, name in (("parameters", "parameters"), ("time", "seconds"), ("storage", "storage_bytes")):
+        if candidates and all(getattr(found, name) is not None for found in candidates):
+            cheapest[cost] = min(candidates, key=attrgetter(name)).label
     lean = [found for found in candidates if found.memory_bytes is not None]
     if len({found.memory_source for found in lean}) == 1:
-        cheapest["memory"] = min(lean, key=lambda found: found.memory_bytes or 0).label
+        cheapest["memory"] = min(lean, key=attrgetter("memory_bytes")).label
     return cheapest
 
 
