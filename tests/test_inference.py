@@ -227,7 +227,7 @@ def test_interval_and_p_never_contradict_each_other() -> None:
     differences = Differences(first, second, rng.uniform(0, 3e-4, num), parts)
     p = differences.p_value(SPLIT)
     for level in (0.05, 0.05 / 6):
-        low, high = differences.interval(SPLIT, level)
+        low, high = differences.interval(SPLIT, level=level)
         zero_inside = (low <= 0) & (high >= 0)
         clear = np.abs(p - level) > 1e-6
         np.testing.assert_array_equal(zero_inside[clear], (p >= level)[clear])

@@ -16,6 +16,7 @@ from benchmarks.analysis.inference import (
     Differences,
     Means,
     Parts,
+    Split,
     interval,
     make_split,
     unpaired,
@@ -128,7 +129,7 @@ class SameImages:
                 np.array([[self._places[pairs[k][side]][seed] for seed in shared[k]] for k in alike]) for side in (0, 1)
             ]
             differences = self._differences(*sides)
-            low, high = differences.interval(self._split, level)
+            low, high = differences.interval(self._split, level=level)
             p_values = differences.p_value(self._split)
             for number, k in enumerate(alike):
                 ends = float(low[number]), float(high[number])
@@ -174,6 +175,12 @@ class SameImages:
         low, high = differences.interval(self._split)
         p = float(differences.p_value(self._split)[0])
         return Comparison(float(differences.change[0]), float(low[0]), float(high[0]), p, num_seeds)
+
+    def mean_of(self, seeds: Sequence[int]) -> tuple[Means, Floats, Split]:
+        """Of the only cell: the mean over some seeds, their AUCs `(1, S)`, and the split that it was tested on."""
+        (places,) = self._places
+        rows = np.array([[places[seed] for seed in seeds]])
+        return self._means(rows), self._aucs[rows], self._split
 
     def _means(self, places: Integers) -> Means:
         """The means over runs `(P, S)`."""

@@ -186,14 +186,18 @@ class Differences(NamedTuple):
         """First less second."""
         return self.first.auc - self.second.auc
 
-    def variance(self, split: Split) -> Callable[[Floats], Floats]:
+    def variance(self, *splits: Split) -> Callable[[Floats], Floats]:
         """The variance that the difference has, as a function of what the true one is `(P,) -> (P,)`.
 
         The larger of what images show, as DeLong et al., and of what they would at AUCs that far apart and as near as
         can be to those observed.
+
+        Args:
+            splits: The one that both were tested on, or that of the first and that of the second.
         """
+        sides = [(self.first, splits[0]), (self.second, splits[-1])]
         middle = (self.first.auc + self.second.auc) / 2
-        scales = [_scale(means, split) for means in (self.first, self.second)]
+        scales = [_scale(means, split) for means, split in sides]
         product = self.first.parts.images * self.second.parts.images
         known = product > _NOTHING**2
         correlation = np.where(known, self.covariance / np.sqrt(np.where(known, product, 1)), 0)
@@ -202,15 +206,17 @@ class Differences(NamedTuple):
         def of(change: Floats) -> Floats:
             aucs = np.stack([middle + change / 2, middle - change / 2])
             aucs -= np.maximum(aucs.max(axis=0) - 1, 0)
-            one, other = (scale * model_variance(auc, split) for scale, auc in zip(scales, aucs, strict=True))
+            one, other = (
+                scale * model_variance(auc, split) for scale, auc, (_, split) in zip(scales, aucs, sides, strict=True)
+            )
             expected = one + other - 2 * correlation * np.sqrt(one * other)
             return np.asarray(np.maximum(self.parts.images, expected) + self.parts.seeds)
 
         return of
 
-    def interval(self, split: Split, level: float = LEVEL) -> tuple[Floats, Floats]:
+    def interval(self, *splits: Split, level: float = LEVEL) -> tuple[Floats, Floats]:
         """All differences that two-sided `level` does not reject: 0 is among them where `p_value` exceeds the level."""
-        critical, variance = critical_value(level, self.parts), self.variance(split)
+        critical, variance = critical_value(level, self.parts), self.variance(*splits)
 
         def inside(change: Floats) -> NDArray[np.bool_]:
             return np.asarray(np.abs(self.change - change) <= critical * np.sqrt(variance(change)))
@@ -218,9 +224,9 @@ class Differences(NamedTuple):
         limit = np.ones_like(self.change)
         return _edge(inside, self.change, -limit), _edge(inside, self.change, limit)
 
-    def p_value(self, split: Split) -> Floats:
+    def p_value(self, *splits: Split) -> Floats:
         """Two-sided p of no difference: the level whose critical value is the difference in standard errors `(P,)`."""
-        variance = self.variance(split)(np.zeros_like(self.change))
+        variance = self.variance(*splits)(np.zeros_like(self.change))
         distance = np.abs(self.change) / np.sqrt(np.maximum(variance, _NOTHING))
 
         def rejected(logarithm: Floats) -> NDArray[np.bool_]:

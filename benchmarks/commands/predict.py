@@ -70,23 +70,37 @@ def run(args: argparse.Namespace) -> int:
     return 1 if problems or unreadable else 0
 
 
-def load(args: argparse.Namespace) -> "TrainedModel":
+def load(args: argparse.Namespace, merge: bool = True) -> "TrainedModel":
     """The model that was named; says which, and that it is not for clinical use.
+
+    Args:
+        args: With what `add_model` and `add_model_options` add.
+        merge: As of `load_model`.
 
     Raises:
         UserError: There is none, or it cannot be used.
     """
     from benchmarks.inference.stored_models import BEST, best_run
-    from benchmarks.inference.trained import load_model, load_run
+    from benchmarks.inference.trained import load_model
     from benchmarks.suite.devices import resolve_device
 
     check_named(args.results, "results")
-    device, options = resolve_device(args.device), {"cache": args.cache, "weights": args.weights}
     if args.model.endswith(".safetensors"):
-        model = load_model(args.model, device, **options)
-    else:
-        run_id = best_run(args.results)["run_id"] if args.model == BEST else args.model
-        model = load_run(args.results, run_id, device, **options)
+        device = resolve_device(args.device)
+        return _introduced(load_model(args.model, device, args.cache, args.weights, merge))
+    return load_stored(args, best_run(args.results)["run_id"] if args.model == BEST else args.model, merge)
+
+
+def load_stored(args: argparse.Namespace, run_id: str, merge: bool = True) -> "TrainedModel":
+    """The model of a run; says what it is, as `load` does, and raises what that does."""
+    from benchmarks.inference.trained import load_run
+    from benchmarks.suite.devices import resolve_device
+
+    device = resolve_device(args.device)
+    return _introduced(load_run(args.results, run_id, device, args.cache, args.weights, merge))
+
+
+def _introduced(model: "TrainedModel") -> "TrainedModel":
     config, val = model.config, model.card["scores"]["val"]
     print(
         f"{model.card['run_id']}: {config.method} on {config.dataset} at {config.resolution} px, validation AUC "

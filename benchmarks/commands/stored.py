@@ -81,11 +81,15 @@ def tables(args: argparse.Namespace) -> int:
         return 1 if num_problems else 0
     from benchmarks.analysis.evidence import load_evidence
     from benchmarks.analysis.headline import load_wanted
+    from benchmarks.report.other_data import write_other_data
     from benchmarks.report.tables import console_table, write_tables
 
     evidence, problems = load_evidence(args.results, frame)
     wanted = load_wanted(args.results, frame, args.metrics)
-    problems = list(dict.fromkeys([*problems, *wanted.problems]))
+    others, faults = (
+        ([], []) if args.across_backbones else write_other_data(args.results, frame, evidence, args.mix_code)
+    )
+    problems = list(dict.fromkeys([*problems, *wanted.problems, *faults]))
     for problem in problems:
         print(problem, file=sys.stderr)
     if args.metrics:
@@ -93,7 +97,7 @@ def tables(args: argparse.Namespace) -> int:
 
         Console(stderr=True).print(console_table(frame, args.mix_code, wanted=wanted))
     name = "backbones" if args.across_backbones else "results"
-    print(*write_tables(args.results, frame, evidence, args.mix_code, name, wanted), sep="\n")
+    print(*write_tables(args.results, frame, evidence, args.mix_code, name, wanted), *others, sep="\n")
     return 1 if num_problems or problems else 0
 
 

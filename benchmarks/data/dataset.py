@@ -232,14 +232,18 @@ def _class_folders(root: Path) -> list[str]:
 def _list_splits(root: Path, classes: tuple[str, ...]) -> dict[str, tuple[Sample, ...]]:
     return {
         split: tuple(
-            Sample(path, label) for label, name in enumerate(classes) for path in _list_images(root, f"{split}/{name}")
+            Sample(path, label) for label, name in enumerate(classes) for path in list_images(root, f"{split}/{name}")
         )
         for split in SPLITS
     }
 
 
-def _list_images(root: Path, folder: str) -> list[str]:
-    """Sorted paths of a class folder's images, relative to the root."""
+def list_images(root: Path, folder: str) -> list[str]:
+    """Sorted paths of a class folder's images, relative to the root.
+
+    Raises:
+        UserError: There are none, or the folder holds something else.
+    """
     paths = []
     for path in list_files(root / folder):
         _refuse_fault(path)

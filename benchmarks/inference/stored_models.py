@@ -66,7 +66,8 @@ def _rivals(results: Path, record: Record, policy: KeepModels) -> list[Record]:
         beginning = beginning.removesuffix(config["method"])
     else:
         names.append("method")
-    others = [_read(results, run_id) for run_id in kept_models(results, beginning) if run_id != record["run_id"]]
+    names_of_others = [run_id for run_id in kept_models(results, beginning) if run_id != record["run_id"]]
+    others = [read_with_model(results, run_id) for run_id in names_of_others]
     return [
         rival
         for rival in others
@@ -74,7 +75,7 @@ def _rivals(results: Path, record: Record, policy: KeepModels) -> list[Record]:
     ]
 
 
-def _read(results: Path, run_id: str) -> Record | None:
+def read_with_model(results: Path, run_id: str) -> Record | None:
     """The record of a run with a model; None where it is missing, damaged or says nothing of validation."""
     try:
         record = read_record(results / "runs" / f"{run_id}.json")
@@ -89,6 +90,31 @@ def _score(record: Record) -> tuple[float, float]:
     return preference(val["auc"], val["loss"])
 
 
+def run_with_model(results: Path, run_id: str) -> Record:
+    """The record of a run whose model is kept.
+
+    Raises:
+        MissingError: There is no such run, or no model of it.
+        UserError: The record is damaged.
+    """
+    try:
+        record = read_record(results / "runs" / f"{run_id}.json")
+    except MissingError as error:
+        raise MissingError(_no_run(results, run_id)) from error
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise MissingError(_no_run(results, run_id)) from error  # no name of a run at all
+    if record.get("model_sha256") is None or not model_path(results, run_id).exists():
+        none_kept = record.get("model_sha256") is None
+        why = "none was kept" if none_kept else "it was removed, or gave way to a better one"
+        raise MissingError(
+            f"model of a run must be there, got none of {run_id} ({why}); run it again with --overwrite --keep-models "
+            "all"
+        )
+    return record
+
+
 def stored_model(results: Path, run_id: str) -> tuple[Path, bytes]:
     """The file of a run's model, and its content, which is what was stored.
 
@@ -96,22 +122,7 @@ def stored_model(results: Path, run_id: str) -> tuple[Path, bytes]:
         MissingError: There is no such run, or no model of it.
         UserError: The record or the model is damaged.
     """
-    path = results / "runs" / f"{run_id}.json"
-    try:
-        record = read_record(path)
-    except MissingError as error:
-        raise MissingError(_no_run(results, run_id)) from error
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise MissingError(_no_run(results, run_id)) from error  # no name of a run at all
-    digest, model = record.get("model_sha256"), model_path(results, run_id)
-    if digest is None or not model.exists():
-        why = "none was kept" if digest is None else "it was removed, or gave way to a better one"
-        raise MissingError(
-            f"model of a run must be there, got none of {run_id} ({why}); run it again with --overwrite --keep-models "
-            "all"
-        )
+    digest, model = run_with_model(results, run_id)["model_sha256"], model_path(results, run_id)
     data = read_model(model)
     if hashlib.sha256(data).hexdigest() != digest:
         raise UserError(
@@ -135,7 +146,7 @@ def best_run(results: Path) -> Record:
         MissingError: There is none.
         UserError: There are some of several datasets.
     """
-    found = [record for run_id in kept_models(results) if (record := _read(results, run_id)) is not None]
+    found = [record for run_id in kept_models(results) if (record := read_with_model(results, run_id)) is not None]
     if not found:
         raise MissingError(
             f"results must hold a run whose model is kept, got none under {str(results / 'runs')!r}; run bench.py "

@@ -74,6 +74,11 @@ class TrainedModel(nn.Module):
         self.to(device)
         self.eval()
 
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self._preprocessing.mean.device
+
     def read(self, paths: Iterable[str | Path]) -> dict[str, Tensor]:
         """Views of image files, DICOM among them, by the code that read the images of the training.
 
@@ -112,7 +117,7 @@ class TrainedModel(nn.Module):
         return self._logits(images)
 
     def _logits(self, views: Mapping[str, Tensor]) -> Tensor:
-        device, precision = self._preprocessing.mean.device, self.config.precision
+        device, precision = self.device, self.config.precision
         inputs = {name: self._preprocessing(views[name].to(device)) for name in self.sides}
         if self.extractor is not None:
             inputs |= extraction_step(self.extractor, inputs.pop(IMAGE), precision, device.type)

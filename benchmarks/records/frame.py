@@ -75,6 +75,8 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     The history: train_losses and val_aucs, tuples with an entry an epoch, empty where none was stored.
     The training split: num_train (images), class_entropy (nats).
     variant: JSON of every setting that is neither place, seed nor protocol; runs that differ in it are never averaged.
+    Of an evaluation: evaluation_kind, evaluation_run_id, evaluation_run_predictions_sha256, evaluation_data,
+    evaluation_data_digest; its scores are of its images.
     predictions_sha256: of the file of predictions, which was compared with it when the record was read.
     Of a damaged run, whose state is `damaged`, there is only what says where it belongs.
     Missing values are missing (NA), whatever the reason. No text names a place or machine, whatever a record holds.

@@ -354,12 +354,41 @@ class Environment(TypedDict, total=False):
     host_id: Annotated[str | None, Column(None)]
 
 
+class EvaluationData(TypedDict, total=False):
+    """The images of an evaluation: their folder's name, a digest over class, path and content, and counts by class.
+
+    class_map: which class of the model each class folder was taken for, none for one that was left out; null where
+    folders are named as the classes are.
+    """
+
+    name: Required[Annotated[str, Column("evaluation_data")]]
+    digest: Required[Annotated[str, Column("evaluation_data_digest")]]
+    counts: dict[str, Count]
+    class_map: dict[str, str | None] | None
+
+
+class Evaluation(TypedDict, total=False):
+    """What a trained model was evaluated on, where that is not the test split of its dataset.
+
+    kind: `data` for the images of another folder. run_id: whose model it was, with the digests of that run's
+    predictions and model: of a run that was done again with another result it is no more. settings: of the kind.
+    """
+
+    kind: Required[Annotated[str, Column("evaluation_kind")]]
+    run_id: Required[Annotated[str, Column("evaluation_run_id")]]
+    run_predictions_sha256: Required[Annotated[str | None, Column("evaluation_run_predictions_sha256")]]
+    model_sha256: Required[Annotated[str, Column(None)]]
+    data: Required[EvaluationData]
+    settings: dict[str, Any]
+
+
 class RunRecord(TypedDict):
     """The whole file.
 
     predictions_sha256: of the file of its predictions, where it has one; sha256: see `benchmarks.records.seal`. Records
     stored before there were these have neither. model_sha256, model_bytes: of the file of its model, where one was
-    kept: it may be gone since, and is compared when it is loaded.
+    kept: it may be gone since, and is compared when it is loaded. evaluation: of the record of an evaluation, whose
+    measurements and predictions are of its images, and which lies apart from those of runs.
     """
 
     schema: Annotated[Schema, Column(None)]
@@ -371,6 +400,7 @@ class RunRecord(TypedDict):
     predictions_sha256: NotRequired[str | None]
     model_sha256: NotRequired[Annotated[str | None, Column(None)]]
     model_bytes: NotRequired[Annotated[Count | None, Column(None)]]
+    evaluation: NotRequired[Evaluation]
     sha256: NotRequired[Annotated[str, Column(None)]]
 
 

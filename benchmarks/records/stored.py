@@ -12,6 +12,7 @@ UNDONE = (None, "interrupted", DAMAGED)  # due under every policy
 POLICIES = ("only-missing", "retry-failed", "overwrite")
 
 TRIALS = "trials"  # below the results: trials are no results, and no table shows them
+EVALUATIONS = "evaluations"  # below the results: of trained models on other images, which no ranking sees
 
 Stamp = tuple[int, int]  # of a file: when it was written, and its inode
 
@@ -19,6 +20,11 @@ Stamp = tuple[int, int]  # of a file: when it was written, and its inode
 def trial_results(results: Path) -> Path:
     """Where the records of trials lie."""
     return results / TRIALS
+
+
+def evaluation_results(results: Path) -> Path:
+    """Where the records of evaluations lie."""
+    return results / EVALUATIONS
 
 
 class StoredStates:

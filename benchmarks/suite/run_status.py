@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.inference.inventory import stored_models
 from benchmarks.records.record import each_record, record_paths
 from benchmarks.records.schema import DAMAGED, Record
-from benchmarks.records.stored import DONE, trial_results
+from benchmarks.records.stored import DONE, evaluation_results, trial_results
 from benchmarks.storage.locks import Lock
 from benchmarks.suite.slurm_queue import QUEUED, RUNNING, JobEntry, queued_jobs
 
@@ -14,7 +14,7 @@ COLUMNS = ("run", "kind", "status", "result", "model_mib", "job", "where", "mess
 
 
 def list_runs(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every run and trial that has a record, is under way, or was handed to a cluster.
+    """Every run, trial and evaluation that has a record, is under way, or was handed to a cluster.
 
     Returns:
         A row of `COLUMNS` each, and a line for each file that cannot be read. `status` is `queued`, `running`, `done`
@@ -28,9 +28,12 @@ def list_runs(results: Path) -> tuple[list[dict[str, Any]], list[str]]:
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     problems: list[str] = []
     tuned: dict[tuple[Any, ...], str] = {}  # runs by the trials that chose their rate, and their seed
-    for kind, folder in (("trial", trial_results(results)), ("run", results)):
+    folders = {"trial": trial_results(results), "run": results, "evaluation": evaluation_results(results)}
+    for kind, folder in folders.items():
         for record in each_record(folder, problems):
             rows[kind, record["run_id"]] = _stored_row(kind, record)
+            if kind == "evaluation":
+                continue
             tuning = record["run"].get("tuning") or {}
             tuned[(*tuning.get("runs", ()), record["run"]["config"]["seed"])] = record["run_id"]
         for path in record_paths(folder) if problems else ():

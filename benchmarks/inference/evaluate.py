@@ -1,0 +1,156 @@
+"""A kept model measured on other images than those of its dataset, as a record of its own beside those of runs."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.config import RunConfig, identity
+from benchmarks.environment import describe_code, describe_environment
+from benchmarks.errors import UserError
+from benchmarks.inference.labelled_folder import LabelledFolder
+from benchmarks.inference.predict import predict
+from benchmarks.inference.stored_models import read_with_model
+from benchmarks.inference.trained import TrainedModel
+from benchmarks.names import shortened
+from benchmarks.records.hashed_names import hash_names
+from benchmarks.records.record import kept_models, read_record, remove_partial, store_run
+from benchmarks.records.schema import SCHEMA, Record
+from benchmarks.records.stored import evaluation_results
+from benchmarks.storage.locks import held_lock
+from benchmarks.storage.name_key import key_id, make_key, read_key
+from benchmarks.storage.notes import say
+from benchmarks.training.metrics import classification_metrics
+
+DATA = "data"  # the kind of an evaluation on another folder
+SPLIT = "test"  # what predictions of an evaluation are called in their file
+_OF_RUN = ("config", "method", "dataset", "input", "backbone", "weights", "code", "tuning")  # what both records say
+
+
+def same_but_for_the_seed(results: Path, record: Record) -> list[Record]:
+    """The runs with a kept model that differ from a run in their seed alone, itself among them, by seed."""
+    beginning = record["run_id"].rpartition("-s")[0]
+    found = [read_with_model(results, run_id) for run_id in kept_models(results, beginning)]
+    alike = [other for other in found if other is not None and _settings(other) == _settings(record)]
+    return sorted(alike, key=lambda other: int(other["run"]["config"]["seed"]))
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    """All that makes a run but its seed; of a tuned one the grid, as the rate is a result."""
+    config = identity(record["run"]["config"], RunConfig)
+    left_out = {"seed", "lr"} if config.get("lr_grid") else {"seed"}
+    return {name: value for name, value in config.items() if name not in left_out}
+
+
+def evaluation_id(run_id: str, data: LabelledFolder) -> str:
+    """The name of the record of an evaluation: the run's and the data's, which their digest tells apart."""
+    return f"{run_id}@{shortened(re.sub(r'[^A-Za-z0-9_-]', '_', data.name))[:40]}-{data.digest[:10]}"
+
+
+def stored_evaluation(results: Path, record: Record, name: str) -> Record | None:
+    """The record of an evaluation; None where there is none of the model that the run has now, or it is damaged."""
+    try:
+        found = read_record(evaluation_results(results) / "runs" / f"{name}.json")
+    except UserError:
+        return None
+    return found if found["evaluation"]["model_sha256"] == record["model_sha256"] else None
+
+
+def evaluate(
+    results: Path,
+    record: Record,
+    model: TrainedModel,
+    data: LabelledFolder,
+    batch_size: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Record:
+    """Measures a run's model on the images of another folder, and stores that.
+
+    Names of images and groups are hashed where those of the run are, with a key that is kept in the folder.
+
+    Args:
+        results: The results root.
+        record: Of the run.
+        model: Its model.
+        data: The images.
+        batch_size: Images at a time; None for as many as in the run.
+        on_progress: Called with (images done, images in all) now and then.
+
+    Returns:
+        The record, as it is stored.
+
+    Raises:
+        UserError: An image cannot be read.
+    """
+    frame, problems = predict(model, [data.root / name for name in data.names], batch_size, on_progress)
+    if problems:
+        raise UserError(
+            f"data must be images that can be read, got {len(problems)} that cannot: {problems[0]}; mend or remove them"
+        )
+    about = {"split": SPLIT, "path": data.names, "label": [model.classes[label] for label in data.labels]}
+    groups = {} if data.groups is None else {"group": data.groups}
+    predictions = pd.concat([pd.DataFrame(about | groups), frame.drop(columns="path")], axis=1)
+    key = None
+    if record["run"].get("names_key"):
+        make_key(data.root)
+        key = read_key(data.root)
+    evaluation = {
+        "kind": DATA,
+        "data": {"name": data.name, "digest": data.digest, "counts": data.counts, "class_map": data.class_map},
+    }
+    return store_evaluation(
+        results, record, evaluation_id(record["run_id"], data), evaluation, predictions, model.device, key
+    )
+
+
+def store_evaluation(
+    results: Path,
+    record: Record,
+    name: str,
+    evaluation: dict[str, Any],
+    predictions: pd.DataFrame,
+    device: torch.device,
+    key: bytes | None = None,
+) -> Record:
+    """Scores and stores an evaluation, of whatever kind.
+
+    Args:
+        results: The results root.
+        record: Of the run whose model it is.
+        name: Of the new record.
+        evaluation: Its `kind` and `data`, as `records.schema.Evaluation` has them, and what else its kind needs.
+        predictions: As `store_run` takes them, of one split called `SPLIT`, with logits.
+        device: Where they were made.
+        key: With which names are to be hashed; None to leave them.
+    """
+    run = {part: record["run"].get(part) for part in _OF_RUN}
+    run["started"] = datetime.now(UTC).isoformat(timespec="seconds")
+    classes, ordered = run["dataset"]["classes"], bool(run["dataset"].get("ordered"))
+    labels = np.array([classes.index(label) for label in predictions["label"]])
+    logits = predictions[[f"logit_{label}" for label in classes]].to_numpy()
+    if key is not None:
+        run["names_key"], predictions = key_id(key), hash_names(predictions, key)
+    whose = {"run_id": record["run_id"], "run_predictions_sha256": record.get("predictions_sha256")}
+    found: Record = {
+        "schema": SCHEMA,
+        "run_id": name,
+        "status": {"state": "ok", "message": None, "phase": None},
+        "run": run,
+        "measurements": {"test": classification_metrics(labels, logits, classes, ordered)},
+        "environment": describe_environment(device),
+        "evaluation": whose | {"model_sha256": record["model_sha256"], "code": describe_code()} | evaluation,
+    }
+    root = evaluation_results(results)
+
+    def wait() -> None:
+        say(f"another process stores {name}: waiting for it")
+
+    with held_lock(root / "runs" / f".{name}.lease", wait):
+        remove_partial(root, name)
+        store_run(root, found, predictions)
+    return found

@@ -1,0 +1,131 @@
+"""The table of trained models on other images: what they score there, on their own test split, and the drop."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.analysis.evaluations import evaluation_rows, is_current
+from benchmarks.analysis.evidence import Evidence, load_evidence
+from benchmarks.analysis.inference import FEW as FEW_UNITS
+from benchmarks.analysis.summary import blocks, summary
+from benchmarks.records.frame import load_frame
+from benchmarks.records.stored import evaluation_results
+from benchmarks.report.captions import FEW, protocol, title
+from benchmarks.report.columns import shown_p
+from benchmarks.report.entries import Column, Entry
+from benchmarks.report.tables import LATEX_PACKAGES, escape_markdown, label_name, latex_table, markdown_rows
+from benchmarks.storage.csv_cells import csv_text
+from benchmarks.storage.files import write_atomic
+
+KIND = "data"  # of evaluations that this table is about
+NAME = "other_data"
+HOW = (
+    "AUC: macro one-vs-rest, mean ± sample standard deviation over the seeds that were evaluated, with a 95 % interval "
+    "over images and seeds. Own test split: the same models on the test images of the dataset that they were trained "
+    "on. Drop: own test split less other images, with a 95 % interval and two-sided p: the two sets of images are "
+    "independent samples, seeds are paired. With one seed, interval and p are of that trained model alone. Nothing "
+    "here ranks methods: what is chosen by these images is no longer tested on them."
+)
+
+
+def _auc(side: str) -> Column:
+    def entry(row: pd.Series) -> Entry:
+        mean, deviation = row[f"{side}_mean"], row[f"{side}_sd"]
+        if pd.isna(mean):
+            return Entry("–")
+        return Entry(f"{100 * mean:.2f}" + ("" if pd.isna(deviation) else f" ± {100 * deviation:.2f}"))
+
+    headers = {"external": "AUC on other images (%)", "internal": "AUC on own test split (%)"}
+    return Column(headers[side], "", 0, entry)
+
+
+def _interval(row: pd.Series) -> Entry:
+    if pd.isna(row["external_low"]):
+        return Entry("–")
+    mark = FEW if row["external_fewest_units"] < FEW_UNITS else ""
+    return Entry(f"{100 * row['external_low']:.2f} to {100 * row['external_high']:.2f}", mark)
+
+
+def _drop(row: pd.Series) -> Entry:
+    if pd.isna(row["drop_p"]):
+        return Entry("–")
+    change, low, high = (f"{100 * row[f'drop_{name}']:+.2f}" for name in ("change", "low", "high"))
+    return Entry(f"{change}, {low} to {high} ({shown_p(row['drop_p'])})".replace("-", "−"))
+
+
+COLUMNS = (
+    Column("Method", "Method", 0, lambda row: Entry(str(row["label"]))),
+    _auc("external"),
+    Column("95 % CI (%)", "", 0, _interval),
+    _auc("internal"),
+    Column("Drop, 95 % CI (p)", "", 0, _drop),
+    Column("Seeds", "", 0, lambda row: Entry(f"{row['seeds_evaluated']} of {row['seeds_ok']}")),
+)
+
+
+def write_other_data(
+    results: Path, frame: pd.DataFrame, evidence: Mapping[str, Evidence], mix_code: bool = False
+) -> tuple[list[Path], list[str]]:
+    """Writes other_data.md, other_data.csv and other_data.tex to `results/tables`; nothing where nothing was evaluated.
+
+    Args:
+        results: The results root.
+        frame: Its runs, as `records.runs_frame` gives them.
+        evidence: Theirs.
+        mix_code: Whether runs that different code has trained are averaged.
+
+    Returns:
+        The paths, and a line for each evaluation that is damaged or of a model that is there no more.
+    """
+    folder = evaluation_results(results)
+    evaluations, problems = load_frame(folder)
+    evaluations = evaluations[(evaluations["state"] == "ok") & (evaluations["evaluation_kind"] == KIND)]
+    if evaluations.empty:
+        return [], problems
+    outside, unread = load_evidence(folder, evaluations)
+    current = is_current(evaluations, frame)
+    problems += unread
+    problems += [
+        f"evaluation must be of a stored run as it is now, got {name} of another: evaluate again, or delete its record"
+        for name in evaluations.loc[~current, "run_id"]
+    ]
+    table = evaluation_rows(summary(frame, mix_code), evidence, evaluations[current], outside)
+    if table.empty:
+        return [], problems
+    texts = {"md": _markdown(table), "csv": csv_text(table), "tex": _latex(table)}
+    paths = [write_atomic(results / "tables" / f"{NAME}.{ending}", text.encode()) for ending, text in texts.items()]
+    return paths, problems
+
+
+def _parts(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """A heading and its rows: one dataset and protocol, one set of other images."""
+    for block in blocks(table):
+        for name, rows in block.groupby("data_label", sort=True):
+            yield f"{title(block)} → {name}", rows
+
+
+def _notes(rows: pd.DataFrame) -> list[str]:
+    few = rows["external_fewest_units"].dropna()
+    if not (few < FEW_UNITS).any():
+        return []
+    return [f"{FEW} The rarest class has {few.min():.0f} images or patients: under {FEW_UNITS}, intervals are rough."]
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    parts = ["# Trained models on other images\n"]
+    for heading, rows in _parts(table):
+        parts += [
+            f"## {escape_markdown(heading)}\n",
+            f"{escape_markdown(protocol(rows))}. Protocol {rows['block'].iloc[0]}.\n",
+            markdown_rows(rows, COLUMNS),
+            *(f"{escape_markdown(note)}\n" for note in _notes(rows)),
+        ]
+    return "\n".join([*parts, "## How to read\n", f"{HOW}\n"])
+
+
+def _latex(table: pd.DataFrame) -> str:
+    return LATEX_PACKAGES + "\n".join(
+        latex_table(rows, COLUMNS, f"{heading}. {protocol(rows)}. {HOW}", f"{NAME}-{label_name(heading)}", _notes(rows))
+        for heading, rows in _parts(table)
+    )
