@@ -13,6 +13,7 @@ from fixed_records import make_record, store_with_predictions
 from benchmarks.analysis.backbones import across_backbones
 from benchmarks.analysis.comparison import FEWEST, SameImages, best_p
 from benchmarks.analysis.evidence import load_evidence
+from benchmarks.analysis.influence import influence
 from benchmarks.analysis.power import within_reach
 from benchmarks.analysis.stopping import LOOK_LEVEL, LOOKS, RULE, judge, look_at, seeds_of_looks
 from benchmarks.analysis.summary import summary
@@ -21,7 +22,7 @@ from benchmarks.records.record import write_record
 from benchmarks.records.schema import Record
 from benchmarks.report.missing_runs import missing_cells
 from benchmarks.speed import stopping as simulation
-from benchmarks.speed.claims import Scene, draw, made_up_evidence
+from benchmarks.speed.claims import Scene, draw, each_evidence
 
 
 def methods_at(
@@ -29,12 +30,9 @@ def methods_at(
 ) -> SameImages:
     """Methods with these AUCs and numbers of seeds."""
     scene = Scene(num_images, 0.3, max(num_seeds), seed_sd, aucs)
-    labels, units, scores = draw(scene, np.random.default_rng(3), len(aucs))
+    labels, _, scores = draw(scene, np.random.default_rng(3), len(aucs))
     return SameImages(
-        [
-            {seed: made_up_evidence(labels, units, scores[method, seed]) for seed in range(number)}
-            for method, number in enumerate(num_seeds)
-        ]
+        [dict(enumerate(each_evidence(labels, scores[method, :number]))) for method, number in enumerate(num_seeds)]
     )
 
 
@@ -109,13 +107,13 @@ def test_equal_methods_are_seldom_dropped_and_seeds_are_saved() -> None:
 
 def test_the_simulation_takes_all_seeds_at_once() -> None:
     labels, units, scores = draw(Scene(40, 0.3, 3, 0.02, (0.85, 0.8)), np.random.default_rng(0))
-    found = list(simulation.each_evidence(labels, scores[1]))
+    found = list(each_evidence(labels, scores[1]))
     for row, evidence in zip(scores[1], found, strict=True):
-        expected = made_up_evidence(labels, units, row)
-        assert evidence.auc == pytest.approx(expected.auc)
-        np.testing.assert_allclose(evidence.influence, expected.influence)
-        assert evidence.design_effect == expected.design_effect
-        np.testing.assert_array_equal(evidence.class_units, expected.class_units)
+        auc, of_units, design_effect = influence(labels, np.stack([-row, row], axis=1), units)
+        assert evidence.auc == pytest.approx(auc)
+        np.testing.assert_allclose(evidence.influence, of_units)
+        assert evidence.design_effect == design_effect
+        np.testing.assert_array_equal(evidence.class_units, np.bincount(labels))
 
 
 def asked_of(*methods: str) -> dict[str, Any]:

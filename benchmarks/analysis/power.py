@@ -38,11 +38,13 @@ def needed(change: float, parts: Parts, num_seeds: int, num_units: int, level: f
         level: One-sided, after any correction for several comparisons.
     """
     images, seeds = float(parts.images[0]), float(parts.seeds[0])
+    own = max(float(parts.told[0]) * (images + seeds) - seeds, 0.0)  # of the spread over seeds, what images add to it
 
     def does(seeds_in_all: int, times: float) -> bool:
         by_images, by_seeds = images / times, seeds * num_seeds / seeds_in_all
         whole = by_images + by_seeds
-        share = np.array([by_seeds / whole if whole else 0.0])
+        spread = by_seeds + own / times * num_seeds / seeds_in_all
+        share = np.array([min(spread / whole, 1.0) if whole else 0.0])
         planned = Parts(np.array([by_images]), np.array([by_seeds]), share, np.array([seeds_in_all - 1.0]))
         reach = float(critical_value(2 * level, planned)[0]) + float(stats.norm.ppf(POWER))
         return abs(change) >= reach * math.sqrt(whole)
