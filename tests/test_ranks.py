@@ -17,9 +17,11 @@ from benchmarks.analysis.ranks import (
     average_ranks,
     compare_over_datasets,
     critical_difference,
+    friedman_chi_square,
     iman_davenport,
     iman_davenport_f,
     indistinguishable,
+    range_quantile,
     signed_rank,
 )
 from benchmarks.analysis.statistics import holm
@@ -47,9 +49,23 @@ def test_critical_difference_is_the_published_one() -> None:
     assert critical_difference(4, 14, level=0.088673) == pytest.approx(16 / 14, abs=1e-5)
 
 
+def test_quantiles_of_the_range_are_those_of_scipy() -> None:
+    for number, share in itertools.product((2, 3, 8, 60), (0.5, 0.9, 0.95, 0.999)):
+        expected = stats.studentized_range.ppf(share, number, np.inf)
+        assert range_quantile(share, number) == pytest.approx(expected, abs=1e-9)
+
+
+def test_chi_square_is_that_of_scipy() -> None:
+    for seed in range(20):
+        scores = np.random.default_rng(seed).integers(0, 4, (6, 5)).astype(np.float64)
+        expected = stats.friedmanchisquare(*scores.T).statistic
+        assert friedman_chi_square(stats.rankdata(-scores, axis=1)) == pytest.approx(expected, rel=1e-12)
+
+
 def test_ranks_are_averaged_over_rows() -> None:
     scores = np.array([[0.9, 0.8, 0.7], [0.9, 0.9, 0.1], [0.5, 0.6, 0.4], [0.3, 0.3, 0.3]])
     assert average_ranks(scores).tolist() == [(1 + 1.5 + 2 + 2) / 4, (2 + 1.5 + 1 + 2) / 4, (3 + 3 + 3 + 2) / 4]
+    assert average_ranks(scores).tolist() == stats.rankdata(-scores, axis=1).mean(axis=0).tolist()
 
 
 def test_f_is_the_published_one() -> None:

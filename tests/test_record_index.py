@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from fixed_records import make_record, store_with_predictions
 from test_damaged import DAMAGES, EDITED, record_of
 
 from bench import main
-from benchmarks.records import index, record
-from benchmarks.records.record import load_records, predictions_path
+from benchmarks.records import frame, index, kept_frame, record
+from benchmarks.records.frame import load_frame
+from benchmarks.records.record import load_records, predictions_path, write_record
 from benchmarks.storage import files
 
 NUM_RUNS = 6
@@ -23,7 +25,7 @@ NUM_RUNS = 6
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three seeds of two methods, enough for an index and as if from long ago."""
     monkeypatch.setattr(record, "LEAST", NUM_RUNS - 1)
-    monkeypatch.setattr(index, "_SETTLED", -(10**12))
+    monkeypatch.setattr(index, "SETTLED", -(10**12))
     monkeypatch.setattr(files, "_SAID", set())
     for method in ("full", "lora"):
         for seed in range(NUM_RUNS // 2):
@@ -95,7 +97,7 @@ def test_an_edit_that_keeps_size_and_time_of_modification_is_found(
 
 def test_what_has_just_changed_is_not_kept(results: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """As another change may follow within a tick of the file system's clock."""
-    monkeypatch.setattr(index, "_SETTLED", 10**12)
+    monkeypatch.setattr(index, "SETTLED", 10**12)
     for _ in range(2):
         load_records(results)
     assert len(read) == 2 * NUM_RUNS
@@ -126,7 +128,7 @@ def test_an_index_that_cannot_be_written_costs_a_note(results: Path, capsys: pyt
 
 def test_other_code_reads_everything_again(results: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     load_records(results)
-    monkeypatch.setattr(index, "_CODE", "other")
+    monkeypatch.setattr(index, "CODE", "other")
     load_records(results)
     assert len(read) == 2 * NUM_RUNS
 
@@ -146,3 +148,61 @@ def test_few_records_need_none(results: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(record, "LEAST", NUM_RUNS + 1)
     load_records(results)
     assert not (results / ".index").exists()
+
+
+@pytest.fixture
+def framed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame, "LEAST", NUM_RUNS - 1)
+
+
+@pytest.mark.usefixtures("framed")
+def test_a_kept_frame_is_the_one_that_was_made(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for state in ("failed", "diverged"):
+        write_record(results, make_record("fpt", seed=9, state=state, message="é\n", tag=state))
+    made, _ = load_frame(results)
+    with monkeypatch.context() as patch:
+        patch.delattr(frame, "runs_frame")
+        again, problems = load_frame(results)
+    assert problems == []
+    pd.testing.assert_frame_equal(again, made)
+    for name in made:
+        for one, two in zip(made[name], again[name], strict=True):
+            assert type(one) is type(two)
+
+
+@pytest.mark.usefixtures("framed")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_kept_frame_hides_no_damage(results: Path, damage: Callable[[Path], Path]) -> None:
+    load_frame(results)
+    path = damage(results)
+    for _ in range(2):
+        found, problems = load_frame(results)
+        assert len(problems) == 1 and repr(str(path)) in problems[0]
+        assert found.loc[found["run_id"] == EDITED, "state"].to_list() in ([], ["damaged"])
+
+
+@pytest.mark.usefixtures("framed")
+def test_a_frame_goes_with_its_files(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_frame(results)
+    store_with_predictions(results, make_record("lora", seed=7), 1.0)
+    record_of(results).unlink()
+    assert "lora_448_7_a" in set(load_frame(results)[0]["run_id"])
+    for place, name in ((index, "CODE"), (kept_frame, "_CODE")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, "other")
+            patch.delattr(frame, "runs_frame")
+            with pytest.raises(NameError):
+                load_frame(results)  # other code makes it anew
+
+
+@pytest.mark.usefixtures("framed")
+def test_a_damaged_frame_is_made_anew(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made, _ = load_frame(results)
+    kept = results / ".index" / "frame"
+    whole = kept.read_bytes()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    for damaged in (whole[:-8] + bytes(8), whole[:200], b""):
+        kept.write_bytes(damaged)
+        pd.testing.assert_frame_equal(load_frame(results)[0], made)
+        assert kept.read_bytes() == whole
+        assert "note: .index/frame is made anew: its content must" in capsys.readouterr().err

@@ -5,7 +5,6 @@ documents: n images, C classes, W rows of weights.
 """
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from benchmarks.analysis.influence import Floats, Integers
@@ -23,6 +22,8 @@ def temperature(labels: Integers, logits: Floats) -> float:
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2.
     """
+    from scipy.optimize import minimize_scalar  # takes a third of a second, and what is kept is not fitted again
+
     rows = np.arange(len(labels))
 
     def loss(logarithm: float) -> float:

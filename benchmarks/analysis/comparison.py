@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import betaincinv
 
 from benchmarks.analysis.evidence import Evidence
 from benchmarks.analysis.inference import (
@@ -211,8 +211,8 @@ def _wins(differences: Floats) -> tuple[float, float, float] | tuple[None, None,
         return None, None, None
     ties = int((np.abs(differences) < 1e-12).sum())
     won = int((differences >= 1e-12).sum())
-    low = float(stats.beta.ppf(LEVEL / 2, won, num - won + 1)) if won else 0.0
-    high = float(stats.beta.ppf(1 - LEVEL / 2, won + ties + 1, num - won - ties)) if won + ties < num else 1.0
+    low = float(betaincinv(won, num - won + 1, LEVEL / 2)) if won else 0.0
+    high = float(betaincinv(won + ties + 1, num - won - ties, 1 - LEVEL / 2)) if won + ties < num else 1.0
     return (won + ties / 2) / num, low, high
 
 

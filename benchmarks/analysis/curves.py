@@ -6,13 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load, save
 from scipy.special import softmax
 
 from benchmarks.analysis.calibration import NUM_BINS, bins, scaled
 from benchmarks.analysis.extra_scores import cumulated, positives
 from benchmarks.analysis.influence import Floats, Integers
-from benchmarks.analysis.predictions import FOLDER, kept
+from benchmarks.analysis.kept import FOLDER, Arrays, Kept
 from benchmarks.analysis.run_scores import scored
 from benchmarks.records.record import predictions_path
 from benchmarks.scores import log_odds
@@ -20,7 +19,7 @@ from benchmarks.scores import log_odds
 GRID = np.linspace(0, 1, 41)  # of false-positive rate, and of recall
 KINDS = ("roc", "pr", "reliability", "scaled")
 _NUM_RESAMPLES = 40  # a band from as many is itself off by a tenth
-_LAYOUT = "curves-1"
+_LAYOUT = "curves-2"
 _NORMAL = 1.96
 
 
@@ -117,26 +116,25 @@ def load_curves(results: Path, frame: pd.DataFrame) -> dict[str, Curves]:
     """The curves of finished runs whose predictions can be read; what cannot, `evidence.load_evidence` names."""
     found = {}
     finished = frame.loc[frame["state"] == "ok", ["run_id", "predictions_sha256"]].drop_duplicates("run_id")
-    for run_id, digest in finished.to_numpy():
-        path = predictions_path(results, run_id)
-        try:
-            stored = kept(path, None if pd.isna(digest) else digest, results / FOLDER, _LAYOUT, _made)
-        except (FileNotFoundError, ValueError):
-            continue
-        arrays = load(stored)
-        values, deviations = (
-            {kind: arrays[f"{kind}.{part}"] for kind in KINDS if f"{kind}.{part}" in arrays}
-            for part in ("values", "deviations")
-        )
-        found[run_id] = Curves(values, deviations)
+    with Kept(results / FOLDER, _LAYOUT, _made) as kept:
+        for run_id, digest in finished.to_numpy():
+            try:
+                arrays = kept.of(predictions_path(results, run_id), None if pd.isna(digest) else digest)
+            except (FileNotFoundError, ValueError):
+                continue
+            values, deviations = (
+                {kind: arrays[f"{kind}.{part}"] for kind in KINDS if f"{kind}.{part}" in arrays}
+                for part in ("values", "deviations")
+            )
+            found[run_id] = Curves(values, deviations)
     return found
 
 
-def _made(data: bytes) -> bytes:
+def _made(data: bytes) -> Arrays:
     curves = make_curves(data)
     arrays = {f"{kind}.values": values for kind, values in curves.values.items()}
     arrays |= {f"{kind}.deviations": values for kind, values in curves.deviations.items()}
-    return bytes(save({name: np.ascontiguousarray(values, np.float32) for name, values in arrays.items()}))
+    return {name: np.ascontiguousarray(values, np.float32) for name, values in arrays.items()}
 
 
 def band(runs: Sequence[Curves], kind: str) -> Band | None:

@@ -1,25 +1,25 @@
 """What stored test predictions say about AUC: read once, then kept for the next table.
 
 Reading them takes milliseconds a run, up to a tenth of a second with many images, and tables are made of thousands of
-runs. What it gave is kept in `<results>/.statistics`, one file for each file of predictions, named by its content; the
-folder may be deleted.
+runs. What it gave is kept, see `kept.Kept`.
 """
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load, save
+from numpy.typing import NDArray
 
 from benchmarks.analysis.influence import Floats, Integers, influence, units_of_classes
-from benchmarks.analysis.predictions import FOLDER, Predictions, kept
+from benchmarks.analysis.kept import FOLDER, Arrays, Kept
+from benchmarks.analysis.predictions import Predictions
 from benchmarks.errors import UserError
 from benchmarks.records.record import predictions_path
 from benchmarks.scores import log_odds
 
-_LAYOUT = 5  # of the kept files
+_LAYOUT = "evidence-6"  # of the kept files
 _ARRAYS = ("influence", "class_images", "class_units", "confusion")
 _TOLERANCE = 1e-6  # between a record's AUC and that of its predictions; they are written in full
 
@@ -70,20 +70,22 @@ def load_evidence(
     """
     evidence, problems = {}, []
     finished = frame.loc[(frame["state"] == "ok") & frame["auc"].notna(), ["run_id", "auc", "predictions_sha256"]]
-    for run_id, auc, digest in finished.to_numpy():
-        path = predictions_path(results, run_id)
-        try:
-            known = None if pd.isna(digest) else digest
-            found = _unpack(kept(path, known, (keep or results) / FOLDER, str(_LAYOUT), _made))
-            if abs(found.auc - auc) > _TOLERANCE:
-                raise UserError(f"they give an AUC of {found.auc:.6f}, the record says {auc:.6f}")
-        except FileNotFoundError:
-            continue
-        except ValueError as error:
-            reason = " ".join(str(error).split())
-            problems.append(f"predictions must be those of their record, got {str(path)!r} ({reason}): run it again")
-        else:
-            evidence[run_id] = found
+    with Kept((keep or results) / FOLDER, _LAYOUT, _made) as kept:
+        for run_id, auc, digest in finished.to_numpy():
+            path = predictions_path(results, run_id)
+            try:
+                found = _unpack(kept.of(path, None if pd.isna(digest) else digest))
+                if abs(found.auc - auc) > _TOLERANCE:
+                    raise UserError(f"they give an AUC of {found.auc:.6f}, the record says {auc:.6f}")
+            except FileNotFoundError:
+                continue
+            except ValueError as error:
+                reason = " ".join(str(error).split())
+                problems.append(
+                    f"predictions must be those of their record, got {str(path)!r} ({reason}): run it again"
+                )
+            else:
+                evidence[run_id] = found
     return evidence, problems
 
 
@@ -119,21 +121,17 @@ def _confusion(labels: Integers, called: Integers, num_classes: int) -> Integers
     return np.bincount(labels * num_classes + called, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def _made(data: bytes) -> bytes:
-    return _pack(read_evidence(data))
-
-
-def _pack(evidence: Evidence) -> bytes:
-    """As tensors, which are read in no time, text as its bytes."""
+def _made(data: bytes) -> Arrays:
+    """Evidence as arrays, text as its bytes."""
+    evidence = read_evidence(data)
     texts = {name: getattr(evidence, name) for name in ("images", "unit")} | {"classes": json.dumps(evidence.classes)}
     letters = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
-    numbers = {name: np.array([getattr(evidence, name)]) for name in ("auc", "design_effect")}
+    numbers: dict[str, NDArray[Any]] = {name: np.array([getattr(evidence, name)]) for name in ("auc", "design_effect")}
     arrays = {name: getattr(evidence, name) for name in _ARRAYS}
-    return bytes(save(letters | numbers | arrays))
+    return letters | numbers | arrays
 
 
-def _unpack(data: bytes) -> Evidence:
-    stored = load(data)
+def _unpack(stored: Arrays) -> Evidence:
     images, unit, classes = (bytes(stored[name]).decode() for name in ("images", "unit", "classes"))
     auc, effect = (float(stored[name][0]) for name in ("auc", "design_effect"))
     arrays = {name: stored[name] for name in _ARRAYS}

@@ -5,7 +5,7 @@ from bisect import bisect_left
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from benchmarks.analysis.inference import LEVEL, Parts, critical_value
 from benchmarks.analysis.influence import Floats
@@ -46,7 +46,7 @@ def needed(change: float, parts: Parts, num_seeds: int, num_units: int, level: f
         spread = by_seeds + own / times * num_seeds / seeds_in_all
         share = np.array([min(spread / whole, 1.0) if whole else 0.0])
         planned = Parts(np.array([by_images]), np.array([by_seeds]), share, np.array([seeds_in_all - 1.0]))
-        reach = float(critical_value(2 * level, planned)[0]) + float(stats.norm.ppf(POWER))
+        reach = float(critical_value(2 * level, planned)[0]) + float(ndtri(POWER))
         return abs(change) >= reach * math.sqrt(whole)
 
     enough = next((number for number in range(num_seeds + 1, MOST_SEEDS + 1) if does(number, 1.0)), None)
@@ -68,5 +68,5 @@ def within_reach(differences: Floats, images: float, level: float) -> bool:
     """
     num_seeds = len(differences)
     error = float(np.std(differences, ddof=1)) / math.sqrt(num_seeds)
-    highest = float(np.mean(differences)) + float(stats.t.isf(LEVEL, num_seeds - 1)) * error
-    return highest >= float(stats.norm.isf(level)) * math.sqrt(images)
+    highest = float(np.mean(differences)) + float(-stdtrit(num_seeds - 1, LEVEL)) * error
+    return highest >= float(-ndtri(level)) * math.sqrt(images)

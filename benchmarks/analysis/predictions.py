@@ -1,15 +1,10 @@
-"""Stored predictions of a run, and what was made of them before: read from its file, kept by the file's content.
-
-What was made of a file lies in `<results>/.statistics`, named by the file's digest; the folder may be deleted.
-"""
+"""Stored predictions of a run, read from its file."""
 
 import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable
 from operator import itemgetter
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +12,6 @@ import numpy as np
 from benchmarks.analysis.influence import Floats, Integers
 from benchmarks.errors import UserError
 from benchmarks.storage.csv_cells import from_text
-from benchmarks.storage.files import read_disposable, read_regular, write_disposable
-
-FOLDER = ".statistics"
 
 
 class SplitPredictions(NamedTuple):
@@ -105,34 +97,3 @@ def _read_csv(data: bytes) -> tuple[list[str], list[list[str]]]:
     if any(len(row) != len(header) for row in rows):
         raise UserError("rows must have a value for each column, got others")
     return header, rows
-
-
-def kept(predictions: Path, digest: str | None, folder: Path, layout: str, make: Callable[[bytes], bytes]) -> bytes:
-    """What is made of a file of predictions, from the folder where it was kept before.
-
-    Args:
-        predictions: The file.
-        digest: Hex SHA-256 of its content, where that was found when its record was read.
-        folder: Where what is made of predictions is kept.
-        layout: What is made, and in which layout.
-        make: Makes it from the file's content.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        UserError: Its content is not what it was.
-    """
-    digest = digest or _sha256(read_regular(predictions))
-    path = folder / f"{digest[:32]}-{layout}"
-    stored = read_disposable(path)
-    if stored is not None:
-        return stored
-    data = read_regular(predictions)
-    if _sha256(data) != digest:
-        raise UserError("they have changed since their record was read")
-    made = make(data)
-    write_disposable(path, made, "results")
-    return made
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

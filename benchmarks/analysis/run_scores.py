@@ -1,25 +1,25 @@
 """The scores of each run beside AUC, with their resamples: read once from its predictions, then kept.
 
-Reading takes ten milliseconds a run, seconds with thousands of images; what it gave is kept, see `predictions.kept`.
+Reading takes ten milliseconds a run, seconds with thousands of images; what it gave is kept, see `kept.Kept`.
 """
 
 import functools
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors.numpy import load, save
 
 from benchmarks.analysis.extra_scores import Fitted, extra_scores, fit
 from benchmarks.analysis.influence import Floats, units_of_classes
-from benchmarks.analysis.predictions import FOLDER, Predictions, SplitPredictions, kept
+from benchmarks.analysis.kept import FOLDER, Arrays, Kept
+from benchmarks.analysis.predictions import Predictions, SplitPredictions
 from benchmarks.analysis.resamples import NUM_RESAMPLES, resample_weights
 from benchmarks.records.record import predictions_path
 
-_LAYOUT = "scores-1"  # of the kept files
+_LAYOUT = "scores-2"  # of the kept files
 _LEAST = 1e-300  # of a probability whose logarithm stands for a logit
 
 
@@ -104,33 +104,32 @@ def load_scores(
     """
     found, problems = {}, []
     finished = frame.loc[frame["state"] == "ok", ["run_id", "predictions_sha256"]].drop_duplicates("run_id")
-    for run_id, digest in finished.to_numpy():
-        if run_ids is not None and run_id not in run_ids:
-            continue
-        path = predictions_path(results, run_id)
-        try:
-            stored = kept(path, None if pd.isna(digest) else digest, results / FOLDER, _LAYOUT, _made)
-        except FileNotFoundError:
-            continue
-        except ValueError as error:
-            reason = " ".join(str(error).split())
-            problems.append(f"predictions must be those of their record, got {str(path)!r} ({reason}): run it again")
-        else:
-            found[run_id] = _unpack(stored)
+    with Kept(results / FOLDER, _LAYOUT, _made) as kept:
+        for run_id, digest in finished.to_numpy():
+            if run_ids is not None and run_id not in run_ids:
+                continue
+            path = predictions_path(results, run_id)
+            try:
+                found[run_id] = _unpack(kept.of(path, None if pd.isna(digest) else digest))
+            except FileNotFoundError:
+                continue
+            except ValueError as error:
+                reason = " ".join(str(error).split())
+                problems.append(
+                    f"predictions must be those of their record, got {str(path)!r} ({reason}): run it again"
+                )
     return found, problems
 
 
-def _made(data: bytes) -> bytes:
+def _made(data: bytes) -> Arrays:
     scores = read_scores(data)
-    arrays: dict[str, NDArray[Any]] = {
+    return {
         **{"images": np.frombuffer(scores.images.encode(), np.uint8), "values": scores.values},
         **{"resampled": scores.resampled, "temperature": np.array([scores.temperature])},
         "fewest": np.array([scores.fewest]),
     }
-    return bytes(save(arrays))
 
 
-def _unpack(data: bytes) -> RunScores:
-    stored = load(data)
+def _unpack(stored: Arrays) -> RunScores:
     numbers = float(stored["temperature"][0]), int(stored["fewest"][0])
     return RunScores(bytes(stored["images"]).decode(), stored["values"], stored["resampled"], *numbers)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +28,8 @@ def seeds_p(first: Sequence[float], second: Sequence[float], paired: bool) -> fl
     Returns:
         None with fewer than two seeds a side, or where a difference has no spread to be judged by.
     """
+    from scipy import stats  # takes half a second, and tables need none of it
+
     one, two = np.asarray(first), np.asarray(second)
     if min(len(one), len(two)) < 2:
         return None

@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.config import RunConfig, identity
+from benchmarks.records.index import LEAST
+from benchmarks.records.kept_frame import keep_frame, read_frame, state_of
 from benchmarks.records.private import private
-from benchmarks.records.record import each_record
+from benchmarks.records.record import each_record, record_paths
 from benchmarks.records.schema import COLUMNS, Record
 
 # What makes one table block: rows are only ever compared within one protocol.
@@ -43,9 +45,20 @@ _DTYPES = {int: "Int64", float: "float64", bool: "boolean", str: "object"}
 
 
 def load_frame(results: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Read every record under `results/runs` as a row, as `load_records` and `runs_frame` do one after the other."""
+    """Read every record under `results/runs` as a row, as `load_records` and `runs_frame` do one after the other.
+
+    Where there are thousands, the frame is kept until one of their files changes.
+    """
+    paths = record_paths(results)
+    state = state_of(paths) if len(paths) >= LEAST else None
+    known = None if state is None else read_frame(results, state)
+    if known is not None:
+        return known, []
     problems: list[str] = []
-    return runs_frame(each_record(results, problems)), problems
+    frame = runs_frame(each_record(results, problems))
+    if state is not None and not problems:
+        keep_frame(results, state, frame)
+    return frame, problems
 
 
 def runs_frame(records: Iterable[Record]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ written and changed at the same time to the nanosecond: whoever writes into a fi
 
 import hashlib
 import json
+import os
 import time
 import zlib
 from collections.abc import Iterable
@@ -19,18 +20,19 @@ from benchmarks.records.schema import Record
 from benchmarks.storage import files
 from benchmarks.storage.files import read_disposable, write_disposable
 
+FOLDER = ".index"
 LEAST = 1000  # records: fewer are read in a fifth of a second
 _SHARDS = 16  # files, so that a new run costs writing one of them
-_SETTLED = 2 * 10**9  # ns: what was changed less long ago may change again and keep the time of its file system's clock
+SETTLED = 2 * 10**9  # ns: what was changed less long ago may change again and keep the time of its file system's clock
 
 Stamp = tuple[int, ...] | None  # of a file; None where there is none
 Kept = tuple[Stamp, Stamp, bytes]
 
 
-def stamp(path: Path) -> Stamp:
+def stamp(path: Path | str) -> Stamp:
     """Inode, size and times (ns) of a file."""
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
@@ -44,11 +46,11 @@ class RecordIndex:
     """
 
     def __init__(self, results: Path) -> None:
-        self._folder = results / ".index"
+        self._folder = results / FOLDER
         self._kept = [_read(self._path(shard)) for shard in range(_SHARDS)]
         self._names = [set(kept) for kept in self._kept]
         self._new: list[dict[str, Kept]] = [{} for _ in range(_SHARDS)]
-        self._settled = time.time_ns() - _SETTLED
+        self._settled = time.time_ns() - SETTLED
 
     def get(self, run_id: str, record: Stamp, predictions: Stamp) -> Record | None:
         """A run's record, once; None where its files are not those it was read from."""
@@ -84,7 +86,7 @@ def _shard(run_id: str) -> int:
 def _packed(kept: dict[str, Kept]) -> bytes:
     """A line that says whose records follow, and how long each is; then these."""
     entries = [(run_id, *stamps, len(content)) for run_id, (*stamps, content) in kept.items()]
-    head = json.dumps({"code": _CODE, "entries": entries}).encode()
+    head = json.dumps({"code": CODE, "entries": entries}).encode()
     return b"\n".join([head, b"".join(content for *_, content in kept.values())])
 
 
@@ -96,7 +98,7 @@ def _read(path: Path) -> dict[str, Kept]:
     start = data.index(b"\n") + 1
     head: dict[str, Any] = from_json(data[:start])
     kept: dict[str, Kept] = {}
-    for run_id, record, predictions, length in head["entries"] if head["code"] == _CODE else ():
+    for run_id, record, predictions, length in head["entries"] if head["code"] == CODE else ():
         kept[run_id] = (record and tuple(record), predictions and tuple(predictions), data[start : start + length])
         start += length
     return kept
@@ -108,4 +110,4 @@ def _code_digest() -> str:
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()
 
 
-_CODE = _code_digest()
+CODE = _code_digest()

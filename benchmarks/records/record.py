@@ -82,7 +82,7 @@ def _put_in_place(results: Path, run_id: str) -> None:
     _waiting(record).replace(record)
 
 
-_PREDICTIONS = ".predictions.csv"  # what ends the names of their files
+PREDICTIONS = ".predictions.csv"  # what ends the names of their files
 _MODEL = ".model.safetensors"
 _WAITING = ".whole"  # of files that are to take the place of others
 
@@ -152,7 +152,7 @@ def _damage(path: Path, data: bytes, record: Record) -> str | None:
     digest = record.get("predictions_sha256")
     if digest is None:
         return None
-    predictions = path.with_name(f"{record['run_id']}{_PREDICTIONS}")  # faster than by way of the results
+    predictions = path.with_name(f"{record['run_id']}{PREDICTIONS}")  # faster than by way of the results
     try:
         if hashlib.sha256(read_regular(predictions)).hexdigest() == digest:
             return None
@@ -178,7 +178,7 @@ def _place_alone(record: Record, damage: str) -> Record:
 
 def predictions_path(results: Path, run_id: str) -> Path:
     """Where the predictions of a run lie."""
-    return _stored(results, run_id, _PREDICTIONS)
+    return _stored(results, run_id, PREDICTIONS)
 
 
 def model_path(results: Path, run_id: str) -> Path:
@@ -228,7 +228,7 @@ def each_record(results: Path, problems: list[str]) -> Iterator[Record]:
 def _read_by(index: RecordIndex, path: Path) -> tuple[Record, str | None]:
     """The same as `_read`, from the index where that has it; what is damaged is not kept there."""
     run_id = path.stem
-    stamps = stamp(path), stamp(path.with_name(f"{run_id}{_PREDICTIONS}"))
+    stamps = stamp(path), stamp(path.with_name(f"{run_id}{PREDICTIONS}"))
     known = index.get(run_id, *stamps)
     if known is not None:
         return known, None

@@ -1,0 +1,130 @@
+"""What was made of files of predictions before: kept by their content, many in a file, as opening ten thousand takes long.
+
+It lies in `<results>/.statistics`, sixteen files for each kind of what is made, and may be deleted at any time.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from benchmarks.errors import UserError
+from benchmarks.storage.files import read_disposable, read_regular, write_disposable
+
+FOLDER = ".statistics"
+_DIGITS = 32  # of the hex digest of a file
+_SECONDS = 20.0  # of making, after which what was made is written, lest it be lost with a process that is killed
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class _Place(NamedTuple):
+    """Where a file's arrays lie: in which stacks, and in which row of these."""
+
+    stacks: Arrays
+    row: int
+
+
+class Kept:
+    """What is made of files of predictions, one kind of it; a context, which writes what is new when it ends.
+
+    Args:
+        folder: Where it is kept.
+        layout: What is made, and in which layout.
+        make: Makes it from a file's content, as arrays.
+    """
+
+    def __init__(self, folder: Path, layout: str, make: Callable[[bytes], Arrays]) -> None:
+        self._folder, self._layout, self._make = folder, layout, make
+        self._shards: dict[str, dict[str, _Place]] = {}
+        self._new: dict[str, Arrays] = {}
+        self._written = time.monotonic()
+
+    def of(self, predictions: Path, digest: str | None) -> Arrays:
+        """What is made of a file, from what was kept where its content was there before.
+
+        Args:
+            predictions: The file.
+            digest: Hex SHA-256 of its content, where that was found when its record was read.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            UserError: Its content is not what it was.
+        """
+        digest = digest or _sha256(read_regular(predictions))
+        name = digest[:_DIGITS]
+        shard = name[0]
+        if shard not in self._shards:
+            self._shards[shard] = self._read(shard)
+        place = self._shards[shard].get(name)
+        if place is not None:
+            return {key: stack[place.row] for key, stack in place.stacks.items()}
+        if name not in self._new:
+            data = read_regular(predictions)
+            if _sha256(data) != digest:
+                raise UserError("they have changed since their record was read")
+            self._new[name] = self._make(data)
+            if time.monotonic() - self._written > _SECONDS:
+                self._write()
+        return self._new[name]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        for shard in {name[0] for name in self._new}:
+            places = self._read(shard)  # again, as another process may have written it
+            kept = {name: {key: stack[row] for key, stack in stacks.items()} for name, (stacks, row) in places.items()}
+            kept |= {name: arrays for name, arrays in self._new.items() if name[0] == shard}
+            packed = _packed(kept)
+            write_disposable(self._path(shard), packed, "results")
+            self._shards[shard] = _unpacked(packed)
+        self._new = {}
+        self._written = time.monotonic()
+
+    def _read(self, shard: str) -> dict[str, _Place]:
+        data = read_disposable(self._path(shard))
+        return {} if data is None else _unpacked(data)
+
+    def _path(self, shard: str) -> Path:
+        return self._folder / f"{self._layout}-{shard}"
+
+
+def _packed(kept: Mapping[str, Arrays]) -> bytes:
+    """Stacks of the arrays of all files whose arrays are alike in name, type and shape, and the files' digests."""
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for name, arrays in kept.items():
+        alike.setdefault(tuple((key, array.dtype, array.shape) for key, array in arrays.items()), []).append(name)
+    stacks = {}
+    for number, names in enumerate(alike.values()):
+        stacks[f"{number}."] = np.array([list(bytes.fromhex(name)) for name in names], np.uint8)
+        for key in kept[names[0]]:
+            stacks[f"{number}.{key}"] = np.stack([kept[name][key] for name in names])
+    return bytes(save(stacks))
+
+
+def _unpacked(data: bytes) -> dict[str, _Place]:
+    groups: dict[str, dict[str, NDArray[Any]]] = {}
+    for name, stack in load(data).items():
+        number, _, key = name.partition(".")
+        groups.setdefault(number, {})[key] = stack
+    places = {}
+    for stacks in groups.values():
+        for row, digest in enumerate(stacks.pop("")):
+            places[digest.tobytes().hex()] = _Place(stacks, row)
+    return places
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
