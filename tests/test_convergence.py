@@ -15,6 +15,7 @@ from test_plots import texts, watch
 from benchmarks.analysis.convergence import NO_FALL, ONE_EPOCH, RISING, not_converged
 from benchmarks.analysis.summary import summary
 from benchmarks.records.frame import runs_frame
+from benchmarks.records.record import write_record
 from benchmarks.records.schema import Record
 from benchmarks.report.compare import NOTE as NOTE_OF_COMPARISON
 from benchmarks.report.compare import Side, compare_results, readable
@@ -178,7 +179,9 @@ def test_a_comparison_of_folders_says_it(records: list[Record]) -> None:
 
 
 def test_the_page_says_it(tmp_path: Path, records: list[Record]) -> None:
-    data = collect(tmp_path, tmp_path, records).shown
+    for record in records:
+        write_record(tmp_path, record)
+    data = collect(tmp_path, tmp_path).shown
     marked = [row for row in data["rows"] if row["auc_marks"]]
     assert [(row["method"], row["resolution"]) for row in marked] == [("fpt", 448)]
     assert sum("◊" in cell[1] for row in data["rows"] for cell in row["cells"]) == 1

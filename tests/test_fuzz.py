@@ -36,8 +36,9 @@ from benchmarks.prepare.find import find_samples
 from benchmarks.prepare.request import Request
 from benchmarks.raw.files import scan
 from benchmarks.records.frame import runs_frame
-from benchmarks.records.record import load_records
-from benchmarks.report.page_data import class_results, collect
+from benchmarks.records.record import load_records, write_record
+from benchmarks.report.page_data import collect
+from benchmarks.report.page_runs import class_results
 from benchmarks.report.paper_layout import write_paper_tables
 from benchmarks.report.tables import console_table, write_tables
 from datasets import DATASETS
@@ -116,7 +117,7 @@ def show(data: bytes) -> None:
             assert path.read_text()
         console_table(frame)
         assert bench.main(["list", "caches", "--results", str(results), "--cache", str(results)]) == 0
-        collect(results, results, records)
+        collect(results, results)
 
 
 @fuzz_briefly
@@ -143,10 +144,11 @@ with tempfile.TemporaryDirectory() as _place:
 @example(MEASURED | {"started": 3})
 def test_measured_points_of_odd_values(record: Any) -> None:
     with folder() as results:
+        write_record(results, WHOLE)
         path = write_measured(results, "fpt", 224, {"train": 900, "preload": 800})
         path.write_text(json.dumps(record))
         with only_clean_errors():
-            collect(results, results, [WHOLE])
+            collect(results, results)
         with only_clean_errors():
             points_frame(row for stored in read_measured(results) for row in measured_rows(stored))
 

@@ -18,6 +18,7 @@ from tiny_images import make_images
 import bench
 from benchmarks.data.dataset import open_dataset
 from benchmarks.records.frame import runs_frame
+from benchmarks.records.record import write_record
 from benchmarks.records.schema import Record
 from benchmarks.report.compare import NOTE as NOTE_OF_COMPARISON
 from benchmarks.report.compare import Side, compare_results, readable
@@ -138,7 +139,9 @@ def test_figures_page_and_comparison_mark_leaks(
         assert NOTE in texts(drawn[name]).replace("\u00a0", " "), name
         marked = [text for axes in drawn[name].axes for text in axes.texts if "⊗" in text.get_text()]
         assert len(marked) == (0 if name == "memory" else 4), name
-    data = collect(tmp_path, tmp_path, records).shown
+    for record in records:
+        write_record(tmp_path, record)
+    data = collect(tmp_path, tmp_path).shown
     assert {row["auc_marks"] for row in data["rows"]} == {"⊗"} and "⊗" in data["auc_marks"]
     assert any(note.startswith(NOTE) for note in data["groups"][0]["footnotes"])
     side = Side(runs_frame(records), {})

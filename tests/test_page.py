@@ -17,7 +17,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from test_report import as_shown
 
-from benchmarks.records.record import load_records, write_record
+from benchmarks.records.record import write_record
 from benchmarks.report.html_page import write_report
 from benchmarks.report.plots import pareto_front
 
@@ -30,7 +30,7 @@ GIB = 2**30
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("results")
     make_folder(results)
-    write_report(results, results / "report.html", load_records(results)[0])
+    write_report(results, results / "report.html")
     return results
 
 
@@ -282,7 +282,7 @@ def test_many_seeds_are_offered_when_asked_for(chrome: Chrome, tmp_path: Path) -
         add_details(record, seed, made)
         record["run"]["selection"] = {"best_epoch": 7}
         write_record(tmp_path, record)
-    path, _ = write_report(tmp_path, tmp_path / "report.html", load_records(tmp_path)[0])
+    path, _ = write_report(tmp_path, tmp_path / "report.html")
     chrome.get(path.as_uri())
     settle(chrome)
     assert console(chrome) == []
@@ -327,7 +327,7 @@ def test_keyboard_reaches_everything_by_name(page: Chrome) -> None:
 
 
 def test_a_page_without_runs_says_what_to_do(chrome: Chrome, tmp_path: Path) -> None:
-    path, _ = write_report(tmp_path, tmp_path / "report.html", [])
+    path, _ = write_report(tmp_path, tmp_path / "report.html")
     chrome.get(path.as_uri())
     assert console(chrome) == []
     for name in ("results", "trade-off", "learning", "classes", "records"):
@@ -338,7 +338,7 @@ def test_a_page_without_runs_says_what_to_do(chrome: Chrome, tmp_path: Path) -> 
 
 def test_a_run_that_failed_is_shown_as_such(chrome: Chrome, tmp_path: Path) -> None:
     write_record(tmp_path, make_record("full", state="oom", phase="train", message="CUDA out of memory"))
-    path, _ = write_report(tmp_path, tmp_path / "report.html", load_records(tmp_path)[0], ["record must be readable"])
+    path, _ = write_report(tmp_path, tmp_path / "report.html")
     chrome.get(path.as_uri() + "#record=full_448_0_a")
     assert console(chrome) == []
     assert "record must be readable" in find(chrome, "#warnings").text

@@ -1,5 +1,6 @@
 """The page as data and text: what is on it, that names cannot act in it, and what is said when something is missing."""
 
+import copy
 import json
 import re
 from base64 import b64decode
@@ -20,8 +21,9 @@ from benchmarks.records.schema import Record
 from benchmarks.records.seal import DIGEST
 from benchmarks.report import page_data
 from benchmarks.report.html_page import PAGE, SCRIPTS, embed, write_report
-from benchmarks.report.page_data import PageData, class_results, collect
+from benchmarks.report.page_data import PageData, collect
 from benchmarks.report.page_parts import pack, unpack
+from benchmarks.report.page_runs import class_results
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(folder: Path) -> PageData:
-    records, problems = load_records(folder)
-    return collect(folder, folder, records, problems)
+    return collect(folder, folder)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_every_run_belongs_to_its_row(folder: Path, data: dict[str, Any]) -> Non
 
 def test_a_run_that_the_table_leaves_out_keeps_its_record(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_data, "summary", lambda frame, *_: summary(frame[frame["method"] != "lora"]))
-    page = collect(folder, folder, load_records(folder)[0])
+    page = collect(folder, folder)
     runs = page.shown["runs"]
     left_out = {run_id for run_id, row in zip(runs["id"], runs["row"], strict=True) if row is None}
     assert left_out == {run_id for run_id in runs["id"] if run_id.startswith("lora_")} != set()
@@ -108,8 +109,7 @@ def test_memory_prefers_nothing_and_counts_what_a_card_needs(page: PageData) -> 
 
 def test_out_of_memory_is_a_point_without_bytes(tmp_path: Path) -> None:
     write_record(tmp_path, make_record("full", state="oom", phase="train"))
-    records, _ = load_records(tmp_path)
-    points = collect(tmp_path, tmp_path, records).shown["memory"]
+    points = collect(tmp_path, tmp_path).shown["memory"]
     assert [(p["source"], p["oom"], p["needs"] is None) for p in points] == [
         ("measured", True, True),
         ("predicted", False, False),
@@ -149,7 +149,7 @@ def test_columns_of_the_summary_that_the_page_does_not_know_appear(
 ) -> None:
     more = {"p_value": 0.04125, "gap_bytes": 3 * MIB}
     monkeypatch.setattr(page_data, "summary", lambda frame, *_: summary(frame).assign(**more))
-    page = collect(folder, folder, load_records(folder)[0]).shown
+    page = collect(folder, folder).shown
     at = page["extra"].index("p value")
     assert page["extra"][at : at + 2] == ["p value", "gap (MiB)"]
     assert page["rows"][0]["extra"][at : at + 2] == ["0.04125", "3"]
@@ -162,8 +162,7 @@ def test_methods_are_told_apart_without_colour(data: dict[str, Any]) -> None:
 
 
 def test_page_holds_everything_and_asks_for_nothing(folder: Path) -> None:
-    records, _ = load_records(folder)
-    path, problems = write_report(folder, folder.parent / "deep" / "page.html", records)
+    path, problems = write_report(folder, folder.parent / "deep" / "page.html")
     assert problems == []
     text = path.read_text()
     assert MIB < len(text.encode()) < 3 * MIB
@@ -210,8 +209,7 @@ ODD: list[Any] = [
 
 
 def test_records_come_out_of_a_part_as_they_went_in() -> None:
-    contents = {f"run {i}": json.dumps(record, ensure_ascii=False) for i, record in enumerate(ODD)}
-    records, classes = unpack(pack(contents, {"run 1": {"classes": ["é"]}}))
+    records, classes = unpack(pack({f"run {i}": record for i, record in enumerate(ODD)}, {"run 1": {"classes": ["é"]}}))
     assert {name: json.dumps(record) for name, record in records.items()} == {
         f"run {i}": json.dumps(rounded(record)) for i, record in enumerate(ODD)
     }
@@ -228,9 +226,11 @@ def test_records_with_the_same_keys_and_values_in_other_places_stay_apart() -> N
     ]
     values: list[Any] = [1, 1.0, True, 0.0, -0.0, "1", None, [], {}, ""]
     alike += [{"a": value} for value in values]
-    contents = {str(i): json.dumps(record) for i, record in enumerate(alike)}
+    contents = {str(i): record for i, record in enumerate(alike)}
     records, _ = unpack(pack(contents, {}))
-    assert {name: json.dumps(record) for name, record in records.items()} == contents
+    assert {name: json.dumps(record) for name, record in records.items()} == {
+        name: json.dumps(record) for name, record in contents.items()
+    }
 
 
 def test_records_that_differ_little_take_little() -> None:
@@ -238,8 +238,8 @@ def test_records_that_differ_little_take_little() -> None:
     contents = {}
     for seed in range(100):
         records[0]["run"]["config"]["seed"] = seed
-        contents[str(seed)] = json.dumps(records[0])
-    assert len(pack(contents, {})) < len(contents["0"]) / 2
+        contents[str(seed)] = copy.deepcopy(records[0])
+    assert len(pack(contents, {})) < len(json.dumps(contents["0"])) / 2
 
 
 def embedded_parts(text: str) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def embedded_data(text: str) -> dict[str, Any]:
 
 
 def test_names_cannot_end_the_script_or_fill_a_place(folder: Path, tmp_path: Path) -> None:
-    text = write_report(folder, tmp_path / "page.html", load_records(folder)[0])[0].read_text()
+    text = write_report(folder, tmp_path / "page.html")[0].read_text()
     assert HOSTILE_CLASS not in text
     assert "<img src=x" not in text
     assert embedded_data(text)["groups"][1]["dataset"].endswith("{{data}}")
@@ -264,8 +264,7 @@ def test_names_cannot_end_the_script_or_fill_a_place(folder: Path, tmp_path: Pat
 
 
 def test_page_is_the_same_each_time(folder: Path, tmp_path: Path) -> None:
-    records, _ = load_records(folder)
-    first, second = (write_report(folder, tmp_path / name, records)[0].read_bytes() for name in ("a.html", "b.html"))
+    first, second = (write_report(folder, tmp_path / name)[0].read_bytes() for name in ("a.html", "b.html"))
     assert first == second
 
 
@@ -307,8 +306,8 @@ def test_what_cannot_be_read_is_said_on_the_page_too(tmp_path: Path, capsys: pyt
 
 def test_links_name_no_folder_above_the_results(tmp_path: Path) -> None:
     for place, link in (("a", "results/"), ("a/results", ""), ("a/pages", "../results/"), ("b/c", None)):
-        assert collect(tmp_path / "a" / "results", tmp_path / place, []).shown["folder"] == link
-    assert collect(tmp_path / "results", tmp_path, [], nameless=True).shown["folder"] is None
+        assert collect(tmp_path / "a" / "results", tmp_path / place).shown["folder"] == link
+    assert collect(tmp_path / "results", tmp_path, nameless=True).shown["folder"] is None
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -328,7 +327,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_measured_memory_alone_makes_a_page(tmp_path: Path) -> None:
     write_measured(tmp_path, "fpt", 512, {"train": 700, "preload": 900})
-    page, parts, _ = collect(tmp_path, tmp_path, [])
+    page, parts, _ = collect(tmp_path, tmp_path)
     assert (page["rows"], page["runs"]["id"], len(page["memory"])) == ([], [], 1)
     name = "measured/nvidia-h100/fpt_vit_base_patch16_384_512px_b16_bf16_sdpa_c5"
     assert page["measured"] == [name] == list(unpack(parts["measured"])[0]) and page["folder"] == ""

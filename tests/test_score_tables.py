@@ -195,7 +195,7 @@ def test_the_page_shows_the_scores_that_are_asked_for(tmp_path: Path, capsys: py
 
 def test_the_page_holds_the_curves_of_each_row(tmp_path: Path) -> None:
     frame = stored(tmp_path, *(run(seed, method) for seed in range(2) for method in ("full", "lora")))
-    data = collect(tmp_path, tmp_path, load_records(tmp_path)[0])
+    data = collect(tmp_path, tmp_path)
     (part,) = data.parts.values()
     found = json.loads(gzip.decompress(part))["curves"]
     assert found.keys() == {str(row) for row in data.shown["runs"]["row"]}

@@ -182,6 +182,38 @@ def test_curves_pass_through_the_points_of_scikit_learn() -> None:
             assert pr[place] == pytest.approx(precision[:-1][recall[:-1] >= at - 1e-12][-1])
 
 
+def naive_roc_and_pr(labels: Integers, logits: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """The definition, a row and a point at a time."""
+    odds, rocs, prs = log_odds(logits), [], []
+    for index in range(1, 2) if logits.shape[1] == 2 else range(logits.shape[1]):
+        mine, scores = labels == index, odds[:, index]
+        for row in weights:
+            limits = np.unique(scores)[::-1]
+            hits, alarms = (
+                np.array([row[part & (scores >= limit)].sum() for limit in limits]) for part in (mine, ~mine)
+            )
+            recall, fpr = hits / hits[-1], alarms / alarms[-1]
+            called = np.where(hits + alarms > 0, hits + alarms, 1)
+            rocs.append([max([0, *recall[fpr <= at + 1e-9]]) for at in curves.GRID])
+            prs.append(
+                [(hits / called)[np.flatnonzero(recall >= max(at, 1e-9) - 1e-9 * (at > 0))[0]] for at in curves.GRID]
+            )
+    shape = (-1, len(weights), len(curves.GRID))
+    return np.reshape(rocs, shape).mean(axis=0), np.reshape(prs, shape).mean(axis=0)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("decimals", [0, 9])
+def test_curves_of_resamples_are_those_of_a_loop(num_classes: int, decimals: int) -> None:
+    labels, logits = sample(num_classes)
+    logits = np.round(logits, decimals)
+    weights = resample_weights(labels, np.arange(len(labels)), 1, 30)
+    for found, expected in zip(
+        curves.roc_and_pr(labels, logits, weights), naive_roc_and_pr(labels, logits, weights), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
 def test_reliability_is_that_of_scikit_learn() -> None:
     labels, logits = sample(2)
     probabilities = softmax(logits, axis=1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -54,12 +54,22 @@ def roc_and_pr(labels: Integers, logits: Floats, weights: Floats) -> tuple[Float
         called = hits + false_alarms
         precision = hits / np.where(called > 0, called, 1)
         recall, fpr = (np.minimum(part / part[:, -1:], 1) for part in (hits, false_alarms))
-        roc = [np.append(0, r)[np.searchsorted(f, GRID + 1e-12, "right")] for f, r in zip(fpr, recall, strict=True)]
-        least = np.maximum(GRID - 1e-12, 1e-12)
-        pr = [p[np.searchsorted(r, least, "left")] for r, p in zip(recall, precision, strict=True)]
-        parts.append((np.array(roc), np.array(pr)))
+        start = np.zeros((len(weights), 1))
+        roc = np.take_along_axis(np.append(start, recall, axis=1), _places(fpr, GRID + 1e-12, "right"), axis=1)
+        pr = np.take_along_axis(precision, _places(recall, np.maximum(GRID - 1e-12, 1e-12), "left"), axis=1)
+        parts.append((roc, pr))
     rocs, prs = (np.mean(each, axis=0) for each in zip(*parts, strict=True))
     return rocs, prs
+
+
+def _places(rising: Floats, points: Floats, side: Literal["left", "right"]) -> Integers:
+    """As `searchsorted` of points in each row of shares, all rows in one call `(W, n), (points,) -> (W, points)`.
+
+    Rows are set two apart, which rounds them a hundred times less than the points stand off the shares that they mean.
+    """
+    apart = 2.0 * np.arange(len(rising))[:, None]
+    found = np.searchsorted((rising + apart).ravel(), points + apart, side)
+    return np.asarray(found - np.arange(len(rising))[:, None] * rising.shape[1])
 
 
 def reliability(labels: Integers, probabilities: Floats, weights: Floats) -> Floats:

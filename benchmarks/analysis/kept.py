@@ -1,6 +1,7 @@
-"""What was made of files of predictions before: kept by their content, many in a file, as opening ten thousand takes long.
+"""What was made of files of predictions before: kept by their content, many in a file.
 
-It lies in `<results>/.statistics`, sixteen files for each kind of what is made, and may be deleted at any time.
+It lies in `<results>/.statistics`, sixteen files for each kind of what is made, as opening ten thousand takes seconds;
+the folder may be deleted at any time.
 """
 
 import hashlib
@@ -65,14 +66,15 @@ class Kept:
         place = self._shards[shard].get(name)
         if place is not None:
             return {key: stack[place.row] for key, stack in place.stacks.items()}
-        if name not in self._new:
-            data = read_regular(predictions)
-            if _sha256(data) != digest:
-                raise UserError("they have changed since their record was read")
-            self._new[name] = self._make(data)
-            if time.monotonic() - self._written > _SECONDS:
-                self._write()
-        return self._new[name]
+        if name in self._new:
+            return self._new[name]
+        data = read_regular(predictions)
+        if _sha256(data) != digest:
+            raise UserError("they have changed since their record was read")
+        made = self._new[name] = self._make(data)
+        if time.monotonic() - self._written > _SECONDS:
+            self._write()
+        return made
 
     def __enter__(self) -> Self:
         return self

@@ -90,9 +90,11 @@ class Predictions:
 def _read_csv(data: bytes) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a csv file; pandas takes several times longer for so few."""
     try:
-        lines = [list(map(from_text, row)) for row in csv.reader(io.StringIO(data.decode(), newline="")) if row]
+        lines = [row for row in csv.reader(io.StringIO(data.decode(), newline="")) if row]
     except csv.Error as error:
         raise UserError(str(error)) from error
+    if b"'" in data:
+        lines = [list(map(from_text, row)) for row in lines]
     header, rows = (lines[0], lines[1:]) if lines else ([], [])
     if any(len(row) != len(header) for row in rows):
         raise UserError("rows must have a value for each column, got others")

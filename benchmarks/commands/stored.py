@@ -153,18 +153,14 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
 def report(args: argparse.Namespace) -> int:
     """Writes the page and prints its path."""
     from benchmarks.analysis.headline import chosen_scores
-    from benchmarks.records.record import each_record, record_paths
+    from benchmarks.records.record import record_paths
     from benchmarks.report.html_page import write_report
 
     if not record_paths(args.results) and not any((args.results / "measured").glob("*/*.json")):
         raise MissingError(_NO_RECORDS.format(args.results / "runs"))
     chosen_scores(args.metrics)  # a wrong name is told before thousands of records are read
     output = args.output or args.results / "report.html"
-    unreadable: list[str] = []
-    records = each_record(args.results, unreadable)
-    path, problems = write_report(
-        args.results, output, records, unreadable, args.mix_code, args.anonymous, args.metrics
-    )
+    path, problems = write_report(args.results, output, args.mix_code, args.anonymous, args.metrics)
     for problem in problems:
         print(problem, file=sys.stderr)
     print(path)

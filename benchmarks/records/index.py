@@ -7,7 +7,6 @@ written and changed at the same time to the nanosecond: whoever writes into a fi
 
 import hashlib
 import json
-import os
 import time
 import zlib
 from collections.abc import Iterable
@@ -29,10 +28,10 @@ Stamp = tuple[int, ...] | None  # of a file; None where there is none
 Kept = tuple[Stamp, Stamp, bytes]
 
 
-def stamp(path: Path | str) -> Stamp:
+def stamp(path: Path) -> Stamp:
     """Inode, size and times (ns) of a file."""
     try:
-        found = os.stat(path)
+        found = path.stat()
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -31,7 +31,7 @@ def state_of(paths: Sequence[Path]) -> str | None:
     None where one of them was changed so lately that it may change again and look the same.
     """
     settled = time.time_ns() - index.SETTLED
-    stamps = [(stamp(path), stamp(f"{path.parent}/{path.stem}{PREDICTIONS}")) for path in paths]
+    stamps = [(stamp(path), stamp(path.with_name(f"{path.stem}{PREDICTIONS}"))) for path in paths]
     if any(found is not None and max(found[2:]) > settled for pair in stamps for found in pair):
         return None
     names = [path.stem for path in paths]

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ def half_replaced(results: Path) -> list[str]:
 
 def _put_in_place(results: Path, run_id: str) -> None:
     """Finishes `store_run` where it has written all of a run."""
-    record, predictions = _stored(results, run_id, ".json"), predictions_path(results, run_id)
+    record, predictions = record_path(results, run_id), predictions_path(results, run_id)
     model = model_path(results, run_id)
     if not _waiting(record).exists():
         return
@@ -108,7 +108,7 @@ def write_record(results: Path, record: Record, place: Callable[[Path], Path] = 
         check_content(RECORD, found, "record")
     except UserError as error:
         raise ValueError(str(error)) from error
-    path = place(_stored(results, found["run_id"], ".json"))
+    path = place(record_path(results, found["run_id"]))
     return write_atomic(path, sealed(found), private=True)  # what an error said may name an image
 
 
@@ -176,6 +176,11 @@ def _place_alone(record: Record, damage: str) -> Record:
     return whole | {"status": {"state": DAMAGED, "message": damage}, "run": kept, "measurements": {}}
 
 
+def record_path(results: Path, run_id: str) -> Path:
+    """Where the record of a run lies."""
+    return _stored(results, run_id, ".json")
+
+
 def predictions_path(results: Path, run_id: str) -> Path:
     """Where the predictions of a run lie."""
     return _stored(results, run_id, PREDICTIONS)
@@ -204,12 +209,17 @@ def load_records(results: Path) -> tuple[list[Record], list[str]]:
     return list(each_record(results, problems)), problems
 
 
-def each_record(results: Path, problems: list[str]) -> Iterator[Record]:
+def each_record(results: Path, problems: list[str], run_ids: Sequence[str] | None = None) -> Iterator[Record]:
     """The records of `load_records` one by one, as ten thousand at once take a gigabyte; adds to the problems.
 
     Where there are thousands, those are not read again that have not changed since they were believed.
+
+    Args:
+        results: the results root.
+        problems: as `load_records` returns them.
+        run_ids: of which, in their order; None for all.
     """
-    paths = record_paths(results)
+    paths = record_paths(results) if run_ids is None else [record_path(results, run_id) for run_id in run_ids]
     index = RecordIndex(results) if len(paths) >= LEAST else None
     for path in paths:
         try:
@@ -222,7 +232,7 @@ def each_record(results: Path, problems: list[str]) -> Iterator[Record]:
             record = _place_alone(record, damage)
         yield record
     if index is not None:
-        index.store(path.stem for path in paths)
+        index.store(path.stem for path in (paths if run_ids is None else record_paths(results)))
 
 
 def _read_by(index: RecordIndex, path: Path) -> tuple[Record, str | None]:

@@ -4,12 +4,11 @@ import gzip
 import json
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import MachineError, UserError
-from benchmarks.records.schema import Record
 from benchmarks.report.page_data import PageData, collect
 from benchmarks.storage.files import write_atomic
 
@@ -30,8 +29,6 @@ SCRIPTS = (
 def write_report(
     results: Path,
     output: Path,
-    records: Iterable[Record],
-    problems: Sequence[str] = (),
     mix_code: bool = False,
     nameless: bool = False,
     families: Sequence[str] = (),
@@ -39,16 +36,15 @@ def write_report(
     """Write the page.
 
     Args:
-        results: the results root; its probabilities and measured memory are shown too, and the page links to its files.
+        results: the results root, to whose files the page links.
         output: the HTML file to write.
-        records: the runs to show, read one by one.
-        problems: a line for each record that could not be read, complete once the records are read; shown on the page.
         mix_code: whether to average runs that different code has trained.
         nameless: whether to leave out what tells machine and user, for a double-blind review.
         families: of scores to show beside AUC, see `headline.chosen_scores`.
 
     Returns:
-        The file, and `problems` with those of the stored probabilities and of cells without a mean.
+        The file, and a line for each record that is damaged or cannot be read, each fault of stored probabilities, and
+        each cell without a mean; they are shown on the page.
 
     Raises:
         UserError: `output` is a folder.
@@ -56,7 +52,7 @@ def write_report(
     """
     if output.is_dir():
         raise UserError(f"output must be a file, got {str(output)!r}: name one like {str(output / 'report.html')!r}")
-    data = collect(results, output.absolute().parent, records, problems, mix_code, nameless, families)
+    data = collect(results, output.absolute().parent, mix_code, nameless, families)
     try:
         return write_atomic(output, make_page(data).encode()), data.problems
     except MachineError as error:

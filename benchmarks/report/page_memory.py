@@ -46,9 +46,9 @@ def run_points(frame: pd.DataFrame, labels: Sequence[str | None]) -> Iterator[Po
                 yield from _point(place, source, {} if out else peaks, out, also)
 
 
-def measured_points(measured: Mapping[Path, Record]) -> Iterator[Point]:
-    """The memory that `bench.py memory --measure` stored."""
-    for path, record in measured.items():
+def measured_points(measured: Mapping[str, Record]) -> Iterator[Point]:
+    """The memory that `bench.py memory --measure` stored, by `measured_name`."""
+    for name, record in measured.items():
         point = MemoryPoint.from_dict(record["point"])
         live = [] if point.preload else ["live features"]
         label = variant_title(TITLES.get(point.method, point.method), dict(point.options), live)
@@ -58,7 +58,7 @@ def measured_points(measured: Mapping[Path, Record]) -> Iterator[Point]:
             "device": record.get("environment", {}).get("device"),
         }
         place |= {"setting": _setting(point.as_dict()), "label": label}
-        place["record"] = measured_name(path)
+        place["record"] = name
         phases = (record.get("memory") or {"phases": {}})["phases"]
         peaks = {phase: (phases.get(phase) or {}).get("peak_allocated_bytes") for phase in PHASES}
         yield from _point(place, "measured", peaks, record["status"]["state"] == "oom", [])

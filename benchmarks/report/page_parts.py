@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json
-
 _VALUE, _KEY = "\0", "\1"  # places in the text of a shape
 _PLACE = re.compile(f"[{_VALUE}{_KEY}]")
 _NESTED = frozenset({dict, list})
@@ -27,11 +25,11 @@ class _Shape(NamedTuple):
 _Flat = tuple[_Shape, list[Any]]  # a record's shape and its values
 
 
-def pack(contents: Mapping[str, str], classes: Mapping[str, Any], curves: Mapping[str, Any] | None = None) -> bytes:
+def pack(contents: Mapping[str, Any], classes: Mapping[str, Any], curves: Mapping[str, Any] | None = None) -> bytes:
     """A part.
 
     Args:
-        contents: records by name, as JSON.
+        contents: records by name.
         classes: what is known of the classes of some of them, by name.
         curves: of cells, by the number of their row in the table.
 
@@ -43,7 +41,7 @@ def pack(contents: Mapping[str, str], classes: Mapping[str, Any], curves: Mappin
     shapes: dict[tuple[Any, ...], _Shape] = {}
     groups: dict[tuple[str, ...], list[tuple[str, _Flat]]] = {}
     for name, content in contents.items():
-        flat = _flattened(from_json(content), shapes)
+        flat = _flattened(content, shapes)
         groups.setdefault(flat[0].between, []).append((name, flat))
     records = [
         {
