@@ -13,6 +13,7 @@ from tiny_images import make_images
 
 from bench import main
 from benchmarks.analysis import evidence as evidence_module
+from benchmarks.analysis import kept
 from benchmarks.analysis.comparison import SameImages
 from benchmarks.analysis.evidence import Evidence, load_evidence, read_evidence
 from benchmarks.analysis.significance import add_significance
@@ -179,19 +180,19 @@ def test_evidence_is_kept_and_a_damaged_file_is_made_again(
 ) -> None:
     store_with_predictions(tmp_path, make_record("lora"), 1.0)
     (first,) = load(tmp_path).values()
-    (kept,) = (tmp_path / ".statistics").iterdir()
+    (file,) = (tmp_path / ".statistics").iterdir()
     with monkeypatch.context() as patch:
         patch.delattr(evidence_module, "read_evidence")
         (again,) = load(tmp_path).values()
     for one, two in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, two)
-    whole = kept.read_bytes()
+    whole = file.read_bytes()
     for damaged in (whole[:100], whole[:-8] + bytes(8), b""):
-        kept.write_bytes(damaged)
+        file.write_bytes(damaged)
         (again,) = load(tmp_path).values()
         np.testing.assert_array_equal(again.influence, first.influence)
-        assert kept.read_bytes() == whole
-        assert f"note: .statistics/{kept.name} is made anew: its content must" in capsys.readouterr().err
+        assert file.read_bytes() == whole
+        assert f"note: .statistics/{file.name} is made anew: its content must" in capsys.readouterr().err
     store_with_predictions(tmp_path, make_record("lora"), 2.0)  # other predictions are never taken for the old
     assert next(iter(load(tmp_path).values())).auc != first.auc
 
@@ -276,3 +277,20 @@ def test_runs_store_the_groups_of_a_prepared_folder(tmp_path: Path) -> None:
     assert frames[1]["group"].to_list() == [f"patient {path[-5]}" for path in frames[1]["path"]]
     found = read_evidence(frames[1].to_csv(index=False).encode())
     assert (found.unit, len(found.influence)) == ("group", 4)
+
+
+def test_what_is_made_is_written_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a process that is killed would else have made hours of it for nothing."""
+    monkeypatch.setattr(kept, "_SECONDS", 0.0)
+    for seed in range(12):
+        store_with_predictions(tmp_path, make_record("lora", seed=seed), 1.0 + seed)
+    store_with_predictions(tmp_path, make_record("full"), 1.0, num_images=50)  # other shapes in the same file
+    with monkeypatch.context() as patch:
+        patch.setattr(kept.Kept, "__exit__", lambda *_: None)  # which a process that is killed does not come to
+        found = load(tmp_path)
+    monkeypatch.delattr(evidence_module, "read_evidence")
+    again = load(tmp_path)
+    assert len(found) == len(again) == 13
+    for run_id, one in found.items():
+        for first, second in zip(one, again[run_id], strict=True):
+            np.testing.assert_array_equal(first, second)

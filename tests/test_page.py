@@ -42,7 +42,7 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 def settle(chrome: Chrome) -> None:
     """Waits until what the page unpacks at its start is there."""
-    chrome.execute_async_script("Promise.all(LOADED.values()).then(arguments[0])")
+    chrome.execute_async_script("FIRST_SCREEN.then(() => Promise.all(LOADED.values())).then(arguments[0])")
 
 
 @pytest.fixture
@@ -338,8 +338,10 @@ def test_a_page_without_runs_says_what_to_do(chrome: Chrome, tmp_path: Path) -> 
 
 def test_a_run_that_failed_is_shown_as_such(chrome: Chrome, tmp_path: Path) -> None:
     write_record(tmp_path, make_record("full", state="oom", phase="train", message="CUDA out of memory"))
+    (tmp_path / "runs" / "broken.json").write_text("{")
     path, _ = write_report(tmp_path, tmp_path / "report.html")
     chrome.get(path.as_uri() + "#record=full_448_0_a")
+    settle(chrome)
     assert console(chrome) == []
     assert "record must be readable" in find(chrome, "#warnings").text
     assert column(chrome, "AUC (%)") == ["OOM§"]

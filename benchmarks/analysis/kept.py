@@ -87,7 +87,9 @@ class Kept:
     def _write(self) -> None:
         for shard in {name[0] for name in self._new}:
             places = self._read(shard)  # again, as another process may have written it
-            kept = {name: {key: stack[row] for key, stack in stacks.items()} for name, (stacks, row) in places.items()}
+            kept: dict[str, Arrays] = {
+                name: {key: stack[row] for key, stack in stacks.items()} for name, (stacks, row) in places.items()
+            }
             kept |= {name: arrays for name, arrays in self._new.items() if name[0] == shard}
             packed = _packed(kept)
             write_disposable(self._path(shard), packed, "results")

@@ -64,7 +64,7 @@ def keep_frame(results: Path, state: str, frame: pd.DataFrame) -> None:
         elif column.dtype == "float64":
             arrays[key] = column.to_numpy()
         else:
-            arrays[key] = column.to_numpy(column.dtype.numpy_dtype, na_value=0)
+            arrays[key] = column.to_numpy("bool" if column.dtype == "boolean" else "int64", na_value=0)
             arrays[f"{key}."] = column.isna().to_numpy()
     head = {"state": state, "dtypes": {str(name): str(dtype) for name, dtype in frame.dtypes.items()}, "values": values}
     data = json.dumps(head, allow_nan=False).encode() + b"\n" + save(arrays)

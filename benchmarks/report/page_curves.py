@@ -12,14 +12,14 @@ from benchmarks.analysis.influence import Floats
 def page_curves(
     curves: Mapping[str, Curves], run_ids: Iterable[str], rows: Sequence[int | None]
 ) -> dict[str, dict[str, Any]]:
-    """The curves of each row of the table, under the name of its first run.
+    """The curves of each row of the table.
 
     Args:
         curves: By run id.
         run_ids, rows: Of all runs, and the row that counts each.
 
     Returns:
-        By run id, then by the number of the row as text, for each kind `mean`, `half` and `beside` in thousandths, as
+        By the number of the row as text, for each kind `mean`, `half` and `beside` in thousandths, as
         `curves.Band` has them; None where a bin is empty.
     """
     members: dict[int, list[str]] = {}
@@ -29,7 +29,7 @@ def page_curves(
     made: dict[str, dict[str, Any]] = {}
     for row, names in members.items():
         bands = {kind: band([curves[name] for name in names], kind) for kind in KINDS}
-        made[names[0]] = {str(row): {kind: _shown(found) for kind, found in bands.items() if found}}
+        made[str(row)] = {kind: _shown(found) for kind, found in bands.items() if found}
     return made
 
 

@@ -83,20 +83,19 @@ def make_parts(
     Returns:
         By name, and a line for each record that has been damaged since the frame was made.
     """
-    members: dict[str, pd.DataFrame] = {}
     runs = frame[["run_id", "state", "predictions_sha256"]].assign(row=pd.Series(rows, frame.index, dtype="object"))
     members = {str(part): own.sort_values("run_id") for part, own in runs.groupby(pd.Series(parts, frame.index))}
     are_kept = len(frame) >= LEAST and not nameless
     keys = {part: _key(results, own, evidence) if are_kept else None for part, own in members.items()}
-    found = {part: _read(results, part, key) for part, key in keys.items() if key is not None}
+    found = {part: kept for part, key in keys.items() if key and (kept := _read(results, part, key))}
     problems: list[str] = []
-    missing = {part: own for part, own in members.items() if found.get(part) is None}
+    missing = {part: own for part, own in members.items() if part not in found}
     for part, made in _made(results, missing, evidence, nameless, problems):
         found[part] = made
         key = keys[part]
         if key is not None and not problems:
             _keep(results, part, key, made)
-    return {part: made for part in members if (made := found[part]) is not None}, problems
+    return {part: found[part] for part in members if part in found}, problems
 
 
 def origins_of(records: Sequence[Record], kind: str) -> Origins:
@@ -128,6 +127,7 @@ def _made(
     They are packed in threads of their own, as compressing takes half of the time, and no part of Python.
     """
     part_of = {run_id: part for part, own in members.items() for run_id in own["run_id"]}
+    curves = load_curves(results, pd.concat(list(members.values()))) if members else {}
     records = each_record(results, problems, list(part_of))
     waiting: deque[tuple[str, Origins, Future[bytes]]] = deque()
     with ThreadPoolExecutor(_WAITING) as pool:
@@ -135,7 +135,7 @@ def _made(
             runs = members[part]
             contents = {record["run_id"]: (anonymous if nameless else private)(record) for record in own}
             classes = {name: class_results(evidence[name]) for name in contents if name in evidence}
-            drawn = page_curves(load_curves(results, runs), runs["run_id"], runs["row"])
+            drawn = page_curves(curves, runs["run_id"], list(runs["row"]))
             origins = origins_of(list(contents.values()), "runs")
             waiting.append((part, origins, pool.submit(pack, contents, classes, drawn)))
             if len(waiting) > _WAITING:

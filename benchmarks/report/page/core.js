@@ -132,6 +132,7 @@ const AXIS = { gridcolor: "#e4e4e4", linecolor: "#555", showline: true, ticks: "
 
 /** Draws a figure with its legend below it; a point that carries a record's name leads to that record. */
 async function draw(id, traces, layout) {
+  await PLOTLY; // and what is measured below has the whole page laid out
   const plot = byId(id);
   const narrow = plot.clientWidth < 600;
   const entries = traces.filter((trace) => trace.showlegend !== false).map(({ name }) => name);
@@ -146,7 +147,6 @@ async function draw(id, traces, layout) {
     dragmode: narrow ? false : "zoom", // a finger on a figure is to scroll the page
   };
   const modeBarButtons = [["toImage", ...(narrow ? [] : ["zoom2d", "pan2d"]), "resetScale2d"]];
-  await PLOTLY;
   Plotly.react(plot, traces, { ...shared, ...layout }, { displaylogo: false, modeBarButtons });
   if (!plot.dataset.linked) {
     plot.dataset.linked = "yes";

@@ -1,6 +1,6 @@
 "use strict";
-// What the page unpacks: plotly at once, and when they are asked for the records and results of classes of one place at a
-// time.
+// What the page unpacks once its first screen is drawn: plotly, and the records and results of classes of one place at a
+// time when they are asked for.
 
 const LOADED = new Map();
 const latestDraw = {};
@@ -11,8 +11,23 @@ async function unpacked(id) {
   return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }
 
-/** Plotly, as a promise that it is there; what needs no figure is drawn meanwhile. */
-const PLOTLY = unpacked("plotly").then((code) => { document.head.append(make("script", { textContent: code })); });
+/** A promise of the time at which what needs neither plotly nor a part is on the screen. */
+const FIRST_SCREEN = new Promise((resolve) => {
+  document.addEventListener("DOMContentLoaded", () => requestAnimationFrame(() => setTimeout(() => resolve(performance.now()))));
+});
+
+/** A promise that a figure has come into sight, or that the browser has nothing else to do. */
+function figureInSightOrIdle() {
+  return new Promise((resolve) => {
+    const seen = new IntersectionObserver((entries) => { if (entries.some(({ isIntersecting }) => isIntersecting)) resolve(); });
+    document.querySelectorAll(".plot").forEach((plot) => seen.observe(plot));
+    (window.requestIdleCallback ?? setTimeout)(resolve);
+  });
+}
+
+/** Plotly, as a promise that it is there: it takes as long as all else of the page. */
+const PLOTLY = FIRST_SCREEN.then(figureInSightOrIdle).then(() => unpacked("plotly"))
+  .then((code) => { document.head.append(make("script", { textContent: code })); });
 LOADED.set("plotly", PLOTLY);
 
 /** A part, as a promise of the contents of its records and of what is known of their classes, both by name, and of curves by row. */
@@ -37,6 +52,7 @@ function content(between, columns, row) {
 async function drawWith(section, name, drawSection) {
   const turn = (latestDraw[section] ?? 0) + 1;
   latestDraw[section] = turn;
+  await FIRST_SCREEN;
   const part = name === null ? { contents: {}, classes: {}, curves: {} } : await loadPart(name);
   if (latestDraw[section] === turn) drawSection(part);
 }

@@ -1,6 +1,8 @@
 "use strict";
 // The table: every row of every dataset and protocol, filtered and sorted.
 
+const FIRST_LINES = 60; // that are on the first screen; the others of hundreds take as long to lay out as all else
+
 let sorting = { column: null, direction: "none" };
 
 /** The columns as they are now: a title, whether more or less is better, and the cell of a row. */
@@ -69,7 +71,9 @@ function drawTable(rows) {
     const heading = make("th", { scope: "rowgroup", colSpan: columns.length }, row.idea);
     return beginsIdea ? [make("tr", { className: `idea ${begins ? "new-part" : ""}` }, heading), line] : [line];
   });
-  table.replaceChildren(make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...body));
+  const lines = make("tbody", {}, ...body.slice(0, FIRST_LINES));
+  table.replaceChildren(make("thead", {}, make("tr", {}, ...head)), lines);
+  if (body.length > FIRST_LINES) FIRST_SCREEN.then(() => lines.append(...body.slice(FIRST_LINES)));
   drawProtocols(rows);
 }
 
