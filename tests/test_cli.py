@@ -103,7 +103,9 @@ def test_what_is_stored_is_shown_without_torch(tmp_path: Path) -> None:
     write_record(tmp_path, make_record("fpt"))
     commands = (["list", "runs"], ["tables"], ["plots"], ["report"])
     code = "import sys, bench\nfor command in {}: bench.main([*command, '--results', {!r}])\n"
-    code += "print([name for name in ('torch', 'timm', 'sklearn') if name in sys.modules], file=sys.stderr)"
+    code += (
+        "print([name for name in ('torch', 'timm', 'sklearn', 'scipy.stats') if name in sys.modules], file=sys.stderr)"
+    )
     arguments = [sys.executable, "-c", code.format(commands, str(tmp_path))]
     ended = subprocess.run(arguments, cwd=BENCH.parent, capture_output=True, text=True, check=True)
     assert ended.stderr.splitlines()[-1] == "[]"

@@ -16,6 +16,7 @@ from benchmarks.records import frame, index, record
 from benchmarks.records.schema import Record
 from benchmarks.report import page_runs
 from benchmarks.report.html_page import write_report
+from benchmarks.report.page_parts import pack
 from benchmarks.storage import files
 
 SIDES = (448, 512)
@@ -44,11 +45,10 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def packed(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     """The runs of each part that was made."""
     made: list[set[str]] = []
-    original = page_runs.pack
 
     def noted(contents: dict[str, Any], *others: Any) -> bytes:
         made.append(set(contents))
-        return original(contents, *others)
+        return pack(contents, *others)
 
     monkeypatch.setattr(page_runs, "pack", noted)
     return made
@@ -71,7 +71,9 @@ def test_the_page_is_the_one_that_is_made_without_them(results: Path, packed: li
     assert sum(len(records) for records, _ in whole.values()) == NUM_RUNS
 
 
-def test_only_the_part_of_what_has_changed_is_made_again(results: Path, packed: list[set[str]]) -> None:
+def test_only_the_part_of_what_has_changed_is_made_again(
+    results: Path, packed: list[set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = page(results)
     packed.clear()
     store_with_predictions(results, run("lora", 1, 512), 2.0)
@@ -83,6 +85,11 @@ def test_only_the_part_of_what_has_changed_is_made_again(results: Path, packed: 
     packed.clear()
     store_with_predictions(results, run("lora", 2, 512), 2.0)
     assert len(embedded_parts(page(results))["0-512"][0]) == 5 and len(packed) == 1
+    for path in (results / "runs").glob("*_448_*"):
+        path.unlink()
+    monkeypatch.setattr(page_runs, "LEAST", 1)
+    assert page(results).count("part-0-") == 1
+    assert [path.name for path in (results / ".index").glob("page-*")] == ["page-0-512"]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -4,10 +4,11 @@ Of thousands of runs a place's part is kept in `<results>/.index` until one of i
 than all else of the page. What is kept may be deleted at any time.
 """
 
+import contextlib
 import hashlib
 import json
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -95,6 +96,8 @@ def make_parts(
         key = keys[part]
         if key is not None and not problems:
             _keep(results, part, key, made)
+    if are_kept:
+        _forget(results, members)
     return {part: found[part] for part in members if part in found}, problems
 
 
@@ -169,6 +172,15 @@ def _read(results: Path, part: str, key: str) -> Part | None:
 def _keep(results: Path, part: str, key: str, made: Part) -> None:
     head = {"key": key, "machines": made.origins.machines, "latest": made.origins.latest}
     write_disposable(_path(results, part), json.dumps(head).encode() + b"\n" + made.data, "results", private=True)
+
+
+def _forget(results: Path, parts: Collection[str]) -> None:
+    """Removes what was kept of places of which nothing is stored any more."""
+    kept = {_path(results, part) for part in parts}
+    for path in (results / FOLDER).glob("page-*"):
+        if path not in kept:
+            with contextlib.suppress(OSError):  # in a folder that may only be read
+                path.unlink()
 
 
 def _path(results: Path, part: str) -> Path:
