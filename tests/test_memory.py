@@ -21,7 +21,8 @@ from benchmarks.memory import measure
 from benchmarks.memory.measured import read_measured
 from benchmarks.memory.phases import build_point
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.memory.predict import PhasePeak, Prediction
+from benchmarks.memory.predict import Prediction
+from benchmarks.memory.replay import PhasePeak
 from benchmarks.memory.table import COLUMNS, compare_frame, measured_rows, points_frame
 from benchmarks.training.peak_memory import NvmlDriver, PhaseMemory, check_idle, host_peak_bytes
 

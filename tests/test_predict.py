@@ -23,7 +23,8 @@ from benchmarks.memory.fold import FoldRepeats
 from benchmarks.memory.measured import read_measured
 from benchmarks.memory.needs import CONTEXT_BYTES
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.memory.predict import predict_memory, replay
+from benchmarks.memory.predict import predict_memory, trace_run
+from benchmarks.memory.replay import replay
 from benchmarks.memory.table import breakdown_frame, readable
 from benchmarks.memory.trace import StorageTrace
 

@@ -35,8 +35,9 @@ class FeatureRequest:
         key: All that they depend on but for the parts; JSON values.
         parts: What their first axis behind the sample's runs over; None without such an axis.
         features: A sample's shape and NumPy type by feature name.
-        batches: Ranges of sample indices, in order: what is extracted at once.
+        batches: Ranges of sample indices, in order: what is stored at once.
         label: Name of the dataset, for people; no part of the key.
+        images_at_once: That the extractor gets, for people; None for whole batches.
     """
 
     key: Mapping[str, Any]
@@ -44,6 +45,7 @@ class FeatureRequest:
     features: FeatureShapes
     batches: Sequence[range]
     label: str = ""
+    images_at_once: int | None = None
 
     def describe(self) -> Description:
         """The cache that would hold just these."""
@@ -200,7 +202,7 @@ def _complete(
     files = CacheFiles(folder)
     state, finished = files.state(), files.finished()
     missing = [batch for batch in request.batches if not finished[batch.start : batch.stop].all()]
-    state.batch_size = max(map(len, request.batches))
+    state.batch_size = request.images_at_once or max(map(len, request.batches))
     started, before = time.perf_counter(), state.seconds
 
     def store(batch: range, features: Mapping[str, NDArray[Any]]) -> None:

@@ -22,6 +22,7 @@ from benchmarks.environment import ROOT, describe_code, describe_environment
 from benchmarks.memory.measured import SCHEMA, Record, record_path, write_record
 from benchmarks.memory.phases import build_point, point_resolution, run_phases
 from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.predict import preload_batch_size
 from benchmarks.model.build import Parts
 from benchmarks.plugins import load_plugins, loaded_plugins
 from benchmarks.storage.files import read_regular
@@ -119,7 +120,13 @@ def _made(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
-def measure(point: MemoryPoint, device: torch.device, make: Callable[[], Parts], record_host: bool = False) -> Record:
+def measure(
+    point: MemoryPoint,
+    device: torch.device,
+    make: Callable[[], Parts],
+    record_host: bool = False,
+    images_at_once: int | None = None,
+) -> Record:
     """Measures a point in this process, which must not have used the device before.
 
     Out of memory is a result: the record then holds the phases before it. So is any other error of a step.
@@ -129,6 +136,7 @@ def measure(point: MemoryPoint, device: torch.device, make: Callable[[], Parts],
         device: Where.
         make: Returns the point's parts on the host, and keeps no reference to them; they move as those of a run.
         record_host: Whether the record names the machine.
+        images_at_once: That are preloaded; None for as many as a step of training has.
     """
     forbid_tf32()
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -136,18 +144,11 @@ def measure(point: MemoryPoint, device: torch.device, make: Callable[[], Parts],
     seconds: dict[str, float] = {}
     status: Record = {"state": "ok", "message": None, "phase": None}
 
-    def build() -> Parts:
-        parts = make()
-        for part in (parts.model, parts.extractor):
-            if part is not None:
-                part.to(device)
-        return parts
-
     def after(phase: str, step: Callable[[], object]) -> None:
         seconds[phase] = time_step(step, device)
 
     try:
-        run_phases(point, build, device, memory.phase, after)
+        run_phases(point, make, device, memory.phase, after, images_at_once=images_at_once)
     except Exception as error:  # whatever stops a point is its result; the next point runs
         state = "oom" if isinstance(error, torch.OutOfMemoryError) else "failed"
         message = " ".join(f"{type(error).__name__}: {error}".split())[:400]
@@ -160,7 +161,11 @@ def measure(point: MemoryPoint, device: torch.device, make: Callable[[], Parts],
         "memory": memory.record(),
         "host_peak_bytes": host_peak_bytes(),
         "seconds_per_step": seconds,
-        "images_per_second": {phase: point.batch_size / value for phase, value in seconds.items()},
+        "images_per_second": {
+            phase: ((phase == "preload" and images_at_once) or point.batch_size) / value
+            for phase, value in seconds.items()
+        },
+        "preload_batch_size": images_at_once,
         "started": started,
         "code": describe_code(),
         "environment": describe_environment(device, record_host) | allocator_settings(),
@@ -198,9 +203,11 @@ def main() -> int:
     load_plugins(map(Path, job["plugins"]))
     point = MemoryPoint.from_dict(job["point"])
     parts = [build_point(point)]
+    images_at_once = preload_batch_size(point)
     if not sys.stdin.readline():
         return 1
-    write_record(Path(job["path"]), measure(point, torch.device(job["device"]), parts.pop, job["record_host"]))
+    record = measure(point, torch.device(job["device"]), parts.pop, job["record_host"], images_at_once)
+    write_record(Path(job["path"]), record)
     return 0
 
 

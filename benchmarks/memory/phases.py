@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.model.backbone import described, effective_resolution
 from benchmarks.model.build import Parts, build_parts
 from benchmarks.model.method_config import make_config
+from benchmarks.training.frozen import cast_frozen
 from benchmarks.training.step import (
     Optimization,
     evaluation_step,
@@ -26,6 +27,7 @@ PREPARED_BATCHES = 64  # that a model of a method without gradients is made from
 
 Watch = Callable[[str], AbstractContextManager[None]]
 After = Callable[[str, Callable[[], object]], None]
+Place = Callable[[nn.Module], object]
 
 
 def point_resolution(point: MemoryPoint) -> int:
@@ -34,9 +36,9 @@ def point_resolution(point: MemoryPoint) -> int:
 
 
 def build_point(point: MemoryPoint) -> Parts:
-    """The method's parts on random weights, on the default device."""
+    """The method's parts on random weights, on the default device; what is frozen is as it computes."""
     config = make_config(point.method, dict(point.options))
-    return build_parts(
+    parts = build_parts(
         point.method,
         config,
         point.backbone,
@@ -45,6 +47,9 @@ def build_point(point: MemoryPoint) -> Parts:
         point.attention,
         point.grad_checkpointing,
     )
+    if parts.extractor is not None:
+        cast_frozen(parts.extractor, point.precision, parts.model.parameters())
+    return parts
 
 
 def views_of(point: MemoryPoint) -> Views:
@@ -76,6 +81,8 @@ def run_phases(
     steps: int = 3,
     on_host: Callable[[], AbstractContextManager[None]] = nullcontext,
     prepare: bool = True,
+    place: Place | None = None,
+    images_at_once: int | None = None,
 ) -> None:
     """Runs setup, preload, preparation, training and evaluation of a point on synthetic batches.
 
@@ -84,19 +91,22 @@ def run_phases(
 
     Args:
         point: What to run.
-        build: Makes the parts on `device`.
+        build: Makes the parts, off the device.
         device: Where it runs.
         watch: `watch(phase)` is entered around each phase.
         after: `after(phase, step)` is called behind each phase but setup, outside its watch; `step` repeats its step.
         steps: Training steps; from the second on there is optimiser state.
         on_host: Entered where features are copied to the host's memory.
         prepare: Whether a method that prepares its model does so, on one batch.
+        place: Moves a part to the device, in another way than by `to`.
+        images_at_once: That are preloaded; None for as many as a step of training has.
     """
+    move = place or (lambda part: part.to(device))
     with watch("setup"):
-        steps_of = _Steps(point, build(), device, steps)
+        steps_of = _Steps(point, build(), device, steps, move)
     features: dict[str, Tensor] = {}
     if steps_of.extractor is not None and point.preload:
-        features = _preload(point, steps_of.extractor, device, watch, after, on_host)
+        features = _preload(point, steps_of.extractor, device, watch, after, on_host, move, images_at_once)
         steps_of.extractor = None  # the backbone leaves the device
         gc.collect()
     untrained = METHODS[point.method].gradient_free
@@ -121,9 +131,12 @@ def run_phases(
 class _Steps:
     """The steps of a point's parts, on one synthetic batch."""
 
-    def __init__(self, point: MemoryPoint, parts: Parts, device: torch.device, num_steps: int) -> None:
+    def __init__(self, point: MemoryPoint, parts: Parts, device: torch.device, num_steps: int, move: Place) -> None:
         self.point, self.device = point, device
         self.model, self.extractor = parts.model, parts.extractor
+        move(self.model)
+        if self.extractor is not None and not point.preload:
+            move(self.extractor)
         method = METHODS[point.method]
         self.recipe = method.recipe(self.model, make_config(point.method, dict(point.options)), num_steps)
         self.optimization: Optimization | None = None
@@ -178,12 +191,17 @@ def _preload(
     watch: Watch,
     after: After,
     on_host: Callable[[], AbstractContextManager[None]],
+    move: Place,
+    images_at_once: int | None,
 ) -> dict[str, Tensor]:
-    """Extracts one batch's features, and returns them on the host."""
+    """Extracts the features of some images, and returns as many of them as a step of training needs, on the host."""
+    count = min(images_at_once or point.batch_size, point.batch_size)
     with watch("preload"):
-        image = synthetic_images(point, device)[IMAGE]
+        move(extractor)
+        image = synthetic_images(replace(point, batch_size=count), device)[IMAGE]
         features = extraction_step(extractor, image, point.precision, device.type)
+    places = torch.arange(point.batch_size) % count
     with on_host():
-        features = {name: tensor.to("cpu", copy=True) for name, tensor in features.items()}
+        features = {name: tensor.to("cpu", copy=True)[places] for name, tensor in features.items()}
     after("preload", lambda: extraction_step(extractor, image, point.precision, device.type))
     return features

@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,20 +11,21 @@ from typing import Any, NoReturn, TypeVar
 from unittest.mock import patch
 
 import torch
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from benchmarks.errors import UserError
-from benchmarks.memory.allocator import Block, CachingAllocator
 from benchmarks.memory.cuda_kernels import CudaSemantics
 from benchmarks.memory.fold import FoldRepeats
-from benchmarks.memory.needs import CONTEXT_BYTES
 from benchmarks.memory.phases import After, build_point, run_phases, views_of
 from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.replay import PhasePeak, replay
 from benchmarks.memory.trace import StorageTrace
 from benchmarks.model.build import Parts
 from benchmarks.plugins import load_plugins, loaded_plugins
+from methods import METHODS
 
-STEPS = 3  # of training, as many as are measured: state that the first one makes lies among what it then releases
+PRELOAD_SLACK = 1 / 10  # of what preloading one image takes, may be used to preload more of them at once
 MANY = 12  # points from which a second process is worth its start
 
 Job = TypeVar("Job")
@@ -48,23 +49,6 @@ class PredictionError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class PhasePeak:
-    """Predicted peaks of a phase, in bytes.
-
-    Attributes:
-        allocated: As torch.cuda.max_memory_allocated counts.
-        reserved: Segments of the allocator.
-        process: What the driver would report: an estimate, `reserved` and a CUDA context.
-        breakdown: What is allocated at the peak, by purpose; sums to `allocated`.
-    """
-
-    allocated: int
-    reserved: int
-    process: int
-    breakdown: dict[str, int]
-
-
-@dataclass(frozen=True)
 class Prediction:
     """Predicted memory of a point, phase by phase; without an extractor to preload there is no phase `preload`.
 
@@ -74,11 +58,13 @@ class Prediction:
         point: What was predicted.
         phases: The peaks of each phase.
         feature_bytes: Preloaded features of a batch, on the host; 0 where there are none.
+        images_at_once: That are preloaded at once; None without an extractor to preload.
     """
 
     point: MemoryPoint
     phases: dict[str, PhasePeak]
     feature_bytes: int = 0
+    images_at_once: int | None = None
 
     @property
     def highest(self) -> PhasePeak:
@@ -96,7 +82,8 @@ class Prediction:
             }
             for name, peak in self.phases.items()
         }
-        return {"source": "predicted", "phases": phases}
+        at_once = {} if self.images_at_once is None else {"preload_batch_size": self.images_at_once}
+        return {"source": "predicted", "phases": phases} | at_once
 
 
 def predict_memory(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts] = build_point) -> Prediction:
@@ -119,6 +106,19 @@ def predict_memory(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts
         raise PredictionError(point, f"{type(error).__name__}: {lines[0]}") from error
 
 
+def preload_batch_size(point: MemoryPoint) -> int | None:
+    """How many images a run of a point preloads at once; None where it preloads none.
+
+    A setting whose memory cannot be predicted gets the least that there is: one.
+    """
+    if not (point.preload and METHODS[point.method].has_extractor):
+        return None
+    try:
+        return predict_memory(point).images_at_once
+    except PredictionError:
+        return 1
+
+
 @dataclass(frozen=True)
 class TracedRun:
     """What a point allocates and releases, without an allocator's view of it; see `replay`."""
@@ -127,13 +127,57 @@ class TracedRun:
     bounds: dict[str, tuple[int, int]]
 
 
+class _PhaseIsOverError(Exception):
+    """What comes behind a phase is not asked for."""
+
+
 class _PreparationError(Exception):
     """What a method does before training cannot be done on fake tensors."""
 
 
 def _predict(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts]) -> Prediction:
-    traced = trace_run(point, make_parts)
-    return Prediction(point, replay(traced.trace.events, traced.trace.tags, traced.bounds), traced.trace.host_bytes)
+    """Predicts a run that preloads `images_within` images at once.
+
+    The peak of preloading is close to linear in them, so the number is guessed from one and two, and then checked.
+    """
+    one = _predict_with(point, make_parts, 1)
+    if "preload" not in one.phases or point.batch_size == 1:
+        return one
+    limit = preload_limit(one.phases)
+    two = replay_run(trace_run(point, make_parts, images_at_once=2, last="preload"))["preload"].allocated
+    at_once = images_within(limit, one.phases["preload"].allocated, two, point.batch_size)
+    while at_once > 1:
+        found = _predict_with(point, make_parts, at_once)
+        if found.phases["preload"].allocated <= limit:
+            return found
+        at_once -= 1
+    return one
+
+
+def preload_limit(phases: Mapping[str, PhasePeak]) -> int:
+    """Bytes that preloading may allocate: what another phase needs anyway, or little more than one image takes.
+
+    Args:
+        phases: Of a run that preloads one image at once.
+    """
+    others = (peak.allocated for name, peak in phases.items() if name != "preload")
+    return max(*others, int(phases["preload"].allocated * (1 + PRELOAD_SLACK)))
+
+
+def images_within(limit: int, one: int, two: int, most: int) -> int:
+    """How many images, at most `most`, take no more than `limit` bytes by the line through what one and two take."""
+    return max(1, min(most, 1 + (limit - one) // max(two - one, 1)))
+
+
+def _predict_with(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts], images_at_once: int) -> Prediction:
+    traced = trace_run(point, make_parts, images_at_once=images_at_once)
+    phases = replay_run(traced)
+    return Prediction(point, phases, traced.trace.host_bytes, images_at_once if "preload" in phases else None)
+
+
+def replay_run(traced: TracedRun) -> dict[str, PhasePeak]:
+    """The peaks of each phase that was traced."""
+    return replay(traced.trace.events, traced.trace.tags, traced.bounds)
 
 
 def _no_timing(phase: str, step: Callable[[], object]) -> None:
@@ -145,6 +189,8 @@ def trace_run(
     make_parts: Callable[[MemoryPoint], Parts] = build_point,
     after: After = _no_timing,
     fold: bool = True,
+    images_at_once: int | None = None,
+    last: str | None = None,
 ) -> TracedRun:
     """Runs a point's phases on fake tensors.
 
@@ -155,15 +201,23 @@ def trace_run(
         make_parts: As that of `predict_memory`.
         after: As that of `run_phases`; steps that it repeats are of no phase.
         fold: Whether work in equal parts is skipped where its memory is known.
+        images_at_once: As that of `run_phases`.
+        last: The phase behind which it ends; None for the whole run.
     """
     try:
-        return _trace_run(point, make_parts, after, fold, prepare=True)
+        return _trace_run(point, make_parts, after, fold, images_at_once, last, prepare=True)
     except _PreparationError:
-        return _trace_run(point, make_parts, after, fold, prepare=False)
+        return _trace_run(point, make_parts, after, fold, images_at_once, last, prepare=False)
 
 
 def _trace_run(
-    point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts], after: After, fold: bool, prepare: bool
+    point: MemoryPoint,
+    make_parts: Callable[[MemoryPoint], Parts],
+    after: After,
+    fold: bool,
+    images_at_once: int | None,
+    last: str | None,
+    prepare: bool,
 ) -> TracedRun:
     trace = StorageTrace()
     bounds: dict[str, tuple[int, int]] = {}
@@ -172,13 +226,12 @@ def _trace_run(
     with torch.device("meta"):
         on_meta = [make_parts(point)]  # outside the fake mode, in which timm's initialisation would need values
 
-    def build() -> Parts:
-        parts = on_meta.pop()  # the last reference: an extractor that leaves the device is to be gone
-        for part in (parts.model, parts.extractor):
-            if part is not None:
-                part._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
-                trace.watch_model(part, images)
-        return parts
+    def place(part: nn.Module) -> None:
+        def on_device(tensor: Tensor) -> Tensor:
+            return tensor if isinstance(tensor, FakeTensor) else torch.empty(tensor.shape, dtype=tensor.dtype)
+
+        part._apply(on_device)
+        trace.watch_model(part, images)
 
     @contextmanager
     def watch(phase: str) -> Iterator[None]:
@@ -190,6 +243,8 @@ def _trace_run(
                 raise _PreparationError from error
             raise
         bounds[phase] = (begin, len(trace.events))
+        if phase == last:
+            raise _PhaseIsOverError
 
     gc.freeze()  # collections on the way then pass over all that is older, torch and its modules, in no time
     try:
@@ -203,7 +258,13 @@ def _trace_run(
             FoldRepeats(trace) if fold else nullcontext(),
         ):
             warnings.simplefilter("ignore")
-            run_phases(point, build, torch.device("cpu"), watch, after, 1, trace.on_host, prepare)
+            run_phases(
+                # the last reference: an extractor that leaves the device is to be gone
+                *(point, on_meta.pop, torch.device("cpu"), watch, after, 1, trace.on_host, prepare),
+                *(place, images_at_once),
+            )
+    except _PhaseIsOverError:
+        pass
     finally:
         gc.unfreeze()
     return TracedRun(trace, bounds)
@@ -222,66 +283,3 @@ def map_points(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterat
     plugins = (loaded_plugins(),)
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=load_plugins, initargs=plugins) as pool:
         yield from pool.map(function, jobs)
-
-
-def replay(
-    events: list[tuple[int, int]], tags: dict[int, str], bounds: dict[str, tuple[int, int]]
-) -> dict[str, PhasePeak]:
-    """Runs a trace through the CUDA allocator.
-
-    Args:
-        events: As `StorageTrace.events`.
-        tags: As `StorageTrace.tags`.
-        bounds: For each phase its first event, and the one behind its last.
-    """
-    allocator = CachingAllocator()
-    live: dict[int, Block] = {}
-    sizes: dict[int, int] = {}
-
-    def apply(storage: int, size: int) -> None:
-        if size < 0:
-            allocator.free(live.pop(storage))
-        else:
-            live[storage] = allocator.malloc(size)
-            sizes[storage] = live[storage].size
-
-    peaks: dict[str, PhasePeak] = {}
-    position = 0
-    for phase, (begin, end) in bounds.items():
-        for event in events[position:begin]:
-            apply(*event)
-        allocator.empty_cache()
-        run = events[begin:end]
-        if phase == "train":
-            run += _transient(run) * (STEPS - 1)
-        allocated, reserved, peak = allocator.allocated, allocator.reserved, 0
-        for count, event in enumerate(run, start=1):
-            apply(*event)
-            reserved = max(reserved, allocator.reserved)
-            if allocator.allocated > allocated:
-                allocated, peak = allocator.allocated, count
-        breakdown = _breakdown(events[:begin] + run[:peak], sizes, tags)
-        peaks[phase] = PhasePeak(allocated, reserved, reserved + CONTEXT_BYTES[phase], breakdown)
-        position = end
-    return peaks
-
-
-def _transient(events: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The events of a step that any later step repeats: of storages that are both made and released in it."""
-    made = {storage for storage, size in events if size >= 0}
-    both = {storage for storage, size in events if size < 0 and storage in made}
-    return [event for event in events if event[0] in both]
-
-
-def _breakdown(events: list[tuple[int, int]], sizes: dict[int, int], tags: dict[int, str]) -> dict[str, int]:
-    """Bytes by purpose of what is live after `events`, the largest first."""
-    live: set[int] = set()
-    for storage, size in events:
-        if size < 0:
-            live.remove(storage)
-        else:
-            live.add(storage)
-    totals: dict[str, int] = {}
-    for storage in live:
-        totals[tags[storage]] = totals.get(tags[storage], 0) + sizes[storage]
-    return dict(sorted(totals.items(), key=lambda item: -item[1]))

@@ -18,7 +18,8 @@ from benchmarks.config import RunConfig
 from benchmarks.environment import CODE_DIGEST
 from benchmarks.features.cache import digest
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.memory.predict import PhasePeak, Prediction, PredictionError, map_points, predict_memory
+from benchmarks.memory.predict import Prediction, PredictionError, map_points, predict_memory
+from benchmarks.memory.replay import PhasePeak
 from benchmarks.model.method_config import make_config
 from benchmarks.plugins import digests_of
 from benchmarks.storage.files import parse_as, read_disposable, write_disposable
@@ -33,6 +34,7 @@ class StoredPrediction(TypedDict):
     key: dict[str, Any]
     phases: dict[str, PhasePeak]
     feature_bytes: int
+    images_at_once: int | None
 
 
 _STORED = TypeAdapter(StoredPrediction)
@@ -129,11 +131,16 @@ def _read(point: MemoryPoint, path: Path) -> Prediction | None:
     if data is None:
         return None
     stored = parse_as(_STORED, data)
-    return Prediction(point, stored["phases"], stored["feature_bytes"]) if stored["key"] == _key(point) else None
+    if stored["key"] != _key(point):
+        return None
+    return Prediction(point, stored["phases"], stored["feature_bytes"], stored["images_at_once"])
 
 
 def _write(prediction: Prediction, path: Path) -> None:
     phases = {name: dataclasses.asdict(peak) for name, peak in prediction.phases.items()}
-    stored = {"key": _key(prediction.point), "phases": phases, "feature_bytes": prediction.feature_bytes}
+    stored = {
+        **{"key": _key(prediction.point), "phases": phases},
+        **{"feature_bytes": prediction.feature_bytes, "images_at_once": prediction.images_at_once},
+    }
     content = json.dumps(stored, indent=1)
     write_disposable(path, (content + "\n").encode())

@@ -292,6 +292,7 @@ class Memory(TypedDict, total=False):
     """Peaks in bytes, by phase and counter."""
 
     phases: Phases | None
+    preload_batch_size: Annotated[Count | None, Column(None)]
 
 
 class Preload(TypedDict, total=False):
@@ -299,6 +300,8 @@ class Preload(TypedDict, total=False):
 
     cache: Required[Annotated[str, Column(None)]]
     seconds: Amount | None
+    batch_size: Annotated[Count | None, Column(None)]
+    weights_dtype: Annotated[str | None, Column(None)]
 
 
 Seconds = TypedDict(

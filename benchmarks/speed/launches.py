@@ -105,14 +105,7 @@ def on_gpu(point: MemoryPoint) -> dict[str, float]:
         kernels = sum(event.device_type == DeviceType.CUDA for event in profile.events())
         found.update(kernels=kernels, milliseconds=round(begin.elapsed_time(end) / TIMED, 2))
 
-    def build() -> Parts:
-        parts = build_point(point)
-        parts.model.to(device)
-        if parts.extractor is not None:
-            parts.extractor.to(device)
-        return parts
-
-    run_phases(point, build, device, lambda phase: nullcontext(), after)
+    run_phases(point, lambda: build_point(point), device, lambda phase: nullcontext(), after)
     return found
 
 

@@ -26,7 +26,8 @@ from benchmarks.environment import ROOT
 from benchmarks.memory.measured import read_measured
 from benchmarks.memory.phases import build_point
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.memory.predict import PhasePeak, TracedRun, replay, trace_run
+from benchmarks.memory.predict import TracedRun, trace_run
+from benchmarks.memory.replay import PhasePeak, replay
 from benchmarks.memory.table import short_name
 from benchmarks.memory.trace import address
 

@@ -10,7 +10,6 @@ import torch
 from benchmarks.errors import one_line
 from benchmarks.memory.phases import build_point, run_phases
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.model.build import Parts
 from benchmarks.training.step import forbid_tf32
 
 MOST_STEPS, ENOUGH_SECONDS = 3, 5.0  # timed steps of each kind: as many, or fewer that together take so long
@@ -46,20 +45,13 @@ def probe(point: MemoryPoint, device: torch.device) -> Steps:
     """
     seconds: Steps = {}
 
-    def build() -> Parts:
-        parts = build_point(point)
-        for part in (parts.model, parts.extractor):
-            if part is not None:
-                part.to(device)
-        return parts
-
     def after(phase: str, step: Callable[[], object]) -> None:
         seconds[phase] = _time(step, device)
 
     def watch(_: str) -> AbstractContextManager[None]:
         return nullcontext()
 
-    run_phases(point, build, device, watch, after, steps=1, prepare=False)
+    run_phases(point, lambda: build_point(point), device, watch, after, steps=1, prepare=False)
     return seconds
 
 

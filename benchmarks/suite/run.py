@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from benchmarks.plugins import load_plugins
 from benchmarks.training.bench import Bench, Emit
 from benchmarks.training.checkpoint import Checkpoints
 from benchmarks.training.clock import Clock
+from benchmarks.training.frozen import cast_frozen
 from benchmarks.training.loop import evaluate, prepare_alone, train
 from benchmarks.training.peak_memory import PhaseMemory, host_peak_bytes
 from benchmarks.training.preload import Preloading
@@ -36,6 +37,9 @@ from benchmarks.training.step import forbid_tf32
 from methods import METHODS
 from methods.backbone import Backbone
 from methods.contract import IMAGE, Views
+
+if TYPE_CHECKING:
+    from benchmarks.memory.predict import Prediction
 
 
 class Run:
@@ -80,8 +84,6 @@ class Run:
     def execute(self) -> None:
         """Does all of it. What goes wrong is raised; what was learnt stays in `run` and `measurements`."""
         dataset, parts, splits, preprocessing = self.prepare()
-        if parts.extractor is not None:
-            parts.extractor.to(self.device)
         recipe = METHODS[self.config.method].recipe(
             parts.model, self.method_config, self.config.num_steps(len(splits["train"]))
         )
@@ -121,6 +123,11 @@ class Run:
             with self.clock("keep"):
                 self.built = as_built(parts)
         extractor: Any = parts.extractor
+        if extractor is not None:
+            cast_frozen(extractor, config.precision, parts.model.parameters())
+            if not config.preload:
+                with self.clock("setup"), self.memory.phase("setup"):
+                    extractor.to(self.device)
         untrained = METHODS[config.method].gradient_free
         plain = extractor is not None and (config.preload or untrained or not extractor.augment_live)
         fixed = frozenset({IMAGE}) if plain else frozenset()
@@ -130,7 +137,10 @@ class Run:
             for name in SPLITS
         }
         if config.preload and parts.extractor is not None:
-            preloading = Preloading(config, self.method_config, dataset, preprocessing, self.device, self.emit)
+            preloading = Preloading(
+                config, self.method_config, dataset, preprocessing, self.device, self.emit,
+                self._images_at_once(len(dataset.classes)),
+            )  # fmt: skip
             with self.clock("preload"):
                 splits, measured = preloading.run(parts.extractor, splits, self.places.cache / "features", self.memory)
             self.measurements |= measured
@@ -231,20 +241,30 @@ class Run:
         }
 
     def _predict_memory(self, num_classes: int) -> None:
-        """Adds what a GPU would need, where there is none to measure it on; no training ends for want of it."""
-        if self.device.type == "cuda":
-            return
+        """Adds what a GPU would need, where there is none to measure it on."""
+        if self.device.type != "cuda" and (prediction := self._prediction(num_classes)) is not None:
+            self.measurements["predicted_memory"] = prediction.as_record()
+
+    def _images_at_once(self, num_classes: int) -> int:
+        """How many images are preloaded at once: as predicted, or one, of which nothing needs less memory."""
+        prediction = self._prediction(num_classes)
+        if prediction is None:
+            self.emit("note", text="features are extracted one image at a time, since memory is not predicted")
+        return 1 if prediction is None else prediction.images_at_once or 1
+
+    def _prediction(self, num_classes: int) -> "Prediction | None":
+        """What a GPU would need, from the disk where it was predicted before; no training ends for want of it."""
         from benchmarks.memory.predict import PredictionError
         from benchmarks.memory.prediction_cache import point_of_run, predict_point
 
         with self.clock("predict"):
             try:
-                point = point_of_run(self.config, num_classes)
-                self.measurements["predicted_memory"] = predict_point(point, self.places.cache).as_record()
+                return predict_point(point_of_run(self.config, num_classes), self.places.cache)
             except PredictionError as error:
                 self.emit("note", text=str(error))
             except Exception as error:  # a full disk, a damaged file, a fault of ours: none of it is the method's
                 self.emit("note", text=f"memory is not predicted: {type(error).__name__}: {one_line(error)}")
+        return None
 
     def finish(self) -> None:
         """Adds what is known however the run ended: memory so far."""

@@ -20,6 +20,7 @@ from benchmarks.images.decode import PIXEL_FORMAT, decoding_side
 from benchmarks.model.build import feature_shapes
 from benchmarks.plugins import digests_of
 from benchmarks.training.bench import Emit
+from benchmarks.training.frozen import weights_type
 from benchmarks.training.peak_memory import PhaseMemory
 from benchmarks.training.step import extraction_step
 from methods import METHODS
@@ -29,7 +30,8 @@ from methods.contract import IMAGE
 # normalised, the backbone, and the step that extracts. An edit of the training loop costs nobody's features, and the
 # cache's files have a version of their own.
 EXTRACTS = (
-    *("benchmarks/images/", "benchmarks/model/", "benchmarks/training/step.py", "benchmarks/training/preload.py"),
+    *("benchmarks/images/", "benchmarks/model/"),
+    *(f"benchmarks/training/{name}.py" for name in ("frozen", "preload", "step")),
     *(f"benchmarks/data/{name}.py" for name in ("augment", "batches", "image_store")),
 )
 
@@ -45,6 +47,7 @@ class Preloading:
         preprocessing: Normalises them.
         device: Where the extractor runs.
         emit: Receives progress events.
+        images_at_once: That the extractor gets. Memory and time depend on it; features do not, bit for bit on a CPU.
     """
 
     config: RunConfig
@@ -53,6 +56,7 @@ class Preloading:
     preprocessing: Preprocessing
     device: torch.device
     emit: Emit
+    images_at_once: int
 
     def run(
         self, extractor: nn.Module, splits: Mapping[str, Split], root: Path, memory: PhaseMemory
@@ -92,7 +96,7 @@ class Preloading:
             )
             for name, split in splits.items()
         }
-        return featured, _measurements(cache, sum(map(len, splits.values())))
+        return featured, _measurements(cache, sum(map(len, splits.values())), weights_type(self.config.precision))
 
     def _request(self, extractor: nn.Module, splits: Mapping[str, Split], starts: Mapping[str, int]) -> FeatureRequest:
         config, view = self.config, splits["train"].views[IMAGE]
@@ -116,7 +120,7 @@ class Preloading:
             for name, split in splits.items()
             for start in range(starts[name], starts[name] + len(split), config.batch_size)
         ]
-        return FeatureRequest(key, parts, shapes, batches, self.dataset.name)
+        return FeatureRequest(key, parts, shapes, batches, self.dataset.name, self.images_at_once)
 
     def _compute(
         self,
@@ -130,15 +134,30 @@ class Preloading:
         done = total - sum(map(len, batches))
         for name, split in splits.items():
             rows = range(starts[name], starts[name] + len(split))
-            order = [np.arange(batch.start, batch.stop) - rows.start for batch in batches if batch.start in rows]
-            images = Split(split.labels, {IMAGE: split.views[IMAGE]})
-            for inputs, labels in iterate(images, order, self.preprocessing, self.device, augment=False):
-                yield extraction_step(extractor, inputs.pop(IMAGE), self.config.precision, self.device.type)
-                done += len(labels)
+            mine = [batch for batch in batches if batch.start in rows]
+            stored = [range(batch.start - rows.start, batch.stop - rows.start) for batch in mine]
+            extracted = self._extract(extractor, split, list(itertools.chain(*map(self._parts_of, stored))))
+            for batch in stored:
+                parts = list(itertools.islice(extracted, len(self._parts_of(batch))))
+                yield {feature: torch.cat([part[feature] for part in parts]) for feature in parts[0]}
+                done += len(batch)
                 self.emit("stage", stage="preload", done=done, total=total)
 
+    def _parts_of(self, batch: range) -> list[range]:
+        """What is extracted at once of what is stored at once."""
+        return [batch[start : start + self.images_at_once] for start in range(0, len(batch), self.images_at_once)]
 
-def _measurements(cache: FeatureCache, num_images: int) -> dict[str, Any]:
+    def _extract(self, extractor: nn.Module, split: Split, parts: Sequence[range]) -> Iterator[dict[str, Tensor]]:
+        """Features of some images at a time, on the host: the device holds no more of them than that."""
+        images, order = Split(split.labels, {IMAGE: split.views[IMAGE]}), [np.array(part) for part in parts]
+        for inputs, _ in iterate(images, order, self.preprocessing, self.device, augment=False):
+            features = extraction_step(extractor, inputs.pop(IMAGE), self.config.precision, self.device.type)
+            on_host = {name: feature.cpu() for name, feature in features.items()}
+            del features
+            yield on_host
+
+
+def _measurements(cache: FeatureCache, num_images: int, weights: str) -> dict[str, Any]:
     return {
         "cache_bytes": cache.num_bytes,
         "preload": {
@@ -147,6 +166,7 @@ def _measurements(cache: FeatureCache, num_images: int) -> dict[str, Any]:
             "images_per_second": num_images / cache.state.seconds,
             "bytes_per_image": cache.num_bytes / num_images,
             "batch_size": cache.state.batch_size,
+            "weights_dtype": weights,
             "reused": cache.reused,
         },
     }
