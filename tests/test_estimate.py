@@ -15,8 +15,8 @@ from benchmarks.config import Places, RunConfig
 from benchmarks.data.dataset import open_dataset
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction, predict_memory
-from benchmarks.memory.replay import PhasePeak
 from benchmarks.memory.prediction_cache import predict_points
+from benchmarks.memory.replay import PhasePeak
 from benchmarks.model.resolved_weights import Weights
 from benchmarks.records.frame import runs_frame
 from benchmarks.suite.estimate import (
