@@ -13,7 +13,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.model.build import Parts
 from benchmarks.speed import launches
 from benchmarks.speed.launches import step_operators
-from benchmarks.speed.waits import GPU, Waits
+from benchmarks.speed.waits import GPU, Waits, epoch_waits
 
 
 class Toy(nn.Module):
@@ -111,3 +111,9 @@ def test_the_command_prints_a_row_for_each_method_and_precision(
     assert head == "method,precision,operators,synchronisations,peak_allocated_bytes"
     assert lora.startswith("lora,fp32,86,7,") and linear.startswith("linear,fp32,")
     assert "kernels and milliseconds are left out: there is no GPU here" in err
+
+
+@pytest.mark.parametrize("method", ["fpt", "lora", "linear"])
+def test_an_epoch_waits_for_its_loss_its_logits_its_weights_and_its_two_phases(method: str) -> None:
+    """Not once more, however many steps it has."""
+    assert epoch_waits(method) == {"item": 1, "cpu": 1, "synchronize": 1 + 2}

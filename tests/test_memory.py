@@ -190,7 +190,7 @@ def test_host_peak_is_that_of_this_process() -> None:
 
 
 def test_measuring_out_of_memory_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_out(point: Any, build: Any, device: Any, watch: Any, after: Any) -> None:
+    def run_out(point: Any, build: Any, device: Any, watch: Any, after: Any, **_: Any) -> None:
         with watch("setup"):
             pass
         with watch("train"):

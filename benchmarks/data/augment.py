@@ -92,28 +92,32 @@ def draw_augmentation(num_images: int, side: int) -> Augmentation:
     )
 
 
-def apply_augmentation(images: Tensor, augmentation: Augmentation) -> Tensor:
+def apply_augmentation(images: Tensor, augmentation: Augmentation, grey: Tensor) -> Tensor:
     """Augments a batch in place; torchvision's functions, one image after the other, differ by less than 1e-4.
 
     A crop is never larger than the square that it is stretched to, so that antialiasing has nothing to do.
 
     Shape:
         - images: `(B, 3, S, S)` in 0-1
+        - grey: `(3,)`, `GREY` on their device
         - Output: the same, augmented
     """
-    numbers = torch.stack([values.float() for values in augmentation]).to(images.device)  # (7, B), in one transfer
+    numbers = torch.stack([values.float() for values in augmentation])  # (7, B), for one transfer
+    if images.device.type == "cuda":
+        numbers = numbers.pin_memory()  # so that the host need not wait
+    numbers = numbers.to(images.device, non_blocking=True)
     size = len(images)
     if images.device.type == "cpu":
         size = max(1, CPU_CHUNK_BYTES // images[0].nbytes)
     for part, of_part in zip(images.split(size), numbers.split(size, dim=1), strict=True):
-        part.copy_(_augmented(part, of_part))
+        part.copy_(_augmented(part, of_part, grey))
     return images
 
 
-def _augmented(images: Tensor, numbers: Tensor) -> Tensor:
+def _augmented(images: Tensor, numbers: Tensor, grey_weights: Tensor) -> Tensor:
     flip, brightness, contrast, top, left, height, width = numbers
     images = (images * brightness.view(-1, 1, 1, 1)).clamp_(0, 1)
-    grey = images.mean(dim=(2, 3)) @ images.new_tensor(GREY)  # (B,)
+    grey = images.mean(dim=(2, 3)) @ grey_weights  # (B,)
     images = images.mul_(contrast.view(-1, 1, 1, 1)).add_(((1 - contrast) * grey).view(-1, 1, 1, 1)).clamp_(0, 1)
     side = images.shape[-1]
     columns = _sampled(left, width, side)  # (B, S), of the mirrored image
@@ -150,6 +154,7 @@ class Preprocessing:
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
         self.mean = torch.tensor(mean, device=device).view(3, 1, 1)
         self.std = torch.tensor(std, device=device).view(3, 1, 1)
+        self.grey = torch.tensor(GREY, device=device)
 
     def __call__(self, images: Tensor, augmentation: Augmentation | None = None) -> Tensor:
         """Prepares a batch, augmented where `augmentation` says how.
@@ -160,5 +165,5 @@ class Preprocessing:
         """
         pixels = _to_float(images).div_(255)
         if augmentation is not None:
-            pixels = apply_augmentation(pixels, augmentation)
+            pixels = apply_augmentation(pixels, augmentation, self.grey)
         return pixels.sub_(self.mean).div_(self.std)

@@ -147,6 +147,9 @@ def _as_on_a_gpu(waits: Waits) -> Iterator[None]:
         warnings.simplefilter("ignore")  # autocast and GradScaler say that there is no CUDA
         stack.enter_context(mock.patch.object(Tensor, "pin_memory", lambda tensor: tensor))
         stack.enter_context(mock.patch.object(torch.cuda, "synchronize", lambda device: waits.note("synchronize")))
+        for name in ("empty_cache", "reset_peak_memory_stats"):
+            stack.enter_context(mock.patch.object(torch.cuda, name, lambda *device: None))
+        stack.enter_context(mock.patch.object(PhaseMemory, "_peaks", lambda memory: {}))  # counters of the host
         # It moves its result to where its own gradients say they lie; it never waits.
         stack.enter_context(mock.patch.object(nn.utils, "clip_grad_norm_", lambda parameters, norm: None))
         stack.enter_context(waits)
@@ -176,7 +179,7 @@ def epoch_waits(method: str, backbone: str = BACKBONE) -> dict[str, int]:
     recipe = METHODS[method].recipe(parts.model, config, run.num_steps(len(labels)))
     bench = Bench(
         run, parts.model, None, recipe, Preprocessing((0.5,) * 3, (0.5,) * 3, CPU), ("a", "b"), GPU, Clock(),
-        PhaseMemory(CPU), lambda event, **fields: None,
+        PhaseMemory(GPU), lambda event, **fields: None,
     )  # fmt: skip
     with _as_on_a_gpu(waits):
         if METHODS[method].gradient_free:

@@ -83,7 +83,7 @@ class SuiteProgress:
         """A run begins: its place in the suite, from 1, and where it logs."""
         self.title = f"[{number}/{self.total}] {title}"
         self.run_started = time.monotonic()
-        self.last = ""  # validation AUC and speed of the epoch before
+        self.last = ""  # loss, validation AUC and speed of the epoch before
         self.said = ""
         self.shown = log.stat().st_size if log is not None and log.exists() else 0  # bytes of the log
         self.task = self.progress.add_task(self.title, total=None)
@@ -101,12 +101,10 @@ class SuiteProgress:
             self._show(STAGES[event["stage"]], event["done"], event["total"])
         elif kind == "step":
             done = event["epoch"] - 1 + event["step"] / event["steps"]
-            self._show(
-                f"epoch {event['epoch']}/{event['epochs']} loss {event['loss']:.3f}{self.last}", done, event["epochs"]
-            )
+            self._show(f"epoch {event['epoch']}/{event['epochs']}{self.last}", done, event["epochs"])
         elif kind == "epoch":
             assert text is not None
-            self.last = text.partition(f"{event['loss']:.3f}")[2]
+            self.last = text.removeprefix(f"epoch {event['epoch']}/{event['epochs']}")
             self._show(text, event["epoch"], event["epochs"])
             text += self._time_left(event["epoch"] / event["epochs"])
         if kind != "note" and text is not None and not self.console.is_terminal and not self.verbose:

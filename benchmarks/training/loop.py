@@ -19,7 +19,7 @@ from benchmarks.training.metrics import classification_metrics
 from benchmarks.training.state import Training, TrainingResult, restore
 from benchmarks.training.step import evaluation_step, training_step
 
-CHECK_EVERY = 10  # steps between looks at the loss, each of which waits for the device
+REPORT_EVERY = 10  # batches between signs of life; the loss is read once an epoch, as reading waits for the device
 
 
 class Diverged(RuntimeError):
@@ -150,12 +150,11 @@ def _train_epoch(
             del views  # two batches of features would not be the method's memory
             training.schedule.step()
             step += 1  # noqa: SIM113 - enumerate would hold on to the batch
-            if step % CHECK_EVERY == 0 or step == len(order):
-                loss = total.item() / step
-                if not math.isfinite(loss):
-                    raise Diverged(f"loss must stay finite, got {loss} in epoch {epoch}; try a smaller --lr")
-                bench.emit("step", epoch=epoch, epochs=bench.config.epochs, step=step, steps=len(order), loss=loss)
-        bench.synchronize()
+            if step % REPORT_EVERY == 0 or step == len(order):
+                bench.emit("step", epoch=epoch, epochs=bench.config.epochs, step=step, steps=len(order))
+        loss = total.item() / step
+        if not math.isfinite(loss):
+            raise Diverged(f"loss must stay finite, got {loss} in epoch {epoch}; try a smaller --lr")
     return time.perf_counter() - started, loss
 
 
@@ -171,16 +170,16 @@ def evaluate(bench: Bench, split: Split, part: str) -> tuple[dict[str, Any], NDA
         Diverged: A prediction is not finite.
     """
     bench.model.eval()
-    logits = []
+    logits: list[Tensor] = []
     with bench.clock(part), bench.memory.phase("eval"):
         order = sequential_order(len(split), bench.config.batch_size)
         for views, _ in iterate(split, order, bench.preprocessing, bench.device, augment=False):
             inputs = bench.inputs(views)
-            logits.append(evaluation_step(bench.model, inputs, bench.config.precision, bench.device.type).cpu())
+            logits.append(evaluation_step(bench.model, inputs, bench.config.precision, bench.device.type))
             del views, inputs
-            if len(logits) % CHECK_EVERY == 0:
+            if len(logits) % REPORT_EVERY == 0:
                 bench.emit("stage", stage=part, done=len(logits), total=len(order))
-        found = torch.cat(logits).double().numpy()
+        found = torch.cat(logits).cpu().double().numpy()  # the one time that the host waits
         if not np.isfinite(found).all():
             raise Diverged("predictions must stay finite; try a smaller --lr")
         metrics = classification_metrics(split.labels, found, bench.classes, bench.ordered)

@@ -140,8 +140,7 @@ class PhaseMemory:
         assert name in PHASES
         self.current = name
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # it waits itself where it gives something back
             torch.cuda.reset_peak_memory_stats(self.device)
         yield
         if self.device.type == "cuda":

@@ -84,7 +84,10 @@ class Training:
                 self.best |= self._copied({name: value for name, value in self.changing().items() if name in new})
 
     def _copied(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.to("cpu", copy=True) for name, value in values.items()}
+        """Copies on the host, from a GPU into pinned memory, and waited for once."""
+        copies = {name: value.to("cpu", copy=True, non_blocking=True) for name, value in values.items()}
+        self.bench.synchronize()
+        return copies
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers, texts, and lists and dicts of them."""
