@@ -16,6 +16,8 @@ from benchmarks.data.augment import (
     draw_for_views,
 )
 
+WEIGHTS = torch.tensor(GREY)
+
 
 def images(count: int, side: int, seed: int = 0) -> Tensor:
     return torch.rand((count, 3, side, side), generator=torch.Generator().manual_seed(seed))
@@ -39,9 +41,7 @@ def test_a_batch_is_what_torchvision_makes_of_each_image(side: int) -> None:
     batch, augmentation = images(16, side), draw_augmentation(16, side)
     expected = by_torchvision(batch, augmentation)
     assert augmentation.flip.any() and not augmentation.flip.all()
-    torch.testing.assert_close(
-        apply_augmentation(batch.clone(), augmentation, torch.tensor(GREY)), expected, atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(apply_augmentation(batch.clone(), augmentation, WEIGHTS), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,7 @@ def test_a_crop_never_sees_what_lies_beside_it(box: tuple[int, int, int, int]) -
     augmentation = Augmentation(one > 0, one, one, *(one * edge for edge in box))
     batch = images(1, 32)
     expected = by_torchvision(batch, augmentation)
-    torch.testing.assert_close(
-        apply_augmentation(batch.clone(), augmentation, torch.tensor(GREY)), expected, atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(apply_augmentation(batch.clone(), augmentation, WEIGHTS), expected, atol=1e-4, rtol=0)
 
 
 def test_views_of_two_sizes_show_the_same_crop_as_torchvisions() -> None:
@@ -64,9 +62,7 @@ def test_views_of_two_sizes_show_the_same_crop_as_torchvisions() -> None:
     large = functional.resize(images(8, 4), [256, 256], antialias=True)
     small = functional.resize(large, [128, 128], antialias=True)
     by_large = functional.resize(by_torchvision(large, drawn["image"]), [128, 128], antialias=True)
-    torch.testing.assert_close(
-        apply_augmentation(small, drawn["image_low"], torch.tensor(GREY)), by_large, atol=0.01, rtol=0
-    )
+    torch.testing.assert_close(apply_augmentation(small, drawn["image_low"], WEIGHTS), by_large, atol=0.01, rtol=0)
     for edge in ("top", "left", "height", "width"):
         assert torch.equal(getattr(drawn["image"], edge), 2 * getattr(drawn["image_low"], edge))
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.features.cache import FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
+from benchmarks.features.cache import Buffers, FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
 from benchmarks.features.cache_files import DESCRIPTION, MARKS, STATE
 from benchmarks.storage.files import read_sealed, seal
 
@@ -321,3 +321,23 @@ def test_a_killed_process_gives_up_its_lock_and_loses_nothing(tmp_path: Path) ->
     cache = build(tmp_path, extraction)
     assert extraction.batches in (BATCHES[1:], BATCHES[2:])
     assert torch.equal(read(cache, *range(5))["keys"], KEYS)
+
+
+def test_memory_of_batches_is_used_again_once_no_tensor_lies_in_it() -> None:
+    buffers, float16 = Buffers(), np.dtype("float16")
+    first = buffers.take((4, 3), float16)
+    view, address = first[1:], first.data_ptr()
+    del first
+    other = buffers.take((4, 3), float16)
+    assert other.data_ptr() != address  # a view of the first one is still alive
+    del view
+    assert buffers.take((2, 3), float16).data_ptr() == address  # as for a last batch, which is smaller
+    assert buffers.take((4, 3), np.dtype("float32")).data_ptr() not in (address, other.data_ptr())
+
+
+def test_batches_that_are_kept_are_not_overwritten(tmp_path: Path) -> None:
+    cache = build(tmp_path)
+    kept = [(index, read(cache, index, 0)) for index in range(5)]
+    for index, batch in kept:
+        for name, tensor in batch.items():
+            assert torch.equal(tensor, ALL[name][[index, 0]])

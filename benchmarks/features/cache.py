@@ -7,7 +7,9 @@ cache. A cache that holds more parts than asked for (FPT's twelve blocks for FPT
 
 import hashlib
 import json
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -77,6 +79,7 @@ class FeatureCache:
         consecutive = self._positions == list(range(first, first + len(self._positions)))
         self._chosen: Any = slice(first, first + len(self._positions)) if consecutive else self._positions
         self._checked = np.zeros(stored.num_samples, bool)
+        self._buffers = Buffers()
         self.num_bytes = stored.num_samples * stored.row_bytes(len(self._positions))
 
     def read(self, indices: NDArray[np.int64], pin: bool, pool: ThreadPoolExecutor) -> dict[str, Tensor]:
@@ -91,7 +94,7 @@ class FeatureCache:
             MachineError: A row is damaged.
         """
         batch = {
-            name: _empty((len(indices), len(self._positions), *array.shape[2:]), array.dtype, pin)
+            name: self._empty((len(indices), len(self._positions), *array.shape[2:]), array.dtype, pin)
             for name, array in self._files.arrays.items()
         }
         rows = {name: tensor.numpy() for name, tensor in batch.items()}
@@ -104,14 +107,40 @@ class FeatureCache:
                 self._files.check_row(index, {name: row[place] for name, row in rows.items()}, self._positions)
                 self._checked[index] = True
 
-        list(pool.map(read_row, range(len(indices))))
+        list(pool.map(read_row, np.argsort(indices)))  # in the order of the file
         return batch if self._request.parts else {name: tensor[:, 0] for name, tensor in batch.items()}
 
+    def _empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], pin: bool) -> Tensor:
+        if pin:  # torch uses pinned memory again by itself
+            return torch.empty(shape, dtype=getattr(torch, dtype.name), pin_memory=True)
+        return self._buffers.take(shape, dtype)
 
-def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], pin: bool) -> Tensor:
-    if pin:
-        return torch.empty(shape, dtype=getattr(torch, dtype.name), pin_memory=True)
-    return torch.from_numpy(np.empty(shape, dtype))  # NumPy's memory comes in huge pages, which are filled faster
+
+class Buffers:
+    """Memory of batches on the host, used again once no tensor lies in it.
+
+    The system hands out memory zeroed and page by page, which takes longer than filling it with features.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: list[tuple[NDArray[Any], weakref.ref[Any]]] = []  # and what lives as long as a tensor in it
+        self._lock = threading.Lock()
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
+        """A tensor of any content."""
+        with self._lock:
+            place, array = self._find(shape, dtype)
+            used = array[: shape[0]]
+            self._arrays[place] = (array, weakref.ref(used))
+        return torch.from_numpy(used)
+
+    def _find(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, NDArray[Any]]:
+        for place, (array, user) in enumerate(self._arrays):
+            if user() is None and array.dtype == dtype and array.shape[1:] == shape[1:] and len(array) >= shape[0]:
+                return place, array
+        array = np.empty(shape, dtype)
+        self._arrays.append((array, weakref.ref(array)))
+        return len(self._arrays) - 1, array
 
 
 @dataclass(frozen=True)

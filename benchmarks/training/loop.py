@@ -149,7 +149,7 @@ def _train_epoch(
                 training.note_stage()
             del views  # two batches of features would not be the method's memory
             training.schedule.step()
-            step += 1  # noqa: SIM113 - enumerate would hold on to the batch
+            step += 1
             if step % REPORT_EVERY == 0 or step == len(order):
                 bench.emit("step", epoch=epoch, epochs=bench.config.epochs, step=step, steps=len(order))
         loss = total.item() / step
