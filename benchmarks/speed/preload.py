@@ -1,6 +1,6 @@
 """What preloading takes beside training, and what it costs to extract few images at once.
 
-    python -m benchmarks.speed.preload [--methods fpt linear] [--res 512 1024] [--device cuda]
+    python -m benchmarks.speed.preload [--methods fpt linear] [--res 512 1024] [--device cuda] [--timed]
 
 Memory is predicted, on fake tensors, with cuBLAS's workspaces. Before: as many images at once as a step of training
 has, from fp32 weights. Now: as a run preloads. Seconds an image: what a run extracts at once against a whole batch, in
@@ -86,7 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE)
     parser.add_argument("--device", default="cpu", help="to time on (default: cpu)")
     parser.add_argument("--rounds", type=int, default=3, help="pairs to time (default: 3)")
-    parser.add_argument("--timed", nargs="*", choices=precisions, default=list(precisions), help="default: both")
+    parser.add_argument("--timed", nargs="*", choices=precisions, default=list(precisions), help="precisions to time (default: both)")
     return parser
 
 
