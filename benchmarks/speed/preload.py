@@ -86,7 +86,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE)
     parser.add_argument("--device", default="cpu", help="to time on (default: cpu)")
     parser.add_argument("--rounds", type=int, default=3, help="pairs to time (default: 3)")
-    parser.add_argument("--timed", nargs="*", choices=precisions, default=list(precisions), help="precisions to time (default: both)")
+    parser.add_argument(
+        "--timed", nargs="*", choices=precisions, default=list(precisions), help="which to time; none: memory alone"
+    )
     return parser
 
 
