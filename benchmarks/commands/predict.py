@@ -32,12 +32,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """What loading and running a model needs, which `load` reads."""
+def add_model_options(parser: argparse.ArgumentParser, batches: bool = True) -> None:
+    """What loading a model needs, which `load` reads, and running it on `batches`."""
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu or cuda:<n> (default: auto)")
-    parser.add_argument(
-        "--batch-size", type=typed("batch_size"), metavar="N", help="images at a time (default: the run's)"
-    )
+    if batches:
+        parser.add_argument(
+            "--batch-size", type=typed("batch_size"), metavar="N", help="images at a time (default: the run's)"
+        )
     parser.add_argument(
         "--weights", metavar="FILE", help="of the backbone (default: from where the run had them; a file must be named)"
     )

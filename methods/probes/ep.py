@@ -79,7 +79,7 @@ class EfficientProbe(nn.Module):
             - tokens: `(B, N, D)`
             - Output: logits `(B, C)`
         """
-        assert len(tokens) > 1 or not self.training  # as `min_batch_size` has it
+        assert not self.training or len(tokens) > 1  # as `min_batch_size` has it
         queries = self.queries * self.queries.shape[1] ** -0.5
         pooled = pool(queries, computable(tokens))  # (B, M, D)
         groups = self.value.weight.unflatten(0, (len(queries), -1))  # (M, D / d / M, D)

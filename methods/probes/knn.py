@@ -66,7 +66,7 @@ class NearestNeighbours(nn.Module):
             similarity = F.normalize(feature.float(), dim=1) @ self.features.mT  # (B, n)
             nearest = similarity.topk(self.num_neighbours, dim=1)
             votes = (nearest.values / self.temperature).softmax(dim=1)  # (B, k), of all votes together
-            shares = votes.new_zeros(len(feature), self.num_classes)
+            shares = votes.new_zeros(feature.shape[0], self.num_classes)
             return (shares.scatter_add(1, self.labels[nearest.indices], votes) + FLOOR).log()
 
 

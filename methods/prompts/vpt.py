@@ -76,7 +76,7 @@ class PromptedViT(nn.Module):
         prefix, patches = x[:, : backbone.num_prefix_tokens], x[:, backbone.num_prefix_tokens :]
         for index in range(len(backbone.blocks())):
             if index < len(self.prompts):
-                prompts = self.dropout(self.prompts[index].expand(len(image), -1, -1))  # (B, P, D)
+                prompts = self.dropout(self.prompts[index].expand(image.shape[0], -1, -1))  # (B, P, D)
             x = torch.cat([prefix, prompts, patches], dim=1)  # (B, N + P, D)
             if self.grad_checkpointing:
                 x = checkpoint(backbone.run, index, x, context, num_prompts, use_reentrant=False)

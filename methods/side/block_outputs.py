@@ -44,7 +44,7 @@ class BlockOutputs(nn.Module):
             - Output: `outputs` `(B, num_blocks + 1, N, D)`, x_0 first
         """
         x, context = self.backbone.embed(image)  # (B, N, D)
-        outputs = x.new_empty(len(x), len(self.parts), *x.shape[1:], dtype=DTYPES[self.storage])
+        outputs = x.new_empty(x.shape[0], len(self.parts), *x.shape[1:], dtype=DTYPES[self.storage])
         outputs[:, 0] = x
         for index in self.parts[:-1]:
             x = self.backbone.run(index, x, context)

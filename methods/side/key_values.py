@@ -9,6 +9,7 @@ backward pass.
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ class KeysAndValues(nn.Module):
 
     def _attend(self, index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         scale = self.backbone.head_dim**-0.5
-        if self.backbone.fused(index):
+        if self.backbone.fused(index) or torch.compiler.is_exporting():
             return F.scaled_dot_product_attention(query, key, value, scale=scale)
         return attend_in_chunks(query, key, value, scale)[0]
 
@@ -71,7 +72,7 @@ class KeysAndValues(nn.Module):
         num_layers = len(self.backbone.blocks())
         for name, tensor in layer.items():
             if name not in features:
-                features[name] = tensor.new_empty(len(tensor), num_layers, *tensor.shape[1:])  # (B, L, A, ., E)
+                features[name] = tensor.new_empty(tensor.shape[0], num_layers, *tensor.shape[1:])  # (B, L, A, ., E)
             features[name][:, index] = tensor
 
 

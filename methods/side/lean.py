@@ -46,6 +46,8 @@ def remade(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor, numbers
     Returns:
         The function's outputs for all images.
     """
+    if torch.compiler.is_exporting():  # no number of images is fixed there, and nothing is kept
+        return function(*inputs)
     images = max(1, min(-(-len(inputs[0]) // 4), MAX_NUMBERS // numbers))
     parts = zip(*(tensor.split(images) for tensor in inputs), strict=True)
     outputs = [checkpoint(function, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]

@@ -199,7 +199,7 @@ class SynthesisedQueries(nn.Module):
             - Output: logits `(B, C)`
         """
         stored = Stored(keys, values, keys_scale, values_scale)
-        answer = self.feedback_scale.new_zeros(len(keys), 1, self.head.in_features)
+        answer = self.feedback_scale.new_zeros(keys.shape[0], 1, self.head.in_features)
         answers: list[tuple[Tensor, ...]] = []
         for index in range(len(self.synthesis)):
             prompts, queries = made_again(self._ask, index, answer)

@@ -87,7 +87,7 @@ class VisualQueries(nn.Module):
             - Output: logits `(B, C)`
         """
         stream = self.stream
-        prompts = self.dropout(self.prompts.expand(len(keys), -1, -1, -1)).unbind(1)  # L of (B, P, D)
+        prompts = self.dropout(self.prompts.expand(keys.shape[0], -1, -1, -1)).unbind(1)  # L of (B, P, D)
         queries = torch.stack([made_again(stream.queries, i, x) for i, x in enumerate(prompts)], dim=1)
         attended = stream.attend(queries, Stored(keys, values, keys_scale, values_scale)).unbind(1)  # L of (B, P, A E)
         outputs = [made_again(self._output, i, *read) for i, read in enumerate(zip(prompts, attended, strict=True))]

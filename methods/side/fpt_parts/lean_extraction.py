@@ -53,7 +53,8 @@ class LeanExtractor(nn.Module):
     def _attend(self, index: int, x: Tensor, context: Any, kept: int) -> tuple[Tensor, Tensor, Tensor]:
         """The heads' outputs of one block, `(B, A, N, E)`, and the keys and values it picks, `(B, A, M, E)`."""
         query, key, value = self.backbone.attention(index, x, context)
-        attend = attend_fused if self.backbone.fused(index) else attend_in_chunks
+        whole = self.backbone.fused(index) or torch.compiler.is_exporting()
+        attend = attend_fused if whole else attend_in_chunks
         attended, received = attend(query, key, value, self.backbone.head_dim**-0.5)
         best = most_important(received, kept, self.backbone.head_dim)
         return attended, key.gather(2, best), value.gather(2, best)
@@ -62,7 +63,7 @@ class LeanExtractor(nn.Module):
         """Puts a layer's kept keys or values, `(B, A, M, E)`, into the features of all layers."""
         for key, tensor in stored(name, kept, self.storage).items():
             if key not in features:
-                features[key] = tensor.new_empty(len(tensor), len(self.parts), *tensor.shape[1:])  # (B, L, A, ., E)
+                features[key] = tensor.new_empty(tensor.shape[0], len(self.parts), *tensor.shape[1:])  # (B, L, A, ., E)
             features[key][:, part] = tensor
 
 
@@ -128,6 +129,9 @@ def attention_with_logsumexp(query: Tensor, key: Tensor, value: Tensor, scale: f
         - query, key, value: `(B, A, N, E)`
         - Output: `(B, A, N, E)` and `(B, A, N)`, the latter in fp32
     """
+    if torch.compiler.is_exporting():  # other programs have no such kernel
+        scores = scale * query @ key.mT
+        return scores.softmax(dim=-1) @ value, scores.logsumexp(dim=-1)
     if query.is_cpu:
         output, logsumexp = aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, False, scale=scale)
     elif query.dtype in LOW_PRECISION:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.side.fpt_parts.fusion import Stored, as_autocast_wants
+from methods.side.fpt_parts.fusion import Stored, as_autocast_wants, attend
 from methods.side.fpt_parts.lean_layers import linear
 from methods.side.fpt_parts.parts import at_once, one_operator, parts
 
@@ -53,6 +53,8 @@ class LeanFusionPlus(nn.Module):
 
 def attend_to_features(query: Tensor, stored: Stored, frugal: bool = False) -> Tensor:
     """As `methods.side.fpt_parts.fusion.attend`, and keeps nothing but its inputs; `frugal` has parts small."""
+    if torch.compiler.is_exporting():
+        return attend(query, stored)
     query = as_autocast_wants(query)
     num_heads, head_dim = stored.keys.shape[2::2]
     heads = (query * head_dim**-0.5).unflatten(-1, (num_heads, head_dim)).transpose(-3, -2)  # ([B,] L, A, P, E)

@@ -1,6 +1,7 @@
 """Blocks and layers of the side network that keep little for the backward pass, and are fast on a CPU too.
 
-No output of a LayerNorm or GELU and no attention map is kept; all are cheaply computed again.
+No output of a LayerNorm or GELU and no attention map is kept; all are cheaply computed again. Where torch writes a
+model down for other programs, each is what it stands for.
 """
 
 import math
@@ -58,16 +59,22 @@ class LeanBlock(nn.Module):
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
     """``layer(x)``."""
+    if torch.compiler.is_exporting():
+        return layer(x)
     return _Linear.apply(x, layer.weight, layer.bias)
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> Tensor:
     """``layer(norm(x))``; keeps x and its statistics, and normalises again."""
+    if torch.compiler.is_exporting():
+        return layer(norm(x))
     return _NormLinear.apply(x, norm.weight, norm.bias, norm.eps, layer.weight, layer.bias)
 
 
 def gelu_linear(x: Tensor, layer: nn.Linear) -> Tensor:
     """``layer(gelu(x))``; keeps x, and applies GELU again."""
+    if torch.compiler.is_exporting():
+        return layer(F.gelu(x))
     return _GeluLinear.apply(x, layer.weight, layer.bias)
 
 
@@ -87,7 +94,7 @@ def self_attention(qkv: Tensor, num_queries: int, scale: float, fused: bool, fru
         - qkv: `(B, N, 3, A, E)`
         - Output: `(B, n, A E)`
     """
-    if not fused or qkv.is_cpu:
+    if (not fused or qkv.is_cpu) and not torch.compiler.is_exporting():
         attended: Tensor = _EagerAttention.apply(qkv, num_queries, scale, frugal)
         return attended
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, A, N, E)
