@@ -12,7 +12,7 @@ from unittest.mock import patch
 import torch
 
 import bench
-from benchmarks.suite.processes import Job, Worker, Workers
+from benchmarks.suite.processes import Job, Workers
 from benchmarks.suite.progress import SuiteProgress
 from benchmarks.suite.worker import _do
 from benchmarks.training.clock import Clock
@@ -29,9 +29,7 @@ def finish_inside(folder: Path, *arguments: str) -> "subprocess.CompletedProcess
         stack.callback(torch.set_num_threads, num_threads)
         stack.enter_context(contextlib.chdir(folder))
         stack.enter_context(patch.dict(os.environ, COLUMNS="120"))
-        stack.enter_context(patch.object(Workers, "take", lambda *_, another: None))
-        for room in ("suite", "processes"):
-            stack.enter_context(patch(f"benchmarks.suite.{room}.follow", _follow))
+        stack.enter_context(patch.object(Workers, "follow", _follow))
         if arguments[0].startswith("-"):
             stack.enter_context(patch("benchmarks.report.style.SUFFIXES", (".png",)))
         stack.enter_context(contextlib.redirect_stdout(out))
@@ -43,7 +41,9 @@ def finish_inside(folder: Path, *arguments: str) -> "subprocess.CompletedProcess
     return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
-def _follow(worker: Worker | None, job: Job, progress: SuiteProgress, lost: object = None) -> dict[str, Any]:
+def _follow(
+    _: Workers, job: Job, progress: SuiteProgress, lost: object = None, another: bool = False
+) -> dict[str, Any]:
     """Does a job, in place of the process that would."""
 
     def emit(event: str, **fields: Any) -> None:

@@ -15,13 +15,13 @@ from benchmarks.data.dataset import open_dataset
 from benchmarks.features.cache import FeatureRequest, open_feature_cache
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.prediction_cache import predict_point
-from benchmarks.storage import files
+from benchmarks.storage import notes
 from benchmarks.storage.files import read_disposable, write_disposable
 
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_SAID", set())
+    monkeypatch.setattr(notes, "_SAID", [set()])
 
 
 def block(folder: Path) -> Path:

@@ -16,7 +16,7 @@ from bench import main
 from benchmarks.records import frame, index, kept_frame, record
 from benchmarks.records.frame import load_frame
 from benchmarks.records.record import load_records, predictions_path, write_record
-from benchmarks.storage import files
+from benchmarks.storage import notes
 
 NUM_RUNS = 6
 
@@ -26,7 +26,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three seeds of two methods, enough for an index and as if from long ago."""
     monkeypatch.setattr(record, "LEAST", NUM_RUNS - 1)
     monkeypatch.setattr(index, "SETTLED", -(10**12))
-    monkeypatch.setattr(files, "_SAID", set())
+    monkeypatch.setattr(notes, "_SAID", [set()])
     for method in ("full", "lora"):
         for seed in range(NUM_RUNS // 2):
             store_with_predictions(tmp_path / "results", make_record(method, seed=seed), 1.0)

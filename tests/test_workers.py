@@ -48,7 +48,9 @@ _open_log(Path(json.loads(sys.stdin.readline())["log"]))
         [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     log = tmp_path / "a.log"
-    job = SimpleNamespace(log=log, hang_seconds=hang_seconds, as_line=lambda: json.dumps({"log": str(log)}) + "\n")
+    job = SimpleNamespace(
+        log=log, hang_seconds=hang_seconds, kind=None, as_line=lambda: json.dumps({"log": str(log)}) + "\n"
+    )
     progress = SuiteProgress(1)
     progress.start(1, "a run")
     early = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `follow`

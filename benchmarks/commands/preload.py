@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.storage.files import make_results
     from benchmarks.suite.devices import devices_of
     from benchmarks.suite.plan import make_plan
-    from benchmarks.suite.processes import Job, Workers, follow
+    from benchmarks.suite.processes import Job, Workers
     from benchmarks.suite.progress import SuiteProgress
     from benchmarks.suite.suite_file import read_options
     from methods import METHODS
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             log = options.results / "logs" / f"preload-{config.run_id}.log"
             progress.start(number, f"{planned.name} {config.dataset} {config.resolution} px", log)
             job = Job("preload", planned, options.results, log, code, options.hang_minutes * 60)
-            done = follow(workers.take(another=number < len(runs)), job, progress)
+            done = workers.follow(job, progress, another=number < len(runs))
             progress.finish(done, len(runs) - number)
             rows.append(_row(planned, done))
     print_frame(pd.DataFrame(rows), args.format)

@@ -136,6 +136,7 @@ def check_runs(method: Method, config: Any, backbone: str, resolution: int) -> N
             _see(model.backbone, backbone, resolution)  # type: ignore[arg-type]
 
 
+@functools.cache
 def feature_shapes(
     method: str, config: Any, backbone: str, resolution: int
 ) -> tuple[dict[str, tuple[tuple[int, ...], str]], tuple[int, ...] | None]:
@@ -178,6 +179,7 @@ def _see(part: nn.Module, backbone: str, resolution: int) -> Any:
         ) from error
 
 
+@functools.cache
 def count_parameters(method: str, config: Any, backbone: str, num_classes: int) -> dict[str, int | float]:
     """Counts parameters at the backbone's pretrained image size, without weights.
 

@@ -17,24 +17,14 @@ from pydantic_core import from_json, to_json
 
 from benchmarks.records.schema import Record
 from benchmarks.storage import files
-from benchmarks.storage.files import read_disposable, write_disposable
+from benchmarks.storage.files import Stamp, read_disposable, write_disposable
 
 FOLDER = ".index"
 LEAST = 1000  # records: fewer are read in a fifth of a second
 _SHARDS = 16  # files, so that a new run costs writing one of them
 SETTLED = 2 * 10**9  # ns: what was changed less long ago may change again and keep the time of its file system's clock
 
-Stamp = tuple[int, ...] | None  # of a file; None where there is none
 Kept = tuple[Stamp, Stamp, bytes]
-
-
-def stamp(path: Path) -> Stamp:
-    """Inode, size and times (ns) of a file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 class RecordIndex:

@@ -11,7 +11,7 @@ from benchmarks.records.schema import Record
 # What of a machine and of our code a reader still sees who is not to know whose they are: what numbers depend on.
 _ENVIRONMENT = (
     *("device", "device_type", "threads", "cuda", "tf32_matmul", "tf32_cudnn", "torch", "timm", "peft", "python"),
-    *("runs_at_once", "allocator"),
+    *("runs_at_once", "allocator", "process"),
 )
 _CODE = ("digest", "method_digest", "version")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.errors import MissingError, UserError, one_line
-from benchmarks.records.index import LEAST, RecordIndex, stamp
+from benchmarks.records.index import LEAST, RecordIndex
 from benchmarks.records.schema import DAMAGED, RECORD, Record
 from benchmarks.records.seal import DIGEST, is_sealed_as, sealed
 from benchmarks.storage.csv_cells import csv_text
-from benchmarks.storage.files import check_content, parse_json, read_regular, write_atomic
+from benchmarks.storage.files import check_content, parse_json, read_regular, stamp, write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd

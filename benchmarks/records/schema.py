@@ -348,13 +348,18 @@ class Measurements(TypedDict, total=False):
 
 
 class Environment(TypedDict, total=False):
-    """Where it ran."""
+    """Where it ran.
+
+    process: whether it was a process of its own, or one that had done another run before and so measures no memory;
+    records stored before there were such do not say it, and had one of their own.
+    """
 
     device: str | None
     device_type: str | None
     torch: str | None
     host: Annotated[str | None, Column(None)]
     host_id: Annotated[str | None, Column(None)]
+    process: Annotated[Literal["fresh", "reused"] | None, Column(None)]
 
 
 class EvaluationData(TypedDict, total=False):

@@ -137,12 +137,7 @@ def write_disposable(path: Path, data: bytes, place: str = "cache", private: boo
     try:
         write_atomic(path, seal(path, data), place, sync=False, private=private)
     except MachineError as error:
-        if path.parent not in _SAID:
-            _SAID.add(path.parent)
-            say(f"{path.parent.name} is made anew each time: {error}")
-
-
-_SAID: set[Path] = set()  # folders that a note was about, in this process
+        say(f"{path.parent.name} is made anew each time: {error}", once=path.parent)
 
 
 def read_disposable(path: Path) -> bytes | None:
@@ -174,6 +169,18 @@ def read_sealed(path: Path) -> bytes:
     if seal(path, data) != sealed:
         raise UserError("its content must have the digest in its first line, got another")
     return data
+
+
+Stamp = tuple[int, ...] | None  # of a file; None where there is none
+
+
+def stamp(path: Path) -> Stamp:
+    """Inode, size and times (ns) of a file: whoever writes into it cannot keep the last of these."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def file_sha256(path: Path) -> str:

@@ -1,6 +1,6 @@
 """What a suite has to do, run by run; a process that only hands runs out knows this much, and imports no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.config import Places, RunConfig
@@ -39,6 +39,22 @@ class PlannedRun:
         trial = f" trial lr {config.lr:g}" if config.trial and config.lr is not None else ""
         dataset = self.dataset_label or config.dataset
         return f"{self.name} {dataset} {config.resolution} px seed {config.seed}{trial}"
+
+
+def process_kind(run: PlannedRun) -> str | None:
+    """What runs have in common that one process may do one after another; None for one that needs a fresh process.
+
+    They are trials of a method, dataset and resolution, or on a CPU runs of one: all but rate and seed is the same. On
+    a GPU the memory of runs is measured, which takes a process of their own; that of trials nobody asks for. A plugin
+    may keep what it likes from one run to the next.
+    """
+    config = run.config
+    on_gpu = config.device_type != "cpu"
+    if run.places.plugins or (on_gpu and not config.trial):
+        return None
+    # Features of random weights are computed for each seed anew, and their memory measured on a GPU.
+    seed = config.seed if on_gpu and config.weights_sha256 is None else 0
+    return f"{replace(config, seed=seed, lr=None).run_id} {run.places} {run.weights}"
 
 
 @dataclass(frozen=True)

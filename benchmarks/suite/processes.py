@@ -1,4 +1,4 @@
-"""Fresh processes for jobs: started ahead, given one job each, followed to their end."""
+"""Processes for jobs: started ahead, given a job or several that may share one, followed to the end of each."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +24,7 @@ from benchmarks.suite.progress import SuiteProgress
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # not by a fault of the run
 LOOK_SECONDS = 1.0  # between looks at a run that says nothing
 EXIT_SECONDS = 60.0  # from the end of its work to that of the process
+SERVES = ("ok", "diverged")  # states of a job after which its process may do another
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Job:
         track: The tracker that gets what the run measures.
         disclosure: What the record may tell.
         keep_models: Which models are kept.
+        kind: What jobs that one process may do have in common; None for a job that has a process of its own.
     """
 
     task: str
@@ -57,6 +59,7 @@ class Job:
     track: str | None = None
     disclosure: Disclosure = PRIVATE
     keep_models: KeepModels = "lean"
+    kind: str | None = None
 
     def as_line(self) -> str:
         """The job as its process reads it."""
@@ -82,17 +85,21 @@ class Job:
         return json.dumps(fields, default=str) + "\n"
 
 
-@dataclass(frozen=True)
 class Worker:
-    """A process for one job.
+    """A process for jobs, one after another.
+
+    Args:
+        process: Imports, then waits for a job on stdin.
+        early: What it prints before it has a job, and so a log.
 
     Attributes:
-        process: Imports, then waits for its job on stdin.
-        early: What it prints before it has a job, and so a log.
+        lines: What it says, line by line, and None at its end.
     """
 
-    process: subprocess.Popen[str]
-    early: IO[str]
+    def __init__(self, process: subprocess.Popen[str], early: IO[str]) -> None:
+        self.process, self.early = process, early
+        self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
 
     @staticmethod
     def start() -> "Worker":
@@ -112,42 +119,107 @@ class Worker:
         )
         return Worker(process, early)
 
-    def end(self, log: Path | None) -> None:
-        """Ends the process if it still runs, whatever it is at, and appends to its log what it printed early."""
-        self.process.kill()
-        self.process.wait()
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with contextlib.suppress(ValueError):  # closed, as the user stopped us
+            for line in self.process.stdout:
+                if line.endswith("\n"):  # else it was killed while it wrote
+                    self.lines.put(line)
+        self.lines.put(None)
+
+    def give(self, job: Job) -> None:
+        """Hands a job over."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died while importing: its silence is handled as a failure
+            self.process.stdin.write(job.as_line())
+            self.process.stdin.flush()
+
+    def next_line(self) -> str | None:
+        """What it says next; empty after a while without a line, None at its end."""
+        try:
+            return self.lines.get(timeout=LOOK_SECONDS)
+        except queue.Empty:
+            return ""
+
+    def leave(self) -> None:
+        """Waits a while for the process to end by itself, now that there is no other job for it."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()  # type: ignore[union-attr]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(EXIT_SECONDS)
+
+    def tell(self, log: Path) -> None:
+        """Appends to the log of its first job what it printed before it had one."""
         self.early.seek(0)
         text = self.early.read()
-        if text and log is not None:
+        self.early.truncate(0)
+        if text:
             with contextlib.suppress(OSError), log.open("a") as file:
                 file.write(text)
+
+    def end(self) -> None:
+        """Ends the process if it still runs, whatever it is at."""
+        self.process.kill()
+        self.process.wait()
         for stream in (self.process.stdin, self.process.stdout, self.early):
             with contextlib.suppress(BrokenPipeError):  # a job that it never read
                 stream.close()  # type: ignore[union-attr]
 
 
 class Workers:
-    """Fresh processes, one a job. While one works, the next already imports, and waits for its job."""
+    """Processes for jobs. While one works, the next may already import.
+
+    A process serves further jobs of the same kind for as long as they end well; all others get a fresh one.
+    """
 
     def __init__(self) -> None:
-        self.waiting: Worker | None = None
+        self.waiting: Worker | None = None  # fresh
+        self.serving: tuple[Worker, str | None] | None = None  # with the kind of its jobs
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.waiting is not None:
-            self.waiting.end(None)
+        for worker in (self.serving and self.serving[0], self.waiting):
+            if worker is not None:
+                worker.end()
 
-    def take(self, another: bool) -> Worker:
-        """A process for a job; `another` starts the one after it."""
-        worker = self.waiting or Worker.start()
-        self.waiting = Worker.start() if another else None
+    def follow(
+        self, job: Job, progress: SuiteProgress, lost: threading.Event | None = None, another: bool = False
+    ) -> dict[str, Any]:
+        """Has a process do a job; see `follow`.
+
+        Args:
+            job, progress, lost: As `follow` takes them.
+            another: Whether the job after this one will need a fresh process, which then starts now.
+        """
+        worker = self._take(job)
+        if another and self.waiting is None:
+            self.waiting = Worker.start()
+        done = follow(worker, job, progress, lost)
+        if _serves_on(job, done):
+            self.serving = worker, job.kind
+        return done
+
+    def _take(self, job: Job) -> Worker:
+        if self.serving is not None:
+            (worker, kind), self.serving = self.serving, None
+            if kind == job.kind and worker.process.poll() is None:
+                return worker
+            worker.end()
+        worker, self.waiting = self.waiting or Worker.start(), None
         return worker
 
 
+def _serves_on(job: Job, done: Mapping[str, Any]) -> bool:
+    """Whether a process waits for another job: after out of memory or a failure it does not."""
+    return job.kind is not None and done.get("stored", False) and done["state"] in SERVES
+
+
 def follow(worker: Worker, job: Job, progress: SuiteProgress, lost: threading.Event | None = None) -> dict[str, Any]:
-    """Gives a process its job, shows its progress, and waits for its end; it has ended however this is left.
+    """Gives a process its job, shows its progress, and waits for the job's end.
+
+    The process has ended however this is left, unless it serves on.
 
     Args:
         worker: The process.
@@ -161,10 +233,11 @@ def follow(worker: Worker, job: Job, progress: SuiteProgress, lost: threading.Ev
     process, kills = worker.process, OomKills(worker.process.pid)
     done: dict[str, Any] = {}
     ended: str | None = None
+    serves = False
     try:
-        lines = _give(process, job)
+        worker.give(job)
         silent = 0.0  # seconds that we waited in vain; those in which we were stopped ourselves (Ctrl-Z) do not count
-        while (line := _next(lines)) is not None:
+        while not done and (line := worker.next_line()) is not None:
             silent = 0.0 if line else silent + LOOK_SECONDS
             if line:
                 event = json.loads(line)
@@ -181,40 +254,15 @@ def follow(worker: Worker, job: Job, progress: SuiteProgress, lost: threading.Ev
                 ended = "another machine took it over, as this one showed no sign of life"
                 process.kill()
             progress.show_log(job.log)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(EXIT_SECONDS)
+        serves = _serves_on(job, done)
+        if not serves:
+            worker.leave()
     finally:
-        worker.end(job.log)
+        worker.tell(job.log)
+        if not serves:
+            worker.end()
         progress.show_log(job.log)
     return done or _ending(process.returncode, ended, kills.any_since(), job.log)
-
-
-def _give(process: subprocess.Popen[str], job: Job) -> "queue.SimpleQueue[str | None]":
-    """Hands the job over; returns what the process says, line by line, and None at its end."""
-    assert process.stdin is not None
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        assert process.stdout is not None
-        with contextlib.suppress(ValueError):  # closed, as the user stopped us
-            for line in process.stdout:
-                if line.endswith("\n"):  # else it was killed while it wrote
-                    lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    with contextlib.suppress(BrokenPipeError):  # it died while importing: its silence is handled as a failure
-        process.stdin.write(job.as_line())
-        process.stdin.flush()
-    return lines
-
-
-def _next(lines: "queue.SimpleQueue[str | None]") -> str | None:
-    """The next line; empty after a while without one."""
-    try:
-        return lines.get(timeout=LOOK_SECONDS)
-    except queue.Empty:
-        return ""
 
 
 def _ending(returncode: int, ended: str | None, oom_killed: bool | None, log: Path) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """One run, start to end, as the sections of its record."""
 
 import copy
+import random
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +56,7 @@ class Run:
         rivals: Of a trial that may be stopped: validation AUC by epoch of the trials before it.
         checkpoints: Where it stores its state after each epoch, and goes on from.
         keep: Whether its model is to be kept, unless it is a trial.
+        measures: Whether memory is measured: in a process that has done another run, peaks would be of both.
     """
 
     def __init__(
@@ -66,13 +69,16 @@ class Run:
         rivals: Sequence[Sequence[float]] = (),
         checkpoints: Checkpoints | None = None,
         keep: bool = False,
+        measures: bool = True,
     ) -> None:
         plugins = load_plugins(places.plugins)
         self.config, self.places, self.weights = config, places, weights
         self.rivals, self.checkpoints = rivals, checkpoints
         self.clock, self.emit = clock, emit
         self.device = torch.device(places.device)
-        self.memory = PhaseMemory(self.device, note=lambda text: emit("note", text=text))
+        self.measures = measures
+        measured = self.device if measures else torch.device("cpu")  # of which there is nothing to measure
+        self.memory = PhaseMemory(measured, note=lambda text: emit("note", text=text))
         self.method_config = make_config(config.method, config.method_settings())
         self.run: dict[str, Any] = {"plugins": plugins} if plugins else {}
         self.measurements: dict[str, Any] = {}
@@ -103,9 +109,9 @@ class Run:
             their batches.
         """
         config = self.config
-        torch.manual_seed(config.seed)
+        seed_generators(config.seed)
         forbid_tf32()
-        with self.clock("images"):
+        with self.clock("images"), drawing_nothing():
             dataset = open_dataset(
                 self.places.dataset, self.places.data_root, self.places.cache, self.places.verify_data
             )
@@ -141,7 +147,7 @@ class Run:
                 config, self.method_config, dataset, preprocessing, self.device, self.emit,
                 self._images_at_once(len(dataset.classes)),
             )  # fmt: skip
-            with self.clock("preload"):
+            with self.clock("preload"), drawing_nothing():
                 splits, measured = preloading.run(parts.extractor, splits, self.places.cache / "features", self.memory)
             self.measurements |= measured
             parts = Parts(parts.model.to(self.device), None)  # what both share left the device with the extractor
@@ -185,9 +191,8 @@ class Run:
                 },
             },
         }
-        self.measurements["parameters"] = count_parameters(
-            config.method, self.method_config, config.backbone, len(dataset.classes)
-        )
+        counts = count_parameters(config.method, self.method_config, config.backbone, len(dataset.classes))
+        self.measurements["parameters"] = dict(counts)
 
     def _open_stores(self, dataset: Dataset, views: Views) -> dict[str, dict[str, Any]]:
         def progress(done: int, total: int) -> None:
@@ -257,7 +262,7 @@ class Run:
         from benchmarks.memory.predict import PredictionError
         from benchmarks.memory.prediction_cache import point_of_run, predict_point
 
-        with self.clock("predict"):
+        with self.clock("predict"), drawing_nothing():
             try:
                 return predict_point(point_of_run(self.config, num_classes), self.places.cache)
             except PredictionError as error:
@@ -269,7 +274,19 @@ class Run:
     def finish(self) -> None:
         """Adds what is known however the run ended: memory so far."""
         self.measurements["memory"] = self.memory.record()
-        self.measurements["host_peak_bytes"] = host_peak_bytes()
+        self.measurements["host_peak_bytes"] = host_peak_bytes() if self.measures else None
+
+
+def seed_generators(seed: int) -> None:
+    """Has every generator of a process start as in a fresh one: NumPy's and Python's serve methods of plugins."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def drawing_nothing() -> AbstractContextManager[None]:
+    """What is done inside draws nothing from torch's generator, so that it may be known from an earlier run as well."""
+    return torch.random.fork_rng(devices=[])
 
 
 def _about(backbone: Backbone) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs a plan: one fresh process a run, its record stored before the next one starts.
+"""Runs a plan in processes of their own, the record of a run stored before the next one starts.
 
 Any number of processes may work on one results folder, of one suite or of several, on one machine or on many: each
 claims a run before it does it, by a lock file that does not outlive it.
@@ -24,8 +24,8 @@ from benchmarks.records.stored import DONE, StoredStates, trial_results
 from benchmarks.storage.files import check_writable, not_writable
 from benchmarks.storage.locks import SAY_EVERY, Lock
 from benchmarks.suite.known_folders import known_folders
-from benchmarks.suite.planned import Cell, Plan, PlannedRun
-from benchmarks.suite.processes import Job, Workers, follow
+from benchmarks.suite.planned import Cell, Plan, PlannedRun, process_kind
+from benchmarks.suite.processes import Job, Workers
 from benchmarks.suite.progress import SuiteProgress
 from benchmarks.suite.tuning import rivals_of, tuned_runs, val_aucs_of
 from benchmarks.training.checkpoint import Checkpoints
@@ -175,7 +175,8 @@ class _Suite:
 
     def __init__(self, work: Work) -> None:
         self.work, self.code = work, describe_code()
-        self.total = len(work.plan.trials) + len(work.plan.runs)
+        self.in_order = [run for cell in work.plan.cells for run in (*cell.trials, *cell.runs)]
+        self.total = len(self.in_order)
         self.left = self.total - work.num_stored()
         self.progress = SuiteProgress(self.total, work.verbose, work.at_once)
         self.workers = Workers()
@@ -277,13 +278,13 @@ class _Suite:
         work, afresh = self.work, stored.policy == "overwrite"
         job = Job(
             "run", run, results, log, self.code, work.hang_seconds, rivals, afresh, work.at_once, work.track,
-            work.disclosure, work.keep_models,
+            work.disclosure, work.keep_models, process_kind(run),
         )  # fmt: skip
         self.num_done += 1
         started = datetime.now(UTC)
         try:
             self.progress.start(number, run.title, log)
-            done = follow(self.workers.take(another=self.left > 1), job, self.progress, lost)
+            done = self.workers.follow(job, self.progress, lost, another=self._needs_another(number, job.kind))
         except BaseException as error:
             self._record_end(run, stored, started, "interrupted", f"stopped by {_stopped_by(error)}")
             raise
@@ -294,6 +295,13 @@ class _Suite:
             )  # where there is room for this alone, the next runs would be in vain
         self.left = self.left - 1 if self.work.at_once == 1 else self.total - self.work.num_stored()
         self.progress.finish(done, self.left)
+
+    def _needs_another(self, number: int, kind: str | None) -> bool:
+        """Whether what comes after a place in the suite cannot be done by the process that does this kind of run."""
+        for run in self.in_order[number:]:
+            if run.config.run_id not in self.tried and self.work.stored_of(run).is_due(run.config.run_id):
+                return kind is None or process_kind(run) != kind
+        return False
 
     def _record_end(self, run: PlannedRun, stored: StoredStates, started: datetime, state: str, message: str) -> None:
         """Stores a record for a process that stored none; a finished record of the same run stays."""

@@ -1,7 +1,9 @@
-"""The process of one run: reads a job from stdin, writes progress to stdout, stores the record.
+"""The process of a run, or of several one after another: reads a job from stdin, writes progress to stdout, stores.
 
-`python -m benchmarks.suite.worker PID` is started by the suite, which has that PID, once a run, never forked. A job is
-one line of JSON: its task (`run`, or `preload` for what comes before training), the fields of `RunConfig`, `Places` and
+`python -m benchmarks.suite.worker PID` is started by the suite, which has that PID, never forked. Each of several runs
+gives, to the bit, what it gives in a process of its own; `benchmarks.suite.planned.process_kind` says which share one,
+and the record says whether its process was `fresh` or `reused`. The process ends with its stdin. A job is one line of
+JSON: its task (`run`, or `preload` for what comes before training), the fields of `RunConfig`, `Places` and
 `Weights`, the results folder, the log and the state of the code. Events are lines of JSON. All that is printed goes to
 the log.
 """
@@ -27,7 +29,7 @@ PARENT_DEATH_SIGNAL = 1  # Linux: prctl's PR_SET_PDEATHSIG
 
 
 def main() -> int:
-    """Runs the job on stdin; exit status 0 means that it came to an end of which it told."""
+    """Does the jobs on stdin; exit status 0 means that each came to an end of which it told."""
     _die_with_parent()
     for signum in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)  # SLURM sends them to every process; what they mean is the suite's affair
@@ -44,12 +46,7 @@ def main() -> int:
     from benchmarks.training.clock import Clock
 
     gc.enable()
-    line = sys.stdin.readline()
-    if not line:
-        return 1  # the suite has ended
-    job = json.loads(line)
-    clock = Clock(time.monotonic() - job["given"])  # what is left of importing once there is a job
-    _open_log(Path(job["log"]))
+    gc.freeze()  # what was imported stays, and need not be looked at again
 
     def emit(event: str, **fields: Any) -> None:
         text = describe({"event": event} | fields)
@@ -61,19 +58,37 @@ def main() -> int:
         except BrokenPipeError:
             sys.exit(1)  # the suite was killed: no record, so that the run is missing and goes on another time
 
-    try:
-        resolve_device(job["places"]["device"])  # a cluster's nodes are not the machine where the suite was planned
-        load_plugins(map(Path, job["places"]["plugins"]))
-        check_unchanged(job["config"]["plugins"])
-    except UserError as error:
-        emit("done", state="failed", message=f"{error} ({platform.node()})", stored=False)
-        return 0
-    emit("done", **_do(job, clock, emit))
+    reused = False
+    while line := sys.stdin.readline():
+        job = json.loads(line)
+        clock = Clock(time.monotonic() - job["given"])  # what is left of importing once there is a job
+        _open_log(Path(job["log"]))
+        try:
+            resolve_device(job["places"]["device"])  # a cluster's nodes are not the machine where the suite was planned
+            load_plugins(map(Path, job["places"]["plugins"]))
+            check_unchanged(job["config"]["plugins"])
+            done = _do(job, clock, emit, reused)
+        except UserError as error:
+            done = {"state": "failed", "message": f"{error} ({platform.node()})", "stored": False}
+        emit("done", **done)
+        _give_back()
+        reused = True
     return 0
 
 
-def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str, Any]:
-    """Does the job; returns what the suite is to know."""
+def _give_back() -> None:
+    """Gives back what a job has held, so that the next begins as in a fresh process, but for what is imported."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of the GNU C library
+        trim(0)
+
+
+def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None], reused: bool = False) -> dict[str, Any]:
+    """Does the job, in a process that has done another if it is reused; returns what the suite is to know."""
     from benchmarks.config import Disclosure, Places, RunConfig
     from benchmarks.errors import UserError
     from benchmarks.model.resolved_weights import Weights
@@ -112,9 +127,10 @@ def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None]) -> dict[str,
     if job["afresh"]:
         checkpoints.remove()
     keep = whole and job["keep_models"] != "none"
-    run = Run(config, places, weights, clock, emit_and_track, job["rivals"], checkpoints, keep)
+    run = Run(config, places, weights, clock, emit_and_track, job["rivals"], checkpoints, keep, measures=not reused)
     with heard_by(note):
         record = _execute(run, run.execute if whole else run.prepare, job, clock, disclosure.record_host)
+    record["environment"]["process"] = "reused" if reused else "fresh"
     tracking.finish(record)
     record["run"]["notes"] = notes
     if names is not None:

@@ -87,6 +87,8 @@ class Preloading:
             extractor.to("cpu")
         if cache.state.memory is not None:
             memory.phases["preload"] = cache.state.memory  # of computing; opening a cache takes none
+        elif cache.reused:
+            memory.phases.pop("preload", None)  # nobody knows it: a process that measures nothing has computed them
         featured = {
             name: Split(
                 split.labels,
