@@ -228,7 +228,8 @@ def follow(worker: Worker, job: Job, progress: SuiteProgress, lost: threading.Ev
         lost: Set where another machine has taken the run over: the process is ended.
 
     Returns:
-        `state`, `message`, `stored` (whether the process stored a record), and what it measured of the preload phase.
+        `state`, `message`, `stored` (whether the process stored a record), what it measured of the phase `preload`, and
+        by part its `seconds` and `processor` seconds.
     """
     process, kills = worker.process, OomKills(worker.process.pid)
     done: dict[str, Any] = {}

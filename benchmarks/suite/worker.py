@@ -140,13 +140,17 @@ def _do(job: dict[str, Any], clock: Any, emit: Callable[..., None], reused: bool
     if whole:
         try:
             record = private(record, known_folders(places, weights, results))
-            stored = _store(results, record, run, job["keep_models"])
+            with clock("store"):
+                stored = _store(results, record, run, job["keep_models"])
         except UserError as error:
             return {"state": "failed", "message": str(error), "stored": False}
         if status["state"] != "failed":
             checkpoints.remove()  # a run that failed goes on from them when it is tried again
     preload = measured.get("preload", {}) | {"cache_bytes": measured.get("cache_bytes")}
-    return {"state": status["state"], "message": status["message"], "stored": stored, "preload": preload}
+    return {
+        **{"state": status["state"], "message": status["message"], "stored": stored, "preload": preload},
+        **{"seconds": clock.seconds, "processor": clock.processor},
+    }
 
 
 def _die_with_parent() -> None:

@@ -10,19 +10,25 @@ class Clock:
 
     Args:
         imported: Seconds that importing took, before there was a clock.
+
+    Attributes:
+        seconds: By part.
+        processor: Processor seconds of this process by part, all of its threads together.
     """
 
     def __init__(self, imported: float = 0.0) -> None:
         self.seconds = {"import": imported}
+        self.processor: dict[str, float] = {}
         self._started = time.perf_counter() - imported
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
             self.add({part: time.perf_counter() - started})
+            self.processor[part] = self.processor.get(part, 0.0) + time.process_time() - used
 
     def total(self) -> float:
         """Seconds since the start."""
