@@ -55,11 +55,12 @@ BOUNDS = {
     "num_classes": _COUNT,
     "jobs": Bounds(1, 1024),
     "hang_minutes": Bounds(0, 1_000_000, whole=False, above=True),
-    "minutes": _MINUTES,  # this and the next four are SLURM's
+    "minutes": _MINUTES,  # this and the next five are SLURM's
     "cpus": Bounds(1, 10_000),
     "at_once": _COUNT,
     "resubmissions": _COUNT,
     "signal_seconds": Bounds(1, 86_400),
+    "runs_per_job": _COUNT,
     "samples": Bounds(1, 1000),
     "max_side": Bounds(1, 65_535),  # the longest side that JPEG has
     "bit_depth": Bounds(8, 16),

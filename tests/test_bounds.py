@@ -15,7 +15,8 @@ from benchmarks.bounds import BOUNDS, Fault, broken_rule, positive, read_number,
 from benchmarks.commands import COMMANDS
 from benchmarks.errors import UserError
 from benchmarks.suite.option_rules import faults
-from benchmarks.suite.options import SlurmSettings, SuiteOptions
+from benchmarks.suite.options import SuiteOptions
+from benchmarks.suite.slurm_settings import SlurmSettings
 
 
 @pytest.mark.parametrize("name", BOUNDS)

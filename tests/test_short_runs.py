@@ -38,7 +38,7 @@ VIT, RESNET = "vit_tiny_patch16_224", "resnet50[layers=[1,1,1,1],channels=[8,16,
 CASES = {  # by method: the backbone, and how it is run
     "linear": (VIT, ()),  # features preloaded
     "fpt_plus": (VIT, ()),  # parts of features, and a second view
-    "knn": (VIT, ()),  # no training, buffers that are filled
+    "knn": (VIT, ("--set", "knn.num_neighbours=3")),  # no training, buffers that are filled
     "lora": (VIT, ("--set", "lora.dropout=0.2")),  # augmented images, and dropout
     "boft": (VIT, ()),  # draws numbers where its parameters are counted
     "full": (RESNET, ()),  # batch norms
@@ -62,10 +62,13 @@ def stored(results: Path) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def processes(results: Path) -> dict[str, str]:
-    """By run whether its process was fresh."""
-    paths = sorted((results / "runs").glob("*.json"))
-    return {path.stem: json.loads(path.read_text())["environment"]["process"] for path in paths}
+def processes(results: Path) -> dict[int, list[str | None]]:
+    """By seed, which process each of its runs had; None where it stored no record itself."""
+    found: dict[int, list[str | None]] = {}
+    for path in sorted((results / "runs").glob("*.json")):
+        record = json.loads(path.read_text())
+        found.setdefault(record["run"]["config"]["seed"], []).append(record["environment"].get("process"))
+    return found
 
 
 @pytest.mark.process
@@ -102,8 +105,10 @@ def test_a_run_gives_in_a_used_process_what_it_gives_in_a_fresh_one(
     used, fresh = stored(tmp_path / "used"), stored(tmp_path / "fresh")
     assert len(fresh) == len(CASES) and len(used) == 2 * len(CASES)
     assert {run_id: used[run_id] for run_id in fresh} == fresh
-    assert set(processes(tmp_path / "fresh").values()) == {"fresh"}
-    assert sorted(processes(tmp_path / "used").values()) == ["fresh", *["reused"] * (2 * len(CASES) - 1)]
+    num_cases = len(CASES)
+    assert processes(tmp_path / "fresh") == {1: ["fresh"] * num_cases}
+    used_processes = processes(tmp_path / "used")
+    assert (used_processes[0].count("fresh"), used_processes[1]) == (1, ["reused"] * num_cases)
 
 
 @pytest.mark.process
@@ -118,11 +123,10 @@ def test_a_run_killed_in_a_used_process_is_done_again_and_the_next_has_a_fresh_o
 
     broken = watch(tmp_path, "results", *words, on={"seed 1: epoch 2/": kill})
     assert broken.returncode == 1 and "runs: 1 interrupted, 2 ok" in broken.stderr
-    seeds = {path.split("-s")[1][0]: kind for path, kind in processes(tmp_path / "results").items() if kind}
-    assert seeds["0"] == "fresh" and seeds["2"] == "fresh"
+    assert processes(tmp_path / "results") == {0: ["fresh"], 1: [None], 2: ["fresh"]}
     assert finish(tmp_path, *words).returncode == 0
     assert finish(tmp_path, *words, "--results", "whole").returncode == 0
-    assert list(processes(tmp_path / "whole").values()) == ["fresh", "reused", "reused"]
+    assert processes(tmp_path / "whole") == {0: ["fresh"], 1: ["reused"], 2: ["reused"]}
     found, whole = stored(tmp_path / "results"), stored(tmp_path / "whole")
     assert [scores(found[run][0]) for run in found] == [scores(whole[run][0]) for run in whole]
     assert [found[run][1] for run in found] == [whole[run][1] for run in whole]

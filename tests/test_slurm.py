@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def submit(folder: Path, results: str, *options: str, slurm: tuple[str, ...] = ()) -> str:
     """Hands a suite to SLURM; returns what was said."""
-    settings = {"minutes": "5", "gpus": "0", "cpus": "1"} | dict(setting.split("=") for setting in slurm)
+    settings = {"minutes": "5", "gpus": "0", "cpus": "1"} | dict(setting.split("=", 1) for setting in slurm)
     asked = ["--launcher", "slurm", "--slurm", *(f"{key}={value}" for key, value in settings.items())]
     ended = finish(folder, *WORDS, "--results", results, *options, *asked)
     assert ended.returncode == 0, ended.stderr
@@ -189,3 +189,22 @@ def test_what_slurm_refuses_is_one_line(folder: Path) -> None:
     assert ended.returncode == 2
     assert "SLURM must take the jobs, got: " in ended.stderr.splitlines()[-1]
     assert "invalid partition" in ended.stderr.splitlines()[-1]
+
+
+def test_short_runs_are_packed_into_jobs_behind_their_setup(folder: Path) -> None:
+    grid = ("--methods", "linear", "--lr", "1e-3", "1e-2", "--epochs", "1", "--seeds", "0", "1", "2")
+    packed = ("runs_per_job=2", "setup=export OMP_NUM_THREADS=3", "sbatch.comment=three threads")
+    said = submit(folder, "packed", *grid, slurm=packed)
+    assert "3 jobs submitted for 5 runs; " in said
+    assert "three threads" in set(queue("%i %k").values())
+    wait(lambda: statuses(folder, "packed") == ["done"] * 5)
+    found = [record for results in ("packed/trials", "packed") for record in load_records(folder / results)[0]]
+    assert sorted(record["environment"]["process"] for record in found) == ["fresh"] * 3 + ["reused"] * 2
+    assert {record["environment"]["threads"] for record in found} == {3}
+
+
+def test_a_job_whose_setup_fails_does_nothing(folder: Path) -> None:
+    submit(folder, "unset", "--methods", "linear", slurm=("setup=module-that-is-not-there",))
+    wait(lambda: statuses(folder, "unset") == ["lost"])
+    (error,) = (folder / "unset/jobs").glob("slurm-*/*.err")
+    assert "module-that-is-not-there: command not found" in error.read_text()

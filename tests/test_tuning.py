@@ -233,7 +233,7 @@ def test_trials_that_wait_for_one_another_are_one_job(tmp_path: Path, monkeypatc
         made = plan(tmp_path, monkeypatch, f"{arguments} {flags}")
         (cell, _) = made.cells
         work = Work.make(Plan([cell], []), tmp_path / "results", "only-missing", 60)
-        jobs = [share.plan.trials for share, _ in slurm._trials(work)]
+        jobs = [cell.trials for cell, _ in slurm._trials(work)]
         assert list(map(len, jobs)) == sizes
         assert {trial.config.run_id for job in jobs for trial in job} == {trial.config.run_id for trial in cell.trials}
         assert all(len({trial.config.seed for trial in job}) == 1 for job in jobs)

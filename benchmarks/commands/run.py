@@ -13,8 +13,9 @@ from benchmarks.suite.crash import report_crash
 from benchmarks.suite.signals import Stop
 
 if TYPE_CHECKING:
-    from benchmarks.suite.options import SlurmSettings, SuiteOptions
+    from benchmarks.suite.options import SuiteOptions
     from benchmarks.suite.rounds import Rounds
+    from benchmarks.suite.slurm_settings import SlurmSettings
     from benchmarks.suite.suite import Work
 
 
@@ -132,10 +133,12 @@ def _submit(work: "Work", settings: "SlurmSettings") -> int:
     entries, before = submit_suite(work, settings)
     for entry in entries:
         print(f"job {entry.job}: {entry.name}", file=sys.stderr)
-    already = f", {len(before)} were queued or running already" if before else ""
+    num_jobs, num_before = (len({entry.job for entry in found}) for found in (entries, before))
+    packed = f" for {len(entries)} runs" if num_jobs < len(entries) else ""
+    already = f", {num_before} were queued or running already" if before else ""
     print(
-        f"{len(entries)} jobs submitted{already}; `bench.py list runs` shows how they stand, `bench.py tables` writes "
-        "the tables, and the same command submits again what was lost",
+        f"{num_jobs} jobs submitted{packed}{already}; `bench.py list runs` shows how they stand, `bench.py tables` "
+        "writes the tables, and the same command submits again what was lost",
         file=sys.stderr,
     )
     return 0

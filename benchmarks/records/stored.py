@@ -68,11 +68,11 @@ class StoredStates:
             return True
         return is_due(state, self.policy) and self._known[run_id][0] == self._before.get(run_id)
 
-    def part(self, beginning: str) -> "StoredStates":
+    def part(self, beginnings: tuple[str, ...]) -> "StoredStates":
         """The same for the runs whose ids begin so, without what is known of any: small enough to be sent around."""
         part = copy.copy(self)
         part.damaged, part._known = {}, {}
-        part._before = {run_id: stamp for run_id, stamp in self._before.items() if run_id.startswith(beginning)}
+        part._before = {run_id: stamp for run_id, stamp in self._before.items() if run_id.startswith(beginnings)}
         return part
 
     def _read(self, path: Path, run_id: str) -> str | None:

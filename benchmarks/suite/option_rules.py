@@ -10,7 +10,8 @@ from pydantic_core import ErrorDetails
 
 from benchmarks.choices import not_one_of
 from benchmarks.errors import UserError
-from benchmarks.suite.options import POLICIES, SlurmSettings, SuiteOptions, choices_of
+from benchmarks.suite.options import POLICIES, SuiteOptions, choices_of
+from benchmarks.suite.slurm_settings import SlurmSettings
 
 
 def faults(content: Mapping[str, Any], where: str = "") -> list[str]:

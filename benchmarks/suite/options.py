@@ -1,18 +1,18 @@
 """The options of a suite: one model for the command line and for suite files, with what `-h` says of each."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError, PydanticKnownError
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
-from benchmarks.bounds import broken_rule, read_number
 from benchmarks.choices import DEFAULT_BACKBONE, one_of
 from benchmarks.config import Attention, Disclosure, KeepModels, Precision
 from benchmarks.model.choose import check_settings
 from benchmarks.storage.files import file_in_the_way
+from benchmarks.suite.option_types import OptionModel, as_list, within
+from benchmarks.suite.slurm_settings import SlurmSettings, as_mapping
 
 POLICIES = ("only_missing", "retry_failed", "overwrite")  # options that exclude each other
 
@@ -38,26 +38,6 @@ class Option:
     flag: str | None = None
 
 
-def _as_list(value: Any) -> Any:
-    """One value stands for a list of one; an empty list for nothing, which is a mistake."""
-    values = value if isinstance(value, list | tuple) else [value]
-    if not values or any(isinstance(item, dict | list | None) for item in values):
-        raise PydanticKnownError("list_type")
-    return values
-
-
-def _within(name: str) -> BeforeValidator:
-    """Reads a number and holds it to its bounds."""
-
-    def read(value: Any) -> Any:
-        rule = broken_rule(name, value)
-        if rule is not None:
-            raise PydanticCustomError("bounds", "{rule}", {"rule": rule})
-        return read_number(name, value)
-
-    return BeforeValidator(read)
-
-
 def _no_file(folder: Path) -> Path:
     """A folder that is to be written may be missing, but no file may stand in its place."""
     file = file_in_the_way(folder)
@@ -68,7 +48,7 @@ def _no_file(folder: Path) -> Path:
 
 def _rates(value: Any) -> Any:
     """The word `grid`, or rates."""
-    values = _as_list(value)
+    values = as_list(value)
     if len(values) > 1 and "grid" in values:
         raise ValueError("lr must be rates or the word grid alone, got both; leave one out")
     return "grid" if list(values) == ["grid"] else values
@@ -96,61 +76,14 @@ def _pool(value: str) -> str:
     return one_of("pool", POOLS, value)
 
 
-def _as_mapping(value: Any) -> Any:
-    """`KEY=VALUE` of the command line, as the mapping that a suite file has."""
-    if isinstance(value, Mapping):
-        return value
-    pairs = [str(item).partition("=") for item in _as_list(value)]
-    for key, _, text in pairs:
-        if not text:
-            raise ValueError(f"slurm must be like partition=gpu, got {key!r}")
-    return {key: text for key, _, text in pairs}
-
-
-Rate = Annotated[float, _within("lr")]
+Rate = Annotated[float, within("lr")]
 Switch = Annotated[bool, Field(strict=True)]
 Folder = Annotated[Path, AfterValidator(_no_file)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_distinct)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(as_list), AfterValidator(_distinct)]
 Rates = Annotated[tuple[Rate, ...] | Literal["grid"], BeforeValidator(_rates), AfterValidator(_distinct)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
-
-
-class SlurmSettings(_Model):
-    """What to ask of SLURM for each run: the section `slurm` of a suite file, or `--slurm KEY=VALUE ...`.
-
-    Attributes:
-        minutes: Time limit; a run that needs more is queued again and goes on.
-        gpus: 0, 1 or a kind of GPU, like `a100`.
-        cpus: CPU cores.
-        memory: Of the host, like `32GB`; None for the partition's default.
-        partition, constraint, account, qos: As sbatch takes them; None for the cluster's default.
-        at_once: At most so many jobs of an array run at once; None for no limit.
-        resubmissions: A run is queued again after its time limit so many times.
-        signal_seconds: So long before the limit a job is told.
-    """
-
-    minutes: Annotated[int, _within("minutes")] = Field(description="the time limit of a run, like --slurm minutes=240")
-    gpus: str = "1"
-    cpus: Annotated[int, _within("cpus")] = 8
-    memory: str | None = None
-    partition: str | None = None
-    constraint: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    at_once: Annotated[int, _within("at_once")] | None = None
-    resubmissions: Annotated[int, _within("resubmissions")] = 100
-    signal_seconds: Annotated[int, _within("signal_seconds")] = 120
-
-    @property
-    def device(self) -> str:
-        """Where runs run."""
-        return "cpu" if self.gpus == "0" else "cuda:0"
-
-
-class SuiteOptions(_Model):
+class SuiteOptions(OptionModel):
     """What a user asked for, in a suite file or on the command line; None leaves the choice to the plan."""
 
     methods: Annotated[
@@ -164,20 +97,20 @@ class SuiteOptions(_Model):
         ),
     ] = ()
     res: Annotated[
-        tuple[Annotated[int, _within("res")], ...],
-        BeforeValidator(_as_list),
+        tuple[Annotated[int, within("res")], ...],
+        BeforeValidator(as_list),
         AfterValidator(_distinct),
         Option("image sides (default: 512)", "grid", "PX", several=True),
     ] = (512,)
     seeds: Annotated[
-        tuple[Annotated[int, _within("seeds")], ...],
-        BeforeValidator(_as_list),
+        tuple[Annotated[int, within("seeds")], ...],
+        BeforeValidator(as_list),
         AfterValidator(_distinct),
         Option("default: 0", "grid", "N", several=True),
     ] = (0,)
     plugins: Annotated[
         tuple[Path, ...],
-        BeforeValidator(_as_list),
+        BeforeValidator(as_list),
         AfterValidator(_distinct),
         Option(
             "Python files with a method, dataset or backbone of your own",
@@ -212,10 +145,10 @@ class SuiteOptions(_Model):
         Option("resample a file's patch embedding to the backbone's patch size (default: refuse it)", "backbone"),
     ] = False
     epochs: Annotated[
-        Annotated[int, _within("epochs")] | None, Option("default: the dataset's, mostly 20", "budget", "N")
+        Annotated[int, within("epochs")] | None, Option("default: the dataset's, mostly 20", "budget", "N")
     ] = None
     batch_size: Annotated[
-        Annotated[int, _within("batch_size")] | None, Option("default: the dataset's, mostly 16", "budget", "N")
+        Annotated[int, within("batch_size")] | None, Option("default: the dataset's, mostly 16", "budget", "N")
     ] = None
     lr: Annotated[
         Rates,
@@ -242,7 +175,7 @@ class SuiteOptions(_Model):
         ),
     ] = False
     margin: Annotated[
-        Annotated[float, _within("margin")] | None,
+        Annotated[float, within("margin")] | None,
         Option(
             "with --until-decided: the answer stands too where the leanest method is shown to be no worse than the "
             "others by more than this AUC (default: 0.02)",
@@ -251,12 +184,12 @@ class SuiteOptions(_Model):
         ),
     ] = None
     max_hours: Annotated[
-        Annotated[float, _within("max_hours")] | None,
+        Annotated[float, within("max_hours")] | None,
         Option("with --until-decided: start no run after so many hours of this command", "stopping", "H"),
     ] = None
     warmup_epochs: Annotated[
         int,
-        _within("warmup_epochs"),
+        within("warmup_epochs"),
         Option("epochs in which rates rise linearly to their peak (default: 0)", "budget", "N"),
     ] = 0
     decay_all: Annotated[
@@ -298,7 +231,7 @@ class SuiteOptions(_Model):
     retry_failed: Annotated[Switch, Option("also do failed runs again")] = False
     overwrite: Annotated[Switch, Option("do all runs again")] = False
     jobs: Annotated[
-        Annotated[int, _within("jobs")] | None,
+        Annotated[int, within("jobs")] | None,
         Option(
             "processes to spread runs over, on a GPU each or all on the CPU (default: one a device)", "processes", "N"
         ),
@@ -306,7 +239,7 @@ class SuiteOptions(_Model):
     launcher: Annotated[Literal["local", "slurm"], Option("where runs run (default: local)", "processes")] = "local"
     slurm: Annotated[
         SlurmSettings | None,
-        BeforeValidator(_as_mapping),
+        BeforeValidator(as_mapping),
         Option(
             f"what a run asks of SLURM: {', '.join(SlurmSettings.model_fields)}",
             "processes",
@@ -316,7 +249,7 @@ class SuiteOptions(_Model):
     ] = None
     hang_minutes: Annotated[
         float,
-        _within("hang_minutes"),
+        within("hang_minutes"),
         Option("end a run that shows no sign of life for so long (default: 60)", "processes", "N"),
     ] = 60.0
     track: Annotated[

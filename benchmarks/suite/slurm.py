@@ -1,6 +1,6 @@
 """Hands a suite to SLURM through submitit: an array of jobs, one a trial, and behind it an array of one a run.
 
-Trials that wait for one another (`--stop-hopeless`) are one job.
+Trials that wait for one another (`--stop-hopeless`) are one job; with `runs_per_job` so are several trials or runs.
 
 A job whose time is over is queued again by submitit, one that is preempted by SLURM itself; either goes on from the
 last epoch's checkpoint. Nobody waits for the jobs: their records are in the results folder, which all nodes share.
@@ -20,13 +20,14 @@ import submitit
 from benchmarks.errors import MachineError
 from benchmarks.storage.files import write_atomic
 from benchmarks.suite.local import Agent, importable
-from benchmarks.suite.options import SlurmSettings
 from benchmarks.suite.planned import Cell, Plan, PlannedRun
 from benchmarks.suite.slurm_queue import FOLDER, QUEUED, RUNNING, JobEntry, queued_jobs
+from benchmarks.suite.slurm_settings import SlurmSettings
 from benchmarks.suite.suite import Work
 from benchmarks.suite.tuning import rivals_of, tuned_runs
 
-Share = tuple[Work, JobEntry]  # what a job does, and what is stored about it
+Share = tuple[Cell, JobEntry]  # the smallest part of a job, and what is stored about it
+ArrayJob = tuple[Work, list[JobEntry]]  # what a job does, and what is stored about each of its runs
 
 MAX_ARRAY = 1000  # jobs: SLURM takes 1001 unless it is configured otherwise
 
@@ -61,9 +62,10 @@ def _divide(shares: Iterable[Share], active: Mapping[tuple[Any, ...], JobEntry])
 
 def _submit(work: Work, shares: Sequence[Share], settings: SlurmSettings, waits: str | None) -> list[JobEntry]:
     """Queues shares in as few arrays as SLURM takes; `waits` says after what, in SLURM's words."""
-    entries: list[JobEntry] = []
-    for start in range(0, len(shares), MAX_ARRAY):
-        entries += _submit_array(work.results / FOLDER, shares[start : start + MAX_ARRAY], settings, waits)
+    size, entries = settings.runs_per_job, list[JobEntry]()
+    jobs = [_job(work, shares[start : start + size]) for start in range(0, len(shares), size)]
+    for start in range(0, len(jobs), MAX_ARRAY):
+        entries += _submit_array(work.results / FOLDER, jobs[start : start + MAX_ARRAY], settings, waits)
     return entries
 
 
@@ -73,8 +75,7 @@ def _trials(work: Work) -> Iterator[Share]:
         waited_for = {rival.config.run_id for trial in due for rival in rivals_of(trial, cell)}
         for trial in due:
             if trial.config.run_id not in waited_for:  # else the job of the last that waits for it does it as well
-                share = _share(work, Cell([*rivals_of(trial, cell), trial], []), trial)
-                yield share, _entry(trial, trial.config.run_id, [])
+                yield Cell([*rivals_of(trial, cell), trial], []), _entry(trial, trial.config.run_id, [])
 
 
 def _runs(work: Work) -> Iterator[Share]:
@@ -84,31 +85,41 @@ def _runs(work: Work) -> Iterator[Share]:
         for run in tuned or cell.runs:
             if tuned is None or work.runs.is_due(run.config.run_id):
                 run_id = None if tuned is None else run.config.run_id
-                yield _share(work, Cell(cell.trials, [run]), run), _entry(run, run_id, trials)
+                yield Cell(cell.trials, [run]), _entry(run, run_id, trials)
 
 
 def _entry(run: PlannedRun, run_id: str | None, trials: list[str]) -> JobEntry:
     return JobEntry("", run.title, run_id, trials, run.config.seed, run.config.trial)
 
 
-def _share(work: Work, cell: Cell, run: PlannedRun) -> Work:
-    beginning = run.config.run_id.rpartition("-")[0]  # without the hash, which the rate will change
-    return dataclasses.replace(
-        work, plan=Plan([cell], []), runs=work.runs.part(beginning), trials=work.trials.part(beginning)
+def _job(work: Work, shares: Sequence[Share]) -> ArrayJob:
+    """One job of several shares: runs that the same trials choose for are one cell."""
+    cells: list[Cell] = []
+    for cell, _ in shares:
+        if cells and cell.runs and cells[-1].trials == cell.trials:
+            cells[-1] = Cell(cell.trials, cells[-1].runs + cell.runs)
+        else:
+            cells.append(cell)
+    runs = [(cell.runs or cell.trials)[-1].config.run_id for cell, _ in shares]
+    beginnings = tuple(run_id.rpartition("-")[0] for run_id in runs)  # without the hash, which the rate will change
+    own = dataclasses.replace(
+        work, plan=Plan(cells, []), runs=work.runs.part(beginnings), trials=work.trials.part(beginnings)
     )
+    return own, [entry for _, entry in shares]
 
 
-def _submit_array(folder: Path, shares: Sequence[Share], settings: SlurmSettings, waits: str | None) -> list[JobEntry]:
+def _submit_array(folder: Path, work: Sequence[ArrayJob], settings: SlurmSettings, waits: str | None) -> list[JobEntry]:
     folder = folder / f"slurm-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns() % 10**6}"
     try:
         executor = submitit.SlurmExecutor(folder, max_num_timeout=settings.resubmissions)
         extra = {"dependency": waits} if waits else {}
         executor.update_parameters(job_name="bench", **_parameters(settings), **extra)
         with importable(), executor.batch():
-            jobs = [executor.submit(Agent(share)) for share, _ in shares]
+            jobs = [executor.submit(Agent(own)) for own, _ in work]
     except (submitit.core.utils.FailedJobError, RuntimeError, FileNotFoundError) as error:
         raise MachineError(f"SLURM must take the jobs, got: {' '.join(str(error).split())}") from error
-    entries = [dataclasses.replace(entry, job=job.job_id) for job, (_, entry) in zip(jobs, shares, strict=True)]
+    of_jobs = zip(jobs, work, strict=True)
+    entries = [dataclasses.replace(entry, job=job.job_id) for job, (_, found) in of_jobs for entry in found]
     content = json.dumps([asdict(entry) for entry in entries], indent=1)
     write_atomic(folder / "jobs.json", content.encode())
     return entries
@@ -128,5 +139,8 @@ def _parameters(settings: SlurmSettings) -> dict[str, Any]:
         "qos": settings.qos,
         "array_parallelism": settings.at_once or MAX_ARRAY,
         "signal_delay_s": settings.signal_seconds,
+        # A shell goes on behind a command that fails; in braces, a comment at its end does no harm.
+        "setup": [line for command in settings.setup for line in ("{", command, "} || exit")] or None,
+        "additional_parameters": {name: text == "true" or text for name, text in settings.sbatch.items()} or None,
     }
     return {name: value for name, value in found.items() if value is not None}
