@@ -90,7 +90,10 @@ def test_a_run_gives_in_a_used_process_what_it_gives_in_a_fresh_one(
         words += ["--backbone", backbone, "--weights", f"{backbone[:3]}.safetensors", "--epochs", "2", *more]
         options = options_of(*words, "--cache", f"cache-{place}", "--seeds", *seeds, "--keep-models", "all")
         work = Work.make(make_plan(options), Path(place), "only-missing", 5, keep_models="all")
-        with mock.patch("benchmarks.suite.suite.process_kind", lambda _: kind):
+        with (
+            mock.patch("benchmarks.suite.suite.process_kind", lambda _: kind),
+            mock.patch("benchmarks.suite.suite.describe_code", lambda: {"version": "1", "commit": None, "dirty": None}),
+        ):
             run_suite(work)
 
     shared = Workers()
@@ -157,7 +160,7 @@ def test_whatever_measures_memory_has_a_process_of_its_own() -> None:
     assert kind_of(device_type="cuda") is None
     assert kind_of(device_type="cuda", trial=True, seed=1) == kind_of(device_type="cuda", trial=True) is not None
     # whose features each seed computes anew
-    random = {"device_type": "cuda", "trial": True, "weights_sha256": None}
+    random: dict[str, Any] = {"device_type": "cuda", "trial": True, "weights_sha256": None}
     assert kind_of(**random, seed=1) != kind_of(**random)
 
 

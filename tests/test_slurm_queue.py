@@ -146,7 +146,8 @@ def test_several_runs_are_one_job_each_of_them_listed(cluster: Cluster) -> None:
 def test_runs_of_several_methods_are_packed_in_order(cluster: Cluster) -> None:
     cluster.submit("--lr", "1e-3", "--methods", "linear", "full", "--seeds", "0", "1", runs_per_job=3)
     runs = [[(run.config.method, run.config.seed) for run in share.plan.runs] for share in cluster.shares]
-    assert sorted(run for names in runs for run in names) == [(method, seed) for method in ("full", "linear") for seed in (0, 1)]
+    expected = [(method, seed) for method in ("full", "linear") for seed in (0, 1)]
+    assert sorted(run for names in runs for run in names) == expected
     assert [len(names) for names in runs] == [3, 1]
 
 

@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -34,6 +34,7 @@ PARTS = {  # of a run, by the names of its clock
     "evaluating": ("validate", "test"),
     "storing": ("checkpoint", "keep", "store"),
 }
+CLOCKS = {"seconds": "wall", "processor": "processor"}  # by the names of `Taken`
 HANG_MINUTES = 60
 Done = dict[str, Any]  # what a process says at the end of a run
 
@@ -96,9 +97,6 @@ def compare(method: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield {"method": method, "process": process, "clock": CLOCKS[clock]} | values
 
 
-CLOCKS = {"seconds": "wall", "processor": "processor"}
-
-
 def one_more(method: str, args: argparse.Namespace, fresh: bool) -> dict[str, dict[str, float]]:
     """By clock the seconds of one more run: its parts, the rest and what of that the run itself knows, and the sum."""
     with tempfile.TemporaryDirectory() as folder:
@@ -144,7 +142,7 @@ def suite(method: str, args: argparse.Namespace, num_runs: int, fresh: bool, res
     return taken
 
 
-def _check(runs: list[Mapping[str, Any]]) -> None:
+def _check(runs: Sequence[Done]) -> None:
     for run in runs:
         if run["state"] != "ok":
             raise SystemExit(f"a run must end well to be timed, got {run['state']}: {run['message']}")
