@@ -31,8 +31,9 @@ from benchmarks.suite.plan import make_plan
 from benchmarks.suite.planned import PlannedRun, process_kind
 from benchmarks.suite.processes import Job, Worker, Workers
 from benchmarks.suite.progress import SuiteProgress
-from benchmarks.suite.run import drawing_nothing, seed_generators
+from benchmarks.suite.run import Run, drawing_nothing, seed_generators
 from benchmarks.suite.suite import Work, run_suite
+from benchmarks.training.clock import Clock
 
 VIT, RESNET = "vit_tiny_patch16_224", "resnet50[layers=[1,1,1,1],channels=[8,16,16,32]]"
 CASES = {  # by method: the backbone, and how it is run
@@ -40,7 +41,7 @@ CASES = {  # by method: the backbone, and how it is run
     "fpt_plus": (VIT, ()),  # parts of features, and a second view
     "knn": (VIT, ("--set", "knn.num_neighbours=3")),  # no training, buffers that are filled
     "lora": (VIT, ("--set", "lora.dropout=0.2")),  # augmented images, and dropout
-    "boft": (VIT, ()),  # draws numbers where its parameters are counted
+    "boft": (VIT, ()),  # made on the CPU even where its parameters are counted alone
     "full": (RESNET, ()),  # batch norms
 }
 # What the clock, the machine or the kind of process decides.
@@ -277,3 +278,29 @@ def test_weights_that_change_between_two_runs_are_refused(tmp_path: Path) -> Non
     save_file({"weight": torch.zeros(3)}, path)
     with pytest.raises(UserError, match=re.escape(f"weights must have the SHA-256 {weights.sha256}")):
         load_weights(weights)
+
+
+def test_features_whose_memory_nobody_measured_leave_their_phase_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process that serves trials on a GPU computes them; opening them is not what computing them takes."""
+    make_images(tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    (first,) = make_plan(options_of("--methods", "linear", *TINY)).runs
+    found = []
+    for _ in ("computed", "opened"):
+        run = Run(first.config, first.places, first.weights, Clock(), lambda *_, **__: None)
+        run.memory.phases |= {"preload": {"peak_allocated_bytes": 5}, "setup": {"peak_allocated_bytes": 9}}
+        run.prepare()
+        found.append(sorted(run.memory.phases))
+    assert found == [["preload", "setup"], ["setup"]]
+
+
+def test_a_process_that_has_done_another_run_measures_no_memory() -> None:
+    config = planned(device_type="cuda").config
+    places = replace(planned().places, device="cuda:0")
+    run = Run(config, places, planned().weights, Clock(), lambda *_, **__: None, measures=False)
+    with run.memory.phase("setup"):
+        assert run.memory.current_peaks() is None
+    run.finish()
+    assert run.measurements == {"memory": None, "host_peak_bytes": None}
