@@ -153,7 +153,12 @@ def test_runs_that_differ_in_seed_and_rate_alone_share_a_process() -> None:
     assert kind_of() is not None
     assert kind_of(seed=3) == kind_of(lr=0.1) == kind_of()
     assert kind_of(trial=True, lr=0.1) == kind_of(trial=True) != kind_of()
-    others = [{"method": "lora"}, {"resolution": 64}, {"dataset_digest": "2" * 64}, {"options": {"rank": 2}}]
+    others: list[dict[str, Any]] = [
+        {"method": "lora"},
+        {"resolution": 64},
+        {"dataset_digest": "2" * 64},
+        {"options": {"rank": 2}},
+    ]
     assert len({kind_of(**change) for change in [{}, *others]}) == 5
 
 
