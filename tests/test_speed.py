@@ -19,7 +19,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory, trace_run
 from benchmarks.model.resolved_weights import Weights
 from benchmarks.records.frame import load_frame
-from benchmarks.speed import images, memory, ranks, scale
+from benchmarks.speed import images, memory, ranks, scale, short_runs
 from benchmarks.suite.planned import PlannedRun
 
 
@@ -31,6 +31,26 @@ def test_the_image_benchmark_prints_a_line_for_each_thing(capsys: pytest.Capture
     assert all(float(row["images_per_second"]) > 0 and float(row["ratio"]) > 0 for row in rows)
     assert [rows[index]["ratio"] for index in (0, 3, 6, 9, 12, 14, 16)] == ["1.0"] * 7
     assert "2 JPEGs of 2240 x 1488 px" in err
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_what_one_more_short_run_takes_is_divided_into_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_images(tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    words = ["--runs", "2", "--repeats", "1", "--datasets", "images", "--res", "32", "--epochs", "1"]
+    assert short_runs.main([*words, "--backbone", "vit_tiny_patch16_224", "--weights", "none"]) == 0
+    setting, _, _, _, *rows = capsys.readouterr().out.splitlines()
+    assert "waiting policy" in setting and "allocator" in setting
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [row[1:3] for row in cells] == [
+        [process, clock] for process in ("fresh", "reused") for clock in ("wall", "processor")
+    ]
+    for *_, training, evaluating, storing, rest, within, together in cells:
+        parts = [float(cell) for cell in (training, evaluating, storing, rest)]
+        assert sum(parts) == pytest.approx(float(together), abs=0.03) and float(within) >= 0
 
 
 def test_a_model_built_on_the_gpu_holds_what_one_moved_there_does() -> None:
