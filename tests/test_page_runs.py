@@ -17,7 +17,7 @@ from benchmarks.records.schema import Record
 from benchmarks.report import page_runs
 from benchmarks.report.html_page import write_report
 from benchmarks.report.page_parts import pack
-from benchmarks.storage import files
+from benchmarks.storage import notes
 
 SIDES = (448, 512)
 NUM_RUNS = 2 * len(SIDES) * 2
@@ -33,7 +33,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in (record, frame, page_runs):
         monkeypatch.setattr(module, "LEAST", NUM_RUNS - 1)
     monkeypatch.setattr(index, "SETTLED", -(10**12))
-    monkeypatch.setattr(files, "_SAID", set())
+    monkeypatch.setattr(notes, "_SAID", [set()])
     for resolution in SIDES:
         for method in ("full", "lora"):
             for seed in range(2):

@@ -18,9 +18,9 @@ from pydantic_core import from_json
 from safetensors.numpy import load, save
 
 from benchmarks.records import index
-from benchmarks.records.index import FOLDER, stamp
+from benchmarks.records.index import FOLDER
 from benchmarks.records.record import PREDICTIONS
-from benchmarks.storage.files import read_disposable, write_disposable
+from benchmarks.storage.files import read_disposable, stamp, write_disposable
 
 _NAME = "frame"
 
