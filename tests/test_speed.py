@@ -40,7 +40,20 @@ def test_what_one_more_short_run_takes_is_divided_into_parts(
 ) -> None:
     make_images(tmp_path / "images")
     monkeypatch.chdir(tmp_path)
-    words = ["--runs", "2", "--repeats", "1", "--datasets", "images", "--res", "32", "--epochs", "1"]
+    words = [
+        "--runs",
+        "2",
+        "--repeats",
+        "1",
+        "--datasets",
+        "images",
+        "--res",
+        "32",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+    ]
     assert short_runs.main([*words, "--backbone", "vit_tiny_patch16_224", "--weights", "none"]) == 0
     setting, _, _, _, *rows = capsys.readouterr().out.splitlines()
     assert "waiting policy" in setting and "allocator" in setting

@@ -61,6 +61,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--datasets", default="demo", metavar="D")
     parser.add_argument("--res", type=positive, default=224, metavar="PX")
     parser.add_argument("--epochs", type=positive, default=10, metavar="N")
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="default: the dataset's")
     parser.add_argument("--backbone", default="vit_base_patch16_384", metavar="B")
     parser.add_argument("--weights", default="wheel", metavar="W")
     parser.add_argument("--cache", type=Path, default=Path(".cache"), metavar="DIR")
@@ -121,7 +122,8 @@ def suite(method: str, args: argparse.Namespace, num_runs: int, fresh: bool, res
     """Runs a suite and says what it took."""
     options = SuiteOptions(
         methods=(method,), datasets=(args.datasets,), res=(args.res,), seeds=tuple(range(num_runs)), device=("cpu",),
-        epochs=args.epochs, backbone=args.backbone, weights=args.weights, cache=args.cache, results=results,
+        epochs=args.epochs, batch_size=args.batch_size, backbone=args.backbone, weights=args.weights,
+        cache=args.cache, results=results,
     )  # fmt: skip
     work = Work.make(make_plan(options), results, options.policy, HANG_MINUTES)
     runs: list[Done] = []
