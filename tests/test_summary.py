@@ -211,6 +211,16 @@ def test_a_protocol_has_the_name_that_its_values_give() -> None:
         assert block_ids(row.to_frame().T).to_list() == [name]
 
 
+def test_a_run_that_ended_before_it_knew_its_device_stands_with_those_like_it() -> None:
+    early = make_record("lora", seed=1, state="interrupted", auc=None)
+    del early["environment"]["device"]
+    frame = runs_frame([make_record("lora"), early])
+    assert block_ids(frame).nunique() == 1
+    assert summary(frame)[["seeds_ok", "seeds_interrupted"]].to_numpy().tolist() == [[1, 1]]
+    other = make_record("lora", seed=2, environment={"device": "NVIDIA H100"})
+    assert block_ids(runs_frame([make_record("lora"), other, early])).nunique() == 3  # which one is not known
+
+
 def test_titles_of_variants_are_those_of_their_block() -> None:
     table = summary(runs_frame(records()))
     lora = table[(table["method"] == "lora") & table["variant"].map(lambda variant: "rank" in json.loads(variant))]

@@ -188,6 +188,8 @@ def test_a_method_without_a_prediction_leaves_the_leanest_of_the_others(results:
 def test_every_sentence_speaks_of_the_place(results: Path) -> None:
     found = decide(results)
     assert heading(found) == "Demo at 448 px (5 seeds, 120 test images, memory measured)"
+    assert heading(dataclasses.replace(found, fewest_seeds=3)).startswith("Demo at 448 px (3 to 5 seeds, 120")
+    assert heading(dataclasses.replace(found, fewest_seeds=1, seeds=1)).startswith("Demo at 448 px (1 seed, 120")
     said = list(sentences(found, Limits(), "python bench.py --seeds 9"))
     assert said[0].startswith(f"Use {found.choice}: of {len(found.candidates)} methods not told apart from the best, ")
     assert said[-2].startswith("Ruled out: ") and title("linear") in said[-2]

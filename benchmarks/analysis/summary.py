@@ -42,7 +42,13 @@ def performance_memory_efficiency(score: float, memory: float, memory_full: floa
 
 
 def block_ids(frame: pd.DataFrame) -> pd.Series:
-    """Of each run the six letters that name its protocol, the same on every machine."""
+    """Of each run the six letters that name its protocol, the same on every machine.
+
+    A run that ended before it could tell its device stands with those like it, where these had one device.
+    """
+    alike = frame.groupby([name for name in PROTOCOL if name != "device"], dropna=False, sort=False)["device"]
+    theirs = alike.transform("first").where(alike.transform("nunique") == 1)
+    frame = frame.assign(device=frame["device"].where(frame["device"].notna(), theirs))
     protocols = frame.groupby(list(PROTOCOL), dropna=False, sort=False).ngroup()
     names = {number: _block_id(frame.loc[protocols.index[protocols == number][0]]) for number in protocols.unique()}
     return protocols.map(names).astype("object")

@@ -93,7 +93,8 @@ class Verdict:
         cheapest: By `memory`, `parameters`, `time` and `storage`, the label of the cheapest candidate that keeps to the
             limits; without what is not known of all of them.
         left_out: Methods that were not compared, and why.
-        seeds, units, unit: What it rests on: seeds, test images or groups (`image`, `group`).
+        fewest_seeds, seeds, units, unit: What it rests on: the fewest and the most seeds of a method that was compared,
+            test images or groups (`image`, `group`).
         forbids: Why no conclusion may be drawn, in sentences; empty where one may.
         next_step: What would decide more.
     """
@@ -105,6 +106,7 @@ class Verdict:
     others: list[Candidate]
     cheapest: dict[str, str]
     left_out: dict[str, str]
+    fewest_seeds: int
     seeds: int
     units: int | None
     unit: str | None
@@ -143,6 +145,7 @@ def _verdict(rows: pd.DataFrame, evidence: Mapping[str, Evidence], limits: Limit
         others=[found for found in everyone if found not in candidates],
         cheapest=cheapest,
         left_out=dict(left_out(rows.drop(compared.index))),
+        fewest_seeds=int(compared["seeds_ok"].min()) if len(compared) else 0,
         seeds=int(compared["seeds_ok"].max()) if len(compared) else 0,
         units=_whole(compared["auc_num_units"].max()) if len(compared) else None,
         unit=_known(compared["auc_unit"].dropna().iloc[0]) if compared["auc_unit"].notna().any() else None,

@@ -25,7 +25,8 @@ NOT_EQUAL = (
 def heading(verdict: Verdict) -> str:
     """The place, and what the verdict rests on."""
     place = verdict.place
-    seeds = "1 seed" if verdict.seeds == 1 else f"{verdict.seeds} seeds"
+    fewest = "" if verdict.fewest_seeds == verdict.seeds else f"{verdict.fewest_seeds} to "
+    seeds = f"{fewest}{verdict.seeds} seed{'' if verdict.seeds == 1 else 's'}"
     unit = "test patients (or other groups)" if verdict.unit == "group" else "test images"
     tested = f", {verdict.units:,} {unit}" if verdict.units else ""
     sources = sorted({found.memory_source for found in (*verdict.candidates, *verdict.others) if found.memory_source})
@@ -194,6 +195,7 @@ def as_data(verdict: Verdict, limits: Limits) -> dict[str, Any]:
         "others": [found._asdict() for found in verdict.others],
         "cheapest": verdict.cheapest,
         "left_out": verdict.left_out,
+        "fewest_seeds": verdict.fewest_seeds,
         "seeds": verdict.seeds,
         "units": verdict.units,
         "unit": verdict.unit,
