@@ -169,7 +169,8 @@ def show_results(results: Path, run_ids: set[str], mix_code: bool) -> int:
     Console().print(console_table(own, mix_code, frame, wanted))
     for problem in (*problems, *damaged):
         print(problem, file=sys.stderr)
-    paths = [*write_tables(results, frame, evidence, mix_code, wanted=wanted), *write_plots(results, frame, mix_code)]
+    paths = write_tables(results, frame, evidence, mix_code, wanted=wanted)
+    paths += write_plots(results, frame, evidence, mix_code)
     folders = sorted({str(path.parent) for path in paths})
     print(f"tables and plots: {', '.join(folders)}", file=sys.stderr)
     return 1 if problems or damaged else 0

@@ -133,10 +133,14 @@ def add_plot_arguments(parser: argparse.ArgumentParser) -> None:
 def plots(args: argparse.Namespace) -> int:
     """Writes the plots and prints their paths."""
     frame, num_problems = stored_runs(args.results, args.mix_code, args.across_backbones)
+    from benchmarks.analysis.evidence import load_evidence
     from benchmarks.report.plots import write_plots
 
-    print(*write_plots(args.results, frame, args.mix_code, args.option), sep="\n")
-    return 1 if num_problems else 0
+    evidence, problems = load_evidence(args.results, frame)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(*write_plots(args.results, frame, evidence, args.mix_code, args.option), sep="\n")
+    return 1 if num_problems or problems else 0
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,9 @@ from matplotlib.patches import Patch
 
 from benchmarks.errors import UserError
 from benchmarks.names import title_of
-from benchmarks.report.style import PAGE, RC, finish, method_axis
+from benchmarks.report.axes import method_axis
+from benchmarks.report.canvas import finish, rc
+from benchmarks.report.style import PAGE
 from methods import TITLES
 
 # What belongs to parameters first, then what grows with the image. Neighbours differ in lightness and hatch.
@@ -76,7 +78,7 @@ def plot_breakdown(frame: pd.DataFrame, path: Path) -> list[Path]:
     ]
     purposes = pd.Series([purpose for bar in bars for purpose in bar.parts.index])
     looks = _looks(purposes)
-    with matplotlib.rc_context(RC | {"hatch.linewidth": 0.4, "axes.grid": False}):
+    with matplotlib.rc_context(rc() | {"hatch.linewidth": 0.4, "axes.grid": False}):
         figure, (sizes, shares) = plt.subplots(1, 2, sharey=True, figsize=(PAGE, 0.7 + 0.17 * len(bars)))
         for place, (_, parts, alone) in enumerate(bars):
             _stack(sizes, place, parts / 2**30, looks, alone)

@@ -62,7 +62,7 @@ _CODE_MIX = {
     AVERAGED: "The mean runs over what different code has trained",
 }
 _COUNTED = {LEAK: "leaks", LOST: f"seeds_{DAMAGED}"}  # columns that are above 0 where a mark applies
-_LONGEST = 300  # letters of what a note names below a figure
+FEWER_SEEDS = "Fewer seeds than others there, so neither ranked nor compared"
 _STATE_WORDS = {"oom": "out of memory", "diverged": "diverged", "failed": "failed", "interrupted": "interrupted"}
 
 
@@ -120,16 +120,30 @@ def _budget(epochs: Any, batch_size: int, num_train: pd.Series) -> str:
 
 def spread(block: pd.DataFrame) -> str:
     """What stands behind a mean."""
+    over = seeds_said(block)
+    auc = f"AUC: mean ± sample standard deviation over {over}" if over else "AUC of one seed"
+    return f"{auc}{trials_said(block)}"
+
+
+def seeds_said(block: pd.DataFrame) -> str:
+    """How many seeds a mean is over, in words; empty for one."""
     counts = block.loc[block["state"] != BASELINE, "seeds_asked"]
     seeds, fewest = counts.max(), counts.min()
-    over = f"{fewest} to {seeds}" if fewest < seeds and block["stopping_looks"].notna().any() else seeds
-    auc = f"AUC: mean ± sample standard deviation over {over} seeds" if seeds > 1 else "AUC of one seed"
+    if seeds == 1:
+        return ""
+    return (
+        f"{fewest} to {seeds} seeds" if fewest < seeds and block["stopping_looks"].notna().any() else f"{seeds} seeds"
+    )
+
+
+def trials_said(block: pd.DataFrame) -> str:
+    """How learning rates were chosen, to stand behind a sentence without its stop; empty where they were given."""
     trials = sorted({int(number) for number in block["tuned_trials"].dropna()})
     if not trials:
-        return auc
+        return ""
     trained = (block["state"] != BASELINE) & (block["trainable_total"] != 0)
     given = "" if block.loc[trained, "tuned_trials"].notna().all() else " where it was not given"
-    return f"{auc}. Learning rate: the best of {' or '.join(map(str, trials))} trials on validation{given}"
+    return f". Learning rate: the best of {' or '.join(map(str, trials))} trials on validation{given}"
 
 
 def preloading(block: pd.DataFrame) -> str:
@@ -218,7 +232,7 @@ def _evidence_notes(block: pd.DataFrame) -> Iterator[str]:
     short = block[(block["state"] != BASELINE) & (block["seeds_ok"] < block["seeds_asked"]) & block["auc_mean"].notna()]
     if len(short):
         cells = "; ".join(f"{row['label']} at {row['resolution']} px" for _, row in short.iterrows())
-        yield f"Fewer seeds than others there, so neither ranked nor compared: {cells}."
+        yield f"{FEWER_SEEDS}: {cells}."
 
 
 def _stopping_notes(block: pd.DataFrame) -> Iterator[str]:
@@ -330,24 +344,6 @@ def rank_marks(table: pd.DataFrame) -> dict[str, str]:
     labelled = table.assign(label=across_datasets(table), marks=[auc_marks(row) for _, row in table.iterrows()])
     found = labelled.groupby("label")["marks"].agg("".join)
     return {str(label): "".join(mark for mark in AUC_MARKS if mark in marks) for label, marks in found.items()}
-
-
-def figure_caption(block: pd.DataFrame, what: str) -> str:
-    """What a figure shows, under which protocol, with the notes of a fallback backbone, mixed code and marked AUCs."""
-    # A no-break space keeps the mark with its note.
-    notes = [
-        _briefly(note).replace(" ", "\u00a0", 1)
-        for note in footnotes(block)
-        if note.startswith((FALLBACK, CODE, *AUC_MARKS))
-    ]
-    return " ".join([what, f"{protocol(block)}.", *notes])
-
-
-def _briefly(note: str) -> str:
-    """A note, without the cells that it names where these are too many for a figure; the table has them."""
-    said, colon, rest = note.partition(": ")
-    cells, stop, after = rest.rpartition(". ")
-    return f"{said}: as under the table. {after}" if colon and stop and len(cells) > _LONGEST else note
 
 
 def _incidents(block: pd.DataFrame) -> Iterator[str]:

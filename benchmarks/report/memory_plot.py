@@ -1,10 +1,12 @@
 """Peak memory over resolution: measured points over predicted lines, with the sizes of common cards.
 
-It is that of the whole run; lighter, where a run needs more than its training, that of training alone.
+It is that of the whole run; lighter, where a run needs more than its training, that of training alone. At one or two
+resolutions, and where curves coincide, it is a row a method and a panel a resolution.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +21,29 @@ from benchmarks.choices import CARDS_GB
 from benchmarks.errors import UserError
 from benchmarks.names import title_of
 from benchmarks.records.whole_run import WHOLE_RUN
-from benchmarks.report.style import (
-    COLUMN,
-    GREY,
-    OF_EACH_IDEA,
-    PAGE,
-    RC,
-    Style,
+from benchmarks.report.axes import memory_axis, method_axis, resolution_axis
+from benchmarks.report.canvas import finish, rc
+from benchmarks.report.marks import (
     draw_grey_line,
     draw_points,
     draw_training,
-    few_of_many,
-    finish,
     grey_handle,
     legend_handle,
-    memory_axis,
-    method_axis,
-    moved_apart,
-    resolution_axis,
-    said_of_few,
     source_handles,
-    styles,
     training_handle,
+)
+from benchmarks.report.places import moved_apart
+from benchmarks.report.style import (
+    COLUMN,
+    FONT_SIZE,
+    GREY,
+    MANY,
+    OF_EACH_IDEA,
+    PAGE,
+    Style,
+    few_of_many,
+    said_of_few,
+    styles,
 )
 from methods import TITLES
 
@@ -50,6 +53,7 @@ _LINES: dict[str, Any] = {"eager": (0, (4, 1.5)), "sdpa": "-"}
 _ATTENTION = {"eager": "eager", "sdpa": "fused"}
 _TRAINING: Any = (0, (1, 1.5))
 _SHOWN = (WHOLE_RUN, "train")
+_MOST_ROWS, _MOST_PANELS = 60, 5  # of a page
 
 
 def plot_memory_curves(points: pd.DataFrame, path: Path) -> list[Path]:
@@ -81,7 +85,13 @@ def plot_memory_curves(points: pd.DataFrame, path: Path) -> list[Path]:
     return draw_memory(panels, path, "Peak GPU memory over image resolution", caption)
 
 
-def draw_memory(panels: Sequence[tuple[str, pd.DataFrame]], path: Path, title: str, caption: str) -> list[Path]:
+def draw_memory(
+    panels: Sequence[tuple[str, pd.DataFrame]],
+    path: Path,
+    title: str,
+    caption: str,
+    looks: Mapping[str, Style] | None = None,
+) -> list[Path]:
     """Draw labelled points, panel by panel, and write png and pdf.
 
     Args:
@@ -90,28 +100,49 @@ def draw_memory(panels: Sequence[tuple[str, pd.DataFrame]], path: Path, title: s
         path: where to write; its suffix is replaced.
         title: one line above the figure.
         caption: what is written below it.
+        looks: the style of each label; by default as if these were all there are.
     """
     points = pd.concat([group for _, group in panels]) if panels else pd.DataFrame({"peak_allocated_bytes": []})
     known = points[points["peak_allocated_bytes"].notna()]
     if known.empty:
         raise UserError("points must hold at least one peak_allocated_bytes, got none")
-    style = styles(zip(points["method"], points["label"], strict=True))
-    curves = known["resolution"].nunique() > 1 or len(panels) > 1
-    named = few_of_many(known[known["phase"] == WHOLE_RUN], "peak_allocated_bytes", -1) if curves else set(style)
+    every = looks or styles(zip(points["method"], points["label"], strict=True))
+    style = {label: look for label, look in every.items() if label in set(points["label"])}
+    curves = len(panels) > 1 or points["attention"].nunique() > 1 or not _as_rows(known)
+    named = few_of_many(known[known["phase"] == WHOLE_RUN], "peak_allocated_bytes", -1)
+    if not curves and len(style) <= _MOST_ROWS:
+        named = set(style)
     num_grey = len(style) - len(named & set(style))
-    with matplotlib.rc_context(RC):
+    few = {label: look for label, look in style.items() if label in named}
+    with matplotlib.rc_context(rc()):
         if curves:
-            figure = _curve_figure(panels, known, {label: look for label, look in style.items() if label in named})
-            handles = [legend_handle(label, look) for label, look in style.items() if label in named]
+            figure = _curve_figure(panels, known, few)
+            handles = [legend_handle(label, look) for label, look in few.items()]
             handles += [grey_handle(num_grey)] * bool(num_grey)
+            caption += said_of_few(num_grey, OF_EACH_IDEA.format("least memory"))
         else:
-            points = _preferred(points)
-            figure = _list_figure(points, style)
+            points = _preferred(points[points["label"].isin(named)])
+            figure = _row_figure(points, few)
             handles = []
-        caption += said_of_few(num_grey, OF_EACH_IDEA.format("least memory"))
-        paths = finish(figure, path, title, caption, handles, _notes(points, panels))
+            least = OF_EACH_IDEA.format("least memory")
+            caption += f" Shown: {least}; the {num_grey} others are in the tables." * bool(num_grey)
+        paths = finish(figure, path, title, caption, handles, _notes(points, curves))
         plt.close(figure)
     return paths
+
+
+def _as_rows(known: pd.DataFrame) -> bool:
+    """Whether whole runs lie at so few resolutions that a line would say nothing, or curves upon each other."""
+    whole = known[known["phase"] == WHOLE_RUN]
+    if whole["resolution"].nunique() < 3:
+        return True
+    values = whole.astype({"peak_allocated_bytes": "float64"})
+    wide = values.pivot_table(index="resolution", columns="label", values="peak_allocated_bytes", aggfunc="max")
+    if wide.shape[1] > MANY:
+        return wide.shape[1] <= _MOST_ROWS
+    logs = wide.apply(lambda column: column.map(math.log))
+    apart = 0.04 * (logs.max().max() - logs.min().min())  # what a marker is high
+    return any((logs[one] - logs[other]).abs().max() < apart for one, other in itertools.combinations(logs.columns, 2))
 
 
 def _curve_figure(panels: Sequence[tuple[str, pd.DataFrame]], known: pd.DataFrame, style: dict[str, Style]) -> Figure:
@@ -167,11 +198,30 @@ def _draw_errors(axes: Axes, errors: pd.DataFrame, style: dict[str, Style], reac
     axes.axhline(0, color="0.45", linewidth=0.6)
 
 
-def _list_figure(points: pd.DataFrame, style: dict[str, Style]) -> Figure:
-    """Memory method by method, where there is one resolution only."""
+def _row_figure(points: pd.DataFrame, style: dict[str, Style]) -> Figure:
+    """Memory method by method, a panel a resolution."""
     known = points[points["peak_allocated_bytes"].notna()]
-    figure, axes = plt.subplots(figsize=(COLUMN, 0.8 + 0.19 * len(style)))
-    memory_axis(axes, "x", known["peak_allocated_bytes"], num_ticks=5)
+    panels = list(points.groupby("resolution"))
+    columns = min(len(panels), _MOST_PANELS)
+    lines = -(-len(panels) // columns)
+    height = 0.85 + (0.16 if len(style) <= MANY else 0.125) * len(style)
+    size = (COLUMN if columns < 3 else PAGE, height * lines)
+    figure, grid = plt.subplots(lines, columns, figsize=size, sharey=True, sharex=True, squeeze=False)
+    memory_axis(grid[0, 0], "x", known["peak_allocated_bytes"], num_ticks=6 if columns == 1 else 3)
+    method_axis(grid[0, 0], list(style))
+    for axes, (resolution, group) in zip(grid.flat, panels, strict=False):
+        _draw_rows(axes, group, style)
+        _draw_cards(axes, "x", height - 0.85)
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel(f"at {resolution} px")
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    figure.supxlabel("Peak GPU memory of the whole run (log)")
+    return figure
+
+
+def _draw_rows(axes: Axes, points: pd.DataFrame, style: dict[str, Style]) -> None:
+    known = points[points["peak_allocated_bytes"].notna()]
     for (label, source), group in known.groupby(["label", "source"], sort=False):
         look, place, fill = style[str(label)], list(style).index(str(label)), source == "measured"
         whole, training = (group.loc[group["phase"] == phase, "peak_allocated_bytes"] for phase in _SHOWN)
@@ -180,10 +230,6 @@ def _list_figure(points: pd.DataFrame, style: dict[str, Style]) -> Figure:
         draw_points(axes, whole, [place] * len(whole), look, fill=fill)
     for label in points.loc[_out_of_memory(points), "label"].unique():
         axes.plot(0.985, list(style).index(label), transform=axes.get_yaxis_transform(), **_cross(style[label]))
-    method_axis(axes, list(style))
-    _draw_cards(axes, "x")
-    axes.set_xlabel(f"Peak GPU memory of the whole run at {known['resolution'].iloc[0]} px (log)")
-    return figure
 
 
 def _draw_series(axes: Axes, series: pd.DataFrame, look: Style | None, attention: str) -> None:
@@ -218,12 +264,18 @@ def _draw_series(axes: Axes, series: pd.DataFrame, look: Style | None, attention
             axes.plot([resolution], [0.97], transform=axes.get_xaxis_transform(), **_cross(look))
 
 
-def _draw_cards(axes: Axes, name: str) -> None:
-    """Card sizes as thin lines across the memory axis, labelled at its far side; close labels are moved apart."""
+def _draw_cards(axes: Axes, name: str, height: float = 2.0) -> None:
+    """Card sizes as thin lines across the memory axis, labelled at its far side; close labels are moved apart.
+
+    Args:
+        axes: whose limits stand.
+        name: of its memory axis, "x" or "y".
+        height: of the axes in inches, nearly.
+    """
     low, high = axes.get_ylim() if name == "y" else axes.get_xlim()
     cards = [card for card in CARDS_GB if low < card * 2**30 < high]
     places = [math.log(card * 2**30 / low) / math.log(high / low) for card in cards]
-    labels = moved_apart(places, 0.055 if name == "y" else 0.04)
+    labels = moved_apart(places, 0.055 if name == "y" else _card_gap(axes))
     for card, place, label in zip(cards, places, labels, strict=True):
         line: dict[str, Any] = {"color": "0.45", "linewidth": 0.4, "clip_on": False, "transform": axes.transAxes}
         bend = [place, place, label]
@@ -232,13 +284,21 @@ def _draw_cards(axes: Axes, name: str) -> None:
             axes.plot([0, 1, 1.02], bend, **line, zorder=1)
             axes.text(1.03, label, f"{card} GB", va="center", **text)
         else:
-            axes.plot(bend, [0, 1, 1.04], **line, zorder=1)
-            axes.text(label, 1.06, f"{card} GB", ha="center", va="bottom", rotation=90, **text)
+            axes.plot(bend, [0, 1, 1 + 0.06 / height], **line, zorder=1)
+            axes.text(label, 1 + 0.09 / height, f"{card} GB", ha="center", va="bottom", rotation=90, **text)
+
+
+def _card_gap(axes: Axes) -> float:
+    """Share of the width of the axes that a label needs; names of methods take a third of the figure."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    columns = axes.get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
+    return 1.15 * FONT_SIZE / 72 * columns / (0.68 * float(figure.get_size_inches()[0]))
 
 
 def _preferred(points: pd.DataFrame) -> pd.DataFrame:
     """The points without the predictions of what was measured."""
-    key = pd.MultiIndex.from_frame(points[["label", "phase"]])
+    key = pd.MultiIndex.from_frame(points[["label", "phase", "resolution"]])
     measured = key[(points["source"] == "measured") & points["peak_allocated_bytes"].notna()]
     return points[(points["source"] == "measured") | ~key.isin(measured)]
 
@@ -255,7 +315,7 @@ def _cross(look: Style) -> dict[str, Any]:
     return {"color": look.colour, "marker": "x", "markersize": 7, "markeredgewidth": 1.0, "linestyle": "none"}
 
 
-def _notes(points: pd.DataFrame, panels: Sequence[tuple[str, pd.DataFrame]]) -> list[Line2D]:
+def _notes(points: pd.DataFrame, curves: bool) -> list[Line2D]:
     """The legend of what lines and fillings mean, for what is drawn."""
     known = points[points["peak_allocated_bytes"].notna()]
     grey: dict[str, Any] = {"color": "0.4"}
@@ -266,7 +326,7 @@ def _notes(points: pd.DataFrame, panels: Sequence[tuple[str, pd.DataFrame]]) -> 
     place = ["label", "resolution", "attention", "source", *(name for name in _PROTOCOL if name in known)]
     both = whole.merge(training, on=place, suffixes=("", "_training"))
     if (both["peak_allocated_bytes_training"] < both["peak_allocated_bytes"]).any():
-        notes.append(training_handle(":" if known["resolution"].nunique() > 1 or len(panels) > 1 else "-"))
+        notes.append(training_handle(":" if curves else "-"))
     notes += source_handles(known["source"])
     if _out_of_memory(points).any():
         notes.append(Line2D([], [], **grey, marker="x", linestyle="none", label="out of memory"))

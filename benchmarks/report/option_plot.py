@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
@@ -15,19 +16,12 @@ from matplotlib.ticker import NullLocator
 from benchmarks.analysis.backbones import ON
 from benchmarks.config import RunConfig
 from benchmarks.names import shown_value, variant_title
-from benchmarks.report.captions import auc_marks, figure_caption, spread, title
-from benchmarks.report.style import (
-    PAGE,
-    RC,
-    Style,
-    draw_points,
-    finish,
-    legend_handle,
-    mark_points,
-    memory_axis,
-    nth_style,
-    source_handles,
-)
+from benchmarks.report.axes import auc_limits, draw_chance, memory_axis
+from benchmarks.report.canvas import finish, rc
+from benchmarks.report.captions import title
+from benchmarks.report.figure_captions import figure_caption, point_marks, whiskers_said
+from benchmarks.report.marks import draw_points, legend_handle, mark_points, side_by_side, source_handles, whiskers
+from benchmarks.report.style import PAGE, Style, nth_style
 from methods import TITLES
 
 # Settings of a run that are no option of its method.
@@ -86,39 +80,52 @@ def _are_numbers(values: pd.Series) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def plot_options(block: pd.DataFrame, found: Sequence[Series], path: Path) -> list[Path]:
+def plot_options(block: pd.DataFrame, found: Sequence[Series], look: Style, path: Path) -> list[Path]:
     """Writes a figure with a row for each option, AUC at the left and memory at the right, as png and pdf.
 
     Args:
         block: The cells of the method, whose protocol the caption tells.
-        found: What to draw. Where their rows have `auc_low` and `auc_high`, these are the interval of the AUC, else it
-            is the deviation over seeds.
+        found: What to draw. Where all their rows have an interval (`auc_low` and `auc_high`), a line joins them.
+        look: Of the method, for a figure that needs no more than one.
         path: Where to write; its suffix is replaced.
     """
     options = list(dict.fromkeys(series.option for series in found))
     names = _names(found)
-    looks = {name: nth_style(place) for place, name in enumerate(dict.fromkeys(names))}
+    known = list(dict.fromkeys(names))
+    looks = {name: look if len(known) == 1 else nth_style(place) for place, name in enumerate(known)}
     rows = pd.concat([series.rows for series in found])
-    with matplotlib.rc_context(RC):
+    limits = auc_limits(rows)
+    with matplotlib.rc_context(rc()):
         figure, grid = plt.subplots(len(options), 2, figsize=(PAGE, 1.9 * len(options)), squeeze=False)
+        lines = []
         for (left, right), option in zip(grid, options, strict=True):
             own = [(series, looks[name]) for series, name in zip(found, names, strict=True) if series.option == option]
             places = _value_axis((left, right), option, [series for series, _ in own])
-            for series, look in own:
-                _draw_auc(left, [places[shown_value(value)] for value in series.rows["value"]], series.rows, look)
-                _draw_memory(right, [places[shown_value(value)] for value in series.rows["value"]], series.rows, look)
+            lines += [
+                (left, right, [places[shown_value(value)] for value in series.rows["value"]], series.rows, look)
+                for series, look in own
+            ]
+            left.set_ylim(limits)
             left.set_ylabel("Test AUC (%)")
             right.set_ylabel("Peak GPU memory (log)")
             memory = rows.loc[rows["memory_bytes"].notna(), "memory_bytes"]
             if len(memory):
-                memory_axis(right, "y", memory, num_ticks=5)
+                memory_axis(right, "y", memory, num_ticks=6)
+        chance = draw_chance(grid[:, 0], "y", limits)
+
+        def draw() -> None:
+            _draw_auc(lines)
+            for _, right, x, cells, look in lines:
+                _draw_memory(right, x, cells, look)
+
         bare = TITLES.get(str(rows["method"].iloc[0]), str(rows["method_title"].iloc[0]))
-        what = f"{_interval(rows, block)}; memory: peak allocated in the whole run. In each panel one option changes."
+        what = (
+            f"{whiskers_said(rows)}. {chance} Memory: peak allocated in the whole run. In each row one option changes."
+        )
         handles = [legend_handle(name, look, look.dashes) for name, look in looks.items() if name]
         heading = f"{title(block)}: {bare}, option by option"
-        paths = finish(
-            figure, path, heading, figure_caption(rows, what), handles, source_handles(rows["memory_source"])
-        )
+        notes = source_handles(rows["memory_source"])
+        paths = finish(figure, path, heading, figure_caption(rows, what), handles, notes, draw)
         plt.close(figure)
     return paths
 
@@ -140,12 +147,6 @@ def _names(found: Sequence[Series]) -> list[str]:
     return names
 
 
-def _interval(rows: pd.DataFrame, block: pd.DataFrame) -> str:
-    if "auc_low" in rows and rows["auc_low"].notna().any():
-        return "AUC with its 95 % interval, over images and seeds"
-    return spread(block)
-
-
 def _value_axis(panels: Sequence[Axes], option: str, found: Sequence[Series]) -> dict[str, float]:
     """Sets the axis of values; returns where each value stands on it."""
     values = pd.concat([series.rows["value"] for series in found])
@@ -159,22 +160,26 @@ def _value_axis(panels: Sequence[Axes], option: str, found: Sequence[Series]) ->
             axes.set_xscale("log")
         axes.set_xticks(list(places.values()), list(places))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.margins(x=0.1)
+        if axes.get_xscale() == "log":
+            axes.set_xlim(low / (high / low) ** 0.1, high * (high / low) ** 0.1)
+        else:
+            axes.set_xlim(low - 0.1 * (high - low), high + 0.1 * (high - low))
         axes.set_xlabel(option)
     return places
 
 
-def _draw_auc(axes: Axes, x: Sequence[float], rows: pd.DataFrame, look: Style) -> None:
-    auc = 100 * rows["auc_mean"]
-    error: Any = (100 * rows["auc_sd"]).fillna(0) if rows["auc_sd"].notna().any() else None
-    if "auc_low" in rows and rows["auc_low"].notna().any():
-        ends = [
-            auc - 100 * rows["auc_low"].fillna(rows["auc_mean"]),
-            100 * rows["auc_high"].fillna(rows["auc_mean"]) - auc,
-        ]
-        error = [end.clip(lower=0).to_numpy(dtype="float64") for end in ends]
-    draw_points(axes, x, auc, look, yerr=error, dashes=look.dashes)
-    mark_points(axes, x, auc, [auc_marks(row) for _, row in rows.iterrows()], look)
+def _draw_auc(lines: Sequence[tuple[Axes, Axes, list[float], pd.DataFrame, Style]]) -> None:
+    """AUC with whiskers over an option's values, markers side by side; a line only where each point has an interval."""
+    for axes in dict.fromkeys(axes for axes, *_ in lines):
+        own = [(x, rows, look) for at, _, x, rows, look in lines if at is axes]
+        every = pd.concat([rows for _, rows, _ in own])
+        moved = side_by_side(axes, [place for x, *_ in own for place in x], 100 * every["auc_mean"])
+        ends = np.cumsum([len(x) for x, *_ in own])[:-1]
+        for x, (_, rows, look) in zip(np.split(moved, ends), own, strict=True):
+            auc, reach = 100 * rows["auc_mean"], whiskers(rows)
+            dashes = look.dashes if np.isfinite(reach).all() else "none"
+            draw_points(axes, x, auc, look, yerr=reach, dashes=dashes)
+            mark_points(axes, x, auc, [point_marks(row) for _, row in rows.iterrows()], look)
 
 
 def _draw_memory(axes: Axes, x: Sequence[float], rows: pd.DataFrame, look: Style) -> None:

@@ -10,9 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from benchmarks.analysis.ranks import DatasetsComparison, Ranking, indistinguishable
-from benchmarks.report.captions import figure_caption, rank_marks
+from benchmarks.report.canvas import finish, rc
+from benchmarks.report.captions import rank_marks
+from benchmarks.report.figure_captions import figure_caption
+from benchmarks.report.marks import draw_points
 from benchmarks.report.rank_captions import differences, lacking, least_p, ranks
-from benchmarks.report.style import COLUMN, FONT_SIZE, PAGE, RC, draw_points, finish, styles
+from benchmarks.report.style import COLUMN, FONT_SIZE, PAGE, styles
 
 _STEP = 1.0  # height of a label, in data units
 _BAR = 0.34  # between two bars
@@ -31,7 +34,7 @@ def plot_ranks(table: pd.DataFrame, compared: DatasetsComparison, found: Ranking
     bars = indistinguishable(found.ranks, found.critical)
     rows = (len(found.ranks) + 1) // 2
     width = PAGE if max(map(len, found.labels)) > 24 else COLUMN
-    with matplotlib.rc_context(RC):
+    with matplotlib.rc_context(rc()):
         figure, axes = plt.subplots(figsize=(width, 0.62 + 0.085 * len(bars) + 0.17 * rows))
         _axis(axes, found)
         for i, (first, last) in enumerate(bars):
