@@ -96,10 +96,9 @@ def _dots(
         _draw_rows(axes, group, looks)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
-    figure.supxlabel("Test AUC (%)")
     chance = draw_chance(grid.flat[: len(panels)], "x", limits)
     caption = figure_caption(block, _what(block, chance, left_out))
-    paths = finish(figure, path, title(block), caption)
+    paths = finish(figure, path, title(block), caption, x_label="Test AUC (%)")
     plt.close(figure)
     return paths
 
@@ -141,7 +140,13 @@ def _curves(
     _name_ends(axes, [known[known["label"] == label].sort_values("resolution").iloc[-1] for label in looks], looks)
 
     def draw() -> None:
-        moved = dict(zip(known.index, side_by_side(axes, known["resolution"], 100 * known["auc_mean"]), strict=True))
+        moved = dict(
+            zip(
+                known.index,
+                side_by_side(axes, known["resolution"], 100 * known["auc_mean"], whiskers(known)),
+                strict=True,
+            )
+        )
         for label, look in looks.items():
             line = known[known["label"] == label].sort_values("resolution")
             x = [moved[index] for index in line.index]

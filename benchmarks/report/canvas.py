@@ -24,8 +24,8 @@ _RC: dict[Any, Any] = {
     **{"font.size": FONT_SIZE, "axes.titlesize": FONT_SIZE, "axes.labelsize": FONT_SIZE, "legend.fontsize": FONT_SIZE},
     **{"xtick.labelsize": FONT_SIZE, "ytick.labelsize": FONT_SIZE, "lines.linewidth": 1.1, "lines.markersize": 4.5},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "pdf.fonttype": 42},
-    **{"axes.grid": True, "grid.color": "0.92", "grid.linewidth": 0.5, "figure.titlesize": FONT_SIZE},
-    **{"axes.axisbelow": True, "figure.dpi": 300, "text.parse_math": False, "figure.labelsize": FONT_SIZE},
+    **{"axes.grid": True, "grid.color": "0.92", "grid.linewidth": 0.5},
+    **{"axes.axisbelow": True, "figure.dpi": 300, "text.parse_math": False},
 }
 
 
@@ -42,6 +42,7 @@ def finish(
     handles: Sequence[Artist] = (),
     notes: Sequence[Artist] = (),
     draw: Callable[[], None] | None = None,
+    x_label: str = "",
 ) -> list[Path]:
     """Place title and legends above the axes and the caption below, without overlap, and write png and pdf.
 
@@ -53,6 +54,7 @@ def finish(
         handles: the legend of the methods.
         notes: a second legend of what else is drawn.
         draw: draws into axes that have their limits and their place on the page, which it must not change.
+        x_label: what all x axes show.
     """
     width, axes_height = figure.get_size_inches()
     line = FONT_SIZE * 1.25 / 72
@@ -63,7 +65,7 @@ def finish(
     note_rows = -(-len(notes) // note_columns)
     titles = textwrap.wrap(title, int(width * 72 / (FONT_SIZE * 0.62)))
     above = (len(titles) + legend_rows + note_rows + 0.9) * line
-    below = (len(wrapped) + 0.6) * line
+    below = (len(wrapped) + 0.6 + 1.3 * bool(x_label)) * line
     height = axes_height + above + below
     figure.set_size_inches(width, height)
     figure.set_layout_engine("constrained", rect=(0, below / height, 1, axes_height / height))
@@ -73,6 +75,10 @@ def finish(
         draw()
     figure.text(0.01, 1 - 0.2 * line / height, "\n".join(titles), va="top", weight="bold", linespacing=1.25)
     figure.text(0.01, 0.3 * line / height, "\n".join(wrapped), va="bottom", color="0.3", linespacing=1.25)
+    if x_label:
+        sides = [axes.get_position() for axes in figure.axes]
+        middle = (min(side.x0 for side in sides) + max(side.x1 for side in sides)) / 2
+        figure.text(middle, (below - 0.3 * line) / height, x_label, ha="center", va="top")
     top = 1 - (len(titles) + 0.45) * line / height
     shared: dict[str, Any] = {"frameon": False, "loc": "upper left", "borderpad": 0, "borderaxespad": 0}
     shared |= {"handlelength": 2.2, "columnspacing": 1.2, "labelspacing": 0.2, "handletextpad": 0.5}

@@ -12,7 +12,6 @@ from benchmarks.analysis.influence import Floats
 from benchmarks.report.places import dodged
 from benchmarks.report.style import GREY, Style
 
-MARKER = 6.5  # points between the middles of markers that do not overlap
 _LIGHTER = 0.45  # opacity of what stands for training alone, beside the whole run
 
 
@@ -28,17 +27,22 @@ def whiskers(rows: pd.DataFrame) -> Floats:
     return 100 * np.clip(np.array([mean - low, high - mean]), 0, None)
 
 
-def side_by_side(axes: Axes, x: Any, y: Any) -> Floats:
-    """Where points stand on the x axis, moved sideways as little as can be so that no marker hides another.
+def side_by_side(axes: Axes, x: Any, y: Any, reach: Floats) -> Floats:
+    """Where points stand on the x axis, moved sideways as little as can be so that none hides another.
 
-    The limits of the axes and their place on the page must stand.
+    Args:
+        axes: whose limits and place on the page stand.
+        x, y: of the points.
+        reach: of their whiskers below and above `(2, N)`, not a number where there are none.
     """
-    pixels = axes.transData.transform(
-        np.stack([np.asarray(x, dtype="float64"), np.asarray(y, dtype="float64")], axis=1)
+    middles = np.array([np.asarray(x, dtype="float64"), np.asarray(y, dtype="float64")])
+    ends = [middles[1] - np.nan_to_num(reach[0]), middles[1] + np.nan_to_num(reach[1])]
+    scale = 72 / axes.figure.dpi  # from pixels to points on the page
+    places, low, high = (
+        axes.transData.transform(np.stack([middles[0], height], 1)) * scale for height in (middles[1], *ends)
     )
-    points = pixels * 72 / axes.figure.dpi
-    points[:, 0] += dodged(points, MARKER)
-    moved: Floats = axes.transData.inverted().transform(points * axes.figure.dpi / 72)[:, 0]
+    places[:, 0] += dodged(places, np.array([places[:, 1] - low[:, 1], high[:, 1] - places[:, 1]]))
+    moved: Floats = axes.transData.inverted().transform(places / scale)[:, 0]
     return moved
 
 

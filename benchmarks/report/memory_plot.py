@@ -126,7 +126,8 @@ def draw_memory(
             handles = []
             least = OF_EACH_IDEA.format("least memory")
             caption += f" Shown: {least}; the {num_grey} others are in the tables." * bool(num_grey)
-        paths = finish(figure, path, title, caption, handles, _notes(points, curves))
+        x_label = "" if curves else "Peak GPU memory of the whole run (log)"
+        paths = finish(figure, path, title, caption, handles, _notes(points, curves), x_label=x_label)
         plt.close(figure)
     return paths
 
@@ -216,7 +217,6 @@ def _row_figure(points: pd.DataFrame, style: dict[str, Style]) -> Figure:
         axes.set_xlabel(f"at {resolution} px")
     for axes in grid.flat[len(panels) :]:
         axes.remove()
-    figure.supxlabel("Peak GPU memory of the whole run (log)")
     return figure
 
 

@@ -173,7 +173,7 @@ def _draw_auc(lines: Sequence[tuple[Axes, Axes, list[float], pd.DataFrame, Style
     for axes in dict.fromkeys(axes for axes, *_ in lines):
         own = [(x, rows, look) for at, _, x, rows, look in lines if at is axes]
         every = pd.concat([rows for _, rows, _ in own])
-        moved = side_by_side(axes, [place for x, *_ in own for place in x], 100 * every["auc_mean"])
+        moved = side_by_side(axes, [place for x, *_ in own for place in x], 100 * every["auc_mean"], whiskers(every))
         ends = np.cumsum([len(x) for x, *_ in own])[:-1]
         for x, (_, rows, look) in zip(np.split(moved, ends), own, strict=True):
             auc, reach = 100 * rows["auc_mean"], whiskers(rows)

@@ -21,7 +21,6 @@ from benchmarks.report.canvas import finish, rc
 from benchmarks.report.captions import title
 from benchmarks.report.figure_captions import figure_caption, point_marks, whiskers_said
 from benchmarks.report.marks import (
-    MARKER,
     draw_grey_points,
     draw_points,
     draw_training,
@@ -31,7 +30,7 @@ from benchmarks.report.marks import (
     training_handle,
     whiskers,
 )
-from benchmarks.report.places import Box, placed_labels, segment
+from benchmarks.report.places import MARKER, Box, placed_labels, segment
 from benchmarks.report.style import COLUMN, MANY, PAGE, Style
 
 _BAND, _LINE = "0.86", "0.6"
@@ -83,7 +82,6 @@ def plot_trade_off(block: pd.DataFrame, looks: Mapping[str, Style], path: Path) 
         num_ticks = 7 if columns < 3 else 4
         memory_axis(grid[0, 0], "x", pd.concat([rows["memory_bytes"], training]), num_ticks)
         grid[0, 0].set_ylim(limits)
-        figure.supxlabel("Peak GPU memory of the whole run (log)")
         chance = draw_chance(grid.flat[: len(panels)], "y", limits)
 
         def draw() -> None:
@@ -97,7 +95,16 @@ def plot_trade_off(block: pd.DataFrame, looks: Mapping[str, Style], path: Path) 
         notes = [*_front_handles(fronts), *source_handles(rows["memory_source"])]
         notes += [training_handle()] * bool(len(training))
         notes += [grey_handle(0, line=False)] * many
-        paths = finish(figure, path, title(block), figure_caption(block, what), [], notes, draw)
+        paths = finish(
+            figure,
+            path,
+            title(block),
+            figure_caption(block, what),
+            [],
+            notes,
+            draw,
+            "Peak GPU memory of the whole run (log)",
+        )
         plt.close(figure)
     return paths
 
@@ -165,9 +172,9 @@ def _draw_named(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, Style]) -> N
     figure = axes.get_figure(root=True)
     assert figure is not None
     scale = 72 / figure.dpi  # of points on the page to pixels
-    x = side_by_side(axes, rows["memory_bytes"], y)
-    at = axes.transData.transform(np.stack([x, y], axis=1)) * scale
     reach = whiskers(rows)
+    x = side_by_side(axes, rows["memory_bytes"], y, reach)
+    at = axes.transData.transform(np.stack([x, y], axis=1)) * scale
     drawn = [Box(px - MARKER / 2, py - MARKER / 2, px + MARKER / 2, py + MARKER / 2) for px, py in at.tolist()]
     for i, (_, row) in enumerate(rows.iterrows()):
         look, fill, training = looks[row["label"]], row["memory_source"] == "measured", training_alone(row)
@@ -225,7 +232,7 @@ def _what(block: pd.DataFrame, rows: pd.DataFrame, fronts: Sequence[Front], many
         )
     if inside := told_apart_inside(rows, fronts):
         parts.append(f"In the band, but told apart from the best: {', '.join(inside)}.")
-    parts.append(chance)
+    parts += [chance, "What would hide another stands beside it."]
     if many:
         parts.append("Named: the front, the band's cheapest and best, full fine-tuning; grey: all others.")
     return " ".join(parts)
