@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -28,8 +29,8 @@ _CURVES_HEIGHT = 2.4  # inches
 def plot_auc(block: pd.DataFrame, looks: Mapping[str, Style], path: Path) -> list[Path] | str:
     """Write the figure as png and pdf, or say why there is none.
 
-    Curves join what has an interval at three resolutions or more, while they are few and no two coincide: a line between
-    two points would suggest a trend that nothing supports.
+    Curves join what has an interval at three resolutions or more, while they are few and no two coincide: a line
+    between two points would suggest a trend that nothing supports.
 
     Args:
         block: the cells of one dataset and protocol, as `significance.add_significance` has them.
@@ -49,8 +50,7 @@ def plot_auc(block: pd.DataFrame, looks: Mapping[str, Style], path: Path) -> lis
     limits = auc_limits(rows[rows["label"].isin(there)])
     with matplotlib.rc_context(rc()):
         draw_figure = _curves if as_curves(shown, limits) else _dots
-        paths = draw_figure(block, shown, {label: looks[label] for label in labels}, limits, left_out, path)
-    return paths
+        return draw_figure(block, shown, {label: looks[label] for label in labels}, limits, left_out, path)
 
 
 def as_curves(rows: pd.DataFrame, limits: tuple[float, float]) -> bool:
@@ -133,11 +133,13 @@ def _curves(
     axes.set_ylim(limits)
     sides = sorted(set(rows["resolution"]))
     resolution_axis(axes, rows["resolution"])
-    axes.set_xlim(sides[0] / 1.12, sides[-1] * 1.12)
+    room = (sides[-1] / sides[0]) ** (0.03 + 0.018 * len(looks))  # for methods side by side
+    axes.set_xlim(sides[0] / room, sides[-1] * room)
     axes.set_ylabel("Test AUC (%)")
     chance = draw_chance([axes], "y", limits)
     known = rows[rows["auc_mean"].notna()]
-    _name_ends(axes, [known[known["label"] == label].sort_values("resolution").iloc[-1] for label in looks], looks)
+    last = [known[known["label"] == label].sort_values("resolution").iloc[-1] for label in looks]
+    heights = _name_ends(axes, last, looks)
 
     def draw() -> None:
         moved = dict(
@@ -150,6 +152,9 @@ def _curves(
         for label, look in looks.items():
             line = known[known["label"] == label].sort_values("resolution")
             x = [moved[index] for index in line.index]
+            end = axes.transData.inverted().transform(axes.transAxes.transform((1.03, heights[label])))
+            tie = {"color": "0.6", "linewidth": 0.5, "clip_on": False, "zorder": 1}
+            axes.plot([x[-1], end[0]], [100 * line["auc_mean"].iloc[-1], end[1]], **tie)
             draw_points(axes, x, 100 * line["auc_mean"], look, yerr=whiskers(line), dashes=look.dashes)
             for place, (_, row) in zip(x, line.iterrows(), strict=True):
                 if mark := point_marks(row):
@@ -161,17 +166,15 @@ def _curves(
     return paths
 
 
-def _name_ends(axes: Axes, last: Sequence[pd.Series], looks: Mapping[str, Style]) -> None:
-    """Names at the right of the axes, each tied to the last point of its line."""
+def _name_ends(axes: Axes, last: Sequence[pd.Series], looks: Mapping[str, Style]) -> dict[str, float]:
+    """Writes names at the right of the axes, each near its last point; their heights by label."""
     low, high = axes.get_ylim()
-    left, right = np.log(axes.get_xlim())
     ordered = sorted(last, key=lambda row: float(row["auc_mean"]))
     heights = [(100 * float(row["auc_mean"]) - low) / (high - low) for row in ordered]
     places = moved_apart(heights, 1.2 * FONT_SIZE / (0.75 * _CURVES_HEIGHT * 72))
-    for row, height, place in zip(ordered, heights, places, strict=True):
+    for row, place in zip(ordered, places, strict=True):
         look = looks[row["label"]]
-        start = (np.log(row["resolution"]) - left) / (right - left)
-        tie = {"color": look.colour, "linewidth": 0.5, "clip_on": False, "transform": axes.transAxes, "zorder": 1}
-        axes.plot([start, 1.03], [height, place], **tie)
-        axes.plot([1.05], [place], linestyle="none", marker=look.marker, **tie)
+        mark: dict[str, Any] = {"linestyle": "none", "marker": look.marker, "color": look.colour, "clip_on": False}
+        axes.plot([1.05], [place], transform=axes.transAxes, **mark)
         axes.text(1.08, place, row["label"], transform=axes.transAxes, va="center")
+    return dict(zip((row["label"] for row in ordered), places, strict=True))

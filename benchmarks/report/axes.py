@@ -10,8 +10,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.report.marks import whiskers
 
+TICK_WIDTH = 0.52  # inches, of "256 MiB" and some room
 CHANCE = 50.0  # AUC in percent
-_NEAR_CHANCE = 65.0  # an axis that reaches below shows chance
+_NEAR_CHANCE = 60.0  # an axis that reaches below shows chance
 _FINER = ((1, 1.5), (1, 1.25, 1.5, 1.75))  # ticks of a doubling, where powers of two alone are too few
 
 
@@ -60,7 +61,7 @@ def auc_limits(rows: pd.DataFrame) -> tuple[float, float]:
 def draw_chance(panels: Iterable[Axes], name: str, limits: tuple[float, float]) -> str:
     """Draws the line of chance across an AUC axis ("x" or "y") where it lies on it; what a caption says of it."""
     if not limits[0] < CHANCE < limits[1]:
-        return f"Chance ({CHANCE:.0f}) lies outside."
+        return f"Chance ({CHANCE:.0f}) lies below the axis."
     for axes in panels:
         line = axes.axvline if name == "x" else axes.axhline
         line(CHANCE, color="0.35", linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)

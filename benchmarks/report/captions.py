@@ -63,7 +63,7 @@ _CODE_MIX = {
 }
 _COUNTED = {LEAK: "leaks", LOST: f"seeds_{DAMAGED}"}  # columns that are above 0 where a mark applies
 FEWER_SEEDS = "Fewer seeds than others there, so neither ranked nor compared"
-_STATE_WORDS = {"oom": "out of memory", "diverged": "diverged", "failed": "failed", "interrupted": "interrupted"}
+STATE_WORDS = {"oom": "out of memory", "diverged": "diverged", "failed": "failed", "interrupted": "interrupted"}
 
 
 def told_apart(names: Mapping[Any, str], digests: Mapping[Any, str]) -> dict[Any, str]:
@@ -354,7 +354,7 @@ def _incidents(block: pd.DataFrame) -> Iterator[str]:
             seeds = f", {count} seed{'s' if count > 1 else ''}" if row["seeds_asked"] > 1 else ""
             where = f" in the {row['phase']} phase" if _known(row["phase"]) else ""
             why = f" ({_brief(row['message'])})" if state == "failed" and _known(row["message"]) else ""
-            yield f"{row['label']} at {row['resolution']} px: {_STATE_WORDS[state]}{where}{seeds}{why}"
+            yield f"{row['label']} at {row['resolution']} px: {STATE_WORDS[state]}{where}{seeds}{why}"
 
 
 def _brief(message: str, length: int = 100) -> str:

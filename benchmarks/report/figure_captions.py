@@ -15,6 +15,7 @@ from benchmarks.report.captions import (
     FEWER_SEEDS,
     INCIDENT,
     LOST,
+    STATE_WORDS,
     UNCONVERGED,
     auc_marks,
     footnotes,
@@ -59,21 +60,35 @@ def figure_caption(block: pd.DataFrame, what: str, of_auc: bool = True) -> str:
         of_auc: whether AUC is drawn; else what the table flags in it goes unsaid.
     """
     flags = (CODE, EDGE, FEW, *AUC_MARKS, FEWER_SEEDS) if of_auc else ()
+    incidents = _incidents(block)
     # A no-break space keeps the mark with its note.
     notes = [
         _briefly(note).removeprefix(f"{FEW} ").replace(" ", "\u00a0", 1)
         for note in footnotes(block)
-        if note.startswith((FALLBACK, INCIDENT, *flags))
+        if note.startswith((FALLBACK, *flags))
     ]
-    return " ".join([what, f"{protocol(block)}.", *notes])
+    return " ".join([what, f"{protocol(block)}.", *notes, *[f"{INCIDENT}\u00a0{incidents}."] * bool(incidents)])
+
+
+def _incidents(block: pd.DataFrame) -> str:
+    """What did not finish, the cells of each method together; empty where everything did."""
+    parts = []
+    for state in BAD_STATES:
+        cells = block[block[f"seeds_{state}"] > 0]
+        where = [
+            f"{label} at {' and '.join(map(str, rows['resolution']))} px"
+            for label, rows in cells.groupby("label", sort=False)
+        ]
+        parts += [f"{STATE_WORDS[state]}: {', '.join(where)}"] * bool(where)
+    said = "; ".join(parts)
+    said = said[:1].upper() + said[1:]
+    return said if len(said) <= _LONGEST else "Runs that did not finish: as under the table"
 
 
 def _briefly(note: str) -> str:
     """A note, without the cells that it names where these are too many for a figure; the table has them."""
-    if len(note) <= _LONGEST or not note.startswith((CODE, EDGE, UNCONVERGED, LOST, INCIDENT, FEWER_SEEDS)):
+    if len(note) <= _LONGEST or not note.startswith((CODE, EDGE, UNCONVERGED, LOST, FEWER_SEEDS)):
         return note
-    if note.startswith(INCIDENT):
-        return f"{INCIDENT} Runs that did not finish: as under the table."
     said, _, rest = note.partition(": ")
     cells, _, after = rest.rpartition(". ")
     return f"{said}: as under the table. {after if cells else ''}".strip()

@@ -115,12 +115,12 @@ def training_handle(dashes: Any = "-") -> Line2D:
     return Line2D([], [], **look, linestyle=dashes, label="training alone")
 
 
-def grey_handle(number: int, line: bool = True) -> Line2D:
+def grey_handle(number: int | None = None, line: bool = True) -> Line2D:
     """The legend entry of what a figure does not name."""
     look: dict[str, Any] = (
         {"linewidth": 0.6} if line else {"linestyle": "none", "marker": GREY.marker, "markersize": 2.2}
     )
-    return Line2D([], [], color=GREY.colour, **look, label=f"{number} others")
+    return Line2D([], [], color=GREY.colour, **look, label="others" if number is None else f"{number} others")
 
 
 def source_handles(sources: pd.Series) -> list[Line2D]:

@@ -21,7 +21,7 @@ from benchmarks.choices import CARDS_GB
 from benchmarks.errors import UserError
 from benchmarks.names import title_of
 from benchmarks.records.whole_run import WHOLE_RUN
-from benchmarks.report.axes import memory_axis, method_axis, resolution_axis
+from benchmarks.report.axes import TICK_WIDTH, memory_axis, method_axis, resolution_axis
 from benchmarks.report.canvas import finish, rc
 from benchmarks.report.marks import (
     draw_grey_line,
@@ -54,6 +54,7 @@ _ATTENTION = {"eager": "eager", "sdpa": "fused"}
 _TRAINING: Any = (0, (1, 1.5))
 _SHOWN = (WHOLE_RUN, "train")
 _MOST_ROWS, _MOST_PANELS = 60, 5  # of a page
+_NAMES = 1.1  # inches that names of methods take
 
 
 def plot_memory_curves(points: pd.DataFrame, path: Path) -> list[Path]:
@@ -208,7 +209,9 @@ def _row_figure(points: pd.DataFrame, style: dict[str, Style]) -> Figure:
     height = 0.85 + (0.16 if len(style) <= MANY else 0.125) * len(style)
     size = (COLUMN if columns < 3 else PAGE, height * lines)
     figure, grid = plt.subplots(lines, columns, figsize=size, sharey=True, sharex=True, squeeze=False)
-    memory_axis(grid[0, 0], "x", known["peak_allocated_bytes"], num_ticks=6 if columns == 1 else 3)
+    memory_axis(
+        grid[0, 0], "x", known["peak_allocated_bytes"], num_ticks=max(2, int((size[0] - _NAMES) / columns / TICK_WIDTH))
+    )
     method_axis(grid[0, 0], list(style))
     for axes, (resolution, group) in zip(grid.flat, panels, strict=False):
         _draw_rows(axes, group, style)
@@ -265,7 +268,8 @@ def _draw_series(axes: Axes, series: pd.DataFrame, look: Style | None, attention
 
 
 def _draw_cards(axes: Axes, name: str, height: float = 2.0) -> None:
-    """Card sizes as thin lines across the memory axis, labelled at its far side; close labels are moved apart.
+    """Card sizes as thin lines across the memory axis, labelled at its far side; close labels are moved apart,
+    and of cards whose lines would lie too close the larger is left out.
 
     Args:
         axes: whose limits stand.
@@ -273,9 +277,15 @@ def _draw_cards(axes: Axes, name: str, height: float = 2.0) -> None:
         height: of the axes in inches, nearly.
     """
     low, high = axes.get_ylim() if name == "y" else axes.get_xlim()
-    cards = [card for card in CARDS_GB if low < card * 2**30 < high]
-    places = [math.log(card * 2**30 / low) / math.log(high / low) for card in cards]
-    labels = moved_apart(places, 0.055 if name == "y" else _card_gap(axes))
+    gap = 0.055 if name == "y" else _card_gap(axes)
+    cards: list[int] = []
+    places: list[float] = []
+    for card in CARDS_GB:
+        place = math.log(card * 2**30 / low) / math.log(high / low)
+        if 0 < place < 1 and (not places or place - places[-1] > gap / 2):
+            cards.append(card)
+            places.append(place)
+    labels = moved_apart(places, gap)
     for card, place, label in zip(cards, places, labels, strict=True):
         line: dict[str, Any] = {"color": "0.45", "linewidth": 0.4, "clip_on": False, "transform": axes.transAxes}
         bend = [place, place, label]
@@ -289,11 +299,11 @@ def _draw_cards(axes: Axes, name: str, height: float = 2.0) -> None:
 
 
 def _card_gap(axes: Axes) -> float:
-    """Share of the width of the axes that a label needs; names of methods take a third of the figure."""
+    """Share of the width of the axes that a label needs."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     columns = axes.get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
-    return 1.15 * FONT_SIZE / 72 * columns / (0.68 * float(figure.get_size_inches()[0]))
+    return 1.35 * FONT_SIZE / 72 * columns / (float(figure.get_size_inches()[0]) - _NAMES)
 
 
 def _preferred(points: pd.DataFrame) -> pd.DataFrame:
@@ -312,7 +322,14 @@ def _out_of_memory(points: pd.DataFrame) -> pd.Series:
 
 
 def _cross(look: Style) -> dict[str, Any]:
-    return {"color": look.colour, "marker": "x", "markersize": 7, "markeredgewidth": 1.0, "linestyle": "none"}
+    return {
+        "color": look.colour,
+        "marker": "x",
+        "markersize": 7,
+        "markeredgewidth": 1.0,
+        "linestyle": "none",
+        "clip_on": False,
+    }
 
 
 def _notes(points: pd.DataFrame, curves: bool) -> list[Line2D]:

@@ -97,14 +97,15 @@ def plot_options(block: pd.DataFrame, found: Sequence[Series], look: Style, path
     limits = auc_limits(rows)
     with matplotlib.rc_context(rc()):
         figure, grid = plt.subplots(len(options), 2, figsize=(PAGE, 1.9 * len(options)), squeeze=False)
-        lines = []
+        panels: list[Any] = []
         for (left, right), option in zip(grid, options, strict=True):
             own = [(series, looks[name]) for series, name in zip(found, names, strict=True) if series.option == option]
             places = _value_axis((left, right), option, [series for series, _ in own])
-            lines += [
-                (left, right, [places[shown_value(value)] for value in series.rows["value"]], series.rows, look)
+            lines = [
+                ([places[shown_value(value)] for value in series.rows["value"]], series.rows, look)
                 for series, look in own
             ]
+            panels += [(left, lines, _draw_auc, "auc_mean"), (right, lines, _draw_memory, "memory_bytes")]
             left.set_ylim(limits)
             left.set_ylabel("Test AUC (%)")
             right.set_ylabel("Peak GPU memory (log)")
@@ -114,9 +115,8 @@ def plot_options(block: pd.DataFrame, found: Sequence[Series], look: Style, path
         chance = draw_chance(grid[:, 0], "y", limits)
 
         def draw() -> None:
-            _draw_auc(lines)
-            for _, right, x, cells, look in lines:
-                _draw_memory(right, x, cells, look)
+            for panel in panels:
+                _draw_panel(*panel)
 
         bare = TITLES.get(str(rows["method"].iloc[0]), str(rows["method_title"].iloc[0]))
         what = (
@@ -168,21 +168,36 @@ def _value_axis(panels: Sequence[Axes], option: str, found: Sequence[Series]) ->
     return places
 
 
-def _draw_auc(lines: Sequence[tuple[Axes, Axes, list[float], pd.DataFrame, Style]]) -> None:
-    """AUC with whiskers over an option's values, markers side by side; a line only where each point has an interval."""
-    for axes in dict.fromkeys(axes for axes, *_ in lines):
-        own = [(x, rows, look) for at, _, x, rows, look in lines if at is axes]
-        every = pd.concat([rows for _, rows, _ in own])
-        moved = side_by_side(axes, [place for x, *_ in own for place in x], 100 * every["auc_mean"], whiskers(every))
-        ends = np.cumsum([len(x) for x, *_ in own])[:-1]
-        for x, (_, rows, look) in zip(np.split(moved, ends), own, strict=True):
-            auc, reach = 100 * rows["auc_mean"], whiskers(rows)
-            dashes = look.dashes if np.isfinite(reach).all() else "none"
-            draw_points(axes, x, auc, look, yerr=reach, dashes=dashes)
-            mark_points(axes, x, auc, [point_marks(row) for _, row in rows.iterrows()], look)
+def _draw_panel(axes: Axes, own: Sequence[tuple[list[float], pd.DataFrame, Style]], draw: Any, column: str) -> None:
+    """Draws series, their markers side by side.
+
+    Args:
+        axes: whose limits and place on the page stand.
+        own: where the values of each series stand, its rows and its style.
+        draw: draws one of them.
+        column: that the axes show.
+    """
+    every = pd.concat([rows for _, rows, _ in own])
+    heights = every[column].astype("float64")
+    reach = whiskers(every) if column == "auc_mean" else np.full((2, len(every)), np.nan)
+    scale = 100 if column == "auc_mean" else 1
+    x = [place for places, *_ in own for place in places]
+    known = heights.notna().to_numpy()
+    moved = np.array(x, dtype="float64")
+    moved[known] = side_by_side(axes, moved[known], scale * heights[known], reach[:, known])
+    ends = np.cumsum([len(places) for places, *_ in own])[:-1]
+    for places, (_, rows, look) in zip(np.split(moved, ends), own, strict=True):
+        draw(axes, places, rows, look)
 
 
-def _draw_memory(axes: Axes, x: Sequence[float], rows: pd.DataFrame, look: Style) -> None:
+def _draw_auc(axes: Axes, x: Any, rows: pd.DataFrame, look: Style) -> None:
+    """AUC with whiskers; a line only where each point has them."""
+    auc, reach = 100 * rows["auc_mean"], whiskers(rows)
+    draw_points(axes, x, auc, look, yerr=reach, dashes=look.dashes if np.isfinite(reach).all() else "none")
+    mark_points(axes, x, auc, [point_marks(row) for _, row in rows.iterrows()], look)
+
+
+def _draw_memory(axes: Axes, x: Any, rows: pd.DataFrame, look: Style) -> None:
     axes.plot(x, rows["memory_bytes"].astype("float64"), color=look.colour, linestyle=look.dashes)
     for place, (_, row) in zip(x, rows.iterrows(), strict=True):
         if not pd.isna(row["memory_bytes"]):

@@ -1,6 +1,7 @@
 """AUC over GPU memory, a panel a resolution: every point named, and what is not told apart from the best as a band."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from matplotlib.text import Text
 
 from benchmarks.analysis.inference import LEVEL
 from benchmarks.analysis.influence import Floats
-from benchmarks.report.axes import auc_limits, draw_chance, memory_axis
+from benchmarks.report.axes import TICK_WIDTH, auc_limits, draw_chance, memory_axis
 from benchmarks.report.canvas import finish, rc
 from benchmarks.report.captions import title
 from benchmarks.report.figure_captions import figure_caption, point_marks, whiskers_said
@@ -33,6 +34,7 @@ from benchmarks.report.marks import (
 from benchmarks.report.places import MARKER, Box, placed_labels, segment
 from benchmarks.report.style import COLUMN, MANY, PAGE, Style
 
+_MOST_INSIDE = 6  # named in a caption
 _BAND, _LINE = "0.86", "0.6"
 
 
@@ -79,22 +81,23 @@ def plot_trade_off(block: pd.DataFrame, looks: Mapping[str, Style], path: Path) 
             axes.set_ylabel("Test AUC (%)")
         for axes in grid.flat[len(panels) :]:
             axes.remove()
-        num_ticks = 7 if columns < 3 else 4
+        num_ticks = int((size[0] - 0.5) / columns / TICK_WIDTH)
         memory_axis(grid[0, 0], "x", pd.concat([rows["memory_bytes"], training]), num_ticks)
         grid[0, 0].set_ylim(limits)
         chance = draw_chance(grid.flat[: len(panels)], "y", limits)
 
         def draw() -> None:
             for axes, front, few, (_, group) in zip(grid.flat, fronts, named, panels, strict=False):
-                _draw_front(axes, front)
+                moved = dict(zip(few["label"], side_by_side(axes, *_places(few), whiskers(few)), strict=True))
+                lines = _draw_front(axes, front, moved)
                 rest = group.drop(few.index)
-                draw_grey_points(axes, rest["memory_bytes"], 100 * rest["auc_mean"])
-                _draw_named(axes, few, looks)
+                draw_grey_points(axes, *_places(rest))
+                _draw_named(axes, few, looks, list(moved.values()), [*lines, *_boxes(axes, *_places(rest), 2.2)])
 
         what = _what(block, rows, fronts, many, chance)
         notes = [*_front_handles(fronts), *source_handles(rows["memory_source"])]
         notes += [training_handle()] * bool(len(training))
-        notes += [grey_handle(0, line=False)] * many
+        notes += [grey_handle(line=False)] * many
         paths = finish(
             figure,
             path,
@@ -154,45 +157,69 @@ def _named(rows: pd.DataFrame, front: Front) -> pd.DataFrame:
     return rows[(pd.Series(on_front, index=rows.index) & rows["complete"]) | ends | (rows["method"] == "full")]
 
 
-def _draw_front(axes: Axes, front: Front) -> None:
-    """Steps up to the band, and the band from the cheapest of what it stands for."""
-    end = axes.get_xlim()[1]
+def _places(rows: pd.DataFrame) -> tuple[Floats, Floats]:
+    """Bytes and percent of rows."""
+    return rows["memory_bytes"].to_numpy(dtype="float64"), 100 * rows["auc_mean"].to_numpy(dtype="float64")
+
+
+def _boxes(axes: Axes, x: Any, y: Any, size: float) -> list[Box]:
+    """Markers as boxes, in points on the page."""
+    middles = _on_page(axes, x, y)
+    return [Box(*sides) for sides in np.concatenate([middles - size / 2, middles + size / 2], axis=1).tolist()]
+
+
+def _on_page(axes: Axes, x: Any, y: Any) -> Floats:
+    """Places in points `(N, 2)`."""
+    found: Floats = axes.transData.transform(np.stack([np.asarray(x), np.asarray(y)], axis=1)) * 72 / axes.figure.dpi
+    return found
+
+
+def _draw_front(axes: Axes, front: Front, moved: Mapping[str, float]) -> list[Box]:
+    """Steps up to the band, and the band from the cheapest of what it stands for, wherever that was moved.
+
+    Returns:
+        What of it labels should not hide.
+    """
+    end, drawn = axes.get_xlim()[1], []
     if front.steps:
         x = [memory for memory, _ in front.steps] + [end if front.start is None else front.start]
         y = [100 * auc for _, auc in front.steps] + [100 * front.steps[-1][1]]
         axes.step(x, y, where="post", color=_LINE, linewidth=0.9, zorder=1)
+        corners = _on_page(axes, np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1])
+        drawn += [box for first, second in pairwise(corners) for box in segment(*first, *second)]
     if front.start is not None and front.low is not None and front.high is not None:
+        start = min([front.start, *(place for label, place in moved.items() if label in front.members)])
         edges: dict[str, Any] = {"facecolor": _BAND, "edgecolor": _LINE, "linewidth": 0.6, "zorder": 0.9}
-        axes.fill_between([front.start, end], 100 * front.low, 100 * front.high, **edges)
+        axes.fill_between([start, end], 100 * front.low, 100 * front.high, **edges)
+        for height in (front.low, front.high):
+            first, second = _on_page(axes, [start, end], [100 * height] * 2)
+            drawn += segment(*first, *second)
+    return drawn
 
 
-def _draw_named(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, Style]) -> None:
-    """Points of methods side by side, joined with lighter ones of training alone, each with its name beside it."""
-    y = 100 * rows["auc_mean"].to_numpy(dtype="float64")
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    scale = 72 / figure.dpi  # of points on the page to pixels
+def _draw_named(
+    axes: Axes, rows: pd.DataFrame, looks: Mapping[str, Style], x: Sequence[float], others: Sequence[Box]
+) -> None:
+    """Points of methods at `x`, joined with lighter ones of training alone, each with its name beside it."""
+    _, y = _places(rows)
     reach = whiskers(rows)
-    x = side_by_side(axes, rows["memory_bytes"], y, reach)
-    at = axes.transData.transform(np.stack([x, y], axis=1)) * scale
-    drawn = [Box(px - MARKER / 2, py - MARKER / 2, px + MARKER / 2, py + MARKER / 2) for px, py in at.tolist()]
+    at = _on_page(axes, x, y)
+    drawn = [*others, *_boxes(axes, x, y, MARKER)]
     for i, (_, row) in enumerate(rows.iterrows()):
         look, fill, training = looks[row["label"]], row["memory_source"] == "measured", training_alone(row)
         if training is not None:
             draw_training(axes, (x[i], training), (y[i], y[i]), look, fill=fill)
-            (end,) = axes.transData.transform([(training, y[i])]) * scale
-            drawn += segment(*at[i], *end)
+            drawn += segment(*at[i], *_on_page(axes, [training], [y[i]])[0])
         draw_points(axes, x[i], y[i], look, yerr=reach[:, i : i + 1], fill=fill)
-        ends = axes.transData.transform([(x[i], y[i] - reach[0, i]), (x[i], y[i] + reach[1, i])]) * scale
+        ends = _on_page(axes, [x[i], x[i]], [y[i] - reach[0, i], y[i] + reach[1, i]])
         drawn += segment(*ends[0], *ends[1]) if np.isfinite(ends).all() else []
     names = [f"{row['label']} {point_marks(row)}".rstrip() for _, row in rows.iterrows()]
-    frame = axes.get_window_extent()
-    _write_names(axes, names, at, np.stack([x, y], axis=1), drawn, Box(*(frame.extents * scale).tolist()))
+    frame = Box(*(axes.get_window_extent().extents * 72 / axes.figure.dpi).tolist())
+    _write_names(axes, names, at, np.stack([x, y], axis=1), drawn, frame)
 
 
 def _write_names(axes: Axes, names: Sequence[str], at: Floats, values: Floats, drawn: list[Box], frame: Box) -> None:
-    figure = axes.get_figure(root=True)
-    assert figure is not None
+    figure = axes.figure
     extents = [Text(0, 0, name, figure=figure).get_window_extent() for name in names]
     sizes = np.array([[extent.width, extent.height] for extent in extents]).reshape(-1, 2) * 72 / figure.dpi
     middles = placed_labels(at, sizes, drawn, frame)
@@ -231,8 +258,9 @@ def _what(block: pd.DataFrame, rows: pd.DataFrame, fronts: Sequence[Front], many
             "from the cheapest of these on."
         )
     if inside := told_apart_inside(rows, fronts):
-        parts.append(f"In the band, but told apart from the best: {', '.join(inside)}.")
-    parts += [chance, "What would hide another stands beside it."]
+        more = f" and {len(inside) - _MOST_INSIDE} more" if len(inside) > _MOST_INSIDE else ""
+        parts.append(f"In the band, but told apart from the best: {', '.join(inside[:_MOST_INSIDE])}{more}.")
+    parts += [chance, "Markers that would overlap stand side by side."]
     if many:
         parts.append("Named: the front, the band's cheapest and best, full fine-tuning; grey: all others.")
     return " ".join(parts)
