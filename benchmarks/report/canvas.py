@@ -19,6 +19,7 @@ from benchmarks.report.fonts import families
 from benchmarks.report.style import FONT_SIZE
 from benchmarks.storage.files import write_atomic
 
+_BETWEEN = 0.07  # inches beside each axes
 SUFFIXES = (".png", ".pdf")  # of the files that a figure is written to
 _RC: dict[Any, Any] = {
     **{"font.size": FONT_SIZE, "axes.titlesize": FONT_SIZE, "axes.labelsize": FONT_SIZE, "legend.fontsize": FONT_SIZE},
@@ -68,7 +69,7 @@ def finish(
     below = (len(wrapped) + 0.6 + 1.3 * bool(x_label)) * line
     height = axes_height + above + below
     figure.set_size_inches(width, height)
-    figure.set_layout_engine("constrained", rect=(0, below / height, 1, axes_height / height))
+    figure.set_layout_engine("constrained", rect=(0, below / height, 1, axes_height / height), w_pad=_BETWEEN)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, the same in both files
     if draw is not None:

@@ -75,14 +75,16 @@ def _incidents(block: pd.DataFrame) -> str:
     parts = []
     for state in BAD_STATES:
         cells = block[block[f"seeds_{state}"] > 0]
-        where = [
-            f"{label} at {' and '.join(map(str, rows['resolution']))} px"
-            for label, rows in cells.groupby("label", sort=False)
-        ]
+        where = [f"{label} at {_listed(rows['resolution'])} px" for label, rows in cells.groupby("label", sort=False)]
         parts += [f"{STATE_WORDS[state]}: {', '.join(where)}"] * bool(where)
     said = "; ".join(parts)
     said = said[:1].upper() + said[1:]
     return said if len(said) <= _LONGEST else "Runs that did not finish: as under the table"
+
+
+def _listed(values: pd.Series) -> str:
+    *others, last = map(str, values)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _briefly(note: str) -> str:

@@ -41,7 +41,9 @@ def side_by_side(axes: Axes, x: Any, y: Any, reach: Floats) -> Floats:
     places, low, high = (
         axes.transData.transform(np.stack([middles[0], height], 1)) * scale for height in (middles[1], *ends)
     )
-    places[:, 0] += dodged(places, np.array([places[:, 1] - low[:, 1], high[:, 1] - places[:, 1]]))
+    box = axes.get_window_extent()
+    reaches = np.array([places[:, 1] - low[:, 1], high[:, 1] - places[:, 1]])
+    places[:, 0] = dodged(places, reaches, (box.x0 * scale, box.x1 * scale))
     moved: Floats = axes.transData.inverted().transform(places / scale)[:, 0]
     return moved
 

@@ -9,9 +9,10 @@ import numpy as np
 from benchmarks.analysis.influence import Floats
 
 MARKER, WHISKER = 6.5, 4.5  # points between the middles of what does not overlap
+_ROUNDS = 200  # in which markers are moved
 _LINE = 1.0  # points that a line takes to both sides where labels are placed
 _ANGLES = np.radians([0, 180, 90, 270, 45, 135, 315, 225, 22, 158, 338, 202])  # of labels around points, as tried
-_REACHES = (1.0, 5.0, 10.0, 16.0, 24.0, 34.0, 46.0)  # points between a label and its point
+_REACHES = (1.0, 5.0, 10.0, 16.0, 24.0, 32.0, 40.0, 50.0)  # points between a label and its point
 
 
 class Box(NamedTuple):
@@ -34,27 +35,35 @@ def moved_apart(places: Sequence[float], gap: float) -> list[float]:
     return moved
 
 
-def dodged(places: Floats, reach: Floats, marker: float = MARKER, whisker: float = WHISKER) -> Floats:
-    """How far to move each of some markers sideways so that none hides another, nor its whiskers `(N,)`.
+def dodged(places: Floats, reach: Floats, sides: tuple[float, float]) -> Floats:
+    """Where markers stand when they are moved sideways so that none hides another, nor its whiskers `(N,)`.
 
-    One after the other, each as little as it can be for those before it.
+    They keep their order from left to right, and each group stays around its middle.
 
     Args:
         places: of their middles `(N, 2)`.
         reach: of the whiskers below and above each `(2, N)`.
-        marker: width and height of a marker.
-        whisker: least distance between what has a whisker or a marker at the same height.
+        sides: of the axes, which no marker leaves while there is room.
     """
-    moves = np.zeros(len(places))
-    low = places[:, 1] - np.maximum(reach[0], marker / 2)
-    high = places[:, 1] + np.maximum(reach[1], marker / 2)
-    steps = [0.0, *(sign * step for step in range(1, math.ceil(2 * marker) * len(places)) for sign in (1, -1))]
-    for i, (x, y) in enumerate(places):
-        beside = (low[:i] < high[i]) & (high[:i] > low[i])
-        apart = np.where(np.abs(places[:i, 1] - y) < marker, marker, np.where(beside, whisker, 0))
-        taken = places[:i, 0] + moves[:i]
-        moves[i] = next(step for step in steps if (np.abs(taken - x - step) >= apart).all())
-    return moves
+    order = np.argsort(places[:, 0], kind="stable")
+    x, y = places[order].T
+    low, high = y - np.maximum(reach[0, order], MARKER / 2), y + np.maximum(reach[1, order], MARKER / 2)
+    beside = (low[:, None] < high) & (high[:, None] > low)
+    apart = np.triu(np.where(np.abs(y[:, None] - y) < MARKER, MARKER, np.where(beside, WHISKER, 0)), 1) * 1.01
+    moved = x.copy()
+    pairs = np.argwhere(apart > 0).tolist()
+    for _ in range(_ROUNDS):
+        close = [(i, j, push) for i, j in pairs if (push := apart[i, j] - moved[j] + moved[i]) > 0.05]
+        if not close:
+            break
+        for i, j, _ in close:
+            push = max(0.0, apart[i, j] - moved[j] + moved[i]) / 2
+            moved[i] -= push
+            moved[j] += push
+        np.clip(moved, sides[0] + MARKER / 2, sides[1] - MARKER / 2, out=moved)
+    found = np.empty_like(moved)
+    found[order] = moved
+    return found
 
 
 def placed_labels(points: Floats, sizes: Floats, others: Sequence[Box], frame: Box) -> Floats:
@@ -77,11 +86,21 @@ def placed_labels(points: Floats, sizes: Floats, others: Sequence[Box], frame: B
         boxes = np.concatenate([places - sizes[i] / 2, places + sizes[i] / 2], axis=1)
         hidden = _overlaps(boxes, taken).sum(axis=1)
         outside = sizes[i].prod() - _overlaps(boxes, np.array([frame]))[:, 0]
-        chosen = int(np.argmin(hidden + 3 * outside + 0.3 * reach))
+        crossed = _crossed(points[i], places, taken)
+        chosen = int(np.argmin(hidden + 3 * outside + 80 * crossed + 0.5 * reach))
         middles[i] = places[chosen]
         leader = segment(*points[i], *middles[i]) if reach[chosen] > _REACHES[1] else []
         taken = np.concatenate([taken, boxes[chosen : chosen + 1], np.array(leader).reshape(-1, 4)])
     return middles
+
+
+def _crossed(point: Floats, places: Floats, taken: Floats) -> Floats:
+    """How much of the line from a point to each label lies on something, but at the point (0-1) `(R * A,)`."""
+    along = np.linspace(0, 1, 32)[1:-1, None, None] * (places - point) + point  # (30, R * A, 2)
+    own = np.hypot(*(along - point).transpose(2, 0, 1)) < MARKER
+    inside = (along[:, :, None] > taken[:, :2]).all(axis=3) & (along[:, :, None] < taken[:, 2:]).all(axis=3)
+    found: Floats = (inside.any(axis=2) & ~own).mean(axis=0)
+    return found
 
 
 def _candidates(point: Floats, size: Floats) -> Floats:

@@ -183,7 +183,7 @@ def _draw_front(axes: Axes, front: Front, moved: Mapping[str, float]) -> list[Bo
     end, drawn = axes.get_xlim()[1], []
     if front.steps:
         x = [memory for memory, _ in front.steps] + [end if front.start is None else front.start]
-        y = [100 * auc for _, auc in front.steps] + [100 * front.steps[-1][1]]
+        y = [100 * auc for _, auc in front.steps] + [100 * (front.steps[-1][1] if front.low is None else front.low)]
         axes.step(x, y, where="post", color=_LINE, linewidth=0.9, zorder=1)
         corners = _on_page(axes, np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1])
         drawn += [box for first, second in pairwise(corners) for box in segment(*first, *second)]
