@@ -20,6 +20,8 @@ from benchmarks.report.canvas import finish, rc
 from benchmarks.report.style import PAGE
 from methods import TITLES
 
+_SMALL = 0.02  # of a peak
+MERGED = "the rest, each under 2 %"
 # What belongs to parameters first, then what grows with the image. Neighbours differ in lightness and hatch.
 KINDS: dict[str, tuple[str, str]] = {
     "parameters": ("0.25", ""),
@@ -38,6 +40,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "activations: loss": ("0.9", ""),
     "activations: other": ("#E7C6D8", "||||"),
     "workspace": ("white", "////"),
+    MERGED: ("0.55", ""),
 }
 _FURTHER = (
     ("#D55E00", "oooo"),
@@ -111,7 +114,16 @@ def _bars(label: str, point: pd.DataFrame) -> Iterator[Bar]:
         parts = point[point["phase"] == phase].set_index("purpose")["bytes"]
         if len(parts):
             words = highest if phase == highest else "training alone"
-            yield Bar(label if highest == "train" else f"{label}, {words}", parts, phase != highest)
+            name = label if highest == "train" else f"{label}, {words}"
+            yield Bar(name, _merged(parts.groupby(level=0, sort=False).sum()), phase != highest)
+
+
+def _merged(parts: pd.Series) -> pd.Series:
+    """Bytes by purpose, of all that take less than `_SMALL` of their sum the sum; one alone keeps its name."""
+    small = parts < _SMALL * parts.sum()
+    if small.sum() < 2:
+        return parts
+    return pd.concat([parts[~small], pd.Series({MERGED: parts[small].sum()})])
 
 
 def _stack(axes: Axes, place: int, parts: pd.Series, looks: dict[str, tuple[str, str]], alone: bool) -> None:
@@ -130,9 +142,9 @@ def _looks(purposes: pd.Series) -> dict[str, tuple[str, str]]:
     there = set(purposes)
     further = sorted(there - set(KINDS))
     styles = {kind: _FURTHER[place % len(_FURTHER)] for place, kind in enumerate(further)}
-    *others, last = KINDS
-    known = {kind: KINDS[kind] for kind in others if kind in there}
-    return known | styles | ({last: KINDS[last]} if last in there else {})
+    *others, workspace, merged = KINDS
+    known, last = ({kind: KINDS[kind] for kind in kinds if kind in there} for kinds in (others, (workspace, merged)))
+    return known | styles | last
 
 
 def _label(keys: tuple[Any, ...], varying: Sequence[str]) -> str:

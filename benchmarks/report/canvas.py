@@ -14,6 +14,7 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from benchmarks.report.fonts import families
 from benchmarks.report.style import FONT_SIZE
@@ -69,9 +70,8 @@ def finish(
     below = (len(wrapped) + 0.6 + 1.3 * bool(x_label)) * line
     height = axes_height + above + below
     figure.set_size_inches(width, height)
-    figure.set_layout_engine("constrained", rect=(0, below / height, 1, axes_height / height), w_pad=_BETWEEN)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once, the same in both files
+    # Laid out once, the same in both files, before there is much in it that would be asked for its size.
+    ConstrainedLayoutEngine(rect=(0, below / height, 1, axes_height / height), w_pad=_BETWEEN).execute(figure)
     if draw is not None:
         draw()
     figure.text(0.01, 1 - 0.2 * line / height, "\n".join(titles), va="top", weight="bold", linespacing=1.25)

@@ -179,10 +179,7 @@ def footnotes(block: pd.DataFrame) -> list[str]:
     sources = ("memory_source", "train_memory_source", "preload_memory_source", "pme_source", "train_pme_source")
     if any((block[name] == "predicted").any() for name in sources):
         notes.append(f"{PREDICTED} Predicted for a GPU, not measured.")
-    if block["fallback"].any():
-        asked = block["backbone_requested"].dropna()
-        instead = f" in place of {asked.iloc[0]}, whose weights could not be had" if len(asked) else ""
-        notes.append(f"{FALLBACK} Fallback backbone{instead}.")
+    notes += fallback_notes(block)
     notes += [
         _SPLITS[first["split_kind"]].format(group_key=first["split_group_key"], digest=first["split_digest"])
         for _, first in block.drop_duplicates("split_digest").iterrows()
@@ -209,6 +206,14 @@ def footnotes(block: pd.DataFrame) -> list[str]:
     if incidents:
         notes.append(f"{INCIDENT} {incidents}.")
     return notes
+
+
+def fallback_notes(block: pd.DataFrame) -> Iterator[str]:
+    """That another backbone stands in for the one asked for."""
+    if block["fallback"].any():
+        asked = block["backbone_requested"].dropna()
+        instead = f" in place of {asked.iloc[0]}, whose weights could not be had" if len(asked) else ""
+        yield f"{FALLBACK} Fallback backbone{instead}."
 
 
 def _evidence_notes(block: pd.DataFrame) -> Iterator[str]:

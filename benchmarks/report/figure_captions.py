@@ -18,6 +18,7 @@ from benchmarks.report.captions import (
     STATE_WORDS,
     UNCONVERGED,
     auc_marks,
+    fallback_notes,
     footnotes,
     protocol,
     seeds_said,
@@ -59,13 +60,13 @@ def figure_caption(block: pd.DataFrame, what: str, of_auc: bool = True) -> str:
         what: the figure shows.
         of_auc: whether AUC is drawn; else what the table flags in it goes unsaid.
     """
-    flags = (CODE, EDGE, FEW, *AUC_MARKS, FEWER_SEEDS) if of_auc else ()
+    shown = (FALLBACK, CODE, EDGE, FEW, *AUC_MARKS, FEWER_SEEDS)
     incidents = _incidents(block)
     # A no-break space keeps the mark with its note.
     notes = [
         _briefly(note).removeprefix(f"{FEW} ").replace(" ", "\u00a0", 1)
-        for note in footnotes(block)
-        if note.startswith((FALLBACK, *flags))
+        for note in (footnotes(block) if of_auc else fallback_notes(block))
+        if note.startswith(shown)
     ]
     return " ".join([what, f"{protocol(block)}.", *notes, *[f"{INCIDENT}\u00a0{incidents}."] * bool(incidents)])
 

@@ -40,8 +40,9 @@ _kept: list[tempfile.TemporaryDirectory[str]] = []  # until the process ends: pd
 
 def _cut(whole: Path, path: Path) -> None:
     # Hinting goes: matplotlib hints by FreeType's own rules, and a pdf's reader by its own.
-    options = subset.Options(hinting=False, layout_features=["kern"], name_IDs=["*"], notdef_outline=True)
-    options.drop_tables += ["FFTM"]
+    # Its tables of letter shapes go too, which take longest to cut again; pairs of letters are in the old table as well.
+    options = subset.Options(hinting=False, legacy_kern=True, name_IDs=["*"], notdef_outline=True)
+    options.drop_tables += ["FFTM", "GPOS", "GSUB", "GDEF"]
     font = subset.load_font(str(whole), options)
     letters = {letter for low, high in _RANGES for letter in range(low, high)} | set(map(ord, _MARKS))
     cutter = subset.Subsetter(options)

@@ -139,8 +139,11 @@ def _drawn(figures: Sequence[Figure]) -> Iterator[list[Path] | str]:
     if num_processes < 2:
         yield from map(_draw, figures)
         return
-    with ProcessPoolExecutor(num_processes, get_context("spawn")) as pool:
-        yield from pool.map(_draw, figures)
+    with ProcessPoolExecutor(num_processes - 1, get_context("spawn")) as pool:
+        begun = [pool.submit(_draw, figure) for figure in figures]
+        # This process takes from the other end what none has begun: it has imported all that drawing needs.
+        own = {i: _draw(figures[i]) for i in reversed(range(len(figures))) if begun[i].cancel()}
+        yield from (own[i] if i in own else begun[i].result() for i in range(len(figures)))
 
 
 def _draw(figure: Figure) -> list[Path] | str:
