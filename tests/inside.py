@@ -31,7 +31,7 @@ def finish_inside(folder: Path, *arguments: str) -> "subprocess.CompletedProcess
         stack.enter_context(patch.dict(os.environ, COLUMNS="120"))
         stack.enter_context(patch.object(Workers, "follow", _follow))
         if arguments[0].startswith("-"):
-            stack.enter_context(patch("benchmarks.report.style.SUFFIXES", (".png",)))
+            stack.enter_context(patch("benchmarks.report.canvas.SUFFIXES", (".png",)))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         try:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from benchmarks.report import breakdown_plot, style
+from benchmarks.report import breakdown_plot, canvas
 from benchmarks.report.breakdown_plot import KINDS, plot_breakdown
 
 MIB = 2**20
@@ -37,7 +37,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
 
     def finish(figure: Figure, *args: Any, **kwargs: Any) -> list[Path]:
         made.append(figure)
-        return style.finish(figure, *args, **kwargs)
+        return canvas.finish(figure, *args, **kwargs)
 
     monkeypatch.setattr(breakdown_plot, "finish", finish)
     yield made

@@ -10,11 +10,13 @@ import pytest
 from fixed_records import MIB, make_record, store_with_predictions
 
 import bench
+from benchmarks.analysis.evidence import load_evidence
+from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import summary
 from benchmarks.records.frame import load_frame, runs_frame
 from benchmarks.records.record import store_run
 from benchmarks.records.schema import Record
-from benchmarks.report import option_plot, plots, style
+from benchmarks.report import auc_plot, option_plot, style, trade_off_plot
 from benchmarks.report.memory_plot import plot_memory_curves
 from benchmarks.report.option_plot import option_series
 from benchmarks.report.plots import write_plots
@@ -50,11 +52,14 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that are drawn, kept as they are finished."""
     kept: list[Any] = []
 
-    def finish(figure: Any, path: Path, *_: Any) -> list[Path]:
+    def finish(figure: Any, path: Path, *_: Any, draw: Any = None, **__: Any) -> list[Path]:
+        draw = next((given for given in _ if callable(given)), draw)
+        if draw is not None:
+            draw()
         kept.append(figure)
         return [path]
 
-    for module in (option_plot, plots):
+    for module in (option_plot, auc_plot, trade_off_plot):
         monkeypatch.setattr(module, "finish", finish)
     monkeypatch.setattr(plt, "close", lambda figure: None)
     return kept
@@ -93,29 +98,36 @@ def test_a_whole_grid_is_a_series_for_each_setting_of_the_rest() -> None:
 
 def test_the_figure_shows_what_is_stored(figures: list[Any], tmp_path: Path) -> None:
     table = table_of(ablation((448, 896)))
-    option_plot.plot_options(table, option_series(table), tmp_path / "x.png")
+    option_plot.plot_options(table, option_series(table), style.FULL, tmp_path / "x.png")
     (figure,) = figures
     (keep_auc, keep_memory), (layers_auc, _) = np.array(figure.axes).reshape(2, 2)
     assert [axes.get_xlabel() for axes in (keep_auc, layers_auc)] == ["keep_ratio", "layers"]
     assert [text.get_text() for text in keep_auc.get_xticklabels()] == ["0.2", "0.5", "1.0"]
-    lines = {tuple(line.get_xdata()): line for line in keep_memory.lines if len(line.get_xdata()) == 3}
-    (line,) = lines.values()
-    assert list(line.get_ydata()) == pytest.approx([(2 + place) * 1000 * MIB for place in range(3)])
-    (heights,) = {tuple(container.lines[0].get_ydata()) for container in keep_auc.containers}
-    assert heights == pytest.approx((82.5, 85.5, 90.5))
+    wanted = {tuple((2 + place) * 1000 * MIB for place in range(3))}
+    assert {tuple(line.get_ydata()) for line in keep_memory.lines if len(line.get_xdata()) == 3} == wanted
+    first, second = (container.lines[0] for container in keep_auc.containers)
+    for line in (first, second):
+        assert list(line.get_ydata()) == pytest.approx([82.5, 85.5, 90.5])
+        assert line.get_linestyle() == "None"  # no interval, no line
+    assert all(
+        a < b for a, b in zip(first.get_xdata(), second.get_xdata(), strict=True)
+    )  # of the same AUC, yet both seen
 
 
 def test_intervals_are_those_of_the_tables(figures: list[Any], tmp_path: Path) -> None:
     for record in ablation():
         store_with_predictions(tmp_path, record, skill=2.0)
     frame, _ = load_frame(tmp_path)
-    write_plots(tmp_path, frame, option="keep_ratio")
+    evidence, _ = load_evidence(tmp_path, frame)
+    write_plots(tmp_path, frame, evidence, option="keep_ratio")
     (figure,) = figures
     assert len(figure.axes) == 2
     (container,) = figure.axes[0].containers
-    auc = container.lines[0].get_ydata()
     ends = [segment[:, 1] for segment in container.lines[2][0].get_segments()]
-    assert all(low <= middle <= high and high - low > 0.1 for (low, high), middle in zip(ends, auc, strict=True))
+    table = add_significance(summary(frame), evidence).set_index("label")
+    rows = table.loc[["FPT+", "FPT+ (keep_ratio 0.5)", "FPT+ (keep_ratio 1.0)"]]
+    assert np.array(ends).ravel() == pytest.approx(100 * rows[["auc_low", "auc_high"]].to_numpy(dtype=float).ravel())
+    assert container.lines[0].get_linestyle() != "None"
 
 
 def test_the_command_draws_one_option_or_says_which_there_are(
@@ -181,18 +193,28 @@ def test_figures_of_many_name_a_few(of_many: list[Record], figures: list[Any], t
     assert 6 <= len(named) <= 7 and "Full fine-tuning" in named
     prompts = block[block["method"].map(IDEAS) == "prompts"].groupby("label")["auc_mean"].mean()
     assert prompts.idxmax() in named
-    plots._auc_over_resolution(block, tmp_path / "r.png")
-    plots._auc_over_memory(block, tmp_path / "m.png")
-    lines, points = figures
-    grey = [line for line in lines.axes[0].lines if line.get_color() == style.GREY.colour]
-    assert len(grey) == MANY - len(named)
+    looks = style.styles(zip(block["method"], block["label"], strict=True))
+    auc_plot.plot_auc(block, looks, tmp_path / "r.png")
+    trade_off_plot.plot_trade_off(block, looks, tmp_path / "m.png")
+    rows, points = figures
+    assert [text.get_text() for text in rows.axes[0].get_yticklabels()] == list(looks)  # a page has room for all
     places = [(list(group["memory_bytes"]), list(group["auc_mean"])) for _, group in block.groupby("resolution")]
-    front = [plots.pareto_front(*place) for place in places]
+    front = [trade_off_plot.pareto_front(*place) for place in places]
     for axes, steps in zip(points.axes, front, strict=True):
         texts = {text.get_text() for text in axes.texts}
         assert "Full fine-tuning" in texts and len(steps) <= len(texts) <= len(steps) + 1
         (rest,) = [line for line in axes.lines if line.get_color() == style.GREY.colour]
         assert len(rest.get_xdata()) == MANY - len(texts)
+
+
+def test_more_rows_than_a_page_holds_are_the_best_of_each_idea(
+    of_many: list[Record], figures: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(auc_plot, "MOST_ROWS", MANY - 1)
+    block = table_of(of_many)
+    auc_plot.plot_auc(block, style.styles(zip(block["method"], block["label"], strict=True)), tmp_path / "r.png")
+    (figure,) = figures
+    assert {text.get_text() for text in figure.axes[0].get_yticklabels()} == style.few_of_many(block, "auc_mean", 1)
 
 
 def test_few_are_all_named(tmp_path: Path) -> None:
@@ -205,13 +227,13 @@ def test_memory_curves_of_many_name_the_least_of_each_idea(
     of_many: list[Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     said: list[Any] = []
-    monkeypatch.setattr("benchmarks.report.memory_plot.finish", lambda *given: said.append(given))
+    monkeypatch.setattr("benchmarks.report.memory_plot.finish", lambda *given, **_: said.append(given))
     rows = [
         {"method": name, "backbone": "b", "resolution": side, "batch_size": 16, "precision": "bf16"}
         | {"attention": "sdpa", "grad_checkpointing": False, "phase": "whole run", "source": "predicted"}
         | {"status": "ok", "peak_allocated_bytes": (place + 1) * side * MIB}
         for place, name in enumerate([*TITLES, "lora:rank=4"])
-        for side in (224, 448)
+        for side in (224, 448, 896)
     ]
     frame = pd.DataFrame(rows)
     plot_memory_curves(frame, tmp_path / "x.png")

@@ -17,25 +17,27 @@ from PIL import Image
 from benchmarks.analysis.summary import method_rank
 from benchmarks.records.frame import runs_frame
 from benchmarks.records.schema import Record
-from benchmarks.report import plots, style
+from benchmarks.report import canvas, plots
 from benchmarks.report.memory_plot import plot_memory_curves
 from benchmarks.report.page_data import _SYMBOLS
-from benchmarks.report.plots import pareto_front, write_plots
+from benchmarks.report.places import moved_apart
+from benchmarks.report.plots import write_plots
 from benchmarks.report.style import Style, styles
+from benchmarks.report.trade_off_plot import pareto_front
 from methods import METHODS, TITLES
 
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """A list that will hold each figure that is written."""
     seen: list[Figure] = []
-    write = style._write
+    write = canvas._write
 
     def keep(figure: Figure, path: Path) -> Path:
         if path.suffix == ".png":
             seen.append(figure)
         return write(figure, path)
 
-    monkeypatch.setattr(style, "_write", keep)
+    monkeypatch.setattr(canvas, "_write", keep)
     monkeypatch.setattr(plots, "MOST_PROCESSES", 1)  # another one's would not be seen
     return seen
 
@@ -67,7 +69,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
         ]
         monkeypatch.setattr(plots, "blocks", lambda table: ())  # no figures of each dataset
         paths += write_plots(folder / "ranks", runs_frame(datasets_records()))
-    with matplotlib.rc_context(style.RC):
+    with matplotlib.rc_context(canvas.rc()):
         for figure in seen:
             figure.draw_without_rendering()  # the pdf was the last to place the text, at its own resolution
     return Suite(paths, seen)
@@ -160,7 +162,9 @@ def test_text_is_never_smaller_than_seven_points_and_never_outside(suite: Suite)
 def test_legends_axes_and_caption_do_not_overlap(suite: Suite) -> None:
     leading = 8  # pixels of 300 to the inch, the empty part of a line
     for figure in suite.figures:
-        heading, caption = figure.texts
+        heading, caption, *labels = figure.texts
+        lowest = max(label.get_window_extent().y1 for label in [caption, *labels])
+        assert all(label.get_window_extent().y0 >= caption.get_window_extent().y1 - leading for label in labels)
         stack = [heading.get_window_extent(), *(legend.get_window_extent() for legend in figure.legends)]
         for upper, lower in pairwise(stack):
             assert upper.y0 >= lower.y1 - leading
@@ -168,7 +172,7 @@ def test_legends_axes_and_caption_do_not_overlap(suite: Suite) -> None:
             box = axes.get_tightbbox()
             assert box is not None
             assert box.y1 <= stack[-1].y0 + leading
-            assert box.y0 >= caption.get_window_extent().y1 - leading
+            assert box.y0 >= lowest - leading
 
 
 def test_titles_are_those_of_the_methods() -> None:
@@ -319,7 +323,7 @@ def test_the_front_goes_by_the_whole_run(tmp_path: Path, drawn: list[Figure]) ->
     write_plots(tmp_path, runs_frame([lora, plus]))
     (axes,) = drawn[1].axes
     front = next(line for line in axes.lines if line.get_drawstyle() == "steps-post")
-    assert (np.asarray(front.get_xdata())[:2] / MIB).tolist() == pytest.approx([1_000, 1_730])
+    assert (np.asarray(front.get_xdata())[:2] / MIB).tolist() == pytest.approx([1_000, 1_730])  # untested: no band
     assert np.asarray(front.get_ydata())[:2].tolist() == pytest.approx([80, 90])
 
 
@@ -359,7 +363,7 @@ def test_memory_curves_refuse_what_they_cannot_draw(tmp_path: Path) -> None:
 
 
 def test_close_card_labels_are_moved_apart() -> None:
-    assert style.moved_apart([0.1, 0.5], 0.05) == [0.1, 0.5]
-    moved = style.moved_apart([0.50, 0.51, 0.52], 0.05)
+    assert moved_apart([0.1, 0.5], 0.05) == [0.1, 0.5]
+    moved = moved_apart([0.50, 0.51, 0.52], 0.05)
     assert moved[1] == pytest.approx(0.51, abs=1e-3)
     assert min(b - a for a, b in pairwise(moved)) >= 0.0499

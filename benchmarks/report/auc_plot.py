@@ -83,7 +83,7 @@ def _dots(
     panels = list(rows.groupby("resolution"))
     columns = min(len(panels), _MOST_PANELS)
     lines = -(-len(panels) // columns)
-    height = (0.16 if len(looks) <= MANY else 0.125) * len(looks) + 0.55
+    height = max(0.3, (0.16 if len(looks) <= MANY else 0.125) * len(looks)) + 0.65
     size = (COLUMN if columns < 3 else PAGE, height * lines)
     figure, grid = plt.subplots(lines, columns, figsize=size, sharey=True, sharex=True, squeeze=False)
     marked = any(map(point_marks, (row for _, row in rows.iterrows())))
@@ -153,7 +153,7 @@ def _curves(
             line = known[known["label"] == label].sort_values("resolution")
             x = [moved[index] for index in line.index]
             end = axes.transData.inverted().transform(axes.transAxes.transform((1.03, heights[label])))
-            tie = {"color": "0.6", "linewidth": 0.5, "clip_on": False, "zorder": 1}
+            tie: dict[str, Any] = {"color": "0.6", "linewidth": 0.5, "clip_on": False, "zorder": 1}
             axes.plot([x[-1], end[0]], [100 * line["auc_mean"].iloc[-1], end[1]], **tie)
             draw_points(axes, x, 100 * line["auc_mean"], look, yerr=whiskers(line), dashes=look.dashes)
             for place, (_, row) in zip(x, line.iterrows(), strict=True):

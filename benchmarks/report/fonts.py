@@ -40,7 +40,7 @@ _kept: list[tempfile.TemporaryDirectory[str]] = []  # until the process ends: pd
 
 def _cut(whole: Path, path: Path) -> None:
     # Hinting goes: matplotlib hints by FreeType's own rules, and a pdf's reader by its own.
-    # Its tables of letter shapes go too, which take longest to cut again; pairs of letters are in the old table as well.
+    # Its tables of letter shapes go too, which take longest to cut again; pairs are in the old table as well.
     options = subset.Options(hinting=False, legacy_kern=True, name_IDs=["*"], notdef_outline=True)
     options.drop_tables += ["FFTM", "GPOS", "GSUB", "GDEF"]
     font = subset.load_font(str(whole), options)
@@ -53,3 +53,4 @@ def _cut(whole: Path, path: Path) -> None:
             text = str(entry).replace(_WHOLE, _NAME).replace(_WHOLE.replace(" ", ""), _NAME.replace(" ", ""))
             font["name"].setName(text, entry.nameID, entry.platformID, entry.platEncID, entry.langID)
     font.save(path)
+    font.close()

@@ -206,8 +206,8 @@ def _row_figure(points: pd.DataFrame, style: dict[str, Style]) -> Figure:
     panels = list(points.groupby("resolution"))
     columns = min(len(panels), _MOST_PANELS)
     lines = -(-len(panels) // columns)
-    height = 0.85 + (0.16 if len(style) <= MANY else 0.125) * len(style)
-    size = (COLUMN if columns < 3 else PAGE, height * lines)
+    rows = max(0.3, (0.16 if len(style) <= MANY else 0.125) * len(style))  # inches
+    size = (COLUMN if columns < 3 else PAGE, (rows + 1.1) * lines)
     figure, grid = plt.subplots(lines, columns, figsize=size, sharey=True, sharex=True, squeeze=False)
     memory_axis(
         grid[0, 0], "x", known["peak_allocated_bytes"], num_ticks=max(2, int((size[0] - _NAMES) / columns / TICK_WIDTH))
@@ -215,7 +215,7 @@ def _row_figure(points: pd.DataFrame, style: dict[str, Style]) -> Figure:
     method_axis(grid[0, 0], list(style))
     for axes, (resolution, group) in zip(grid.flat, panels, strict=False):
         _draw_rows(axes, group, style)
-        _draw_cards(axes, "x", height - 0.85)
+        _draw_cards(axes, "x", rows)
         axes.tick_params(labelbottom=True)
         axes.set_xlabel(f"at {resolution} px")
     for axes in grid.flat[len(panels) :]:

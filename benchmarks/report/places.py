@@ -101,7 +101,7 @@ def _crossed(point: Floats, places: Floats, taken: Floats) -> Floats:
     along = np.linspace(0, 1, 32)[1:-1, None, None] * (places - point) + point  # (30, R * A, 2)
     own = np.hypot(*(along - point).transpose(2, 0, 1)) < MARKER
     inside = (along[:, :, None] > taken[:, :2]).all(axis=3) & (along[:, :, None] < taken[:, 2:]).all(axis=3)
-    found: Floats = (inside.any(axis=2) & ~own).mean(axis=0)
+    found: Floats = (np.any(inside, axis=2) & ~own).mean(axis=0)
     return found
 
 

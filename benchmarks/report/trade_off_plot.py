@@ -214,7 +214,7 @@ def _draw_named(
         ends = _on_page(axes, [x[i], x[i]], [y[i] - reach[0, i], y[i] + reach[1, i]])
         drawn += segment(*ends[0], *ends[1]) if np.isfinite(ends).all() else []
     names = [f"{row['label']} {point_marks(row)}".rstrip() for _, row in rows.iterrows()]
-    frame = Box(*(axes.get_window_extent().extents * 72 / axes.figure.dpi).tolist())
+    frame = Box(*(float(end) * 72 / axes.figure.dpi for end in np.asarray(axes.get_window_extent().extents)))
     _write_names(axes, names, at, np.stack([x, y], axis=1), drawn, frame)
 
 
@@ -270,7 +270,7 @@ def told_apart_inside(rows: pd.DataFrame, fronts: Sequence[Front]) -> list[str]:
     """Labels, with their resolution, of complete cells that lie in the band of their panel and are not meant by it."""
     found = []
     for (resolution, group), front in zip(rows.groupby("resolution"), fronts, strict=True):
-        if front.start is not None:
+        if front.start is not None and front.low is not None and front.high is not None:
             inside = group[group["complete"] & group["auc_mean"].between(front.low, front.high)]
             inside = inside[(inside["memory_bytes"] >= front.start) & ~inside["label"].isin(front.members)]
             found += [f"{label} at {resolution} px" for label in inside["label"]]

@@ -3,8 +3,33 @@
 
 const HOLLOW = "-open";
 
-/** What the AUC of a row carries in the table: that runs had not converged, or that images leak. */
-const markOf = (row) => row.auc_marks;
+const NEAR_CHANCE = 60; // percent: an axis that reaches below shows chance, 50
+const LEVEL = 0.05; // at which methods are told apart
+
+/** What the table flags in a row: marks of its method, AUC and seeds, and the seeds where some are lacking. */
+function markOf(row) {
+  const [method, auc, seeds] = ["Method", "AUC (%)", "Seeds"].map((title) => row.cells[DATA.columns.findIndex((column) => column.title === title)] ?? ["", ""]);
+  const fewer = seeds[0].includes(" of ") ? ` ${seeds[0].replace(" of ", "/")}` : "";
+  return method[1] + auc[1] + seeds[1] + fewer;
+}
+
+/** A number of results.csv, which rounds to four digits; null where it is not known. */
+function storedOf(row, name) {
+  const text = row.extra[DATA.extra.indexOf(name)] ?? MISSING;
+  return text === MISSING ? null : Number(text);
+}
+
+/** The interval of a row's AUC in percent; null where none is known. */
+function intervalOf(row) {
+  const ends = ["auc low", "auc high"].map((name) => storedOf(row, name));
+  return ends.includes(null) ? null : ends.map((end) => 100 * end);
+}
+
+/** Points not told apart from the best of their resolution; empty where nothing could be tested. */
+function notToldApart(points) {
+  const p = ({ row }) => storedOf(row, "vs best p");
+  return points.some((point) => p(point) !== null) ? points.filter((point) => p(point) > LEVEL) : [];
+}
 
 /** Points that no other matches at lower cost or higher gain, by rising cost. */
 function paretoFront(points) {
@@ -47,34 +72,50 @@ function drawTradeOff(rows) {
   // What is left of a method after its failures competes with nothing; nor does measured memory with predicted.
   const complete = points.filter(({ row }) => row.complete);
   const measured = complete.filter((point) => !point.predicted);
-  const front = paretoFront(measured.length ? measured : complete);
+  const rivals = measured.length ? measured : complete;
+  const members = several ? [] : notToldApart(rivals);
+  const start = Math.min(...members.map(({ x }) => x));
+  const front = paretoFront(rivals).filter(({ x }) => x < start);
   const lines = Object.keys(DATA.styles).map((label) => [label, points.filter(({ row }) => row.label === label)]).filter(([, own]) => own.length);
-  const named = namedHere(lines, front);
+  const cheapest = members.filter(({ x }) => x === start);
+  const named = namedHere(lines, [...front, ...cheapest]);
   const traces = lines.filter(([label]) => named.has(label)).map(([label, own]) => tradeOffTrace(label, own, cost, several));
   traces.unshift(...traces.map(({ name }) => name).flatMap((name) => aloneTrace(points.filter(({ row, alone }) => plain(row.label) === name && alone !== null))));
   traces.unshift(...lines.filter(([label]) => !named.has(label)).map(([label, own]) => greyPoints(label, own, cost)));
   const end = Math.max(...points.map(({ x }) => x)) * 1.15;
-  if (front.length) traces.unshift({
-    name: "Pareto front", mode: "lines", line: { shape: "hv", color: "#888", width: 1.5 }, hoverinfo: "skip",
-    x: [...front.map(({ x }) => x), end], y: [...front.map(({ y }) => y), front.at(-1).y],
+  const [low, high] = [Math.min, Math.max].map((pick) => pick(...members.map(({ y }) => y)));
+  if (members.length) traces.unshift({
+    name: "not told apart from the best", mode: "lines", fill: "toself", fillcolor: "rgba(0, 0, 0, 0.12)", line: { color: "#999", width: 1 }, hoverinfo: "skip",
+    x: [start, end, end, start, start], y: [low, low, high, high, low],
   });
+  if (front.length) traces.unshift({
+    name: members.length ? "best for less memory" : "Pareto front", mode: "lines", line: { shape: "hv", color: "#888", width: 1.5 }, hoverinfo: "skip",
+    x: [...front.map(({ x }) => x), members.length ? start : end], y: [...front.map(({ y }) => y), members.length ? low : front.at(-1).y],
+  });
+  const lowest = Math.min(...points.map(({ row, y }) => intervalOf(row)?.[0] ?? y));
+  const chance = { type: "line", xref: "paper", x0: 0, x1: 1, y0: 50, y1: 50, line: { color: "#555", width: 1, dash: "dot" } };
   const memory = cost !== "trainable";
   const axis = memory ? byteTicks(points.flatMap(({ x, alone }) => (alone === null ? [x] : [x, alone]))) : { type: "log", dtick: 1 };
   const name = { run: "Peak GPU memory, whole run", train: "Peak GPU memory, training alone", trainable: "Trainable parameters, with head" };
   draw("trade-off-plot", traces, {
     xaxis: { ...AXIS, ...axis, title: { text: `${name[cost]} (log)` } },
     yaxis: { ...AXIS, title: { text: "Test AUC (%)" } },
+    shapes: lowest < NEAR_CHANCE ? [chance] : [],
   });
   const { spread, synthetic, footnotes } = group(chosen[0]);
   byId("trade-off-caption").textContent = [
-    `${spread}.`,
+    `${spread.replace("mean ± sample standard deviation", "mean")}.`,
+    points.some(({ row }) => intervalOf(row)) ? "Whiskers: the 95 % interval of the table." : "No intervals are known.",
+    lowest < NEAR_CHANCE ? "Dotted line: chance (50)." : "Chance (50) lies below the axis.",
     memory ? "Memory: peak allocated on the GPU." : "",
     points.some(({ alone }) => alone !== null) ? "Lighter marks: training alone." : "",
     memory && points.some((point) => point.predicted) ? "† Hollow markers: memory predicted, not measured." : "",
     synthetic ? "Synthetic images: this ranks nothing." : "",
     missing.length ? `Not drawn, for want of an AUC or of this cost: ${missing.map((row) => `${row.label} at ${row.resolution} px`).join(", ")}.` : "",
     saidOfFew(lines.length, named.size, "the front and full fine-tuning"),
-    "The front joins what nothing else beats in both. Choose a point to see its record.",
+    members.length ? "Band: from the highest mean to the lowest that is not told apart from it (at 0.05, all rivals at once), from the cheapest of these on." : "The front joins what nothing else beats in both.",
+    members.length || !several ? "" : "Choose one resolution above to see what is not told apart from the best.",
+    "Choose a point to see its record.",
     ...footnotes.filter((note) => !note.startsWith("†")),
   ].filter(Boolean).join(" ");
 }
@@ -97,12 +138,18 @@ function greyPoints(label, own, cost) {
 const recordOf = ({ row }) => runsOf(row.index).find((run) => run.state === "ok")?.id;
 const hoverOf = ({ row, y, predicted }, size) => `${plain(row.label)}, ${row.resolution_text}<br>AUC ${y.toFixed(2)} %${markOf(row)}<br>${size}${predicted ? "†" : ""}`;
 
+/** How far the whiskers of points reach above and below them. */
+function reachOf(own) {
+  const ends = own.map(({ row, y }) => intervalOf(row) ?? [y, y]);
+  return { array: own.map(({ y }, i) => Math.max(0, ends[i][1] - y)), arrayminus: own.map(({ y }, i) => Math.max(0, y - ends[i][0])) };
+}
+
 function tradeOffTrace(label, own, cost, several) {
   const { colour, symbol } = DATA.styles[label];
   return {
     name: plain(label), mode: several || own.some(({ row }) => markOf(row)) ? "markers+text" : "markers", cliponaxis: false,
     x: own.map(({ x }) => x), y: own.map(({ y }) => y),
-    error_y: { type: "data", array: own.map(({ row }) => 100 * (row.auc_sd ?? 0)), color: colour, thickness: 1, width: 3, visible: own.some(({ row }) => row.auc_sd !== null) },
+    error_y: { type: "data", symmetric: false, ...reachOf(own), color: colour, thickness: 1, width: 3, visible: own.some(({ row }) => intervalOf(row)) },
     marker: { color: colour, size: 11, symbol: own.map(({ predicted }) => symbol + (predicted ? HOLLOW : "")), line: { color: colour, width: 2 } },
     text: own.map(({ row }) => (several ? String(row.resolution) : "") + markOf(row)), textposition: "top center", textfont: { size: 11, color: "#333" },
     customdata: own.map(recordOf),
@@ -134,7 +181,7 @@ function drawLearning(rows) {
 
 function drawCurves(rows, contents) {
   const chosen = rows.filter((row) => `${row.group}/${row.resolution}` === byId("learning-group").value);
-  const runs = chosen.flatMap((row) => runsOf(row.index).map((run) => ({ run, label: row.label, mark: markOf(row), history: contents[run.id].measurements.history ?? [] })));
+  const runs = chosen.flatMap((row) => runsOf(row.index).map((run) => ({ run, label: row.label, mark: row.auc_marks, history: contents[run.id].measurements.history ?? [] })));
   const keys = new Set(runs.flatMap(({ history }) => history.flatMap((epoch) => Object.keys(epoch))));
   keys.delete("epoch");
   const first = (key) => (key in QUANTITIES ? Object.keys(QUANTITIES).indexOf(key) : 9);
