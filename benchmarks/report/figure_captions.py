@@ -90,8 +90,8 @@ def _listed(values: pd.Series) -> str:
 
 def _briefly(note: str) -> str:
     """A note, without the cells that it names where these are too many for a figure; the table has them."""
-    if len(note) <= _LONGEST or not note.startswith((CODE, EDGE, UNCONVERGED, LOST, FEWER_SEEDS)):
-        return note
     said, _, rest = note.partition(": ")
     cells, _, after = rest.rpartition(". ")
+    if len(cells or rest) <= _LONGEST or not note.startswith((CODE, EDGE, UNCONVERGED, LOST, FEWER_SEEDS)):
+        return note
     return f"{said}: as under the table. {after if cells else ''}".strip()

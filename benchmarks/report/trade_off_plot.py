@@ -88,11 +88,11 @@ def plot_trade_off(block: pd.DataFrame, looks: Mapping[str, Style], path: Path) 
 
         def draw() -> None:
             for axes, front, few, (_, group) in zip(grid.flat, fronts, named, panels, strict=False):
-                moved = dict(zip(few["label"], side_by_side(axes, *_places(few), whiskers(few)), strict=True))
-                lines = _draw_front(axes, front, moved)
+                moved = side_by_side(axes, *_places(few), whiskers(few))
+                lines = _draw_front(axes, front, moved[few["label"].isin(front.members).to_numpy()])
                 rest = group.drop(few.index)
                 draw_grey_points(axes, *_places(rest))
-                _draw_named(axes, few, looks, list(moved.values()), [*lines, *_boxes(axes, *_places(rest), 2.2)])
+                _draw_named(axes, few, looks, moved, [*lines, *_boxes(axes, *_places(rest), 2.2)])
 
         what = _what(block, rows, fronts, many, chance)
         notes = [*_front_handles(fronts), *source_handles(rows["memory_source"])]
@@ -174,8 +174,8 @@ def _on_page(axes: Axes, x: Any, y: Any) -> Floats:
     return found
 
 
-def _draw_front(axes: Axes, front: Front, moved: Mapping[str, float]) -> list[Box]:
-    """Steps up to the band, and the band from the cheapest of what it stands for, wherever that was moved.
+def _draw_front(axes: Axes, front: Front, members: Floats) -> list[Box]:
+    """Steps up to the band, and the band from the cheapest of what it stands for, or from where `members` of it were moved.
 
     Returns:
         What of it labels should not hide.
@@ -188,7 +188,7 @@ def _draw_front(axes: Axes, front: Front, moved: Mapping[str, float]) -> list[Bo
         corners = _on_page(axes, np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1])
         drawn += [box for first, second in pairwise(corners) for box in segment(*first, *second)]
     if front.start is not None and front.low is not None and front.high is not None:
-        start = min([front.start, *(place for label, place in moved.items() if label in front.members)])
+        start = min([front.start, *members.tolist()])
         edges: dict[str, Any] = {"facecolor": _BAND, "edgecolor": _LINE, "linewidth": 0.6, "zorder": 0.9}
         axes.fill_between([start, end], 100 * front.low, 100 * front.high, **edges)
         for height in (front.low, front.high):
@@ -197,9 +197,7 @@ def _draw_front(axes: Axes, front: Front, moved: Mapping[str, float]) -> list[Bo
     return drawn
 
 
-def _draw_named(
-    axes: Axes, rows: pd.DataFrame, looks: Mapping[str, Style], x: Sequence[float], others: Sequence[Box]
-) -> None:
+def _draw_named(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, Style], x: Floats, others: Sequence[Box]) -> None:
     """Points of methods at `x`, joined with lighter ones of training alone, each with its name beside it."""
     _, y = _places(rows)
     reach = whiskers(rows)
