@@ -175,7 +175,7 @@ def _on_page(axes: Axes, x: Any, y: Any) -> Floats:
 
 
 def _draw_front(axes: Axes, front: Front, members: Floats) -> list[Box]:
-    """Steps up to the band, and the band from the cheapest of what it stands for, or from where `members` of it were moved.
+    """Steps up to the band, and the band from the cheapest that it stands for, or from where its `members` went.
 
     Returns:
         What of it labels should not hide.
