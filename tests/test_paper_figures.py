@@ -263,7 +263,7 @@ def test_each_method_has_a_pair_of_its_own_in_figures_and_on_the_page(tmp_path: 
         if one.marker == other.marker:
             pair = [rgb2lab(np.array([[to_rgb(look.colour)]])) for look in (one, other)]
             assert float(deltaE_ciede2000(*pair)[0, 0]) > 20  # 1 is just noticed side by side
-    records = [make_record(method) for method in METHOD_FACTS]
-    page = collect(tmp_path, tmp_path, records).shown["styles"]
+    stored(tmp_path, [make_record(method) for method in METHOD_FACTS])
+    page = collect(tmp_path, tmp_path).shown["styles"]
     assert {label: look["colour"] for label, look in page.items()} == {label: looks[label].colour for label in page}
     assert set(page) == {TITLES[method] for method in METHOD_FACTS}
