@@ -24,7 +24,7 @@ from benchmarks.report import auc_plot
 from benchmarks.report.auc_plot import as_curves
 from benchmarks.report.axes import auc_limits, byte_ticks
 from benchmarks.report.figure_captions import point_marks
-from benchmarks.report.page_data import collect
+from benchmarks.report.page_data import _SYMBOLS, collect
 from benchmarks.report.places import MARKER, WHISKER, Box, dodged, placed_labels
 from benchmarks.report.plots import write_plots
 from benchmarks.report.style import styles
@@ -265,5 +265,8 @@ def test_each_method_has_a_pair_of_its_own_in_figures_and_on_the_page(tmp_path: 
             assert float(deltaE_ciede2000(*pair)[0, 0]) > 20  # 1 is just noticed side by side
     stored(tmp_path, [make_record(method) for method in METHOD_FACTS])
     page = collect(tmp_path, tmp_path).shown["styles"]
-    assert {label: look["colour"] for label, look in page.items()} == {label: looks[label].colour for label in page}
-    assert set(page) == {TITLES[method] for method in METHOD_FACTS}
+    shown = {TITLES[method] for method in METHOD_FACTS}
+    assert {label: page[label]["colour"] for label in shown} == {label: looks[label].colour for label in shown}
+    assert {label: page[label]["symbol"] for label in shown} == {
+        label: _SYMBOLS[looks[label].marker] for label in shown
+    }
