@@ -64,6 +64,9 @@ BOUNDS = {
     "samples": Bounds(1, 1000),
     "max_side": Bounds(1, 65_535),  # the longest side that JPEG has
     "bit_depth": Bounds(8, 16),
+    "val": Bounds(0, 1, whole=False, above=True),  # this and the next are shares of the images
+    "test": Bounds(0, 1, whole=False, above=True),
+    "folds": Bounds(2, 100),
     "older_than": Bounds(0, 100_000, whole=False),
     "gpu_memory": Bounds(0, 1_000_000, whole=False, above=True),
     "margin": Bounds(0, 1, whole=False),

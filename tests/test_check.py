@@ -147,7 +147,9 @@ def test_a_split_that_is_missing_is_named_with_what_is_there(root: Path, capsys:
     (root / "val").rename(root / "valid")
     checked = Checked(capsys)
     assert checked.status == 1
-    assert checked.found("split") == {"val": "there is no folder val, only test, train, valid"}
+    assert checked.found("split") == {
+        "val": "there is no folder val, only test, train, valid; if that is what was meant: mv images/valid images/val"
+    }
 
 
 def test_one_image_under_two_labels_is_a_problem_and_a_copy_a_note(
@@ -298,7 +300,7 @@ def test_the_image_sheet_shows_the_samples_of_the_seed(root: Path, capsys: pytes
         ("covid", "dataset covid must be prepared in 'data/covid'"),
         (
             "images/train",
-            "dataset folder must hold train, val and test, got bright, dark in 'images/train'; the layout",
+            "dataset folder must hold train, val and test, got bright, dark in 'images/train'; to make them",
         ),
         ("broken", "manifest must have the columns path,split,class,group,source,pixels, got 'broken/"),
         ("images --samples 0", "samples must be at least 1, got .0."),

@@ -13,6 +13,7 @@ from benchmarks.choices import SPLITS
 from benchmarks.data.bit_depth import FILE as BIT_DEPTH
 from benchmarks.data.classes import FILE, MARK, natural_key
 from benchmarks.data.dataset import list_folders
+from benchmarks.data.layout import layout_advice
 from benchmarks.data.manifest import split_digest
 from benchmarks.images.depth import Extent, scale_of
 from benchmarks.names import is_text
@@ -48,9 +49,10 @@ def findings(found: Survey) -> list[Finding]:
 def _splits(found: Survey) -> Iterator[Finding]:
     for split in SPLITS:
         if split not in found.folders:
-            there = ", ".join(list_folders(found.root))
+            there = list_folders(found.root)
             fault = link_fault(found.root / split)
-            why = f"{fault}; mend or remove it" if fault else f"there is no folder {split}, only {there}"
+            absent = f"there is no folder {split}, only {', '.join(there)}; {layout_advice(found.root, there)}"
+            why = f"{fault}; mend or remove it" if fault else absent
             yield Finding("problem", "split", split, why)
     for path in found.strays:
         yield Finding("problem", "split", path, "is in no class folder and will not be used; move it into one")

@@ -18,6 +18,7 @@ from benchmarks.data.bit_depth import file_extent, stated_depth
 from benchmarks.data.classes import FILE, ClassOrder, class_order, natural_key
 from benchmarks.data.dataset import list_files, list_folders
 from benchmarks.data.hashes import Difference
+from benchmarks.data.layout import layout_advice
 from benchmarks.data.manifest import Entry, has_manifest, read_about, read_entries
 from benchmarks.errors import UserError
 from benchmarks.images.decode import ImageFacts, in_order, inspect_image, is_image
@@ -118,10 +119,10 @@ def survey(root: Path, info: DatasetInfo | None, on_progress: Callable[[int, int
     """
     folders = {split: list_folders(root / split) for split in SPLITS if (root / split).is_dir()}
     if not folders:
-        found = ", ".join(list_folders(root)) or "no folder"
+        there = list_folders(root)
         raise UserError(
-            f"dataset folder must hold train, val and test, got {found} in {str(root)!r}; "
-            f"the layout is {root}/{{train,val,test}}/<class>/<images>"
+            f"dataset folder must hold train, val and test, got {', '.join(there) or 'no folder'} in {str(root)!r}; "
+            f"{layout_advice(root, there)}"
         )
     entries = read_entries(root) if has_manifest(root) else []
     about = read_about(root) if has_manifest(root) else None

@@ -18,6 +18,7 @@ from benchmarks.commands import (
     prepare,
     reproduce,
     run,
+    split,
     stored,
 )
 from benchmarks.commands.contract import Command
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Command] = {
         memory.COMMAND,
         fit.COMMAND,
         prepare.COMMAND,
+        split.COMMAND,
         check.COMMAND,
         stored.TABLES,
         stored.PLOTS,

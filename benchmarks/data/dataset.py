@@ -21,6 +21,7 @@ from benchmarks.data.bit_depth import find_scale, stated_depth
 from benchmarks.data.classes import class_order, natural_key
 from benchmarks.data.hashes import content_hashes
 from benchmarks.data.identical import Identical, find_identical
+from benchmarks.data.layout import layout_advice
 from benchmarks.data.manifest import SplitOrigin, prepared_depth, read_origin
 from benchmarks.errors import MissingError, UserError
 from benchmarks.images.decode import PIXEL_FORMAT, in_order, is_image, read_image
@@ -206,12 +207,12 @@ def _class_folders(root: Path) -> list[str]:
     """The class folders in natural order, the same in every split."""
     missing = [split for split in SPLITS if not (root / split).is_dir()]
     if missing:
-        found = ", ".join(list_folders(root)) or "no folder"
+        folders = list_folders(root)
         for split in missing:
             _refuse_fault(root / split)
         raise UserError(
-            f"dataset folder must hold train, val and test, got {found} in {str(root)!r} "
-            f"({', '.join(missing)} missing); the layout is {root}/{{train,val,test}}/<class>/<images>"
+            f"dataset folder must hold train, val and test, got {', '.join(folders) or 'no folder'} in {str(root)!r} "
+            f"({', '.join(missing)} missing); {layout_advice(root, folders)}"
         )
     per_split = {split: list_folders(root / split) for split in SPLITS}
     everything = sorted(set().union(*per_split.values()), key=natural_key)

@@ -1,4 +1,7 @@
-"""Splits by group: ours (70/10/20, stratified), the publisher's, or a user's; identical images never span two."""
+"""Splits by group: ours (70/10/20 or as asked for, stratified, or folds), the publisher's, or a user's.
+
+Identical images never span two.
+"""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -48,7 +51,9 @@ class Assignment(NamedTuple):
     contradictory: int
 
 
-def assign(items: Sequence[Item], fixed: Mapping[str, str], seed: int) -> Assignment:
+def assign(
+    items: Sequence[Item], fixed: Mapping[str, str], seed: int, asked: Mapping[str, float] = SHARES
+) -> Assignment:
     """Gives each image its split.
 
     Identical images join their groups, so they stay together. Where the publisher or the user put them into different
@@ -59,16 +64,44 @@ def assign(items: Sequence[Item], fixed: Mapping[str, str], seed: int) -> Assign
         items: The images, with `split` set or None for all of one publisher's split.
         fixed: Splits that are not ours, with who made them; those not named share what has no split, and train.
         seed: Changes our splits.
+        asked: Shares of the three splits.
     """
     kept, dropped = _drop_across(items)
     groups = _join(kept)
-    identical = [sharing for sharing in _by_pixels(items).values() if len(sharing) > 1]
     splits = {item.key: item.split for item in kept if item.split is not None}
     ours = [split for split in SPLITS if split not in fixed]
     if ours:
         pool = [item for item in kept if item.split is None or item.split == "train"]
-        shares = {split: SHARES[split] for split in SPLITS if split in ours or split == "train"}
+        shares = {split: asked[split] for split in SPLITS if split in ours or split == "train"}
         splits |= _divide([item._replace(group=groups[item.key]) for item in pool], shares, seed)
+    return _assignment(items, splits, groups, dropped)
+
+
+def assign_folds(items: Sequence[Item], num_folds: int, val: float, seed: int) -> list[Assignment]:
+    """Gives each image its split in each fold of a cross-validation, in which it is a test image once.
+
+    Args:
+        items: The images, none of which has a split.
+        num_folds: How many; the test split of each has so many times fewer images than there are.
+        val: Share of all images that validate, chosen for each fold among those that it does not test.
+        seed: Changes the folds.
+    """
+    groups = _join(items)
+    joined = [item._replace(group=groups[item.key]) for item in items]
+    tested_in = _divide(joined, {str(fold): 1.0 for fold in range(num_folds)}, seed)
+    made = []
+    for fold in range(num_folds):
+        rest = [item for item in joined if tested_in[item.key] != str(fold)]
+        shares = {"train": 1 - 1 / num_folds - val, "val": val}
+        splits = {item.key: "test" for item in joined} | _divide(rest, shares, f"{seed}, fold {fold}")
+        made.append(_assignment(items, splits, groups, {}))
+    return made
+
+
+def _assignment(
+    items: Sequence[Item], splits: dict[str, str], groups: dict[str, str], dropped: dict[str, str]
+) -> Assignment:
+    identical = [sharing for sharing in _by_pixels(items).values() if len(sharing) > 1]
     return Assignment(
         splits,
         groups,
@@ -114,7 +147,7 @@ def _join(items: Sequence[Item]) -> dict[str, str]:
     return {item.key: root(item.group) for item in items}
 
 
-def _divide(items: Sequence[Item], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+def _divide(items: Sequence[Item], shares: Mapping[str, float], seed: int | str) -> dict[str, str]:
     """Deals whole groups of each stratum, large ones first."""
     members: dict[str, list[Item]] = defaultdict(list)
     for item in items:
@@ -168,6 +201,6 @@ def _stratum(items: Sequence[Item]) -> int:
     return max(labels, key=lambda label: (labels[label], label))
 
 
-def _shuffled(seed: int, group: str) -> bytes:
+def _shuffled(seed: int | str, group: str) -> bytes:
     """Orders groups at random but alike on every machine and version, and whichever other groups there are."""
     return hashlib.sha256(f"{seed}:{group}".encode()).digest()
