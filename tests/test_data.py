@@ -230,7 +230,7 @@ def test_missing_splits_are_named_with_the_layout(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets")
     (root / "val").rename(root / "valid")
     (root / "test").rename(root / ".test")
-    told = r"got train, valid in '.*' \(val, test missing\); .*: mv .*/valid .*/val; test must be added, each with a folder"
+    told = r"got train, valid in '.*' \(val, test missing\); .*: mv .*/valid .*/val; test must be added, each with"
     with pytest.raises(ValueError, match=told):
         open_at(root)
 
