@@ -172,7 +172,8 @@ def images_within(limit: int, one: int, two: int, most: int) -> int:
 def _predict_with(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts], images_at_once: int) -> Prediction:
     traced = trace_run(point, make_parts, images_at_once=images_at_once)
     phases = replay_run(traced)
-    return Prediction(point, phases, traced.trace.host_bytes, images_at_once if "preload" in phases else None)
+    features = traced.trace.host_bytes * point.batch_size // images_at_once
+    return Prediction(point, phases, features, images_at_once if "preload" in phases else None)
 
 
 def replay_run(traced: TracedRun) -> dict[str, PhasePeak]:

@@ -33,7 +33,7 @@ class StorageTrace(TorchDispatchMode):
     Attributes:
         events: `(storage, bytes)` for an allocation, `(storage, -1)` for a release, in order; storages are numbers.
         tags: What each storage is for.
-        host_bytes: Of all that was made on the host instead.
+        host_bytes: Of all that was copied to the host.
         num_operators: How many were run so far.
     """
 
@@ -57,7 +57,7 @@ class StorageTrace(TorchDispatchMode):
         self.num_operators += 1
         result = run_quickly(func, args, kwargs) if is_quick(func, args, kwargs) else func(*args, **(kwargs or {}))
         if self._on_host:
-            self.host_bytes += sum(storage_bytes(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+            self.host_bytes += storage_bytes(result) if func is torch.ops.aten._to_copy.default else 0
             return result
         backward = in_backward()
         tag = WORKSPACE if backward and not self._modules else None
