@@ -5,6 +5,7 @@ machines), and the images are stored as baseline JPEG, so the files are the same
 """
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,16 @@ Canvas = npt.NDArray[np.float32]
 SIDE = 768
 RETINA_RADIUS = 0.47 * SIDE
 COLOR = (182.5, 87.5, 42.5)  # of the retina's centre
+REACH = 0.85  # of the retina's radius: how far out the centres of lesions are
 RIM = 0.35  # fraction of light lost at the retina's edge
+
+
+class Spot(NamedTuple):
+    """Where a lesion was drawn: its centre and its radius, a ring's included, in pixels."""
+
+    x: float
+    y: float
+    radius: float
 
 
 class Lesions(NamedTuple):
@@ -48,6 +58,11 @@ def draw_fundus(rng: np.random.Generator, lesions: Lesions | None) -> Image.Imag
         rng: Drives everything that is drawn.
         lesions: What is added last; nothing else depends on it.
     """
+    return draw_with_places(rng, lesions)[0]
+
+
+def draw_with_places(rng: np.random.Generator, lesions: Lesions | None) -> tuple[Image.Image, list[Spot]]:
+    """What `draw_fundus` draws, and where its lesions are."""
     x, y = _grid()
     distance2 = (x * x + y * y) / np.float32(RETINA_RADIUS * RETINA_RADIUS)
     light = (1 - np.float32(RIM) * distance2).astype(np.float32)
@@ -58,9 +73,24 @@ def draw_fundus(rng: np.random.Generator, lesions: Lesions | None) -> Image.Imag
     _add_blob(retina, macula, float(rng.uniform(70, 100)), (-45.0, -30.0, -12.0))
     _add_vessels(retina, disc, rng)
     retina += rng.integers(-3, 4, size=(SIDE, SIDE, 1)).astype(np.float32)  # camera noise
-    if lesions is not None:
-        _add_lesions(retina, lesions, rng)
-    return Image.fromarray(np.where((distance2 < 1)[..., None], retina, 6.0).clip(0, 255).round().astype(np.uint8))
+    spots = [] if lesions is None else _add_lesions(retina, lesions, rng)
+    pixels = np.where((distance2 < 1)[..., None], retina, 6.0).clip(0, 255).round().astype(np.uint8)
+    return Image.fromarray(pixels), spots
+
+
+def covered(spots: Iterable[Spot]) -> npt.NDArray[np.bool_]:
+    """The pixels `(SIDE, SIDE)` that lie on a lesion."""
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    for spot in spots:
+        window, distance2 = _window((spot.x, spot.y), spot.radius)
+        mask[window] |= distance2 < spot.radius**2
+    return mask
+
+
+def within_reach() -> npt.NDArray[np.bool_]:
+    """The pixels `(SIDE, SIDE)` where the centre of a lesion may be drawn."""
+    x, y = _grid()
+    return x * x + y * y < np.float32(REACH * RETINA_RADIUS) ** 2
 
 
 def _grid() -> tuple[Canvas, Canvas]:
@@ -126,12 +156,15 @@ def _add_vessels(image: Canvas, disc: tuple[float, float], rng: np.random.Genera
     image -= soft[..., None] * depth
 
 
-def _add_lesions(image: Canvas, lesions: Lesions, rng: np.random.Generator) -> None:
+def _add_lesions(image: Canvas, lesions: Lesions, rng: np.random.Generator) -> list[Spot]:
+    spots = []
     for _ in range(int(rng.integers(*lesions.number))):
-        center = _random_point(rng, 0.85 * RETINA_RADIUS)
+        center = _random_point(rng, REACH * RETINA_RADIUS)
         radius = float(rng.uniform(*lesions.radius))
-        window, distance2 = _window(center, (lesions.ring or 1) * radius)
+        spots.append(Spot(*center, (lesions.ring or 1) * radius))
+        window, distance2 = _window(center, spots[-1].radius)
         profile = _bump(distance2, radius)
         if lesions.ring is not None:
             profile -= _bump(distance2, lesions.ring * radius) / np.float32(lesions.ring**2)
         image[window] *= (1 - np.float32(rng.uniform(*lesions.depth)) * profile)[..., None]
+    return spots

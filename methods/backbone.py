@@ -295,6 +295,13 @@ class Backbone(nn.Module, ABC):
         """Layers on the way to the features, from the image on."""
         raise NotImplementedError
 
+    def last_places(self) -> Tap:
+        """The last layer where every place still counts for the features, and nothing else does.
+
+        Behind it a class token may be all that is read.
+        """
+        raise NotImplementedError
+
     def tapped(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features, and what each tap yields, averaged over all places in fp32.
 

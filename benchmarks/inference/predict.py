@@ -95,7 +95,7 @@ def _batches(
 ) -> Iterator[list[tuple[Path, Views]]]:
     """Batches of what can be read, in order; adds to the problems."""
     batch: list[tuple[Path, Views]] = []
-    for path, views in zip(paths, in_order(lambda path: _read(model, path), paths), strict=True):
+    for path, views in zip(paths, in_order(lambda path: read_or_fault(model, path), paths), strict=True):
         if isinstance(views, str):
             problems.append(views)
             continue
@@ -107,7 +107,7 @@ def _batches(
         yield batch
 
 
-def _read(model: TrainedModel, path: Path) -> Views | str:
+def read_or_fault(model: TrainedModel, path: Path) -> Views | str:
     """The views of a file, or a line that says why there are none."""
     try:
         kind = irregular(path)

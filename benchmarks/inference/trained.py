@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.config import RunConfig
 from benchmarks.data.augment import Preprocessing
 from benchmarks.errors import UserError
-from benchmarks.images.decode import PIXEL_FORMAT, Pixels, decoding_side, read_views, resized
+from benchmarks.images.decode import PIXEL_FORMAT, Pixels, decoding_side, read_thumbnail, read_views, resized
 from benchmarks.images.depth import Scale
 from benchmarks.inference.card import Card, read_model, unpacked
 from benchmarks.inference.kept import Kept, put_back
@@ -93,6 +93,15 @@ class TrainedModel(nn.Module):
         sides = list(self.sides.values())
         return dict(zip(self.sides, read_views(path, sides, decoding_side(sides), self._scale), strict=True))
 
+    def shown(self, path: Path, side: int) -> Image.Image:
+        """One file for people to look at, its grey values as the model sees them: in its own proportions.
+
+        Args:
+            path: The file.
+            side: Of the square that it fits into, in pixels.
+        """
+        return read_thumbnail(path, side, self._scale)
+
     def views(self, images: Iterable[Image.Image | Tensor]) -> dict[str, Tensor]:
         """Views of whole images of any size: upright, PIL's, or tensors `(3, H, W)` or `(H, W)` of uint8.
 
@@ -114,14 +123,18 @@ class TrainedModel(nn.Module):
         """
         if isinstance(images, Tensor):
             images = self.views(images if images.ndim == 4 else [images])
-        return self._logits(images)
+        return self.logits(self.inputs(images))
 
-    def _logits(self, views: Mapping[str, Tensor]) -> Tensor:
-        device, precision = self.device, self.config.precision
-        inputs = {name: self._preprocessing(views[name].to(device)) for name in self.sides}
+    def inputs(self, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What extractor and model get of views: normalised, in fp32, on the model's device."""
+        return {name: self._preprocessing(views[name].to(self.device)) for name in self.sides}
+
+    def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Classifies what `inputs` gives: `(B, C)`, fp32."""
+        precision, device, given = self.config.precision, self.device.type, dict(inputs)
         if self.extractor is not None:
-            inputs |= extraction_step(self.extractor, inputs.pop(IMAGE), precision, device.type)
-        return evaluation_step(self.model, inputs, precision, device.type)
+            given |= extraction_step(self.extractor, given.pop(IMAGE), precision, device)
+        return evaluation_step(self.model, given, precision, device)
 
 
 def _as_image(pixels: Tensor) -> Image.Image:

@@ -17,6 +17,7 @@ registers among them. Tokens are kept in half precision (`feature_dtype`). Where
 image is augmented; preloaded tokens are of the image as it is.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.backbone import Backbone
-from methods.contract import Count, Method, OptionError, new_head
-from methods.probes.last_tokens import TokenDtype, computable, extractor, pool
+from methods.contract import IMAGE, Count, Method, OptionError, new_head
+from methods.probes.last_tokens import TokenDtype, attention_to, computable, extractor, pool
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,20 @@ class CrossAttention(nn.Module):
             - tokens: `(B, N, D)`
             - Output: `(B, D)`
         """
-        heads = (-1, self.head_dim)
-        of_keys, of_values = (part.unflatten(0, heads) for part in self.key_value.weight.chunk(2))  # (A, E, D)
-        asked = self.query(query).unflatten(0, heads) * self.head_dim**-0.5  # (A, E)
-        queries = torch.einsum("ae,aed->ad", asked, of_keys) * self.norm.weight
-        z = F.layer_norm(tokens.float(), tokens.shape[-1:], eps=self.norm.eps)
-        pooled = pool(queries, computable(z)).float() * self.norm.weight + self.norm.bias  # (B, A, D)
+        of_values = self.key_value.weight.chunk(2)[1].unflatten(0, (-1, self.head_dim))  # (A, E, D)
+        pooled = pool(*self.asked_and_read(query, tokens)).float() * self.norm.weight + self.norm.bias  # (B, A, D)
         values = torch.einsum("bad,aed->bae", pooled, of_values).flatten(1)  # (B, D)
         shift = self.key_value.bias.chunk(2)[1]  # a key's is the same for all tokens
         attended: Tensor = self.proj(values + shift)
         return attended
+
+    def asked_and_read(self, query: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Each head's query in the tokens' own space, `(A, D)`, and the normalised tokens `(B, N, D)`."""
+        heads = (-1, self.head_dim)
+        of_keys = self.key_value.weight.chunk(2)[0].unflatten(0, heads)  # (A, E, D)
+        asked = self.query(query).unflatten(0, heads) * self.head_dim**-0.5  # (A, E)
+        queries = torch.einsum("ae,aed->ad", asked, of_keys) * self.norm.weight
+        return queries, computable(F.layer_norm(tokens.float(), tokens.shape[-1:], eps=self.norm.eps))
 
 
 class AttentiveProbe(nn.Module):
@@ -124,6 +129,13 @@ class AttentiveProbe(nn.Module):
         return logits
 
 
+def attention_maps(model: nn.Module, extractor: nn.Module | None, inputs: Mapping[str, Tensor]) -> Tensor:
+    """What the query pays to each token in each head, `(B, A, N)`."""
+    assert isinstance(model, AttentiveProbe) and extractor is not None
+    tokens = extractor(image=inputs[IMAGE])["tokens"]
+    return attention_to(*model.attention.asked_and_read(model.query, tokens))
+
+
 def build(backbone: Backbone, num_classes: int, config: Config) -> AttentiveProbe:
     """Builds query, attention, MLP and head; the backbone lives in the extractor."""
     return AttentiveProbe(backbone.embed_dim, config.head_dim, num_classes)
@@ -143,4 +155,5 @@ METHOD = Method(
     count,
     extractor=extractor,
     needs=frozenset({"last_tokens"}),
+    attention_maps=attention_maps,
 )

@@ -16,6 +16,7 @@ ours. All tokens are pooled, class token and registers among them. Tokens are ke
 Where the extractor runs in every step its image is augmented; preloaded tokens are of the image as it is.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.backbone import Backbone
-from methods.contract import Count, Method, OptionError, new_head
-from methods.probes.last_tokens import TokenDtype, computable, extractor, pool
+from methods.contract import IMAGE, Count, Method, OptionError, new_head
+from methods.probes.last_tokens import TokenDtype, attention_to, computable, extractor, pool
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,22 @@ class EfficientProbe(nn.Module):
             - Output: logits `(B, C)`
         """
         assert not self.training or len(tokens) > 1  # as `min_batch_size` has it
-        queries = self.queries * self.queries.shape[1] ** -0.5
-        pooled = pool(queries, computable(tokens))  # (B, M, D)
+        pooled = pool(self.scaled_queries(), computable(tokens))  # (B, M, D)
         groups = self.value.weight.unflatten(0, (len(queries), -1))  # (M, D / d / M, D)
         values = torch.einsum("bmd,mgd->bmg", pooled, groups.to(pooled.dtype)).flatten(1)  # (B, D / d)
         logits: Tensor = self.head(self.norm(values.float()))
         return logits
+
+    def scaled_queries(self) -> Tensor:
+        """The queries `(M, D)`, over the root of their width."""
+        return self.queries * self.queries.shape[1] ** -0.5
+
+
+def attention_maps(model: nn.Module, extractor: nn.Module | None, inputs: Mapping[str, Tensor]) -> Tensor:
+    """What each query pays to each token, `(B, M, N)`."""
+    assert isinstance(model, EfficientProbe) and extractor is not None
+    tokens = extractor(image=inputs[IMAGE])["tokens"]
+    return attention_to(model.scaled_queries(), computable(tokens))
 
 
 def build(backbone: Backbone, num_classes: int, config: Config) -> EfficientProbe:
@@ -108,4 +119,5 @@ METHOD = Method(
     extractor=extractor,
     needs=frozenset({"last_tokens"}),
     min_batch_size=2,  # of a batch norm
+    attention_maps=attention_maps,
 )

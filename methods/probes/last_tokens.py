@@ -57,8 +57,12 @@ def pool(queries: Tensor, tokens: Tensor) -> Tensor:
         - tokens: `(B, N, D)`, as `computable` gives them
         - Output: `(B, M, D)`
     """
-    attention = (tokens @ queries.to(tokens.dtype).mT).softmax(dim=1)  # (B, N, M)
-    return attention.mT.to(tokens.dtype) @ tokens
+    return attention_to(queries, tokens).to(tokens.dtype) @ tokens
+
+
+def attention_to(queries: Tensor, tokens: Tensor) -> Tensor:
+    """The weights of `pool`, `(B, M, N)`, which sum to one over the tokens."""
+    return (tokens @ queries.to(tokens.dtype).mT).softmax(dim=1).mT
 
 
 def computable(tokens: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ from methods.side.fpt_parts.fusion import Stored, attend, init_prompts
 from methods.side.fpt_parts.lean_extraction import LeanExtractor
 from methods.side.fpt_parts.lean_fusion import LeanFusion
 from methods.side.fpt_parts.lean_layers import lean_blocks
+from methods.side.fpt_parts.reading import prompts_attention
 from methods.side.fpt_parts.side_network import build_side_network, count_side_network, init_side
 
 
@@ -238,6 +239,12 @@ def count(backbone: Backbone, config: Config) -> int:
     return prompts + projections + count_side_network(side_dim, num_layers, config)
 
 
+def attention_maps(model: nn.Module, extractor: nn.Module | None, inputs: Mapping[str, Tensor]) -> Tensor:
+    """What each chosen block's prompts pay to each token of the frozen ViT, `(B, L, N)`."""
+    fusion: Any = model.fusion
+    return prompts_attention(fusion.query_proj(fusion.prompts), extractor, inputs[IMAGE])
+
+
 METHOD = Method(
     "fpt",
     "FPT",
@@ -248,4 +255,5 @@ METHOD = Method(
     views,
     extractor,
     needs=frozenset({"tokens", "attention"}),
+    attention_maps=attention_maps,
 )

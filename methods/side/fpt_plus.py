@@ -9,19 +9,21 @@ Learning rates tuned by the authors: messidor2 2e-4, ddr 5e-4, isic2016 5e-3, is
 covid 1e-4, chncxr 5e-4. One default serves all datasets here: their geometric middle.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from methods.backbone import Backbone
-from methods.contract import Count, Dropout, Method, Share
+from methods.contract import IMAGE, Count, Dropout, Method, Share
 from methods.side.fpt import PromptedBlock, SidePromptModel, extractor, views
 from methods.side.fpt_parts.extraction import FeatureDtype, parse_layers
 from methods.side.fpt_parts.fast_path import fast_path
 from methods.side.fpt_parts.fusion import Stored, attend, init_prompts
 from methods.side.fpt_parts.lean_fusion import LeanFusionPlus
 from methods.side.fpt_parts.lean_layers import lean_blocks
+from methods.side.fpt_parts.reading import prompts_attention
 from methods.side.fpt_parts.side_network import build_side_network, count_side_network, init_side
 
 
@@ -91,6 +93,12 @@ def count(backbone: Backbone, config: Config) -> int:
     return fusion + count_side_network(side_dim, num_layers, config)
 
 
+def attention_maps(model: nn.Module, extractor: nn.Module | None, inputs: Mapping[str, Tensor]) -> Tensor:
+    """What each chosen block's prompts pay to each token of the frozen ViT, `(B, L, N)`."""
+    fusion: Any = model.fusion
+    return prompts_attention(fusion.norm(fusion.prompts), extractor, inputs[IMAGE])
+
+
 METHOD = Method(
     "fpt_plus",
     "FPT+",
@@ -101,4 +109,5 @@ METHOD = Method(
     views,
     extractor,
     needs=frozenset({"tokens", "attention"}),
+    attention_maps=attention_maps,
 )

@@ -48,6 +48,10 @@ class AnyNetwork(Backbone):
         pairs = zip(self.blocks(), self.block_widths(), strict=True)
         return [Tap(block, width, axis=self.channels_axis) for block, width in pairs]
 
+    def last_places(self) -> Tap:
+        """What the last block yields."""
+        return Tap(self.blocks()[-1], self.block_widths()[-1], axis=self.channels_axis)
+
     def put_behind_block(self, index: int, module: nn.Module) -> None:
         """Puts a module behind a block, wherever that stands."""
         block = self.blocks()[index]

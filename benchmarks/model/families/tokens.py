@@ -136,6 +136,12 @@ class TokenBackbone(Backbone):
                 taps += [Tap(block.norm1, width), Tap(block.attn, width), hidden, Tap(block.mlp, width)]
         return [*taps, Tap(trunk.norm, width)]
 
+    def last_places(self) -> Tap:
+        """What the last block gets where the class token is pooled, else what is pooled from."""
+        if self.pooling().class_token:
+            return Tap(self.blocks()[-1], self.embed_dim, of_input=True)
+        return Tap(self.trunk.norm, self.embed_dim)
+
 
 def _linear(layer: Any, *names: str) -> list[nn.Linear]:
     """Those of a layer's own that it has; of some kinds it may lack all but one."""
