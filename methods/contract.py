@@ -159,9 +159,9 @@ class Method:
             training split; it has no parameters that train, no epochs, rate or weight decay, and no `head`.
         min_images: `min_images(config) -> int`, how many training images it needs; with fewer a run is refused.
         min_batch_size: How many images a step must have, as for statistics of a batch; with fewer a run is refused.
-        attention_maps: `attention_maps(model, extractor, inputs)`, the attention that what it adds pays to the tokens of
-            the backbone: `(B, K, N)`, each of the K maps (of a query, head or layer) summing to one over the tokens, the
-            prefix first. `inputs` are all views by name, normalised. None where nothing that it adds attends to them.
+        attention_maps: `attention_maps(model, extractor, inputs)`, the attention that what it adds pays to the tokens
+            of the backbone: `(B, K, N)`, each of the K maps (of a query, head or layer) summing to one over the tokens,
+            the prefix first. `inputs` are all views by name, normalised. None where nothing that it adds attends.
         starts_as_pretrained: Whether the model computes at its start what the backbone with the same head does.
         starts_with_head_alone: Whether nothing but the head trains at its start. Any other method of which that holds
             has options that leave it nothing to train, and is refused.

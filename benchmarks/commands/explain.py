@@ -5,13 +5,11 @@ import sys
 from pathlib import Path
 
 from benchmarks.bounds import typed
-from benchmarks.choices import one_of
+from benchmarks.choices import MAPS, one_of
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import folder, markdown_table
 from benchmarks.commands.predict import add_model, add_model_options, load
 from benchmarks.errors import UserError
-
-WAYS = ("attention", "rollout", "grad-cam", "occlusion")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--how",
-        choices=WAYS,
+        choices=MAPS,
         metavar="WAY",
-        help=f"{', '.join(WAYS)} (default: the first of these that suits the model; grad-cam needs captum)",
+        help=f"{', '.join(MAPS)} (default: the first of these that suits the model; grad-cam needs captum)",
     )
     parser.add_argument(
         "--steps",
@@ -47,8 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Explains each image; one that cannot be read is named, and the others are explained."""
     from benchmarks.inference.maps.explain import Folder, check_empty, explain
-    from benchmarks.inference.maps.ways import WAYS as KNOWN
-    from benchmarks.inference.maps.ways import choose_way
+    from benchmarks.inference.maps.ways import WAYS, choose_way
     from benchmarks.inference.predict import image_files
 
     paths, problems = image_files(args.files)
@@ -60,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
     if args.target is not None:
         target = model.classes.index(one_of("target", model.classes, args.target))
     way = choose_way(model, args.how)
-    note = "" if KNOWN[way].of_class else "; the map is the same for every class"
-    print(f"maps by {way} ({KNOWN[way].unit}){note}", file=sys.stderr)
+    note = "" if WAYS[way].of_class else "; the map is the same for every class"
+    print(f"maps by {way} ({WAYS[way].unit}){note}", file=sys.stderr)
 
     def progress(done: int, total: int) -> None:
         print(f"{done}/{total} images", file=sys.stderr)

@@ -82,7 +82,7 @@ class EfficientProbe(nn.Module):
         """
         assert not self.training or len(tokens) > 1  # as `min_batch_size` has it
         pooled = pool(self.scaled_queries(), computable(tokens))  # (B, M, D)
-        groups = self.value.weight.unflatten(0, (len(queries), -1))  # (M, D / d / M, D)
+        groups = self.value.weight.unflatten(0, (len(self.queries), -1))  # (M, D / d / M, D)
         values = torch.einsum("bmd,mgd->bmg", pooled, groups.to(pooled.dtype)).flatten(1)  # (B, D / d)
         logits: Tensor = self.head(self.norm(values.float()))
         return logits

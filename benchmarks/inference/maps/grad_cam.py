@@ -27,7 +27,9 @@ def grad_cam_map(model: TrainedModel, views: Views, target: int) -> PatchMap:
     try:
         from captum.attr import LayerGradCam
     except ImportError as error:
-        raise MachineError("grad-cam must have captum, which is not installed: pip install captum") from error
+        raise MachineError(
+            "grad-cam must have captum, which is not installed: pip install captum, or take --how occlusion"
+        ) from error
     backbone = backbone_of(model)
     if backbone is None or "blocks" in backbone.lacks:
         raise Unsupported("a backbone whose layers are known")

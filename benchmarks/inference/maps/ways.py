@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks.choices import MAPS
 from benchmarks.errors import UserError
 from benchmarks.inference.maps.grad_cam import grad_cam_map
 from benchmarks.inference.maps.occlusion import occlusion_map
@@ -40,13 +41,13 @@ class Way(NamedTuple):
     of_class: bool
 
 
-# In the order of what is taken where none is named.
-WAYS = {
-    "attention": Way(own_attention_map, "share of the attention", False),
-    "rollout": Way(rollout_map, "share of the attention", False),
-    "grad-cam": Way(grad_cam_map, "for the class, no unit", True),
-    "occlusion": Way(occlusion_map, "drop of the log probability", True),
-}
+_WAYS = (
+    Way(own_attention_map, "share of the attention", False),
+    Way(rollout_map, "share of the attention", False),
+    Way(grad_cam_map, "for the class, no unit", True),
+    Way(occlusion_map, "drop of the log probability", True),
+)
+WAYS = dict(zip(MAPS, _WAYS, strict=True))
 
 
 def choose_way(model: TrainedModel, name: str | None) -> str:
@@ -64,7 +65,8 @@ def choose_way(model: TrainedModel, name: str | None) -> str:
         except Unsupported as reason:
             reasons[way] = str(reason)
     raise UserError(
-        f"how must suit the model, got {name!r}, which needs {reasons.popitem()[1]}; choose {', '.join(_suiting(model))}"
+        f"how must suit the model, got {name!r}, which needs {reasons.popitem()[1]}; choose among "
+        f"{', '.join(_suiting(model))}"
     )
 
 
