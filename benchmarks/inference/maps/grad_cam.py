@@ -31,7 +31,7 @@ def grad_cam_map(model: TrainedModel, views: Views, target: int) -> PatchMap:
             "grad-cam must have captum, which is not installed: pip install captum, or take --how occlusion"
         ) from error
     backbone = backbone_of(model)
-    if backbone is None or "blocks" in backbone.lacks:
+    if backbone is None or "blocks" in backbone.lacks or not backbone.blocks():
         raise Unsupported("a backbone whose layers are known")
     side = views[IMAGE].shape[-1]
     with torch.enable_grad(), _as_maps(backbone, backbone.last_places(), side) as layer:

@@ -77,14 +77,15 @@ def draw(found: "Explained", unit: str, title: str) -> bytes:
 def draw_sheet(found: Sequence["Explained"], title: str) -> bytes:
     """A PNG of the overlays of the first images, with what each is said to be and the areas of its curves."""
     shown = found[:ON_SHEET]
-    num_rows = -(-len(shown) // A_ROW)
-    figure = Figure(figsize=(2.2 * A_ROW, 0.9 + 2.9 * num_rows), layout="constrained")
+    a_row = max(3, min(A_ROW, len(shown)))
+    num_rows = -(-len(shown) // a_row)
+    figure = Figure(figsize=(2.4 * a_row, 0.6 + 2.9 * num_rows), layout="constrained")
     FigureCanvasAgg(figure)
     more = f"; the first {ON_SHEET} of {len(found)} images" if len(found) > ON_SHEET else ""
-    figure.suptitle(textwrap.fill(printable(title + more), 150), fontsize=10)
-    for axes, each in zip(figure.subplots(num_rows, A_ROW, squeeze=False).flat, shown, strict=False):
+    figure.suptitle(textwrap.fill(printable(title + more), 26 * a_row), fontsize=10)
+    for axes, each in zip(figure.subplots(num_rows, a_row, squeeze=False).flat, shown, strict=False):
         axes.imshow(overlay(each.image, each.values))
-        axes.set_title(textwrap.shorten(_caption(each), 400), fontsize=6.5, parse_math=False)
+        axes.set_title(_caption(each), fontsize=6.5, parse_math=False)
     for axes in figure.axes:
         axes.set_axis_off()
     data = io.BytesIO()
@@ -98,7 +99,7 @@ def _caption(found: "Explained") -> str:
     if found.curves is not None:
         for curve in CURVES:
             areas = [f"{area(found.curves[curve, order]):.2f}" for order in ORDERS]
-            lines.append(f"{curve} {areas[0]} (random {areas[1]}, centre {areas[2]})")
+            lines.append(f"{curve} {areas[0]}, random {areas[1]}, centre {areas[2]}")
     return "\n".join(lines)
 
 

@@ -66,11 +66,11 @@ def choose_way(model: TrainedModel, name: str | None) -> str:
             reasons[way] = str(reason)
     raise UserError(
         f"how must suit the model, got {name!r}, which needs {reasons.popitem()[1]}; choose among "
-        f"{', '.join(_suiting(model))}"
+        f"{', '.join(suiting(model))}"
     )
 
 
-def _suiting(model: TrainedModel) -> list[str]:
+def suiting(model: TrainedModel) -> list[str]:
     """The ways that suit a model."""
     found = []
     for name, way in WAYS.items():

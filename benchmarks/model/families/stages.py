@@ -50,7 +50,7 @@ class AnyNetwork(Backbone):
 
     def last_places(self) -> Tap:
         """What the last block yields."""
-        return Tap(self.blocks()[-1], self.block_widths()[-1], axis=self.channels_axis)
+        return Tap(self.blocks()[-1], self.embed_dim, axis=self.channels_axis)
 
     def put_behind_block(self, index: int, module: nn.Module) -> None:
         """Puts a module behind a block, wherever that stands."""
