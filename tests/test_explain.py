@@ -73,10 +73,10 @@ def test_what_is_asked_for_is_done(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--target", "drak"], "target must be one of bright, dark, got 'drak'; nearest is 'dark'"),
+        (["--target", "drak"], "target must be one of bright, dark, got 'drak'; did you mean dark?"),
         (["--how", "attention"], "got 'attention', which needs queries or prompts of the method's own"),
         (["--how", "guess"], "argument --how: invalid choice: 'guess' (choose from"),
-        (["--steps", "-1"], "steps must be a whole number from 0 to 1,000, got '-1'"),
+        (["--steps", "-1"], "steps must be at least 0, got '-1'"),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(folder: Path, words: list[str], message: str) -> None:

@@ -61,8 +61,9 @@ def rank(scene: Scene, values: NDArray[np.float32]) -> float:
     """Spearman's correlation of a map with how much of each patch lesions cover, where lesions are drawn."""
     height, width = values.shape
     reach = shares(within_reach(), height, width) > 0.5
-    found = stats.spearmanr(values[reach], shares(scene.lesions, height, width)[reach]).statistic
-    return 0.0 if np.isnan(found) else float(found)  # of a map that is the same everywhere
+    if np.ptp(values[reach]) == 0:
+        return 0.0
+    return float(stats.spearmanr(values[reach], shares(scene.lesions, height, width)[reach]).statistic)
 
 
 def shares(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.float64]:
