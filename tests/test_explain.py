@@ -94,7 +94,8 @@ def test_images_that_all_cannot_be_read_are_refused(folder: Path) -> None:
 def test_lesions_are_where_they_are_said_to_be(lesions: Lesions) -> None:
     clear = np.asarray(draw_fundus(np.random.default_rng(3), None), dtype=int)
     image, spots = draw_with_places(np.random.default_rng(3), lesions)
-    assert np.array_equal(image, draw_fundus(np.random.default_rng(3), lesions))
+    again = draw_fundus(np.random.default_rng(3), lesions)
+    assert image.tobytes() == again.tobytes()
     changed = (np.asarray(image, dtype=int) != clear).any(axis=2)
     on_lesions = covered(spots)
     assert not (changed & ~on_lesions).any() and changed.sum() > 0.6 * on_lesions.sum()

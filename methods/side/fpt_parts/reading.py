@@ -29,7 +29,7 @@ def prompts_attention(query: Tensor, extractor: Any, image: Tensor) -> Tensor:
     heads = query.unflatten(-1, (backbone.num_heads, backbone.head_dim)).transpose(1, 2)  # (L, A, P, E)
     x, context = backbone.embed(image)  # (B, N, D)
     kept = num_kept(extractor.keep_ratio, backbone, x.shape[1])
-    maps = []
+    maps: list[Tensor] = []
     for index in range(extractor.parts[-1] + 1):
         query, key, value = backbone.attention(index, x, context)  # each (B, A, N, E)
         attended, received = attend_in_chunks(query, key, value, scale)
