@@ -50,7 +50,8 @@ def test_a_folder_of_pictures_maps_and_tables(folder: Path) -> None:
         assert values.shape == (2, 2) and values.sum() == pytest.approx(1, abs=1e-6)
         peak = np.unravel_index(values.argmax(), values.shape)
         assert (row.peak_y, row.peak_x) == ((peak[0] + 0.5) / 2, (peak[1] + 0.5) / 2)
-        assert Image.open(folder / "made" / str(row.picture)).width > 1000
+        with Image.open(folder / "made" / str(row.picture)) as picture:
+            assert picture.width > 1000
     curves = pd.read_csv(folder / "made/curves.csv")
     assert len(curves) == 4 * 2 * 3 * 3 and curves["fraction"].tolist()[:3] == [0, 0.5, 1]
     one = curves[(curves["path"] == table["path"][0]) & (curves["curve"] == "deletion") & (curves["order"] == "map")]
