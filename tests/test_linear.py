@@ -120,6 +120,7 @@ def test_a_run_standardises_by_every_training_image(
     words = [word if word != "images" else str(tmp_path / "images") for word in TINY]
     more = ("--preload", preload, "--precision", precision, "--epochs", "1", "--cache", str(tmp_path))
     monkeypatch.setattr(Run, "_predict_memory", lambda *_: None)
+    monkeypatch.setattr(Run, "_images_at_once", lambda *_: 2)  # else predicted, with this recipe on fake tensors
     run = make_plan(options_of("--methods", "linear", *words, *more)).runs[0]
     Run(run.config, run.places, run.weights, Clock(), lambda *_, **__: None).execute()
     rows = torch.cat(seen).double()

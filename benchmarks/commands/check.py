@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         found = dataclasses.replace(found, differences=different)
         print(f"hashed {len(paths)} files again; of {known} known to runs, {len(different)} differ", file=sys.stderr)
     faults = findings(found)
-    everything = tables(found) | {"findings": pd.DataFrame(faults, columns=Finding._fields)}
+    everything = tables(found) | {"findings": pd.DataFrame(faults, columns=Finding._fields, dtype=object)}
     print_tables(everything, args.format)
     sheet = args.sheet or args.cache / "check" / f"{info.name if info else f'{shortened(name)}-{path_key(root)}'}.png"
     write_sheet(sheet, draw_sheet(found, info.title if info else name, args.samples, args.seed))
