@@ -46,7 +46,8 @@ def test_a_prediction_that_fails_is_a_note_of_a_run_that_goes_on(
     assert ended.returncode == 0, ended.stderr
     record = records(folder / "results")["linear"]
     assert record["status"]["state"] == "ok" and "predicted_memory" not in record["measurements"]
-    (note,) = record["run"]["notes"]
+    note, consequence = record["run"]["notes"]
+    assert consequence == "features are extracted one image at a time, since memory is not predicted"
     assert note.startswith(f"memory is not predicted: {said}") and note.replace(".../c", "/c") in ended.stderr
 
 

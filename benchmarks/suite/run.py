@@ -86,6 +86,7 @@ class Run:
         self.keep = keep and not config.trial
         self.built: Built | None = None  # fingerprints of the parts, where the model is to be kept
         self.kept: Kept | None = None
+        self._predicted: list[Prediction | None] = []  # once it has been asked for
 
     def execute(self) -> None:
         """Does all of it. What goes wrong is raised; what was learnt stays in `run` and `measurements`."""
@@ -258,7 +259,12 @@ class Run:
         return 1 if prediction is None else prediction.images_at_once or 1
 
     def _prediction(self, num_classes: int) -> "Prediction | None":
-        """What a GPU would need, from the disk where it was predicted before; no training ends for want of it."""
+        """What a GPU would need, made or read once; no training ends for want of it."""
+        if not self._predicted:
+            self._predicted.append(self._new_prediction(num_classes))
+        return self._predicted[0]
+
+    def _new_prediction(self, num_classes: int) -> "Prediction | None":
         from benchmarks.memory.predict import PredictionError
         from benchmarks.memory.prediction_cache import point_of_run, predict_point
 
