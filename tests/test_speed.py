@@ -19,7 +19,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory, trace_run
 from benchmarks.model.resolved_weights import Weights
 from benchmarks.records.frame import load_frame
-from benchmarks.speed import images, memory, ranks, scale, short_runs
+from benchmarks.speed import images, inference, memory, ranks, scale, short_runs
 from benchmarks.suite.planned import PlannedRun
 
 
@@ -133,3 +133,13 @@ def test_the_benchmark_of_ranks_prints_a_line_for_each_place(capsys: pytest.Capt
     first, second = capsys.readouterr().out.strip().split("\n\n")
     assert (len(first.splitlines()), len(second.splitlines())) == (2 + 3 * 5, 2 + 3 * 5)
     assert second.count("no interval") == 3
+
+
+def test_the_benchmark_of_inference_prints_a_row_a_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Full fine-tuning is what the others are beside, and stores no part once for all tasks."""
+    small = ["--res", "224", "--repeats", "1", "--cache", str(tmp_path)]
+    assert inference.main([*small, "--backbone", "vit_tiny_patch16_224[depth=2,embed_dim=48,num_heads=3]"]) == 0
+    header, _, *rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line[:1] == "|"]
+    assert len(rows) == len(inference.METHODS) + 1 and len(header) == 8
+    assert [cell.strip() for cell in rows[0]][-3:-2] == ["1.00"] and rows[0][-1].strip() == "0"
+    assert "LoRA, merged" in {row[1].strip() for row in rows}

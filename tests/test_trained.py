@@ -19,7 +19,10 @@ from tiny_images import make_images
 
 from benchmarks.errors import UserError
 from benchmarks.inference.card import packed, unpacked
+from benchmarks.inference.cost import Deployment, storage_bytes
 from benchmarks.inference.trained import TrainedModel, load_model, load_run
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.predict import PredictionError
 from benchmarks.model.backbone import create_backbone
 from benchmarks.model.method_config import make_config
 from benchmarks.records.record import model_path
@@ -99,6 +102,22 @@ def test_a_kept_model_gives_the_logits_of_its_run(folder: Path, method: str) -> 
         apart, _ = logits_of(model, folder, stored, "test")
         np.testing.assert_allclose(apart, tested, atol=1e-4)
     np.testing.assert_array_equal(*logits_of(model, folder, stored, "val"))
+
+
+def test_bytes_of_a_task_are_those_of_the_file(folder: Path, method: str) -> None:
+    """Found on no run: what it keeps, beside the card."""
+    config = records(folder / "results")[method]["run"]["config"]
+    options = tuple(config["options"].items())
+    point = MemoryPoint(method, 64, 4, BACKBONE, 2, preload=False, options=options)
+    _, kept = unpacked(
+        Path(), model_path(folder / "results", records(folder / "results")[method]["run_id"]).read_bytes()
+    )
+    try:
+        task, _ = storage_bytes(Deployment(point, merge=False))
+    except PredictionError as error:
+        assert method == "knn" and "it keeps the features of all its training images" in str(error)
+        return
+    assert task == sum(tensor.nbytes for tensor in kept.tensors.values())
 
 
 FAMILIES = {

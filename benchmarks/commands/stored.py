@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 from benchmarks.choices import SCORE_FAMILIES
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import FORMATS, add_mix_code, add_results, print_frame
+from benchmarks.commands.options import FORMATS, add_cache, add_mix_code, add_results, print_frame
 from benchmarks.errors import MissingError, UserError
+from benchmarks.storage.notes import say
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from benchmarks.report.tables import Addition
 
 
 _NO_RECORDS = "no records under {}; run bench.py --methods ... first"
@@ -35,6 +38,7 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         help="print what changed from the results in DIR to those in --results, with significance; writes no tables",
     )
     _add_metrics(parser)
+    add_cost_options(parser)
     parser.add_argument("--format", choices=FORMATS, help="with --compare: of the data on stdout (default: md)")
     _add_across_backbones(parser)
     add_mix_code(parser)
@@ -49,6 +53,16 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help=f"scores to show beside AUC, with intervals: {', '.join(SCORE_FAMILIES)} or all",
     )
+
+
+def add_cost_options(parser: argparse.ArgumentParser) -> None:
+    """--inference and --cache"""
+    parser.add_argument(
+        "--inference",
+        action="store_true",
+        help="show what using each model costs: memory (predicted), computation, bytes to store; see bench.py cost",
+    )
+    add_cache(parser)
 
 
 def _add_across_backbones(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +83,8 @@ def tables(args: argparse.Namespace) -> int:
         raise UserError("across-backbones must be used without --compare and --layout paper, which name no backbone")
     if args.metrics and (args.compare or args.layout == "paper"):
         raise UserError(f"metrics must be used without --compare and --layout paper, got {' '.join(args.metrics)}")
+    if args.inference and (args.compare or args.layout == "paper"):
+        raise UserError("inference must be used without --compare and --layout paper, which have no room for it")
     if args.compare:
         if args.layout:
             raise UserError(f"compare must be used without --layout, got --layout {args.layout}")
@@ -97,8 +113,16 @@ def tables(args: argparse.Namespace) -> int:
 
         Console(stderr=True).print(console_table(frame, args.mix_code, wanted=wanted))
     name = "backbones" if args.across_backbones else "results"
-    print(*write_tables(args.results, frame, evidence, args.mix_code, name, wanted), *others, sep="\n")
+    written = write_tables(args.results, frame, evidence, args.mix_code, name, wanted, _additions(args))
+    print(*written, *others, sep="\n")
     return 1 if num_problems or problems else 0
+
+
+def _additions(args: argparse.Namespace) -> "list[Addition]":
+    """What was asked for beside what runs say."""
+    from benchmarks.inference.cost_table import add_costs
+
+    return [lambda table: add_costs(table, args.cache, say)] if args.inference else []
 
 
 def _compare(before: Path, after: Path, layout: str, mix_code: bool) -> int:

@@ -2,9 +2,9 @@
 
 import gc
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, NoReturn, TypeVar
@@ -227,13 +227,6 @@ def _trace_run(
     with torch.device("meta"):
         on_meta = [make_parts(point)]  # outside the fake mode, in which timm's initialisation would need values
 
-    def place(part: nn.Module) -> None:
-        def on_device(tensor: Tensor) -> Tensor:
-            return tensor if isinstance(tensor, FakeTensor) else torch.empty(tensor.shape, dtype=tensor.dtype)
-
-        part._apply(on_device)
-        trace.watch_model(part, images)
-
     @contextmanager
     def watch(phase: str) -> Iterator[None]:
         begin = len(trace.events)
@@ -247,6 +240,23 @@ def _trace_run(
         if phase == last:
             raise _PhaseIsOverError
 
+    with suppress(_PhaseIsOverError), fake_device(trace, fold):
+        run_phases(
+            # the last reference: an extractor that leaves the device is to be gone
+            *(point, on_meta.pop, torch.device("cpu"), watch, after, 1, trace.on_host, prepare),
+            *(lambda part: place(part, trace, images), images_at_once),
+        )
+    return TracedRun(trace, bounds)
+
+
+@contextmanager
+def fake_device(trace: StorageTrace, fold: bool = True) -> Iterator[None]:
+    """Inside, tensors are fake and as on an NVIDIA GPU, and a trace follows them.
+
+    Args:
+        trace: Follows the storages.
+        fold: As that of `trace_run`.
+    """
     gc.freeze()  # collections on the way then pass over all that is older, torch and its modules, in no time
     try:
         with (
@@ -259,16 +269,19 @@ def _trace_run(
             FoldRepeats(trace) if fold else nullcontext(),
         ):
             warnings.simplefilter("ignore")
-            run_phases(
-                # the last reference: an extractor that leaves the device is to be gone
-                *(point, on_meta.pop, torch.device("cpu"), watch, after, 1, trace.on_host, prepare),
-                *(place, images_at_once),
-            )
-    except _PhaseIsOverError:
-        pass
+            yield
     finally:
         gc.unfreeze()
-    return TracedRun(trace, bounds)
+
+
+def place(part: nn.Module, trace: StorageTrace, images: Collection[str]) -> None:
+    """Moves a part from the meta device to the fake one, and has it watched; see `StorageTrace.watch_model`."""
+
+    def on_device(tensor: Tensor) -> Tensor:
+        return tensor if isinstance(tensor, FakeTensor) else torch.empty(tensor.shape, dtype=tensor.dtype)
+
+    part._apply(on_device)
+    trace.watch_model(part, images)
 
 
 def _has_no_values(tensor: FakeTensor) -> NoReturn:

@@ -108,7 +108,7 @@ def point_of_run(config: RunConfig, num_classes: int) -> MemoryPoint:
     )
 
 
-def _key(point: MemoryPoint) -> dict[str, Any]:
+def key_of(point: MemoryPoint) -> dict[str, Any]:
     """All that a prediction depends on, as JSON gives it back."""
     options = dataclasses.asdict(make_config(point.method, dict(point.options)))
     plugins = digests_of(point.method, point.backbone)
@@ -122,7 +122,7 @@ def _key(point: MemoryPoint) -> dict[str, Any]:
 
 
 def _path(point: MemoryPoint, cache: Path) -> Path:
-    return cache / "predictions" / f"{point.method}-{point.resolution}-{digest(_key(point))}"
+    return cache / "predictions" / f"{point.method}-{point.resolution}-{digest(key_of(point))}"
 
 
 def _read(point: MemoryPoint, path: Path) -> Prediction | None:
@@ -131,7 +131,7 @@ def _read(point: MemoryPoint, path: Path) -> Prediction | None:
     if data is None:
         return None
     stored = parse_as(_STORED, data)
-    if stored["key"] != _key(point):
+    if stored["key"] != key_of(point):
         return None
     return Prediction(point, stored["phases"], stored["feature_bytes"], stored["images_at_once"])
 
@@ -139,7 +139,7 @@ def _read(point: MemoryPoint, path: Path) -> Prediction | None:
 def _write(prediction: Prediction, path: Path) -> None:
     phases = {name: dataclasses.asdict(peak) for name, peak in prediction.phases.items()}
     stored = {
-        **{"key": _key(prediction.point), "phases": phases},
+        **{"key": key_of(prediction.point), "phases": phases},
         **{"feature_bytes": prediction.feature_bytes, "images_at_once": prediction.images_at_once},
     }
     content = json.dumps(stored, indent=1)

@@ -13,6 +13,7 @@ from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT
 from benchmarks.choices import PHASES
 from benchmarks.records.schema import DAMAGED, STATES
 from benchmarks.report.baselines import BASELINE
+from benchmarks.report.cost_columns import COSTS_SAID, has_costs
 from benchmarks.report.score_columns import SCORES_SAID, headline_notes, shown_scores
 
 PREDICTED, FALLBACK, INCIDENT, EDGE, CODE = "†", "‡", "§", "¶", "‖"
@@ -168,6 +169,8 @@ def definitions(table: pd.DataFrame) -> str:
         parts.append(EVIDENCE)
     if len(table) and shown_scores(table):
         parts.append(SCORES_SAID)
+    if has_costs(table):
+        parts.append(COSTS_SAID)
     if len(table) and (table["state"] == BASELINE).any():
         parts.append(BASELINES)
     return " ".join(parts)

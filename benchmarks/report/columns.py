@@ -11,6 +11,7 @@ from benchmarks.analysis.inference import FEW as FEW_UNITS
 from benchmarks.records.schema import DAMAGED
 from benchmarks.report.baselines import BASELINE
 from benchmarks.report.captions import BAD_STATES, CODE, EDGE, FEW, INCIDENT, LOST, MODELS, PREDICTED, auc_marks
+from benchmarks.report.cost_columns import COST_COLUMNS, has_costs
 from benchmarks.report.entries import Column, Entry
 from benchmarks.report.score_columns import HEADLINE, score_columns
 from methods import IDEA_TITLES, idea_of
@@ -194,7 +195,8 @@ def _mebibytes(value: float) -> str:
 def columns_of(block: pd.DataFrame) -> list[Column]:
     """The columns a block needs: host memory only where training ran on the host, costs of preloading where any did.
 
-    Scores that were asked for stand behind AUC, the headline metric of the dataset before it.
+    Scores that were asked for stand behind AUC, the headline metric of the dataset before it; what using the models
+    costs, where that was asked for, behind all else.
     """
     on_host = (block["device_type"] == "cpu").any()
     columns = [column for column in COLUMNS if column.entry is not _host or on_host]
@@ -203,7 +205,8 @@ def columns_of(block: pd.DataFrame) -> list[Column]:
         several = (block[["vs_full_seeds", "vs_best_seeds"]] > 1).any(axis=None)
         columns[place:place] = EVIDENCE_COLUMNS if several else ONE_SEED_COLUMNS
     columns = _with_scores(columns, list(score_columns(block)))
-    return [*columns, *(PRELOAD_COLUMNS if block["cache_bytes"].notna().any() else ())]
+    costs = COST_COLUMNS if has_costs(block) else ()
+    return [*columns, *costs, *(PRELOAD_COLUMNS if block["cache_bytes"].notna().any() else ())]
 
 
 def _with_scores(columns: Sequence[Column], scores: Sequence[Column]) -> list[Column]:

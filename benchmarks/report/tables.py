@@ -1,7 +1,7 @@
 """Tables of stored results: markdown, csv, LaTeX, and one for the terminal, all from the same entries."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -45,6 +45,7 @@ LATEX_PACKAGES = (
     "% \\setmainfont of a font that has them.\n"
 )
 SCORES_A_ROW = 4  # of a terminal's tables
+Addition = Callable[[pd.DataFrame], pd.DataFrame]
 NO_EVIDENCE: Mapping[str, Evidence] = MappingProxyType({})
 _RANKS_MD = ("{}", "**{}**", "<u>{}</u>")
 _RANKS_TEX = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
@@ -80,6 +81,7 @@ def write_tables(
     mix_code: bool = False,
     name: str = "results",
     wanted: Wanted = NOTHING,
+    additions: Sequence[Addition] = (),
 ) -> list[Path]:
     """Write results.md, results.csv and results.tex to `results/tables`.
 
@@ -90,6 +92,7 @@ def write_tables(
         mix_code: whether to average runs that different code has trained.
         name: of the files, in the place of `results`.
         wanted: the scores to show, as `headline.load_wanted` gives them, headline metrics among them.
+        additions: what gives the summary more columns and rows, once all is compared.
 
     Raises:
         UserError: there are no runs to show.
@@ -102,7 +105,10 @@ def write_tables(
         )
     table = add_significance(table, evidence)
     found = list(verdicts(table, evidence, Limits()))
-    table = add_baselines(with_scores(table, wanted))
+    table = with_scores(table, wanted)
+    for addition in additions:
+        table = addition(table)
+    table = add_baselines(table)
     texts = {
         "md": _markdown(table, found),
         "csv": csv_text(table),

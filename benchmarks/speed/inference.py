@@ -1,0 +1,97 @@
+"""What using a trained model costs, of the main methods: memory predicted, bytes counted, time beside full fine-tuning.
+
+    python -m benchmarks.speed.inference [--res 224 512 1024] [--repeats 3]
+
+Memory is what an NVIDIA GPU allocates, in bf16. Time is processor seconds of an image alone, in fp32 on one thread,
+as a ratio to full fine-tuning in the same run: the least of some repeats, of which large images have but one.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from benchmarks.bounds import positive, typed
+from benchmarks.choices import DEFAULT_BACKBONE
+from benchmarks.environment import cpu_name
+from benchmarks.inference.cost import Cost, Deployment, build_deployed, cost_of, deployments, random_views
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.table import MIB
+from methods import TITLES
+
+METHODS = ("full", "linear", "lora", "vpt", "vpt_shallow", "adapter", "fpt", "fpt_plus")
+BATCH_SIZES = (1, 16)
+LARGE = 1024  # px from which one repeat has to do
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--res", nargs="+", type=typed("res"), default=[224, 512, 1024], metavar="PX")
+    parser.add_argument("--repeats", type=positive, default=3, metavar="N", help="of small images (default: 3)")
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="NAME")
+    parser.add_argument("--cache", type=Path, default=Path(".cache"), metavar="DIR")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    rows = []
+    for row in costs(args.res, args.backbone, args.repeats, args.cache):
+        print(row, file=sys.stderr, flush=True)
+        rows.append(row)
+    print(
+        f"Made by `python -m benchmarks.speed.inference`; torch {torch.__version__}; {args.backbone}, 5 classes, fused "
+        f"attention. MiB: predicted peak of allocated memory on an NVIDIA GPU, bf16, weights included, by images at a "
+        f"time. GFLOPs: of an image. Time: processor seconds of one image beside full fine-tuning's, fp32, one thread "
+        f"of {cpu_name()}. Stored: MiB for each task, and once for all tasks.\n"
+    )
+    print(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
+    return 0
+
+
+def costs(sides: list[int], backbone: str, repeats: int, cache: Path) -> Iterator[dict[str, Any]]:
+    """A row for each side and method, and for one merged where it merges."""
+    for side in sides:
+        reference: float | None = None
+        for method in METHODS:
+            point = MemoryPoint(method, side, 1, backbone, precision="bf16", attention="sdpa", preload=False)
+            for deployment in deployments(point):
+                found = {size: cost_of(_sized(deployment, size), cache) for size in BATCH_SIZES}
+                seconds = processor_seconds(deployment, 1 if side >= LARGE else repeats)
+                reference = reference or seconds
+                yield _row(deployment, found, seconds / reference)
+
+
+def _sized(deployment: Deployment, batch_size: int) -> Deployment:
+    return Deployment(dataclasses.replace(deployment.point, batch_size=batch_size), deployment.merge)
+
+
+def processor_seconds(deployment: Deployment, repeats: int) -> float:
+    """The least of some forward passes of an image, in fp32 on the CPU."""
+    point = dataclasses.replace(deployment.point, precision="fp32")
+    model = build_deployed(Deployment(point, deployment.merge), torch.device("cpu"))
+    views, seconds = random_views(model, 1), []
+    for _ in range(repeats):
+        started = time.process_time()
+        model(views)
+        seconds.append(time.process_time() - started)
+    return min(seconds)
+
+
+def _row(deployment: Deployment, found: dict[int, Cost], ratio: float) -> dict[str, Any]:
+    first = found[BATCH_SIZES[0]]
+    merged = ", merged" if deployment.merge else ""
+    return {
+        **{"px": str(deployment.point.resolution), "method": TITLES[deployment.point.method] + merged},
+        **{f"MiB, {size}": f"{cost['memory_bytes'] / MIB:,.0f}" for size, cost in found.items()},
+        **{"GFLOPs": f"{first['flops'] / 1e9:,.0f}", "time": f"{ratio:.2f}"},
+        **{"stored a task": f"{first['task_bytes'] / MIB:,.2f}", "stored once": f"{first['shared_bytes'] / MIB:,.0f}"},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
