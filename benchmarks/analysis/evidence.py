@@ -5,6 +5,7 @@ runs. What it gave is kept, see `kept.Kept`.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.analysis.influence import Floats, Integers, influence, units_of_classes
 from benchmarks.analysis.kept import FOLDER, Arrays, Kept
-from benchmarks.analysis.predictions import Predictions
+from benchmarks.analysis.predictions import Predictions, SplitPredictions
 from benchmarks.errors import UserError
 from benchmarks.records.record import predictions_path
 from benchmarks.scores import log_odds
@@ -102,9 +103,24 @@ def read_evidence(data: bytes) -> Evidence:
     predictions = Predictions(data)
     test, classes = predictions.split("test"), predictions.classes
     scores = log_odds(test.values) if predictions.are_logits else test.values
+    return evidence_of(predictions.digest(test), classes, test, scores, test.values.argmax(axis=1))
+
+
+def evidence_of(
+    images: str, classes: Sequence[str], test: SplitPredictions, scores: Floats, answers: Integers
+) -> Evidence:
+    """Evidence of what a model, or several, say of a test split.
+
+    Args:
+        images: See `Evidence`.
+        classes: Names of the classes.
+        test: The split, whose values are not read.
+        scores: By which images are ranked `(n, C)`.
+        answers: The class that each image is called `(n,)`.
+    """
     found = influence(test.labels, scores, test.units)
     return Evidence(
-        images=predictions.digest(test),
+        images=images,
         unit=test.unit,
         auc=found.auc,
         influence=found.units,
@@ -112,7 +128,7 @@ def read_evidence(data: bytes) -> Evidence:
         class_images=np.bincount(test.labels),
         class_units=units_of_classes(test.labels, test.units),
         classes=tuple(classes),
-        confusion=_confusion(test.labels, test.values.argmax(axis=1), len(classes)),
+        confusion=_confusion(test.labels, answers, len(classes)),
     )
 
 

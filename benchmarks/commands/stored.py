@@ -1,7 +1,9 @@
 """bench.py tables, bench.py plots and bench.py report: from stored results only."""
 
 import argparse
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from benchmarks.storage.notes import say
 if TYPE_CHECKING:
     import pandas as pd
 
+    from benchmarks.analysis.evidence import Evidence
     from benchmarks.report.tables import Addition
 
 
@@ -39,6 +42,14 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_metrics(parser)
     add_cost_options(parser)
+    parser.add_argument(
+        "--ensembles",
+        nargs="+",
+        default=[],
+        metavar="E",
+        help="rows of the mean of stored probabilities: seeds (of each method all of its own), methods like "
+        "lora+fpt_plus (one a seed)",
+    )
     parser.add_argument("--format", choices=FORMATS, help="with --compare: of the data on stdout (default: md)")
     _add_across_backbones(parser)
     add_mix_code(parser)
@@ -83,6 +94,8 @@ def tables(args: argparse.Namespace) -> int:
         raise UserError("across-backbones must be used without --compare and --layout paper, which name no backbone")
     if args.metrics and (args.compare or args.layout == "paper"):
         raise UserError(f"metrics must be used without --compare and --layout paper, got {' '.join(args.metrics)}")
+    if args.ensembles and (args.compare or args.layout == "paper"):
+        raise UserError("ensembles must be used without --compare and --layout paper, which have no rows for them")
     if args.inference and (args.compare or args.layout == "paper"):
         raise UserError("inference must be used without --compare and --layout paper, which have no room for it")
     if args.compare:
@@ -113,16 +126,29 @@ def tables(args: argparse.Namespace) -> int:
 
         Console(stderr=True).print(console_table(frame, args.mix_code, wanted=wanted))
     name = "backbones" if args.across_backbones else "results"
-    written = write_tables(args.results, frame, evidence, args.mix_code, name, wanted, _additions(args))
+    written = write_tables(args.results, frame, evidence, args.mix_code, name, wanted, _additions(args, evidence))
     print(*written, *others, sep="\n")
     return 1 if num_problems or problems else 0
 
 
-def _additions(args: argparse.Namespace) -> "list[Addition]":
-    """What was asked for beside what runs say."""
+def _additions(args: argparse.Namespace, evidence: "Mapping[str, Evidence]") -> "list[Addition]":
+    """What was asked for beside what runs say: costs first, which those of ensembles are made of."""
+    from benchmarks.analysis.ensembles import add_ensembles
     from benchmarks.inference.cost_table import add_costs
 
-    return [lambda table: add_costs(table, args.cache, say)] if args.inference else []
+    found: list[Addition] = []
+    if args.inference:
+        found.append(lambda table: add_costs(table, args.cache, say))
+    if args.ensembles:
+        found.append(lambda table: add_ensembles(table, args.results, evidence, args.ensembles, _is_meant))
+    return found
+
+
+def _is_meant(name: str, row: "pd.Series") -> bool:
+    """Whether a name of `--methods` is that of a row."""
+    from benchmarks.model.choose import is_asked_for
+
+    return is_asked_for([name], row["method"], json.loads(row["variant"]))
 
 
 def _compare(before: Path, after: Path, layout: str, mix_code: bool) -> int:

@@ -60,7 +60,6 @@ class Cost(TypedDict):
     shared_bytes: to store once, whatever the number of tasks: all that was not trained.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     memory_bytes: int
     flops: int
     task_bytes: int

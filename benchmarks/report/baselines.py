@@ -4,11 +4,18 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.analysis.ensembles import ENSEMBLE
 from benchmarks.records.frame import PROTOCOL
 
 BASELINE = "baseline"  # the state of these rows
+APART = (BASELINE, ENSEMBLE)  # states of rows that are no method's
 _PLACE = ["block", "dataset_label", "resolution"]
 _SHARED = (*_PLACE, *PROTOCOL, "synthetic", "device_type", "majority_share", "num_classes")
+
+
+def of_methods(table: pd.DataFrame) -> pd.Series:
+    """Of each row whether it is a method's: neither a baseline nor an ensemble."""
+    return ~table["state"].isin(APART)
 
 
 def add_baselines(table: pd.DataFrame) -> pd.DataFrame:

@@ -7,12 +7,13 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.analysis.backbones import OWN
+from benchmarks.analysis.ensembles import ENSEMBLE
 from benchmarks.analysis.inference import FEW as FEW_UNITS
 from benchmarks.analysis.summary import across_datasets
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT
 from benchmarks.choices import PHASES
 from benchmarks.records.schema import DAMAGED, STATES
-from benchmarks.report.baselines import BASELINE
+from benchmarks.report.baselines import BASELINE, of_methods
 from benchmarks.report.cost_columns import COSTS_SAID, has_costs
 from benchmarks.report.score_columns import SCORES_SAID, headline_notes, shown_scores
 
@@ -36,6 +37,11 @@ DEFINITIONS = (
     "PPE = AUC · exp(−log10(r + 1)), r the trainable share; PME = AUC · exp(−log10(m / m_full + 1)), m the memory of "
     "the whole run, m_full that of full fine-tuning; PME, training: the same by training memory, as the papers define "
     "it. Best in bold, second best underlined, for each resolution."
+)
+ENSEMBLES = (
+    "An ensemble answers with the mean of its models' stored probabilities: of all seeds of a method, one, whose "
+    "interval is over images alone; of several methods, one for each seed that all have. It costs what its models cost "
+    "together, and takes no part in ranks, comparisons and verdicts."
 )
 BASELINES = (
     "Baselines ignore the image: the majority class always answers the largest class of the test split, chance each "
@@ -128,7 +134,7 @@ def spread(block: pd.DataFrame) -> str:
 
 def seeds_said(block: pd.DataFrame) -> str:
     """How many seeds a mean is over, in words; empty for one."""
-    counts = block.loc[block["state"] != BASELINE, "seeds_asked"]
+    counts = block.loc[of_methods(block), "seeds_asked"]
     seeds, fewest = counts.max(), counts.min()
     if seeds == 1:
         return ""
@@ -142,7 +148,7 @@ def trials_said(block: pd.DataFrame) -> str:
     trials = sorted({int(number) for number in block["tuned_trials"].dropna()})
     if not trials:
         return ""
-    trained = (block["state"] != BASELINE) & (block["trainable_total"] != 0)
+    trained = of_methods(block) & (block["trainable_total"] != 0)
     given = "" if block.loc[trained, "tuned_trials"].notna().all() else " where it was not given"
     return f". Learning rate: the best of {' or '.join(map(str, trials))} trials on validation{given}"
 
@@ -171,6 +177,8 @@ def definitions(table: pd.DataFrame) -> str:
         parts.append(SCORES_SAID)
     if has_costs(table):
         parts.append(COSTS_SAID)
+    if len(table) and (table["state"] == ENSEMBLE).any():
+        parts.append(ENSEMBLES)
     if len(table) and (table["state"] == BASELINE).any():
         parts.append(BASELINES)
     return " ".join(parts)
@@ -237,7 +245,7 @@ def _evidence_notes(block: pd.DataFrame) -> Iterator[str]:
             f"{mark}One seed: intervals and p are of these trained models on other images, and no claim about the "
             "methods, which training anew may turn round."
         )
-    short = block[(block["state"] != BASELINE) & (block["seeds_ok"] < block["seeds_asked"]) & block["auc_mean"].notna()]
+    short = block[of_methods(block) & (block["seeds_ok"] < block["seeds_asked"]) & block["auc_mean"].notna()]
     if len(short):
         cells = "; ".join(f"{row['label']} at {row['resolution']} px" for _, row in short.iterrows())
         yield f"{FEWER_SEEDS}: {cells}."
@@ -274,7 +282,7 @@ def _names_notes(block: pd.DataFrame) -> Iterator[str]:
 
 def augmentation(block: pd.DataFrame) -> list[str]:
     """Which rows were trained on augmented images, in one sentence; none where no record says."""
-    runs = block[block["state"] != BASELINE].fillna({"augmented": UNKNOWN})
+    runs = block[of_methods(block)].fillna({"augmented": UNKNOWN})
     labels = {str(views): ", ".join(rows["label"].unique()) for views, rows in runs.groupby("augmented", sort=False)}
     if set(labels) <= {UNKNOWN}:
         return []

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from benchmarks.analysis.ensembles import ENSEMBLE
 from benchmarks.analysis.inference import FEW as FEW_UNITS
 from benchmarks.records.schema import DAMAGED
-from benchmarks.report.baselines import BASELINE
+from benchmarks.report.baselines import BASELINE, of_methods
 from benchmarks.report.captions import BAD_STATES, CODE, EDGE, FEW, INCIDENT, LOST, MODELS, PREDICTED, auc_marks
 from benchmarks.report.cost_columns import COST_COLUMNS, has_costs
 from benchmarks.report.entries import Column, Entry
@@ -17,7 +18,7 @@ from benchmarks.report.score_columns import HEADLINE, score_columns
 from methods import IDEA_TITLES, idea_of
 
 MANY = 12  # rows of a resolution from which ideas have headings
-BASELINE_TITLE = "Without an image"
+BASELINE_TITLE, ENSEMBLE_TITLE = "Without an image", "Ensembles"
 
 
 class Part(NamedTuple):
@@ -124,6 +125,8 @@ def shown_p(p: float) -> str:
 def _seeds(row: pd.Series) -> Entry:
     if row["state"] == BASELINE:
         return Entry("–")
+    if row["state"] == ENSEMBLE:
+        return Entry(f"{row['seeds_ok']} × {row['members']} models")
     partial = row["state"] == "ok" and sum(row[f"seeds_{state}"] for state in BAD_STATES)
     some = row["seeds_ok"] < row["seeds_asked"]
     text = f"{row['seeds_ok']} of {row['seeds_asked']}" if some else f"{row['seeds_ok']}"
@@ -236,14 +239,15 @@ def rows_by_resolution(block: pd.DataFrame, columns: Sequence[Column]) -> Iterat
 def headings(rows: pd.DataFrame) -> list[str]:
     """The title of its idea above the first row of each; nothing above any where rows are few."""
     ideas = [idea_title(row) for _, row in rows.iterrows()]
-    if (rows["state"] != BASELINE).sum() <= MANY:
+    if of_methods(rows).sum() <= MANY:
         return [""] * len(ideas)
     return [idea if idea != before else "" for before, idea in pairwise(["", *ideas])]
 
 
 def idea_title(row: pd.Series) -> str:
     """What a row's heading says."""
-    return BASELINE_TITLE if row["state"] == BASELINE else IDEA_TITLES[idea_of(row["method"])]
+    apart = {BASELINE: BASELINE_TITLE, ENSEMBLE: ENSEMBLE_TITLE}
+    return apart.get(row["state"]) or IDEA_TITLES[idea_of(row["method"])]
 
 
 def _ranks(entries: Sequence[Entry], better: int) -> Iterator[tuple[int, int]]:

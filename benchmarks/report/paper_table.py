@@ -13,7 +13,7 @@ from benchmarks.analysis.summary import (
     performance_parameter_efficiency,
 )
 from benchmarks.errors import MissingError
-from benchmarks.report.baselines import BASELINE
+from benchmarks.report.baselines import of_methods
 from benchmarks.report.captions import BAD_STATES, CODE, INCIDENT, LOST, auc_marks
 from benchmarks.report.columns import COLUMNS, without_auc
 from benchmarks.report.entries import Column, Entry
@@ -54,7 +54,7 @@ def paper_tables(table: pd.DataFrame) -> Iterator[PaperTable]:
     The average runs over the datasets in which every method that has a result at that resolution has one, so that all
     averages of one resolution are over the same datasets.
     """
-    for _, block in table[table["state"] != BASELINE].groupby("block", sort=False):
+    for _, block in table[of_methods(table)].groupby("block", sort=False):
         labelled = block.assign(label=across_datasets(block))
         datasets = list(dict.fromkeys(map(str, labelled["dataset_label"])))
         pairs = sorted(

@@ -20,7 +20,7 @@ from benchmarks.analysis.verdict import Limits, Verdict, verdicts
 from benchmarks.errors import UserError
 from benchmarks.names import printable
 from benchmarks.report.advice import NOT_EQUAL, heading, sentences
-from benchmarks.report.baselines import BASELINE, add_baselines
+from benchmarks.report.baselines import add_baselines, of_methods
 from benchmarks.report.captions import (
     definitions,
     footnotes,
@@ -188,7 +188,7 @@ def markdown_rows(block: pd.DataFrame, columns: Sequence[Column]) -> str:
 def _over_datasets(table: pd.DataFrame) -> Iterator[str]:
     """The methods of each protocol and resolution compared over datasets, or why they are not."""
     parts: list[str] = []
-    own = table[table["state"] != BASELINE]
+    own = table[of_methods(table)]
     for name, group in own.groupby("block", sort=False):
         comparisons = list(compare_over_datasets(group))
         for found in comparisons:
