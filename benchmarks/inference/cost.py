@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import TypedDict
 
 from benchmarks.config import RunConfig
+from benchmarks.environment import code_digest
 from benchmarks.errors import UserError, one_line
 from benchmarks.features.cache import digest
 from benchmarks.inference.trained import TrainedModel, merged
@@ -35,7 +36,7 @@ from benchmarks.training.step import forbid_tf32
 from methods import METHODS
 
 TIMED_SECONDS = 1.0  # forward passes are repeated for about this long
-_SCHEMA = 1
+_CODE = code_digest(("benchmarks/inference/",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +166,7 @@ def cost_of(deployment: Deployment, cache: Path) -> Cost:
         PredictionError: It cannot be found on fake tensors.
         UserError: The setting is none that the method can work with.
     """
-    key = key_of(deployment.point) | {"inference": _SCHEMA, "merge": deployment.merge}
+    key = key_of(deployment.point) | {"inference": _CODE, "merge": deployment.merge}
     path = cache / "predictions" / f"inference-{deployment.point.method}-{digest(key)}"
     data = read_disposable(path)
     if data is not None and (stored := parse_as(_STORED, data))["key"] == key:
@@ -199,19 +200,20 @@ def _memory(deployment: Deployment) -> int:
 def _flops(deployment: Deployment) -> int:
     """Of one image."""
     point = dataclasses.replace(deployment.point, batch_size=1, attention="eager", precision="fp32")
-    with _faked(Deployment(point, deployment.merge)) as (_, forward), FlopCounterMode(display=False) as counter:
+    whole = _faked(Deployment(point, deployment.merge), fold=False)  # work that is skipped would not be counted
+    with whole as (_, forward), FlopCounterMode(display=False) as counter:
         forward()
     return int(counter.get_total_flops())
 
 
 @contextmanager
-def _faked(deployment: Deployment) -> Iterator[tuple[StorageTrace, Callable[[], Tensor]]]:
-    """A model on fake tensors, which a trace follows, and what has it classify a batch."""
+def _faked(deployment: Deployment, fold: bool = True) -> Iterator[tuple[StorageTrace, Callable[[], Tensor]]]:
+    """A model on fake tensors, which a trace follows, and what has it classify a batch; `fold` as in `trace_run`."""
     point, trace = deployment.point, StorageTrace()
     views = views_of(point)
     with torch.device("meta"):
         parts = _parts(deployment)
-    with fake_device(trace):
+    with fake_device(trace, fold):
         for part in (parts.model, parts.extractor):
             if part is not None:
                 place(part, trace, views)

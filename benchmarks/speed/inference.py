@@ -1,9 +1,9 @@
 """What using a trained model costs, of the main methods: memory predicted, bytes counted, time beside full fine-tuning.
 
-    python -m benchmarks.speed.inference [--res 224 512 1024] [--repeats 3]
+    python -m benchmarks.speed.inference [--res 224 512 1024] [--timed 224 512] [--repeats 3]
 
 Memory is what an NVIDIA GPU allocates, in bf16. Time is processor seconds of an image alone, in fp32 on one thread,
-as a ratio to full fine-tuning in the same run: the least of some repeats, of which large images have but one.
+as a ratio to full fine-tuning in the same run: the least of some repeats.
 """
 
 import argparse
@@ -27,20 +27,22 @@ from methods import TITLES
 
 METHODS = ("full", "linear", "lora", "vpt", "vpt_shallow", "adapter", "fpt", "fpt_plus")
 BATCH_SIZES = (1, 16)
-LARGE = 1024  # px from which one repeat has to do
 
 
 def main(arguments: list[str]) -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--res", nargs="+", type=typed("res"), default=[224, 512, 1024], metavar="PX")
-    parser.add_argument("--repeats", type=positive, default=3, metavar="N", help="of small images (default: 3)")
+    parser.add_argument(
+        "--timed", nargs="*", type=typed("res"), default=[224, 512], metavar="PX", help="of these (default: 224 512)"
+    )
+    parser.add_argument("--repeats", type=positive, default=3, metavar="N", help="default: 3")
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="NAME")
     parser.add_argument("--cache", type=Path, default=Path(".cache"), metavar="DIR")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows = []
-    for row in costs(args.res, args.backbone, args.repeats, args.cache):
+    for row in costs(args.res, args.timed, args.backbone, args.repeats, args.cache):
         print(row, file=sys.stderr, flush=True)
         rows.append(row)
     print(
@@ -53,7 +55,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def costs(sides: list[int], backbone: str, repeats: int, cache: Path) -> Iterator[dict[str, Any]]:
+def costs(sides: list[int], timed: list[int], backbone: str, repeats: int, cache: Path) -> Iterator[dict[str, Any]]:
     """A row for each side and method, and for one merged where it merges."""
     for side in sides:
         reference: float | None = None
@@ -61,9 +63,9 @@ def costs(sides: list[int], backbone: str, repeats: int, cache: Path) -> Iterato
             point = MemoryPoint(method, side, 1, backbone, precision="bf16", attention="sdpa", preload=False)
             for deployment in deployments(point):
                 found = {size: cost_of(_sized(deployment, size), cache) for size in BATCH_SIZES}
-                seconds = processor_seconds(deployment, 1 if side >= LARGE else repeats)
+                seconds = processor_seconds(deployment, repeats) if side in timed else None
                 reference = reference or seconds
-                yield _row(deployment, found, seconds / reference)
+                yield _row(deployment, found, seconds / reference if seconds and reference else None)
 
 
 def _sized(deployment: Deployment, batch_size: int) -> Deployment:
@@ -82,13 +84,13 @@ def processor_seconds(deployment: Deployment, repeats: int) -> float:
     return min(seconds)
 
 
-def _row(deployment: Deployment, found: dict[int, Cost], ratio: float) -> dict[str, Any]:
+def _row(deployment: Deployment, found: dict[int, Cost], ratio: float | None) -> dict[str, Any]:
     first = found[BATCH_SIZES[0]]
     merged = ", merged" if deployment.merge else ""
     return {
         **{"px": str(deployment.point.resolution), "method": TITLES[deployment.point.method] + merged},
         **{f"MiB, {size}": f"{cost['memory_bytes'] / MIB:,.0f}" for size, cost in found.items()},
-        **{"GFLOPs": f"{first['flops'] / 1e9:,.0f}", "time": f"{ratio:.2f}"},
+        **{"GFLOPs": f"{first['flops'] / 1e9:,.0f}", "time": "–" if ratio is None else f"{ratio:.2f}"},
         **{"stored a task": f"{first['task_bytes'] / MIB:,.2f}", "stored once": f"{first['shared_bytes'] / MIB:,.0f}"},
     }
 
