@@ -7,10 +7,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.analysis.backbones import OWN
-from benchmarks.analysis.inference import FEW as FEW_UNITS
 from benchmarks.analysis.summary import across_datasets
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT
-from benchmarks.choices import PHASES
+from benchmarks.choices import FEW_UNITS, PHASES
 from benchmarks.records.schema import DAMAGED, STATES
 from benchmarks.report.baselines import BASELINE
 from benchmarks.report.score_columns import SCORES_SAID, headline_notes, shown_scores
