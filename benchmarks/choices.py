@@ -19,6 +19,7 @@ CARDS = {
     **{"rtxa4000": (16,), "rtxa5000": (24,), "rtxa6000": (48,), "p100": (16,), "v100": (16, 32), "t4": (16,)},
     **{"a10": (24,), "a40": (48,), "l4": (24,), "l40s": (48,), "a100": (40, 80), "h100": (80,), "h200": (141,)},
 }
+FEW_UNITS = 10  # patients, or else images, of a class: with fewer, what is said of an AUC rests on next to nothing
 AUC = "auc"
 # What `tables --metrics` names, and the scores that are shown for it.
 SCORE_FAMILIES: dict[str, tuple[str, ...]] = {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_images import COUNTS, make_images
+from tiny_images import COUNTS, NOTED, make_images
 
 import bench
 from benchmarks.data import manifest
@@ -52,7 +52,7 @@ def noise(seed: int, side: int = 40) -> Image.Image:
 
 def test_a_clean_folder_has_status_0_and_its_numbers_are_right(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checked = Checked(capsys)
-    assert (checked.status, checked.tables["findings"]) == (0, [])
+    assert (checked.status, checked.kinds()) == (0, {("note", check) for check in NOTED})
     total = sum(COUNTS.values())
     row = COUNTS | {"all": total, "expected": None, "percent": 50.0}
     assert checked.tables["images"] == [{"class": "bright"} | row, {"class": "dark"} | row]
@@ -62,7 +62,9 @@ def test_a_clean_folder_has_status_0_and_its_numbers_are_right(root: Path, capsy
     assert (whole["width_min"], whole["width_median"], whole["width_max"]) == (48, 48, 48)
     assert whole["height_median"] == 40 and whole["below_224"] == 2 * total
     assert checked.tables["pixels"][0] == {"class": "bright", "mode": "RGB", "images": total}
-    assert re.search(r"images: 24 images; problems: 0, notes: 0; look at .cache/check/images-\w{16}.png", checked.err)
+    assert re.search(
+        r"images: 24 images; problems: 0, warnings: 0, notes: 3; look at .cache/check/images-\w{16}.png", checked.err
+    )
 
 
 def test_the_declared_order_of_classes_is_shown_and_a_wrong_one_named(
@@ -170,7 +172,7 @@ def test_one_image_under_two_labels_is_a_problem_and_a_copy_a_note(
 def test_mixed_depths_are_a_problem_and_mixed_channels_a_note(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     noise(1).convert("L").save(root / "train/dark/grey.png")
     checked = Checked(capsys)
-    assert (checked.status, checked.kinds()) == (0, {("note", "depth")})
+    assert (checked.status, checked.kinds()) == (0, {("note", check) for check in ("depth", *NOTED)})
     assert "grey and colour files are mixed (24 RGB, 1 L)" in checked.found("depth", "note")["all"]
     Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40)).save(root / "train/dark/deep.png")
     checked = Checked(capsys)
@@ -220,7 +222,7 @@ def test_a_group_in_two_splits_is_a_leak(root: Path, capsys: pytest.CaptureFixtu
     assert checked.found("leak") == {
         "patient 7": "this group is in train and test: train/dark/0.png, test/bright/3.png; keep it in one split"
     }
-    assert checked.kinds() == {("problem", "leak")} and checked.status == 1
+    assert checked.kinds() == {("problem", "leak"), ("note", "few")} and checked.status == 1
 
 
 def test_what_changed_since_the_manifest_is_found(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,7 +267,7 @@ def test_the_layouts_hold_the_same_findings(root: Path, capsys: pytest.CaptureFi
     (root / "train/dark/0.png").write_bytes(b"")
     assert bench.main(["check", "images", "--format", "csv"]) == 1
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    (finding,) = (row for row in rows if row["table"] == "findings")
+    (finding,) = (row for row in rows if row["table"] == "findings" and row["check"] not in NOTED)
     assert (finding["where"], finding["class"]) == ("train/dark/0.png", "")
     assert [row["train"] for row in rows if row["table"] == "images"] == ["5", "4"]
     assert bench.main(["check", "images"]) == 1

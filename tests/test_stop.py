@@ -39,7 +39,7 @@ leave(bench.main(sys.argv[2:]))
 RUN = ["--methods", "linear", *TINY]
 STAGES = {
     "hashing": ("hashlib.file_digest", RUN),  # in threads
-    "decoding": ("benchmarks.check.survey.inspect_image", ["check", "images"]),  # in threads
+    "decoding": ("benchmarks.check.survey.read_inspected", ["check", "images"]),  # in threads
     "prediction": ("benchmarks.memory.predict.trace_run", ["fit", "--methods", "linear"]),
     "statistics": ("benchmarks.report.tables.add_significance", ["tables"]),
     "plots": ("benchmarks.report.plots.draw_memory", ["plots"]),

@@ -8,6 +8,7 @@ from PIL import Image
 from benchmarks.data.image_store import ImageStore
 from benchmarks.images.decode import Pixels
 
+NOTED = {"groups", "few"}  # checks with a note on these images: they are few, and no patients are known
 COUNTS = {"train": 5, "val": 3, "test": 4}  # of each class
 
 

@@ -20,7 +20,6 @@ from scipy import special
 from benchmarks.analysis.influence import Floats, Integers
 
 LEVEL = 0.05
-FEW = 10  # units of a class: with fewer, what is said about an AUC rests on next to nothing
 _LEAST = 0.75  # of the model's variance: with less, a test split is taken to have been lucky
 _NOTHING = 1e-24  # a variance that is one of rounding alone
 _LEAST_LOGARITHM = -700.0  # of a chi-square: beyond, its inverse overflows

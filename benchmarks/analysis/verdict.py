@@ -13,9 +13,10 @@ import pandas as pd
 
 from benchmarks.analysis.comparison import FEWEST, SameImages
 from benchmarks.analysis.evidence import Evidence
-from benchmarks.analysis.inference import FEW, LEVEL
+from benchmarks.analysis.inference import LEVEL
 from benchmarks.analysis.power import Need, needed
 from benchmarks.analysis.significance import cell_evidence
+from benchmarks.choices import FEW_UNITS
 from benchmarks.records.schema import DAMAGED
 
 _BYTES_A_PARAMETER = 4  # stored in fp32
@@ -249,8 +250,8 @@ def _forbids(rows: pd.DataFrame, compared: pd.DataFrame, limits: Limits) -> Iter
         yield "predictions are missing, so that nothing can be tested"
     elif fewest < FEWEST:
         yield f"the rarest class has {fewest} test {_units(compared)}: with fewer than {FEWEST} nothing is compared"
-    elif fewest < FEW:
-        yield f"the rarest class has {fewest} test {_units(compared)}: under {FEW} all this is rough"
+    elif fewest < FEW_UNITS:
+        yield f"the rarest class has {fewest} test {_units(compared)}: under {FEW_UNITS} all this is rough"
     if compared["seeds_ok"].min() < 2:
         yield "one seed: this is of these trained models, and training anew may turn it round"
     if limits.margin is not None and not compared["is_full"].any():

@@ -1,13 +1,14 @@
 """What is wrong with a prepared folder: one function a kind of fault, each of which finds all there are.
 
-What would spoil a run is a problem; what may be as it should, but is worth a look, is a note.
+What is no fault of the folder, but may make a run's numbers mean something else, is in `benchmarks.check.concerns`.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
+from benchmarks.check.concerns import concerns
+from benchmarks.check.finding import LEVELS, Finding
 from benchmarks.check.survey import Survey, by_pixels, class_key, expected_counts
 from benchmarks.choices import SPLITS
 from benchmarks.data.bit_depth import FILE as BIT_DEPTH
@@ -22,28 +23,13 @@ from benchmarks.storage.folders import link_fault
 IMBALANCE = 10  # images of the largest class for one of the smallest, from which on a note is made
 
 
-class Finding(NamedTuple):
-    """One fault.
-
-    Attributes:
-        level: `problem`, or `note` for what may be as it should.
-        check: What was looked for.
-        where: A path, class or split.
-        detail: What is the matter there, and what to do.
-    """
-
-    level: str
-    check: str
-    where: str
-    detail: str
-
-
-def findings(found: Survey) -> list[Finding]:
-    """All faults, problems first, then in the order of the checks."""
+def findings(found: Survey, sides: Sequence[int] = ()) -> list[Finding]:
+    """All that was found, problems first, then in the order of the checks; `sides` as of `concerns`."""
     of_folders = (_splits, _folder_names, _classes, _order)
     of_files = (_files, _differences, _same_pixels, _groups, _counts, _manifest, _depths, _channels, _balance)
     everything = [finding for check in (*of_folders, *of_files) for finding in check(found)]
-    return sorted(everything, key=lambda finding: finding.level != "problem")
+    everything += concerns(found, sides)
+    return sorted(everything, key=lambda finding: LEVELS.index(finding.level))
 
 
 def _splits(found: Survey) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from benchmarks.check.look import Look, look_at
 from benchmarks.choices import SPLITS
 from benchmarks.data.bit_depth import file_extent, stated_depth
 from benchmarks.data.classes import FILE, ClassOrder, class_order, natural_key
@@ -21,7 +22,7 @@ from benchmarks.data.hashes import Difference
 from benchmarks.data.layout import layout_advice
 from benchmarks.data.manifest import Entry, has_manifest, read_about, read_entries
 from benchmarks.errors import UserError
-from benchmarks.images.decode import ImageFacts, in_order, inspect_image, is_image
+from benchmarks.images.decode import ImageFacts, in_order, is_image, read_inspected
 from benchmarks.images.depth import DEPTHS, Extent, Scale, common_extent, scale_of
 from benchmarks.storage.files import irregular
 from benchmarks.storage.folders import is_litter, link_fault
@@ -39,6 +40,7 @@ class File(NamedTuple):
         folder: The class folder as it is named there.
         facts: What its image is; None where there is none.
         error: Why there is none.
+        look: What it looks like; None where there is no image.
     """
 
     path: str
@@ -46,6 +48,7 @@ class File(NamedTuple):
     folder: str
     facts: ImageFacts | None
     error: str
+    look: Look | None = None
 
     @property
     def label(self) -> str:
@@ -176,7 +179,7 @@ def _extent(path: Path) -> Extent | None:
 
 
 def _inspect(root: Path, path: Path, split: str, folder: str, scale: Scale | None) -> File:
-    facts, error = None, ""
+    facts, look, error = None, None, ""
     try:
         if fault := link_fault(path):
             error = fault
@@ -187,10 +190,11 @@ def _inspect(root: Path, path: Path, split: str, folder: str, scale: Scale | Non
         elif not is_image(path):
             error = "is not an image"
         else:
-            facts = inspect_image(path, scale)
+            facts, image = read_inspected(path, scale)
+            look = look_at(image, path)
     except (UserError, OSError) as reason:
         error = f"cannot be read ({reason.__cause__ or reason})"
-    return File(path.relative_to(root).as_posix(), split, folder, facts, " ".join(error.split()))
+    return File(path.relative_to(root).as_posix(), split, folder, facts, " ".join(error.split()), look)
 
 
 def tables(found: Survey) -> dict[str, pd.DataFrame]:

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("dataset", metavar="NAME|PATH", help="see bench.py list datasets; or a folder of your own")
+    parser.add_argument(
+        "--res",
+        type=typed("res"),
+        nargs="+",
+        default=[],
+        metavar="PX",
+        help="resolutions that you mean to train at: images that are smaller are counted",
+    )
     add_data_root(parser)
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="image sheet (default: one in CACHE/check)")
     parser.add_argument(
@@ -39,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     """Prints what there is and what is wrong with it; status 1 when there is a problem."""
     import pandas as pd
 
-    from benchmarks.check.problems import Finding, findings
+    from benchmarks.check.finding import LEVELS, Finding
+    from benchmarks.check.problems import findings
     from benchmarks.check.sheet import draw_sheet
     from benchmarks.check.survey import survey, tables
     from benchmarks.data.dataset import find_root
@@ -55,17 +64,15 @@ def run(args: argparse.Namespace) -> int:
         different, known = differences(root, paths, args.cache)
         found = dataclasses.replace(found, differences=different)
         print(f"hashed {len(paths)} files again; of {known} known to runs, {len(different)} differ", file=sys.stderr)
-    faults = findings(found)
+    faults = findings(found, args.res)
     everything = tables(found) | {"findings": pd.DataFrame(faults, columns=Finding._fields, dtype=object)}
     print_tables(everything, args.format)
     sheet = args.sheet or args.cache / "check" / f"{info.name if info else f'{shortened(name)}-{path_key(root)}'}.png"
     write_sheet(sheet, draw_sheet(found, info.title if info else name, args.samples, args.seed))
-    problems = sum(fault.level == "problem" for fault in faults)
-    print(
-        f"{name}: {len(found.images)} images; problems: {problems}, notes: {len(faults) - problems}; look at {sheet}",
-        file=sys.stderr,
-    )
-    return 1 if problems else 0
+    counts = {level: sum(fault.level == level for fault in faults) for level in LEVELS}
+    listed = ", ".join(f"{level}s: {number}" for level, number in counts.items())
+    print(f"{name}: {len(found.images)} images; {listed}; look at {sheet}", file=sys.stderr)
+    return 1 if counts["problem"] else 0
 
 
 def write_sheet(path: Path, png: bytes) -> None:

@@ -83,7 +83,7 @@ def is_image(path: Path) -> bool:
         with path.open("rb") as file:
             if is_dicom(_head(file)):
                 return True
-            with _open(file):
+            with open_image(file):
                 return True
     except _DAMAGES:
         return False
@@ -152,7 +152,12 @@ def read_image(path: Path, side: int, scale: Scale | None = None) -> Pixels:
 
 
 def inspect_image(path: Path, scale: Scale | None = None) -> ImageFacts:
-    """Decodes all of an image.
+    """Decodes all of an image, as `read_inspected`."""
+    return read_inspected(path, scale)[0]
+
+
+def read_inspected(path: Path, scale: Scale | None = None) -> tuple[ImageFacts, Image.Image]:
+    """What is found in an image, decoded in full, and the image itself: upright, RGB.
 
     Raises:
         UserError: The image cannot be read.
@@ -162,7 +167,7 @@ def inspect_image(path: Path, scale: Scale | None = None) -> ImageFacts:
         grey, extent = pixels.values.ndim == 2, pixels.extent
     else:
         grey, extent = pixels.mode in _GREY, None
-    return ImageFacts(image.width, image.height, mode, pixel_digest(image), grey, extent)
+    return ImageFacts(image.width, image.height, mode, pixel_digest(image), grey, extent), image
 
 
 def read_thumbnail(path: Path, side: int, scale: Scale | None = None) -> Image.Image:
@@ -190,14 +195,14 @@ def read_extent(file: IO[bytes], name: str) -> Extent | None:
         if is_dicom(_head(file)):
             pixels = None if states_range(file, MAX_PIXELS) else _read_dicom(file).pixels
         else:
-            with _open(file) as image:
+            with open_image(file) as image:
                 _check_single(image)
                 bits = num_bits(image, file)
                 pixels = read_deep(image, file, bits) if bits > 8 else None
         return pixels.extent if isinstance(pixels, Deep) else None
 
 
-def _open(file: IO[bytes]) -> ImageFile.ImageFile:
+def open_image(file: IO[bytes]) -> ImageFile.ImageFile:
     """An image of a format that Pillow decodes by itself, not decoded yet.
 
     Raises:
@@ -241,7 +246,7 @@ def _read(file: IO[bytes], least: int | None = None) -> _Stored:
     """A file at its beginning; a JPEG at a fraction of its size that leaves `least` pixels a side."""
     if is_dicom(_head(file)):
         return _read_dicom(file)
-    with _open(file) as image:
+    with open_image(file) as image:
         _check_single(image)
         kind, mode, bits = str(image.format), image.mode, num_bits(image, file)
         if bits > 8:

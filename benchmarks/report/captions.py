@@ -8,10 +8,9 @@ import pandas as pd
 
 from benchmarks.analysis.backbones import OWN
 from benchmarks.analysis.ensembles import ENSEMBLE
-from benchmarks.analysis.inference import FEW as FEW_UNITS
 from benchmarks.analysis.summary import across_datasets
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT
-from benchmarks.choices import PHASES
+from benchmarks.choices import FEW_UNITS, PHASES
 from benchmarks.records.schema import DAMAGED, STATES
 from benchmarks.report.baselines import BASELINE, of_methods
 from benchmarks.report.cost_columns import COSTS_SAID, has_costs

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from benchmarks.analysis.ensembles import ENSEMBLE
-from benchmarks.analysis.inference import FEW as FEW_UNITS
+from benchmarks.choices import FEW_UNITS
 from benchmarks.records.schema import DAMAGED
 from benchmarks.report.baselines import BASELINE, of_methods
 from benchmarks.report.captions import BAD_STATES, CODE, EDGE, FEW, INCIDENT, LOST, MODELS, PREDICTED, auc_marks

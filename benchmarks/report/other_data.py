@@ -7,8 +7,8 @@ import pandas as pd
 
 from benchmarks.analysis.evaluations import evaluation_rows, is_current
 from benchmarks.analysis.evidence import Evidence, load_evidence
-from benchmarks.analysis.inference import FEW as FEW_UNITS
 from benchmarks.analysis.summary import blocks, summary
+from benchmarks.choices import FEW_UNITS
 from benchmarks.records.frame import load_frame
 from benchmarks.records.stored import evaluation_results
 from benchmarks.report.captions import FEW, protocol, title
