@@ -4,7 +4,7 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, NoReturn, TypeVar
@@ -252,6 +252,7 @@ def _trace_run(
         with (
             warnings.catch_warnings(),
             patch.object(FakeTensor, "tolist", _has_no_values),
+            _unread_tables(point),
             FakeTensorMode(),
             trace,
             trace.watch_modules(),
@@ -262,7 +263,7 @@ def _trace_run(
             run_phases(
                 # the last reference: an extractor that leaves the device is to be gone
                 *(point, on_meta.pop, torch.device("cpu"), watch, after, 1, trace.on_host, prepare),
-                *(place, images_at_once),
+                *(place, images_at_once, trace.offloaded),
             )
     except _PhaseIsOverError:
         pass
@@ -274,6 +275,13 @@ def _trace_run(
 def _has_no_values(tensor: FakeTensor) -> NoReturn:
     """In the place of `FakeTensor.tolist`, which makes a tensor of each of millions of numbers before it says so."""
     raise TypeError("a fake tensor must not be read, as it has no values")
+
+
+def _unread_tables(point: MemoryPoint) -> AbstractContextManager[object]:
+    """In the place of AdamW's tables of what 8 bits stand for, which are made by reading values, others as large."""
+    if point.optimizer != "adamw8bit":
+        return nullcontext()
+    return patch("bitsandbytes.functional.create_dynamic_map", lambda signed: torch.empty(256))
 
 
 def map_points(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:

@@ -99,6 +99,8 @@ class Config(TypedDict, total=False):
     weight_decay: Amount | None
     decay_all: bool | None
     warmup_epochs: Count | None
+    optimizer: str | None
+    offload: str | None
     resample_patch_embed: bool | None
 
 
