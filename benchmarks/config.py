@@ -15,6 +15,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Attention = Literal["eager", "sdpa"]
 Offload = Literal["none", "activations"]
 Optimizer = Literal["adamw", "adamw8bit", "sgd", "lion"]
+FrozenWeights = Literal["fp32", "bf16"]
 KeepModels = Literal["lean", "all", "best", "none"]  # which trained models stay
 
 _LATER = {"later": True}
@@ -27,10 +28,12 @@ class Savers:
     Attributes:
         offload: `activations`: what the backward pass needs waits in the host's memory; the losses stay the same.
         optimizer: Of all that trains, where the method brings none of its own.
+        frozen_weights: The type in which frozen weights of linear and convolution layers lie.
     """
 
     offload: Offload = field(default="none", metadata=_LATER)
     optimizer: Optimizer = field(default="adamw", metadata=_LATER)
+    frozen_weights: FrozenWeights = field(default="fp32", metadata=_LATER)
 
     @property
     def used_savers(self) -> dict[str, Any]:
@@ -42,6 +45,7 @@ NO_SAVERS = Savers()
 SAVER_WORDS: dict[str, dict[Any, str]] = {
     "offload": {"activations": "activations offloaded"},
     "optimizer": {"adamw8bit": "8-bit AdamW", "sgd": "SGD", "lion": "Lion"},
+    "frozen_weights": {"bf16": "frozen weights in bf16"},
 }
 
 

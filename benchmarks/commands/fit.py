@@ -111,8 +111,9 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
     """A point for each method or variant and set of factors."""
     from benchmarks.memory.point import MemoryPoint
 
-    backbone, savers = backbone_of(args), chosen_savers(args)
+    backbone = backbone_of(args)
     variants = chosen_variants(args, backbone)
+    savers = chosen_savers(args, args.precision, variants, backbone)
     factors = itertools.product(variants, args.precision, args.attention, args.grad_checkpointing)
     return [
         MemoryPoint(

@@ -84,9 +84,11 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
     """The points asked for; small images first."""
     from benchmarks.memory.point import MemoryPoint
 
-    backbone, savers = backbone_of(args), chosen_savers(args)
+    backbone = backbone_of(args)
+    variants = chosen_variants(args, backbone)
+    savers = chosen_savers(args, args.precision or DEFAULTS["precision"], variants, backbone)
     values = [getattr(args, name) or default for name, default in DEFAULTS.items()]
-    factors = itertools.product(*values, chosen_variants(args, backbone))
+    factors = itertools.product(*values, variants)
     return [
         MemoryPoint(
             variant.method,

@@ -1,7 +1,7 @@
 """Options that several commands share, each defined once."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,16 +119,18 @@ def add_savers(parser: argparse.ArgumentParser) -> None:
         _add_shared(parser, name)
 
 
-def chosen_savers(args: argparse.Namespace) -> dict[str, Any]:
+def chosen_savers(
+    args: argparse.Namespace, precisions: Sequence[str], variants: "Sequence[Variant]", backbone: str
+) -> dict[str, Any]:
     """What saves memory, as fields of `config.Savers`.
 
     Raises:
-        UserError: A library for it is not installed.
+        UserError: A library for it is not installed, or a precision or method is none for it.
     """
     from benchmarks.config import savers_of
-    from benchmarks.training.optimizers import check_optimizer
+    from benchmarks.training.savers import check_savers
 
-    check_optimizer(args.optimizer)
+    check_savers(vars(args), precisions, variants, backbone)
     return savers_of(vars(args))
 
 

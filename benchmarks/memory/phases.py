@@ -12,7 +12,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.model.backbone import described, effective_resolution
 from benchmarks.model.build import Parts, build_parts
 from benchmarks.model.method_config import make_config
-from benchmarks.training.frozen import cast_frozen
+from benchmarks.training.frozen import cast_frozen, save_weights
 from benchmarks.training.offload import OnHost
 from benchmarks.training.step import (
     Optimization,
@@ -48,6 +48,7 @@ def build_point(point: MemoryPoint) -> Parts:
         point.attention,
         point.grad_checkpointing,
     )
+    save_weights(parts.model, point)
     if parts.extractor is not None:
         cast_frozen(parts.extractor, point.precision, parts.model.parameters())
     return parts

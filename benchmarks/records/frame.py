@@ -31,6 +31,7 @@ PROTOCOL = (
     "decay_all",
     "resample_patch_embed",
     "optimizer",
+    "frozen_weights",
     "normalized_by",
 )
 _LATER = {entry.name: entry.default for entry in fields(RunConfig) if entry.metadata.get("later")}
@@ -70,9 +71,9 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     split_group_key, split_digest, resolution (asked), effective_resolution (run), seed. Protocol: backbone (used),
     backbone_requested, fallback, weights_source, weights_sha256, weights_note, device, device_type, precision,
     attention, batch_size, epochs, grad_checkpointing, warmup_epochs, decay_all, resample_patch_embed, optimizer,
-    normalized_by (`dataset` or `backbone`); then offload, backbone_family, backbone_pool, preload, lr, weight_decay,
-    tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started, names_key (with which names
-    in predictions are hashed); code_digest and method_digest (of the code that trained: what
+    frozen_weights, normalized_by (`dataset` or `backbone`); then offload, backbone_family, backbone_pool, preload, lr,
+    weight_decay, tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started, names_key (with
+    which names in predictions are hashed); code_digest and method_digest (of the code that trained: what
     all methods share, and the method's own), version, commit, dirty.
     Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).
     Scores (0-1, on the test split unless named val_): val_auc, auc, accuracy, balanced_accuracy, macro_f1, loss; kappa

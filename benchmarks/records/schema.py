@@ -100,6 +100,7 @@ class Config(TypedDict, total=False):
     decay_all: bool | None
     warmup_epochs: Count | None
     optimizer: str | None
+    frozen_weights: str | None
     offload: str | None
     resample_patch_embed: bool | None
 

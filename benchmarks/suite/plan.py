@@ -22,7 +22,7 @@ from benchmarks.plugins import digests_of, load_plugins
 from benchmarks.suite.devices import devices_of
 from benchmarks.suite.options import SuiteOptions
 from benchmarks.suite.planned import Cell, Plan, PlannedRun
-from benchmarks.training.optimizers import check_optimizer
+from benchmarks.training.savers import check_savers
 from datasets import DATASETS
 from methods import METHODS
 
@@ -43,7 +43,8 @@ def make_plan(options: SuiteOptions) -> Plan:
     variants = sorted(asked, key=lambda variant: list(METHODS).index(variant.method))  # what FPT extracts serves FPT+
     notes += said
     _normalization(options, options.whole_backbone)
-    check_optimizer(options.optimizer)
+    precision = options.precision or ("bf16" if device.partition(":")[0] == "cuda" else "fp32")
+    check_savers(vars(options), [precision], variants, backbone)
     _check_rates(variants, options.lr)
     _check_preload(options.preload, [variant.method for variant in asked], notes)
     _check_runs(variants, backbone, options.res)  # before images are read and weights downloaded

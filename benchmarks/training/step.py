@@ -1,7 +1,7 @@
 """One step of each kind: training, evaluation, extraction. Training, measuring and predicting all run these."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -170,6 +170,7 @@ def _make_optimizer(
         spared = undecayed(model)
         groups = [part for group in groups for part in _split(group, spared)]
     groups = [{"lr": lr, "weight_decay": weight_decay} | group for group in groups]
+    _check_types(groups)
     if recipe.optimizer is None:
         return make_optimizer(savers.optimizer, groups, lr, weight_decay)
     if savers.optimizer != "adamw":
@@ -178,6 +179,16 @@ def _make_optimizer(
             "--optimizer, or the method"
         )
     return recipe.optimizer(groups)
+
+
+def _check_types(groups: Iterable[Mapping[str, Any]]) -> None:
+    """What was frozen when it was cast may train only later."""
+    types = {parameter.dtype for group in groups for parameter in group["params"]}
+    if types - {torch.float32}:
+        raise UserError(
+            "frozen weights must lie in fp32 with a method that trains some of them later, got bf16; leave out "
+            "--frozen-weights, or the method"
+        )
 
 
 def _split(group: dict[str, Any], spared: set[nn.Parameter]) -> Iterator[dict[str, Any]]:
