@@ -28,7 +28,7 @@ from benchmarks.model.choose import choose_variants
 from benchmarks.model.method_config import make_config
 from benchmarks.records.frame import runs_frame
 from benchmarks.report.captions import protocol
-from benchmarks.report.missing_runs import commands
+from benchmarks.report.missing_runs import seed_commands
 from benchmarks.training import optimizers
 from benchmarks.training.frozen import save_weights
 from benchmarks.training.optimizers import make_optimizer, state_bytes
@@ -324,7 +324,7 @@ def test_what_changes_numbers_is_a_protocol_of_its_own_and_all_is_in_the_label()
     assert by_label["LoRA"] == by_label["LoRA (activations offloaded)"]
     assert len(set(by_label.values())) == 3
     sgd = table[table["label"] == "LoRA (SGD)"]
-    (command,) = commands(sgd)
+    (command,) = seed_commands(sgd, 2)
     assert command.count("--optimizer sgd") == 1
     assert ", SGD" in protocol(sgd) and "SGD" not in protocol(table[table["label"] == "LoRA"])
 

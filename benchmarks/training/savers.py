@@ -44,9 +44,9 @@ def check_savers(
 
 
 def starts_from_data(variant: Variant, backbone: str) -> bool:
-    """Whether a method that trains reads the training images before; found on the meta device."""
+    """Whether a method that trains puts training images through the backbone before; found on the meta device."""
     method = METHODS[variant.method]
-    if method.gradient_free:
+    if method.gradient_free or method.has_extractor:
         return False
     with torch.device("meta"):
         model = build_parts(variant.method, variant.config, backbone, 2).model
