@@ -43,9 +43,9 @@ class Savers:
 
 NO_SAVERS = Savers()
 SAVER_WORDS: dict[str, dict[Any, str]] = {
-    "offload": {"activations": "activations offloaded"},
+    "offload": {"activations": "offloaded"},
     "optimizer": {"adamw8bit": "8-bit AdamW", "sgd": "SGD", "lion": "Lion"},
-    "frozen_weights": {"bf16": "frozen weights in bf16"},
+    "frozen_weights": {"bf16": "bf16 weights"},
 }
 
 

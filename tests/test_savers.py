@@ -300,7 +300,7 @@ def test_a_run_records_what_it_saved_by_and_its_model_is_kept(tmp_path: Path) ->
     assert len(stored) == 5  # nothing trains in SimpleShot, which is the same run
     table = summary(runs_frame(stored))
     labels = set(table["label"])
-    assert {"LoRA", "LoRA (activations offloaded, 8-bit AdamW, frozen weights in bf16)"} <= labels
+    assert {"LoRA", "LoRA (offloaded, 8-bit AdamW, bf16 weights)"} <= labels
     (saved,) = (record for record in stored if record["run"]["config"]["frozen_weights"] == "bf16" and is_lora(record))
     evaluated = finish_inside(tmp_path, "evaluate", saved["run_id"], "--data", "images", "--device", "cpu")
     assert evaluated.returncode == 0, evaluated.stderr
@@ -319,9 +319,9 @@ def test_what_changes_numbers_is_a_protocol_of_its_own_and_all_is_in_the_label()
     table = summary(frame_of({}, {"offload": "activations"}, {"optimizer": "sgd"}, {"frozen_weights": "bf16"}))
     by_label = dict(zip(table["label"], table["block"], strict=True))
     assert sorted(by_label) == [
-        "LoRA", "LoRA (SGD)", "LoRA (activations offloaded)", "LoRA (frozen weights in bf16)",
+        "LoRA", "LoRA (SGD)", "LoRA (bf16 weights)", "LoRA (offloaded)",
     ]  # fmt: skip
-    assert by_label["LoRA"] == by_label["LoRA (activations offloaded)"]
+    assert by_label["LoRA"] == by_label["LoRA (offloaded)"]
     assert len(set(by_label.values())) == 3
     sgd = table[table["label"] == "LoRA (SGD)"]
     (command,) = seed_commands(sgd, 2)
