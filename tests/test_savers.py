@@ -29,6 +29,7 @@ from benchmarks.model.method_config import make_config
 from benchmarks.records.frame import runs_frame
 from benchmarks.report.captions import protocol
 from benchmarks.report.missing_runs import seed_commands
+from benchmarks.speed.savers import SAVERS, table
 from benchmarks.training import optimizers
 from benchmarks.training.frozen import save_weights
 from benchmarks.training.optimizers import make_optimizer, state_bytes
@@ -337,3 +338,13 @@ def test_a_run_stored_before_is_the_run_without() -> None:
 def test_check_accepts_what_goes_together() -> None:
     check_savers(vars(Savers(offload="activations", optimizer="lion", frozen_weights="bf16")), ["bf16"], [], BACKBONE)
     check_savers(vars(NO_SAVERS), ["fp32", "bf16"], [], BACKBONE)
+
+
+def test_the_table_of_savers_holds_predictions(tmp_path: Path) -> None:
+    backbone = "vit_tiny_patch16_224[depth=2]"
+    (row,) = table(["lora"], [64], backbone, tmp_path).to_dict("records")
+    assert (row["method"], row["px"]) == ("lora", 64)
+    for name, chosen in SAVERS.items():
+        made = predict_memory(MemoryPoint("lora", 64, 16, backbone, precision="bf16", attention="sdpa", **chosen))
+        sizes = [peak.allocated / 2**20 for peak in (made.highest, made.phases["train"])]
+        assert row[name] == "{:,.0f} ({:,.0f})".format(*sizes)
