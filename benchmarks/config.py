@@ -13,13 +13,54 @@ from benchmarks.names import shortened
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Attention = Literal["eager", "sdpa"]
+Offload = Literal["none", "activations"]
+Optimizer = Literal["adamw", "adamw8bit", "sgd", "lion"]
+FrozenWeights = Literal["fp32", "bf16"]
 KeepModels = Literal["lean", "all", "best", "none"]  # which trained models stay
 
 _LATER = {"later": True}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Savers:
+    """What saves memory with any method, beside `grad_checkpointing`; runs and points of memory have these alike.
+
+    Attributes:
+        offload: `activations`: what the backward pass needs waits in the host's memory; the losses stay the same.
+        optimizer: Of all that trains, where the method brings none of its own.
+        frozen_weights: The type in which frozen weights of linear and convolution layers lie.
+    """
+
+    offload: Offload = field(default="none", metadata=_LATER)
+    optimizer: Optimizer = field(default="adamw", metadata=_LATER)
+    frozen_weights: FrozenWeights = field(default="fp32", metadata=_LATER)
+
+    @property
+    def used_savers(self) -> dict[str, Any]:
+        """Those in use, by name."""
+        return {entry.name: value for entry in fields(Savers) if (value := getattr(self, entry.name)) != entry.default}
+
+
+NO_SAVERS = Savers()
+SAVER_WORDS: dict[str, dict[Any, str]] = {
+    "offload": {"activations": "offloaded"},
+    "optimizer": {"adamw8bit": "8-bit AdamW", "sgd": "SGD", "lion": "Lion"},
+    "frozen_weights": {"bf16": "bf16 weights"},
+}
+
+
+def savers_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those settings that `Savers` has."""
+    return {entry.name: settings[entry.name] for entry in fields(Savers)}
+
+
+def saver_words(settings: Mapping[str, Any]) -> list[str]:
+    """The savers among some settings that are in use, in words; of all that `Savers` has."""
+    return [words[settings[name]] for name, words in SAVER_WORDS.items() if settings.get(name) in words]
+
+
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Savers):
     """One training: a method on a dataset at a resolution with a seed, nothing left open.
 
     Attributes:

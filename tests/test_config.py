@@ -53,6 +53,9 @@ OTHERS: dict[str, Any] = {
     "plugins": (("mine.py", "ef" * 32),),
     "normalization": ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
     "resample_patch_embed": True,
+    "offload": "activations",
+    "optimizer": "sgd",
+    "frozen_weights": "bf16",
 }
 
 

@@ -15,7 +15,9 @@ from benchmarks.commands.options import (
     add_format,
     add_methods,
     add_plugins,
+    add_savers,
     backbone_of,
+    chosen_savers,
     chosen_variants,
     print_frame,
 )
@@ -50,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grad-checkpointing", nargs="+", choices=("off", "on"), default=["off", "on"], help="default: off on"
     )
+    add_savers(parser)
     add_backbone(parser)
     add_cache(parser)
     add_format(parser)
@@ -110,6 +113,7 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
 
     backbone = backbone_of(args)
     variants = chosen_variants(args, backbone)
+    savers = chosen_savers(args, args.precision, variants, backbone)
     factors = itertools.product(variants, args.precision, args.attention, args.grad_checkpointing)
     return [
         MemoryPoint(
@@ -121,14 +125,18 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
             attention=attention,
             grad_checkpointing=checkpointing == "on",
             options=variant.changed,
+            **savers,
         )
         for variant, precision, attention, checkpointing in factors
     ]
 
 
 def _factors(point: "MemoryPoint") -> dict[str, Any]:
+    from benchmarks.memory.table import savers_text
+
     factors = ("precision", "attention", "grad_checkpointing")
-    return {"method": point.variant} | {name: getattr(point, name) for name in factors}
+    found = {"method": point.variant} | {name: getattr(point, name) for name in factors}
+    return found | {"savers": savers_text(point)} if point.used_savers else found
 
 
 def _limits_row(job: "tuple[MemoryPoint, int, Path]") -> dict[str, Any]:

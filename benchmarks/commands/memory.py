@@ -18,8 +18,10 @@ from benchmarks.commands.options import (
     add_plugins,
     add_record_host,
     add_results,
+    add_savers,
     add_set,
     backbone_of,
+    chosen_savers,
     chosen_variants,
     print_frame,
 )
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16", "fp16"), help="default: bf16")
     parser.add_argument("--attention", nargs="+", choices=("eager", "sdpa"), help="default: sdpa (fused)")
     parser.add_argument("--grad-checkpointing", action="store_true", help="recompute activations in the backward pass")
+    add_savers(parser)
     parser.add_argument(
         "--preload", choices=("on", "off"), default="on", help="train on preloaded features where a method has any"
     )
@@ -82,8 +85,10 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
     from benchmarks.memory.point import MemoryPoint
 
     backbone = backbone_of(args)
+    variants = chosen_variants(args, backbone)
+    savers = chosen_savers(args, args.precision or DEFAULTS["precision"], variants, backbone)
     values = [getattr(args, name) or default for name, default in DEFAULTS.items()]
-    factors = itertools.product(*values, chosen_variants(args, backbone))
+    factors = itertools.product(*values, variants)
     return [
         MemoryPoint(
             variant.method,
@@ -96,6 +101,7 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
             args.grad_checkpointing,
             args.preload == "on",
             variant.changed,
+            **savers,
         )
         for resolution, batch_size, precision, attention, variant in factors
     ]

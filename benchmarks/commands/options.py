@@ -1,7 +1,7 @@
 """Options that several commands share, each defined once."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +111,29 @@ def add_plugins(parser: argparse.ArgumentParser) -> None:
     _add_shared(parser, "plugins")
 
 
+def add_savers(parser: argparse.ArgumentParser) -> None:
+    """What saves memory beside --grad-checkpointing, which `chosen_savers` reads."""
+    from benchmarks.config import SAVER_WORDS
+
+    for name in SAVER_WORDS:
+        _add_shared(parser, name)
+
+
+def chosen_savers(
+    args: argparse.Namespace, precisions: Sequence[str], variants: "Sequence[Variant]", backbone: str
+) -> dict[str, Any]:
+    """What saves memory, as fields of `config.Savers`.
+
+    Raises:
+        UserError: A library for it is not installed, or a precision or method is none for it.
+    """
+    from benchmarks.config import savers_of
+    from benchmarks.training.savers import check_savers
+
+    check_savers(vars(args), precisions, variants, backbone)
+    return savers_of(vars(args))
+
+
 def add_record_host(parser: argparse.ArgumentParser) -> None:
     """--record-host"""
     _add_shared(parser, "record_host")
@@ -207,6 +230,7 @@ def _add_field(group: "argparse._ActionsContainer", name: str, default: Any = ar
         nargs="+" if option.several else None,
         type=_type_of(name, annotation, checked=default is not argparse.SUPPRESS),
         default=default,
+        choices=None if default is argparse.SUPPRESS else choices_of(name) or None,
         metavar=option.metavar or f"{{{','.join(choices_of(name))}}}",
         help=option.help,
     )

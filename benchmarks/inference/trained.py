@@ -32,6 +32,7 @@ from benchmarks.model.resolved_weights import Weights
 from benchmarks.model.spec import parse_spec
 from benchmarks.model.weights import load_weights, resolve_weights
 from benchmarks.plugins import digests_of
+from benchmarks.training.frozen import save_weights
 from benchmarks.training.step import evaluation_step, extraction_step, forbid_tf32
 from methods import METHODS
 from methods.contract import IMAGE
@@ -226,6 +227,7 @@ def build_trained(card: Card, kept: Kept, cache: Path, weights: str | None, name
             config.method, make_config(config.method, config.method_settings()), config.backbone,
             len(card["dataset"]["classes"]), card["input"]["views"][IMAGE], config.attention, False, state,
         )  # fmt: skip
+    save_weights(parts.model, config)
     if not put_back(parts, kept):
         raise UserError(
             f"model must have what it does not hold built as in its training, got others for {name!r}: versions of "

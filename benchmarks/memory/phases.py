@@ -12,7 +12,8 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.model.backbone import described, effective_resolution
 from benchmarks.model.build import Parts, build_parts
 from benchmarks.model.method_config import make_config
-from benchmarks.training.frozen import cast_frozen
+from benchmarks.training.frozen import cast_frozen, save_weights
+from benchmarks.training.offload import OnHost
 from benchmarks.training.step import (
     Optimization,
     evaluation_step,
@@ -47,6 +48,7 @@ def build_point(point: MemoryPoint) -> Parts:
         point.attention,
         point.grad_checkpointing,
     )
+    save_weights(parts.model, point)
     if parts.extractor is not None:
         cast_frozen(parts.extractor, point.precision, parts.model.parameters())
     return parts
@@ -79,10 +81,11 @@ def run_phases(
     watch: Watch,
     after: After,
     steps: int = 3,
-    on_host: Callable[[], AbstractContextManager[None]] = nullcontext,
+    on_host: OnHost = nullcontext,
     prepare: bool = True,
     place: Place | None = None,
     images_at_once: int | None = None,
+    offloaded: OnHost = nullcontext,
 ) -> None:
     """Runs setup, preload, preparation, training and evaluation of a point on synthetic batches.
 
@@ -100,10 +103,11 @@ def run_phases(
         prepare: Whether a method that prepares its model does so, on one batch.
         place: Moves a part to the device, in another way than by `to`.
         images_at_once: That are preloaded; None for as many as a step of training has.
+        offloaded: Entered where activations are copied to the host's memory.
     """
     move = place or (lambda part: part.to(device))
     with watch("setup"):
-        steps_of = _Steps(point, build(), device, steps, move)
+        steps_of = _Steps(point, build(), device, steps, move, offloaded)
     features: dict[str, Tensor] = {}
     if steps_of.extractor is not None and point.preload:
         features = _preload(point, steps_of.extractor, device, watch, after, on_host, move, images_at_once)
@@ -131,7 +135,15 @@ def run_phases(
 class _Steps:
     """The steps of a point's parts, on one synthetic batch."""
 
-    def __init__(self, point: MemoryPoint, parts: Parts, device: torch.device, num_steps: int, move: Place) -> None:
+    def __init__(
+        self,
+        point: MemoryPoint,
+        parts: Parts,
+        device: torch.device,
+        num_steps: int,
+        move: Place,
+        offloaded: OnHost,
+    ) -> None:
         self.point, self.device = point, device
         self.model, self.extractor = parts.model, parts.extractor
         move(self.model)
@@ -141,7 +153,11 @@ class _Steps:
         self.recipe = method.recipe(self.model, make_config(point.method, dict(point.options)), num_steps)
         self.optimization: Optimization | None = None
         if not method.gradient_free:
-            self.optimization = make_optimization(self.model, 1e-4, 0.01, point.precision, device.type, self.recipe)
+            self.optimization = make_optimization(
+                *(self.model, 1e-4, 0.01, point.precision, device.type, self.recipe),
+                savers=point,
+                on_host=offloaded,
+            )
         self.inputs: dict[str, Tensor] = {}
 
     def load_batch(self, features: dict[str, Tensor]) -> None:
@@ -190,7 +206,7 @@ def _preload(
     device: torch.device,
     watch: Watch,
     after: After,
-    on_host: Callable[[], AbstractContextManager[None]],
+    on_host: OnHost,
     move: Place,
     images_at_once: int | None,
 ) -> dict[str, Tensor]:

@@ -5,13 +5,13 @@ from typing import Any
 from urllib.parse import quote
 
 from benchmarks.choices import DEFAULT_BACKBONE
-from benchmarks.config import Attention, Precision
+from benchmarks.config import Attention, Precision, Savers
 from benchmarks.names import variant_name
 
 
 @dataclass(frozen=True)
-class MemoryPoint:
-    """One setting whose memory is asked for.
+class MemoryPoint(Savers):
+    """One setting whose memory is asked for; `Savers` are settings of it too.
 
     Attributes:
         method: Name in the table of methods.
@@ -54,6 +54,7 @@ class MemoryPoint:
         ]
         parts += [self.attention, f"c{self.num_classes}"]
         parts += ["ckpt"] * self.grad_checkpointing + ["live"] * (not self.preload)
+        parts += [f"{name}={value}" for name, value in self.used_savers.items()]
         return "_".join(parts + [f"{name}={value}" for name, value in self.options])
 
     @property

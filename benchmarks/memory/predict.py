@@ -4,7 +4,7 @@ import gc
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, NoReturn, TypeVar
@@ -240,11 +240,11 @@ def _trace_run(
         if phase == last:
             raise _PhaseIsOverError
 
-    with suppress(_PhaseIsOverError), fake_device(trace, fold):
+    with suppress(_PhaseIsOverError), _unread_tables(point), fake_device(trace, fold):
         run_phases(
             # the last reference: an extractor that leaves the device is to be gone
             *(point, on_meta.pop, torch.device("cpu"), watch, after, 1, trace.on_host, prepare),
-            *(lambda part: place(part, trace, images), images_at_once),
+            *(lambda part: place(part, trace, images), images_at_once, trace.offloaded),
         )
     return TracedRun(trace, bounds)
 
@@ -287,6 +287,13 @@ def place(part: nn.Module, trace: StorageTrace, images: Collection[str]) -> None
 def _has_no_values(tensor: FakeTensor) -> NoReturn:
     """In the place of `FakeTensor.tolist`, which makes a tensor of each of millions of numbers before it says so."""
     raise TypeError("a fake tensor must not be read, as it has no values")
+
+
+def _unread_tables(point: MemoryPoint) -> AbstractContextManager[object]:
+    """In the place of AdamW's tables of what 8 bits stand for, which are made by reading values, others as large."""
+    if point.optimizer != "adamw8bit":
+        return nullcontext()
+    return patch("bitsandbytes.functional.create_dynamic_map", lambda signed: torch.empty(256))
 
 
 def map_points(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:

@@ -6,11 +6,21 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.choices import COUNTERS
+from benchmarks.config import Savers, saver_words
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction
 from benchmarks.records.whole_run import WHOLE_RUN, highest_phase
 
-POINT_COLUMNS = ("method", "backbone", "resolution", "batch_size", "precision", "attention", "grad_checkpointing")
+POINT_COLUMNS = (
+    "method",
+    "backbone",
+    "resolution",
+    "batch_size",
+    "precision",
+    "attention",
+    "grad_checkpointing",
+    "savers",
+)
 COLUMNS = (*POINT_COLUMNS, "phase", "source", "status", *COUNTERS)
 MIB = 2**20
 
@@ -45,7 +55,13 @@ def point_rows(
 
 def _place(point: MemoryPoint) -> dict[str, Any]:
     """`POINT_COLUMNS` of a point; `method` has its options behind it, as `--methods` takes it."""
-    return {column: getattr(point, column) for column in POINT_COLUMNS} | {"method": point.variant}
+    known = {column: getattr(point, column) for column in POINT_COLUMNS if column != "savers"}
+    return known | {"method": point.variant, "savers": savers_text(point)}
+
+
+def savers_text(savers: Savers) -> str:
+    """The savers in use in words, in one cell."""
+    return ", ".join(saver_words(vars(savers))) or "none"
 
 
 def measured_rows(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -118,8 +118,9 @@ class StorageTrace(TorchDispatchMode):
     def tag_state(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """A hook behind optimiser steps: tags their state."""
         for state in optimizer.state.values():
-            for tensor in state.values():
-                self.tag(tensor, "optimizer_state")
+            for value in state.values():
+                if isinstance(value, Tensor):
+                    self.tag(value, "optimizer_state")
 
     @contextmanager
     def on_host(self) -> Iterator[None]:
@@ -129,6 +130,14 @@ class StorageTrace(TorchDispatchMode):
             yield
         finally:
             self._on_host = False
+
+    @contextmanager
+    def offloaded(self) -> Iterator[None]:
+        """As `on_host`, but that `host_bytes`, which are of what stays there, do not count it."""
+        before = self.host_bytes
+        with self.on_host():
+            yield
+        self.host_bytes = before
 
     def watch_model(self, root: nn.Module, images: Collection[str]) -> None:
         """Tags what belongs to a model: its parameters, their gradients, its inputs, and activations by module.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.config import RunConfig, identity
+from benchmarks.config import SAVER_WORDS, RunConfig, identity
 from benchmarks.records.index import LEAST
 from benchmarks.records.kept_frame import keep_frame, read_frame, state_of
 from benchmarks.records.private import private
@@ -30,6 +30,8 @@ PROTOCOL = (
     "warmup_epochs",
     "decay_all",
     "resample_patch_embed",
+    "optimizer",
+    "frozen_weights",
     "normalized_by",
 )
 _LATER = {entry.name: entry.default for entry in fields(RunConfig) if entry.metadata.get("later")}
@@ -68,10 +70,10 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     synthetic, bit_depth (of images of more than 8), split_kind (official, ours, user),
     split_group_key, split_digest, resolution (asked), effective_resolution (run), seed. Protocol: backbone (used),
     backbone_requested, fallback, weights_source, weights_sha256, weights_note, device, device_type, precision,
-    attention, batch_size, epochs, grad_checkpointing, warmup_epochs, decay_all, resample_patch_embed, normalized_by
-    (`dataset` or `backbone`); then backbone_family, backbone_pool, preload, lr, weight_decay,
-    tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started, names_key (with which names
-    in predictions are hashed); code_digest and method_digest (of the code that trained: what
+    attention, batch_size, epochs, grad_checkpointing, warmup_epochs, decay_all, resample_patch_embed, optimizer,
+    frozen_weights, normalized_by (`dataset` or `backbone`); then offload, backbone_family, backbone_pool, preload, lr,
+    weight_decay, tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started, names_key (with
+    which names in predictions are hashed); code_digest and method_digest (of the code that trained: what
     all methods share, and the method's own), version, commit, dirty.
     Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).
     Scores (0-1, on the test split unless named val_): val_auc, auc, accuracy, balanced_accuracy, macro_f1, loss; kappa
@@ -109,7 +111,7 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     dtypes |= {"majority_share": "float64", "num_classes": "Int64"}
     dtypes |= {"train_losses": "object", "val_aucs": "object", "num_train": "Int64", "class_entropy": "float64"}
     frame = pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes)
-    return _with_kappas(frame.fillna(LATER))
+    return _with_kappas(frame.fillna(LATER | {name: _LATER[name] for name in SAVER_WORDS}))
 
 
 def _with_kappas(frame: pd.DataFrame) -> pd.DataFrame:

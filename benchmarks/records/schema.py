@@ -99,6 +99,9 @@ class Config(TypedDict, total=False):
     weight_decay: Amount | None
     decay_all: bool | None
     warmup_epochs: Count | None
+    optimizer: str | None
+    frozen_weights: str | None
+    offload: str | None
     resample_patch_embed: bool | None
 
 

@@ -11,6 +11,8 @@ from benchmarks.analysis.ensembles import ENSEMBLE
 from benchmarks.analysis.summary import across_datasets
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT
 from benchmarks.choices import FEW_UNITS, PHASES
+from benchmarks.config import SAVER_WORDS, saver_words
+from benchmarks.records.frame import PROTOCOL
 from benchmarks.records.schema import DAMAGED, STATES
 from benchmarks.report.baselines import BASELINE, of_methods
 from benchmarks.report.cost_columns import COSTS_SAID, has_costs
@@ -108,6 +110,7 @@ def protocol(block: pd.DataFrame) -> str:
         parts.append("weight decay of all parameters")
     if first["resample_patch_embed"]:
         parts.append("patch embedding may be resampled")
+    parts += saver_words({name: first[name] for name in SAVER_WORDS if name in PROTOCOL})
     if first["normalized_by"] == "backbone":
         parts.append("normalised as in pretraining")
     return ", ".join(parts)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from benchmarks.config import SAVER_WORDS
 from benchmarks.model.method_config import make_config
 from benchmarks.model.variants import written
 from datasets import DATASETS
@@ -142,6 +143,10 @@ def _as_asked(method: str, rows: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
         else:
             changed[name] = value
     has_features = METHODS[method].has_extractor
+    for name in SAVER_WORDS:
+        values = {setting.get(name) for setting in settings}
+        if len(values) == 1 and values != {None}:
+            flags += [f"--{name.replace('_', '-')}", str(values.pop())]
     if has_features and all(setting.get("preload") is False for setting in settings):
         flags += ["--preload", "off"]
     return written(method, changed), tuple(flags)

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 import torch
 
-from benchmarks.config import RunConfig
+from benchmarks.config import SAVER_WORDS, RunConfig
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.environment import device_name
 from benchmarks.memory.phases import views_of
@@ -22,7 +22,10 @@ from benchmarks.model.method_config import make_config
 from benchmarks.suite.planned import Cell, PlannedRun
 
 # Stored runs that agree in these tell how long a run takes; epochs and seeds may differ.
-ALIKE = ("method", "dataset", "resolution", "backbone", "batch_size", "precision", "attention", "grad_checkpointing")
+ALIKE = (
+    *("method", "dataset", "resolution", "backbone", "batch_size", "precision", "attention", "grad_checkpointing"),
+    *SAVER_WORDS,
+)
 
 _ELSEWHERE = tuple(name for name in ALIKE if name != "resolution")
 _BY_TOKENS = ("seconds_train", "seconds_validate", "seconds_test", "seconds_preload")  # what grows with an image

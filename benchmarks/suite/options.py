@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from benchmarks.choices import DEFAULT_BACKBONE, one_of
-from benchmarks.config import Attention, Disclosure, KeepModels, Precision
+from benchmarks.config import Attention, Disclosure, FrozenWeights, KeepModels, Offload, Optimizer, Precision
 from benchmarks.model.choose import check_settings
 from benchmarks.storage.files import file_in_the_way
 from benchmarks.suite.option_types import OptionModel, as_list, within
@@ -203,6 +203,16 @@ class SuiteOptions(OptionModel):
     precision: Annotated[Precision | None, Option("default: bf16 on a GPU, fp32 on a CPU", "factors")] = None
     attention: Annotated[Attention, Option("default: sdpa (fused)", "factors")] = "sdpa"
     grad_checkpointing: Annotated[Switch, Option("recompute activations in the backward pass", "factors")] = False
+    offload: Annotated[
+        Offload, Option("activations wait for the backward pass in the host's memory (default: none)", "factors")
+    ] = "none"
+    optimizer: Annotated[
+        Optimizer, Option("of all that trains; each wants a learning rate of its own (default: adamw)", "factors")
+    ] = "adamw"
+    frozen_weights: Annotated[
+        FrozenWeights,
+        Option("type of frozen linear and convolution weights; bf16 with --precision bf16 (default: fp32)", "factors"),
+    ] = "fp32"
     preload: Annotated[
         Literal["auto", "on", "off"],
         Option("compute frozen features once, ahead of training (default: auto, where a method has any)", "factors"),

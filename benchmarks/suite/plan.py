@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.config import Places, RunConfig, identity
+from benchmarks.config import Places, RunConfig, identity, savers_of
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.identical import notes_on, refuse_leaks
 from benchmarks.errors import UserError
@@ -22,6 +22,7 @@ from benchmarks.plugins import digests_of, load_plugins
 from benchmarks.suite.devices import devices_of
 from benchmarks.suite.options import SuiteOptions
 from benchmarks.suite.planned import Cell, Plan, PlannedRun
+from benchmarks.training.savers import check_savers
 from datasets import DATASETS
 from methods import METHODS
 
@@ -42,6 +43,8 @@ def make_plan(options: SuiteOptions) -> Plan:
     variants = sorted(asked, key=lambda variant: list(METHODS).index(variant.method))  # what FPT extracts serves FPT+
     notes += said
     _normalization(options, options.whole_backbone)
+    precision = options.precision or ("bf16" if device.partition(":")[0] == "cuda" else "fp32")
+    check_savers(vars(options), [precision], variants, backbone)
     _check_rates(variants, options.lr)
     _check_preload(options.preload, [variant.method for variant in asked], notes)
     _check_runs(variants, backbone, options.res)  # before images are read and weights downloaded
@@ -250,6 +253,7 @@ def _plan_run(
         precision=options.precision or ("bf16" if device_type == "cuda" else "fp32"),
         attention=options.attention,
         grad_checkpointing=options.grad_checkpointing and trains,
+        **(savers_of(vars(options)) if trains else {}),
         preload=METHODS[method].has_extractor and options.preload != "off",
         device_type=device_type,
         decay_all=options.decay_all and trains,

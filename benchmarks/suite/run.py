@@ -31,7 +31,7 @@ from benchmarks.plugins import load_plugins
 from benchmarks.training.bench import Bench, Emit
 from benchmarks.training.checkpoint import Checkpoints
 from benchmarks.training.clock import Clock
-from benchmarks.training.frozen import cast_frozen
+from benchmarks.training.frozen import cast_frozen, save_weights
 from benchmarks.training.loop import evaluate, prepare_alone, train
 from benchmarks.training.peak_memory import PhaseMemory, host_peak_bytes
 from benchmarks.training.preload import Preloading
@@ -214,6 +214,7 @@ class Run:
             config.method, self.method_config, config.backbone, num_classes, resolution, config.attention,
             config.grad_checkpointing, load_weights(self.weights),
         )  # fmt: skip
+        save_weights(parts.model, config)
         return Parts(parts.model.to(self.device), parts.extractor)
 
     def _train_and_test(self, bench: Bench, splits: dict[str, Split], dataset: Dataset) -> None:

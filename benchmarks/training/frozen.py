@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from benchmarks.config import Precision
+from benchmarks.config import Precision, Savers
 from benchmarks.training.step import AUTOCAST_DTYPES
 
 # Layers whose weights autocast casts before it uses them, by their exact class: another one, derived from these, may
@@ -35,6 +35,12 @@ def cast_frozen(module: nn.Module, precision: Precision, spared: Iterable[nn.Par
     for parameter in module.parameters():
         if parameter not in kept and not parameter.requires_grad and parameter.dtype == torch.float32:
             parameter.data = parameter.data.to(dtype)
+
+
+def save_weights(model: nn.Module, savers: Savers) -> None:
+    """Makes frozen weights of a model that was built as small as is asked for; best before it goes to a GPU."""
+    if savers.frozen_weights == "bf16":
+        cast_frozen(model, "bf16")
 
 
 def weights_type(precision: Precision) -> str:

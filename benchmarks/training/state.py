@@ -54,7 +54,7 @@ class Training:
         self.bench, self.result = bench, TrainingResult()
         self.optimization = make_optimization(
             bench.model, config.lr, config.weight_decay, config.precision, bench.device.type, bench.recipe,
-            config.decay_all,
+            config.decay_all, config,
         )  # fmt: skip
         num_steps, warmup_steps = config.num_steps(num_train), config.num_warmup_steps(num_train)
         self.schedule = self.optimization.start_schedule(num_steps, warmup_steps)

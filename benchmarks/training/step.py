@@ -1,7 +1,8 @@
 """One step of each kind: training, evaluation, extraction. Training, measuring and predicting all run these."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from benchmarks.config import Precision
+from benchmarks.config import NO_SAVERS, Precision, Savers
+from benchmarks.errors import UserError
+from benchmarks.training.offload import ActivationsOnHost, OnHost
+from benchmarks.training.optimizers import make_optimizer
 from methods.contract import Recipe
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -46,6 +50,8 @@ class Optimization:
         device_type: `cpu` or `cuda`.
         lr, weight_decay: Of parameter groups that have none of their own.
         decay_all: Whether `weight_decay` is of all parameters, also of those that it usually spares.
+        savers: What of it saves memory.
+        on_host: Entered where activations are copied to the host.
         step: Number of steps done.
         schedule: Of the learning rates, once `start_schedule` was called.
     """
@@ -58,6 +64,8 @@ class Optimization:
     lr: float
     weight_decay: float
     decay_all: bool = False
+    savers: Savers = NO_SAVERS
+    on_host: OnHost = nullcontext
     step: int = 0
     schedule: LambdaLR | None = None
 
@@ -74,7 +82,9 @@ class Optimization:
     def regroup(self, model: nn.Module) -> None:
         """Goes on with what trains in `model` now: what stays keeps its state, what is new begins without."""
         state = self.optimizer.state
-        groups = _make_optimizer(model, self.recipe, self.lr, self.weight_decay, self.decay_all).param_groups
+        groups = _make_optimizer(
+            model, self.recipe, self.lr, self.weight_decay, self.decay_all, self.savers
+        ).param_groups
         if self.schedule is not None:
             factor = self.schedule.lr_lambdas[0]
             self.schedule.base_lrs = [group["lr"] for group in groups]
@@ -84,6 +94,12 @@ class Optimization:
         self.optimizer.param_groups[:] = groups  # in place, as the schedule holds the optimiser
         for parameter in set(state) - set(self.parameters):
             del state[parameter]
+
+    def saving(self, model: nn.Module, inputs: dict[str, Tensor]) -> AbstractContextManager[object]:
+        """What a forward pass is run in, for what it leaves to the backward pass."""
+        if self.savers.offload == "none":
+            return nullcontext()
+        return ActivationsOnHost((*model.parameters(), *model.buffers(), *inputs.values()), self.on_host)
 
 
 def rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
@@ -107,8 +123,10 @@ def make_optimization(
     device_type: str,
     recipe: Recipe = Recipe(),  # noqa: B008 - frozen
     decay_all: bool = False,
+    savers: Savers = NO_SAVERS,
+    on_host: OnHost = nullcontext,
 ) -> Optimization:
-    """The optimiser of whatever trains in `model`, and the loss scaler; AdamW where the recipe names no other.
+    """The optimiser of whatever trains in `model`, and the loss scaler.
 
     Args:
         model: With the parameters to train.
@@ -118,10 +136,15 @@ def make_optimization(
         device_type: `cpu` or `cuda`.
         recipe: How the method trains.
         decay_all: Whether every parameter decays, as in the FPT papers.
+        savers: The optimiser, and where activations wait.
+        on_host: Entered where activations are copied to the host.
+
+    Raises:
+        UserError: The recipe has an optimiser of its own and another is asked for, or one that is not installed.
     """
-    optimizer = _make_optimizer(model, recipe, lr, weight_decay, decay_all)
+    optimizer = _make_optimizer(model, recipe, lr, weight_decay, decay_all, savers)
     scaler = torch.amp.GradScaler(device_type, enabled=precision == "fp16")
-    return Optimization(recipe, optimizer, scaler, precision, device_type, lr, weight_decay, decay_all)
+    return Optimization(recipe, optimizer, scaler, precision, device_type, lr, weight_decay, decay_all, savers, on_host)
 
 
 def undecayed(model: nn.Module) -> set[nn.Parameter]:
@@ -139,17 +162,33 @@ def undecayed(model: nn.Module) -> set[nn.Parameter]:
 
 
 def _make_optimizer(
-    model: nn.Module, recipe: Recipe, lr: float, weight_decay: float, decay_all: bool
+    model: nn.Module, recipe: Recipe, lr: float, weight_decay: float, decay_all: bool, savers: Savers
 ) -> torch.optim.Optimizer:
-    """The recipe's, else AdamW (betas 0.9 and 0.999, fused: no temporary copies of the parameters)."""
+    """The recipe's, else the one asked for."""
     groups = [{"params": trainable_parameters(model)}] if recipe.groups is None else recipe.groups(model)
     if not decay_all:
         spared = undecayed(model)
         groups = [part for group in groups for part in _split(group, spared)]
     groups = [{"lr": lr, "weight_decay": weight_decay} | group for group in groups]
-    if recipe.optimizer is not None:
-        return recipe.optimizer(groups)
-    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999), fused=True)
+    _check_types(groups)
+    if recipe.optimizer is None:
+        return make_optimizer(savers.optimizer, groups, lr, weight_decay)
+    if savers.optimizer != "adamw":
+        raise UserError(
+            f"optimizer must be left out with a method that brings its own, got {savers.optimizer!r}; leave out "
+            "--optimizer, or the method"
+        )
+    return recipe.optimizer(groups)
+
+
+def _check_types(groups: Iterable[Mapping[str, Any]]) -> None:
+    """What was frozen when it was cast may train only later."""
+    types = {parameter.dtype for group in groups for parameter in group["params"]}
+    if types - {torch.float32}:
+        raise UserError(
+            "frozen weights must lie in fp32 with a method that trains some of them later, got bf16; leave out "
+            "--frozen-weights, or the method"
+        )
 
 
 def _split(group: dict[str, Any], spared: set[nn.Parameter]) -> Iterator[dict[str, Any]]:
@@ -178,7 +217,7 @@ def training_step(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, o
         The batch's mean loss, detached, a scalar on the model's device.
     """
     recipe, optimizer, scaler = optimization.recipe, optimization.optimizer, optimization.scaler
-    with autocast(optimization.device_type, optimization.precision):
+    with optimization.saving(model, inputs), autocast(optimization.device_type, optimization.precision):
         logits = model(**inputs)
         loss = F.cross_entropy(logits.float(), labels)
         if recipe.extra_loss is not None:

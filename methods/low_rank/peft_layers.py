@@ -4,6 +4,7 @@ peft's own wrapper is not used: its `modules_to_save` would keep a frozen second
 """
 
 import dataclasses
+import logging
 import math
 import re
 import warnings
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from methods.backbone import Backbone
 from methods.contract import ImageModel, OptionError, freeze
 from methods.low_rank.merging import exchange
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it misses kernels that none asks for
 
 ADAPTER = "default"  # the name that peft gives what it adds
 # Fields of peft's configs that fix a random choice, whatever the seed of the run.

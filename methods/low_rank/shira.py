@@ -54,7 +54,7 @@ class SparseUpdate(nn.Module):
         """The weight with the update."""
         weight = self.layer.weight
         entries: Tensor = self.entries  # type: ignore[assignment]
-        update = torch.zeros_like(weight).view(-1).index_put((entries,), self.values)
+        update = torch.zeros_like(weight, dtype=self.values.dtype).view(-1).index_put((entries,), self.values)
         return weight + update.view_as(weight)
 
     def forward(self, x: Tensor) -> Tensor:
