@@ -134,10 +134,11 @@ def tables(args: argparse.Namespace) -> int:
 def _additions(args: argparse.Namespace, evidence: "Mapping[str, Evidence]") -> "list[Addition]":
     """What was asked for beside what runs say: costs first, which those of ensembles are made of."""
     from benchmarks.analysis.ensembles import add_ensembles
-    from benchmarks.inference.cost_table import add_costs
 
     found: list[Addition] = []
     if args.inference:
+        from benchmarks.inference.cost_table import add_costs  # imports torch
+
         found.append(lambda table: add_costs(table, args.cache, say))
     if args.ensembles:
         found.append(lambda table: add_ensembles(table, args.results, evidence, args.ensembles, _is_meant))
