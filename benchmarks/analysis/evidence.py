@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks.analysis.influence import Floats, Integers, influence, units_of_classes
-from benchmarks.analysis.kept import FOLDER, Arrays, Kept
+from benchmarks.analysis.kept import FOLDER, Arrays, Kept, not_theirs
 from benchmarks.analysis.predictions import Predictions, SplitPredictions
 from benchmarks.errors import UserError
 from benchmarks.records.record import predictions_path
@@ -81,10 +81,7 @@ def load_evidence(
             except FileNotFoundError:
                 continue
             except ValueError as error:
-                reason = " ".join(str(error).split())
-                problems.append(
-                    f"predictions must be those of their record, got {str(path)!r} ({reason}): run it again"
-                )
+                problems.append(not_theirs(path, error))
             else:
                 evidence[run_id] = found
     return evidence, problems

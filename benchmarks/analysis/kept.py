@@ -25,6 +25,12 @@ _SECONDS = 20.0  # of making, after which what was made is written, lest it be l
 Arrays = Mapping[str, NDArray[Any]]
 
 
+def not_theirs(path: Path, error: ValueError) -> str:
+    """What is said of a file of predictions that cannot be read, or is none of its record, in one line."""
+    reason = " ".join(str(error).split())
+    return f"predictions must be those of their record, got {str(path)!r} ({reason}): run it again"
+
+
 class _Place(NamedTuple):
     """Where a file's arrays lie: in which stacks, and in which row of these."""
 

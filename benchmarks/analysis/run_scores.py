@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.analysis.extra_scores import Fitted, extra_scores, fit
 from benchmarks.analysis.influence import Floats, units_of_classes
-from benchmarks.analysis.kept import FOLDER, Arrays, Kept
+from benchmarks.analysis.kept import FOLDER, Arrays, Kept, not_theirs
 from benchmarks.analysis.predictions import Predictions, SplitPredictions
 from benchmarks.analysis.resamples import NUM_RESAMPLES, resample_weights
 from benchmarks.records.record import predictions_path
@@ -114,10 +114,7 @@ def load_scores(
             except FileNotFoundError:
                 continue
             except ValueError as error:
-                reason = " ".join(str(error).split())
-                problems.append(
-                    f"predictions must be those of their record, got {str(path)!r} ({reason}): run it again"
-                )
+                problems.append(not_theirs(path, error))
     return found, problems
 
 

@@ -80,11 +80,16 @@ def _accuracy(row: pd.Series) -> Entry:
     return Entry("–" if pd.isna(row["accuracy_mean"]) else f"{100 * row['accuracy_mean']:.2f}")
 
 
-def _interval(row: pd.Series) -> Entry:
-    if pd.isna(row["auc_low"]):
-        return Entry("–")
-    mark = FEW if row["auc_fewest_units"] < FEW_UNITS else ""
-    return Entry(f"{100 * row['auc_low']:.2f} to {100 * row['auc_high']:.2f}", mark)
+def interval_of(name: str) -> Callable[[pd.Series], Entry]:
+    """The interval of a score, marked where it rests on few units."""
+
+    def entry(row: pd.Series) -> Entry:
+        if pd.isna(row[f"{name}_low"]):
+            return Entry("–")
+        mark = FEW if row[f"{name}_fewest_units"] < FEW_UNITS else ""
+        return Entry(f"{100 * row[f'{name}_low']:.2f} to {100 * row[f'{name}_high']:.2f}", mark)
+
+    return entry
 
 
 def _errors(row: pd.Series) -> Entry:
@@ -170,7 +175,7 @@ COLUMNS = (
 )
 # What the stored predictions add.
 EVIDENCE_COLUMNS = (
-    Column("AUC 95 % CI (%)", "", 0, _interval),
+    Column("AUC 95 % CI (%)", "", 0, interval_of("auc")),
     Column("SE by images, seeds", "", 0, _errors),
     Column("To full, 95 % CI (p)", "", 0, _against("full", mark=True)),
     Column("Beats full (%)", "", 0, _wins),

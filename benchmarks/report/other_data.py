@@ -12,7 +12,7 @@ from benchmarks.choices import FEW_UNITS
 from benchmarks.records.frame import load_frame
 from benchmarks.records.stored import evaluation_results
 from benchmarks.report.captions import FEW, protocol, title
-from benchmarks.report.columns import shown_p
+from benchmarks.report.columns import interval_of, shown_p
 from benchmarks.report.entries import Column, Entry
 from benchmarks.report.tables import LATEX_PACKAGES, escape_markdown, label_name, latex_table, markdown_rows
 from benchmarks.storage.csv_cells import csv_text
@@ -40,13 +40,6 @@ def _auc(side: str) -> Column:
     return Column(headers[side], "", 0, entry)
 
 
-def _interval(row: pd.Series) -> Entry:
-    if pd.isna(row["external_low"]):
-        return Entry("–")
-    mark = FEW if row["external_fewest_units"] < FEW_UNITS else ""
-    return Entry(f"{100 * row['external_low']:.2f} to {100 * row['external_high']:.2f}", mark)
-
-
 def _drop(row: pd.Series) -> Entry:
     if pd.isna(row["drop_p"]):
         return Entry("–")
@@ -57,7 +50,7 @@ def _drop(row: pd.Series) -> Entry:
 COLUMNS = (
     Column("Method", "Method", 0, lambda row: Entry(str(row["label"]))),
     _auc("external"),
-    Column("95 % CI (%)", "", 0, _interval),
+    Column("95 % CI (%)", "", 0, interval_of("external")),
     _auc("internal"),
     Column("Drop, 95 % CI (p)", "", 0, _drop),
     Column("Seeds", "", 0, lambda row: Entry(f"{row['seeds_evaluated']} of {row['seeds_ok']}")),
