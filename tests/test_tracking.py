@@ -34,14 +34,17 @@ def test_tensorboard_shows_what_the_record_holds(tmp_path: Path) -> None:
     assert last.value == pytest.approx(record["measurements"]["test"]["auc"])
 
 
-def test_tensorboard_holds_no_epoch_twice_after_a_resume(tmp_path: Path) -> None:
+def test_tensorboard_holds_no_epoch_twice_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
     def shown(name: str) -> list[tuple[int, Any]]:
         events = EventAccumulator(str(tmp_path / "tensorboard" / "a-run"))
         events.Reload()
         return [(event.step, pytest.approx(event.value)) for event in events.Scalars(name)]
 
+    # The counter in the names of event files goes from 9 to 10, which stands before it.
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid", AtomicCounter(9))
     track(tmp_path, "tensorboard", {1: 0.9, 2: 0.8, 3: 0.7})  # killed behind epoch 3, whose checkpoint was not stored
     track(tmp_path, "tensorboard", {3: 0.6, 4: 0.5}, test_auc=0.75)
     assert shown("loss") == [(1, 0.9), (2, 0.8), (3, 0.6), (4, 0.5)] and shown("test_auc") == [(0, 0.75)]

@@ -7,6 +7,7 @@ A run that goes on after it was stopped goes on there too, and no epoch is there
 import contextlib
 import importlib.util
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +43,7 @@ class TensorBoard:
         purge = epoch if epoch > 1 else 0
         folder = results / "tensorboard" / run_id
         goes_on = epoch > 1 and folder.exists()
+        _wait_for_next_name(folder)
         with _without_host():
             self.writer = SummaryWriter(str(folder), purge_step=purge)
         if not goes_on:
@@ -55,6 +57,14 @@ class TensorBoard:
     def finish(self, values: Mapping[str, float]) -> None:
         self.log(values, 0)
         self.writer.close()
+
+
+def _wait_for_next_name(folder: Path) -> None:
+    """Sleeps while a new event file could be read before one that is there: names, by which TensorBoard orders them,
+    begin with the second, then a process and a counter that are no order."""
+    newest = max((int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")), default=0)
+    while int(time.time()) == newest:
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager
