@@ -78,10 +78,10 @@ def main(arguments: list[str]) -> int:
         print(command_table(grid, clones).to_markdown(index=False))
         print("\n## The page\n")
         print(pd.DataFrame(page_rows(grid, clones)).to_markdown(index=False))
-        print("\n## Parts of this clone's commands\n")
-        print(pd.DataFrame(part_rows(grid)).to_markdown(index=False))
         print("\n## Bytes of one run\n")
         print(pd.DataFrame(byte_rows(grid)).to_markdown(index=False))
+        print("\n## Parts of this clone's commands\n")
+        print(pd.DataFrame(part_rows(grid)).to_markdown(index=False))
         print("\n## Caches\n")
         print(pd.DataFrame(cache_rows(args.methods)).to_markdown(index=False, floatfmt=",.1f"))
     return 0
