@@ -18,6 +18,7 @@ Optimizer = Literal["adamw", "adamw8bit", "sgd", "lion"]
 FrozenWeights = Literal["fp32", "bf16"]
 KeepModels = Literal["lean", "all", "best", "none"]  # which trained models stay
 
+Compile = Literal["none", "default", "reduce-overhead"]
 _LATER = {"later": True}
 
 
@@ -47,6 +48,10 @@ SAVER_WORDS: dict[str, dict[Any, str]] = {
     "optimizer": {"adamw8bit": "8-bit AdamW", "sgd": "SGD", "lion": "Lion"},
     "frozen_weights": {"bf16": "bf16 weights"},
 }
+# All that is said of a run in its label wherever it is not the default.
+LABEL_WORDS = SAVER_WORDS | {
+    "compile": {"default": "compiled", "reduce-overhead": "compiled, CUDA graphs"},
+}
 
 
 def savers_of(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,8 +60,8 @@ def savers_of(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def saver_words(settings: Mapping[str, Any]) -> list[str]:
-    """The savers among some settings that are in use, in words; of all that `Savers` has."""
-    return [words[settings[name]] for name, words in SAVER_WORDS.items() if settings.get(name) in words]
+    """The savers among some settings that are in use, in words, and how steps are compiled."""
+    return [words[settings[name]] for name, words in LABEL_WORDS.items() if settings.get(name) in words]
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ class RunConfig(Savers):
         normalization: Mean and standard deviation per channel of the backbone's pretraining, with which images are
             normalised; None for the dataset's.
         resample_patch_embed: Whether the weights' patch embedding may have been resampled to another patch size.
+        compile: How training steps are compiled: torch.compile's mode, or `none`. Evaluation never is.
     """
 
     method: str
@@ -119,6 +125,7 @@ class RunConfig(Savers):
     warmup_epochs: int = field(default=0, metadata=_LATER)
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = field(default=None, metadata=_LATER)
     resample_patch_embed: bool = field(default=False, metadata=_LATER)
+    compile: Compile = field(default="none", metadata=_LATER)
 
     @functools.cached_property
     def run_id(self) -> str:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One session on an NVIDIA GPU, from the repository's root: tests, measurements, comparison.
 #   benchmarks/gpu_session.sh [first] [tests] [paper] [default] [half] [checkpointing] [compare] [speed]   (default: these)
+#   benchmarks/gpu_session.sh compiled          steps under --compile, with and without CUDA graphs, beside plain ones
 #   benchmarks/gpu_session.sh every, benchmarks/gpu_session.sh every_paper     all methods: ten minutes each, then compare
 #   WHEELS=.whl    a folder of wheels to install first, for a machine without a network: rich with its needs, filelock 3.30
 #   RESULTS=DIR    where records go (default: .cache/gpu-session); what is to stay goes to results/measured/ by hand
@@ -47,11 +48,13 @@ for name in ${*:-first tests paper default half checkpointing compare speed}; do
             --grad-checkpointing ;;
     compare) part compare 60 $PYTHON bench.py memory --compare --results "$RESULTS" --format csv ;;
     speed) part speed 60 $PYTHON -m benchmarks.speed.fpt --device cuda --parts steps loading extraction ;;
+    compiled)
+        part compiled 590 $PYTHON -m benchmarks.speed.compiled --device cuda --methods "${PAPERS[@]}" ;;
     # Every method at the papers' resolution, a call each.
     every) measure every 590 --methods all --precision bf16 --attention sdpa --res 512 ;;
     every_paper) measure every_paper 590 --methods all --precision fp32 --attention eager --res 512 ;;
     *)
-        echo "part must be first, tests, paper, default, half, checkpointing, compare, speed, every or every_paper, got '$name'" >&2
+        echo "part must be first, tests, paper, default, half, checkpointing, compare, speed, compiled, every or every_paper, got '$name'" >&2
         exit 2 ;;
     esac
 done

@@ -56,6 +56,7 @@ OTHERS: dict[str, Any] = {
     "offload": "activations",
     "optimizer": "sgd",
     "frozen_weights": "bf16",
+    "compile": "default",
 }
 
 

@@ -323,7 +323,6 @@ def test_plain_and_lean_modules_are_the_same_model(
 
 
 OPERATORS = [
-    (torch.ops.mkldnn, "_linear_pointwise"),
     (torch.ops.aten, "gelu_backward"),
     (torch.ops.aten, "native_layer_norm_backward"),
     (torch, "native_layer_norm"),

@@ -96,6 +96,20 @@ def test_preloaded_and_live_features_train_alike(tmp_path: Path, method: str) ->
     assert aucs["on"] == pytest.approx(aucs["off"], rel=1e-3)
 
 
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+@pytest.mark.parametrize("method", ["lora", "fpt", "fpt_plus"])
+def test_compiled_steps_give_the_same_losses(tmp_path: Path, method: str, mode: str) -> None:
+    make_images(tmp_path / "images")
+    found = {}
+    for how in ("none", mode):
+        folder = tmp_path / how
+        folder.mkdir()
+        (folder / "images").symlink_to(tmp_path / "images")
+        record = run_suite(folder, "--methods", method, "--compile", how, "--precision", "fp32")[method]
+        found[how] = [entry["loss"] for entry in record["measurements"]["history"]]
+    assert found[mode] == pytest.approx(found["none"], rel=1e-3)
+
+
 def test_augmentation_is_that_of_the_cpu() -> None:
     images = torch.randint(0, 256, (16, 3, 224, 224), dtype=torch.uint8)
     prepared = []

@@ -15,7 +15,7 @@ from benchmarks.analysis.cell_memory import cell_memory
 from benchmarks.analysis.convergence import in_words, reasons
 from benchmarks.analysis.seeds import seeds_asked
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT, add_code, by_code, differs
-from benchmarks.config import SAVER_WORDS, saver_words
+from benchmarks.config import LABEL_WORDS, saver_words
 from benchmarks.names import told_apart, variant_title
 from benchmarks.records.frame import LATER, PROTOCOL
 from benchmarks.records.schema import DAMAGED, STATES
@@ -309,7 +309,7 @@ def variant_labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
         group = runs[runs["method"] == method]
         title = TITLES.get(method) or _first(group["method_title"]) or method
         settings = {variant: json.loads(variant) for variant in group["variant"].unique()}
-        keys = sorted({key for setting in settings.values() for key in setting} - {"options", ON, *SAVER_WORDS})
+        keys = sorted({key for setting in settings.values() for key in setting} - {"options", ON, *LABEL_WORDS})
         values = {key: [json.dumps(setting.get(key)) for setting in settings.values()] for key in keys}
         differing = [key for key in keys if len(set(values[key])) > 1]
         usual = _usual({key: values[key] for key in differing})

@@ -103,6 +103,7 @@ class Config(TypedDict, total=False):
     frozen_weights: str | None
     offload: str | None
     resample_patch_embed: bool | None
+    compile: str | None
 
 
 class Method(TypedDict, total=False):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from benchmarks.config import SAVER_WORDS
+from benchmarks.config import LABEL_WORDS
 from benchmarks.model.method_config import make_config
 from benchmarks.model.variants import written
 from datasets import DATASETS
@@ -143,7 +143,7 @@ def _as_asked(method: str, rows: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
         else:
             changed[name] = value
     has_features = METHODS[method].has_extractor
-    for name in SAVER_WORDS:
+    for name in LABEL_WORDS:
         values = {setting.get(name) for setting in settings}
         if len(values) == 1 and values != {None}:
             flags += [f"--{name.replace('_', '-')}", str(values.pop())]

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from benchmarks.choices import DEFAULT_BACKBONE, one_of
-from benchmarks.config import Attention, Disclosure, FrozenWeights, KeepModels, Offload, Optimizer, Precision
+from benchmarks.config import Attention, Compile, Disclosure, FrozenWeights, KeepModels, Offload, Optimizer, Precision
 from benchmarks.model.choose import check_settings
 from benchmarks.storage.files import file_in_the_way
 from benchmarks.suite.option_types import OptionModel, as_list, within
@@ -213,6 +213,10 @@ class SuiteOptions(OptionModel):
         FrozenWeights,
         Option("type of frozen linear and convolution weights; bf16 with --precision bf16 (default: fp32)", "factors"),
     ] = "fp32"
+    compile: Annotated[
+        Compile,
+        Option("training steps by torch.compile; reduce-overhead adds CUDA graphs (default: none)", "factors"),
+    ] = "none"
     preload: Annotated[
         Literal["auto", "on", "off"],
         Option("compute frozen features once, ahead of training (default: auto, where a method has any)", "factors"),

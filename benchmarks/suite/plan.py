@@ -22,6 +22,7 @@ from benchmarks.plugins import digests_of, load_plugins
 from benchmarks.suite.devices import devices_of
 from benchmarks.suite.options import SuiteOptions
 from benchmarks.suite.planned import Cell, Plan, PlannedRun
+from benchmarks.training.compiled import check_compile
 from benchmarks.training.savers import check_savers
 from datasets import DATASETS
 from methods import METHODS
@@ -45,6 +46,7 @@ def make_plan(options: SuiteOptions) -> Plan:
     _normalization(options, options.whole_backbone)
     precision = options.precision or ("bf16" if device.partition(":")[0] == "cuda" else "fp32")
     check_savers(vars(options), [precision], variants, backbone)
+    check_compile(options.compile, device.partition(":")[0], options.offload)
     _check_rates(variants, options.lr)
     _check_preload(options.preload, [variant.method for variant in asked], notes)
     _check_runs(variants, backbone, options.res)  # before images are read and weights downloaded
@@ -261,5 +263,6 @@ def _plan_run(
         plugins=tuple(sorted(digests_of(method, dataset.name, weights.backbone).items())),
         normalization=_normalization(options, weights.backbone if weights.fallback else options.whole_backbone),
         resample_patch_embed=options.resample_patch_embed,
+        compile=options.compile if trains else "none",
     )
     return PlannedRun(config, places, weights, dataset_label=label, variant=variant.name)

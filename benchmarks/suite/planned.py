@@ -46,11 +46,11 @@ def process_kind(run: PlannedRun) -> str | None:
 
     They are trials of a method, dataset and resolution, or on a CPU runs of one: all but rate and seed is the same. On
     a GPU the memory of runs is measured, which takes a process of their own; that of trials nobody asks for. A plugin
-    may keep what it likes from one run to the next.
+    may keep what it likes from one run to the next, and so does torch's compiler.
     """
     config = run.config
     on_gpu = config.device_type != "cpu"
-    if run.places.plugins or (on_gpu and not config.trial):
+    if run.places.plugins or config.compile != "none" or (on_gpu and not config.trial):
         return None
     # Features of random weights are computed for each seed anew, and their memory measured on a GPU.
     seed = config.seed if on_gpu and config.weights_sha256 is None else 0

@@ -249,7 +249,9 @@ class Run:
 
     def _predict_memory(self, num_classes: int) -> None:
         """Adds what a GPU would need, where there is none to measure it on."""
-        if self.device.type != "cuda" and (prediction := self._prediction(num_classes)) is not None:
+        if self.config.compile != "none":
+            self.emit("note", text="memory of compiled steps is not predicted")
+        elif self.device.type != "cuda" and (prediction := self._prediction(num_classes)) is not None:
             self.measurements["predicted_memory"] = prediction.as_record()
 
     def _images_at_once(self, num_classes: int) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmarks.data.batches import Split, iterate, sequential_order, training_order
 from benchmarks.training.bench import Bench
 from benchmarks.training.checkpoint import Checkpoints
+from benchmarks.training.compiled import compile_steps
 from benchmarks.training.metrics import classification_metrics
 from benchmarks.training.state import Training, TrainingResult, restore
 from benchmarks.training.step import evaluation_step, training_step
@@ -51,6 +52,8 @@ def train(
     if checkpoints is not None and (state := checkpoints.load()) is not None:
         training.load_state_dict(state)
         bench.emit("note", text=f"goes on after epoch {len(training.result.history)}")
+    if bench.config.compile != "none":
+        compile_steps(bench, training.optimization, train_split)
     result = training.result
     for epoch in range(len(result.history) + 1, epochs + 1):
         train_and_validate(training, train_split, val_split, epoch)

@@ -52,6 +52,7 @@ class Optimization:
         decay_all: Whether `weight_decay` is of all parameters, also of those that it usually spares.
         savers: What of it saves memory.
         on_host: Entered where activations are copied to the host.
+        compiled: The model's forward pass as torch.compile makes it, where it does.
         step: Number of steps done.
         schedule: Of the learning rates, once `start_schedule` was called.
     """
@@ -66,6 +67,7 @@ class Optimization:
     decay_all: bool = False
     savers: Savers = NO_SAVERS
     on_host: OnHost = nullcontext
+    compiled: nn.Module | None = None
     step: int = 0
     schedule: LambdaLR | None = None
 
@@ -204,6 +206,18 @@ def _split(group: dict[str, Any], spared: set[nn.Parameter]) -> Iterator[dict[st
         yield group | {"params": [p for p in parameters if p in spared], "weight_decay": 0.0}
 
 
+def batch_loss(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, optimization: Optimization) -> Tensor:
+    """The loss of a batch, a scalar with a graph: cross-entropy and what the recipe adds to it."""
+    recipe, forward = optimization.recipe, model
+    if optimization.compiled is not None:
+        forward = optimization.compiled
+        torch.compiler.cudagraph_mark_step_begin()  # what the last step left in a graph's memory is done with
+    with optimization.saving(model, inputs), autocast(optimization.device_type, optimization.precision):
+        logits = forward(**inputs)
+        loss = F.cross_entropy(logits.float(), labels)
+        return loss if recipe.extra_loss is None else loss + recipe.extra_loss(model, logits, labels)
+
+
 def training_step(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, optimization: Optimization) -> Tensor:
     """One optimiser step on a batch: cross-entropy and what the recipe adds to it, gradient norm clipped at 1.
 
@@ -217,12 +231,7 @@ def training_step(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, o
         The batch's mean loss, detached, a scalar on the model's device.
     """
     recipe, optimizer, scaler = optimization.recipe, optimization.optimizer, optimization.scaler
-    with optimization.saving(model, inputs), autocast(optimization.device_type, optimization.precision):
-        logits = model(**inputs)
-        loss = F.cross_entropy(logits.float(), labels)
-        if recipe.extra_loss is not None:
-            loss = loss + recipe.extra_loss(model, logits, labels)
-    del logits
+    loss = batch_loss(model, inputs, labels, optimization)
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
     nn.utils.clip_grad_norm_(optimization.parameters, MAX_GRAD_NORM)

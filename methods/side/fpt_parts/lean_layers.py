@@ -106,12 +106,12 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return F.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight = ctx.saved_tensors
-        return _product(grad, weight.to(grad.dtype).T).to(x.dtype), *_parameter_gradients(grad, x)
+        return F.linear(grad, weight.to(grad.dtype).T).to(x.dtype), *_parameter_gradients(grad, x)
 
 
 class _NormLinear(torch.autograd.Function):
@@ -120,7 +120,7 @@ class _NormLinear(torch.autograd.Function):
         normed, mean, rstd = torch.native_layer_norm(x.float(), x.shape[-1:], scale, shift, eps)
         ctx.save_for_backward(x, mean, rstd, scale, shift, weight)
         ctx.eps = eps
-        return _product(normed, weight, bias)
+        return F.linear(normed, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -128,7 +128,7 @@ class _NormLinear(torch.autograd.Function):
         normed = torch.native_layer_norm(x.float(), x.shape[-1:], scale, shift, ctx.eps)[0]
         grad_weight, grad_bias = _parameter_gradients(grad, normed)
         del normed
-        grad_normed = _product(grad, weight.to(grad.dtype).T).float()
+        grad_normed = F.linear(grad, weight.to(grad.dtype).T).float()
         grad_x, grad_scale, grad_shift = aten.native_layer_norm_backward(
             grad_normed, x.float(), x.shape[-1:], mean, rstd, scale, shift, [True, True, True]
         )
@@ -139,33 +139,21 @@ class _GeluLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(F.gelu(x), weight, bias)
+        return F.linear(F.gelu(x), weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         grad_weight, grad_bias = _parameter_gradients(grad, F.gelu(x))
-        grad_x = aten.gelu_backward(_product(grad, weight.to(grad.dtype).T), x)
+        grad_x = aten.gelu_backward(F.linear(grad, weight.to(grad.dtype).T), x)
         return grad_x, grad_weight, grad_bias
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`; on a CPU by oneDNN, which uses AVX-512 where MKL, PyTorch's choice in fp32, does not (on AMD)."""
-    in_fp32 = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if in_fp32 and x.is_cpu and torch.backends.mkldnn.is_available():
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return product
-    return F.linear(x, weight, bias)
 
 
 def _parameter_gradients(grad: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of a linear layer's weight and bias, in fp32, from its output's and its inputs."""
     grad = grad.flatten(0, -2)
     inputs = inputs.flatten(0, -2).to(grad.dtype)
-    if grad.is_cpu and grad.shape[1] > inputs.shape[1]:  # oneDNN wants the narrower one first
-        grad_weight = _product(inputs.T, grad.T).T
-    else:
-        grad_weight = _product(grad.T, inputs.T)
+    grad_weight = F.linear(grad.T, inputs.T)
     return grad_weight.float(), grad.sum(0, dtype=torch.float32)
 
 
