@@ -72,7 +72,7 @@ def test_what_does_not_go_together_is_refused(arguments: tuple[Any, Any, Any], m
 
 def test_without_a_compiler_nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(compiled.shutil, "which", lambda _: None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     with pytest.raises(Exception, match="compile must be none without a C"):
         check_compile("default", "cpu", "none")
     check_compile("none", "cpu", "none")

@@ -14,7 +14,7 @@ from bench import make_parser
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.memory import grid
 from benchmarks.environment import ROOT
-from benchmarks.speed import fpt
+from benchmarks.speed import compiled, fpt
 from methods import METHODS
 
 SCRIPT = ROOT / "benchmarks" / "gpu_session.sh"
@@ -69,7 +69,7 @@ def test_every_part_that_may_be_named_runs_in_order_and_a_failed_one_stops_no_ot
     refused = run_session(tmp_path, "everything")
     assert refused.ended.returncode == 2 and refused.commands == []
     (named,) = re.findall(r"^part must be (.*), got 'everything'$", refused.ended.stderr, re.M)
-    assert [*session.parts, *EVERY] == re.split(", | or ", named)
+    assert [*session.parts, "compiled", *EVERY] == re.split(", | or ", named)
     assert session.ended.returncode == 1 and "== half: ended with status 3" in session.ended.stderr
 
 
@@ -103,6 +103,13 @@ def test_every_method_is_measured_in_a_call_of_its_own(tmp_path: Path, part: str
     assert found.parts == [part] and found.limits[0] <= 600
     points = grid(make_parser(COMMANDS["memory"]).parse_args(found.commands[0][2:]))
     assert {point.method for point in points} == set(METHODS)
+
+
+def test_compiled_steps_are_timed_in_a_call_of_its_own(tmp_path: Path) -> None:
+    found = run_session(tmp_path, "compiled")
+    assert found.parts == ["compiled"] and found.limits[0] <= 600
+    assert found.commands[0][:2] == ["-m", "benchmarks.speed.compiled"]
+    assert compiled.make_parser().parse_args(found.commands[0][2:]).device == "cuda"
 
 
 def test_parts_are_chosen_by_name(tmp_path: Path) -> None:

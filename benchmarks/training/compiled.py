@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ def compile_steps(bench: Bench, optimization: Optimization, split: Split) -> Non
         UserError: torch cannot compile this method's step.
     """
     batch_size = bench.config.batch_size
-    options: dict[str, str | int | bool] = {"fallback_random": True}
+    options: dict[str, Any] = {"fallback_random": True}
     if bench.config.compile == "reduce-overhead":
         options["triton.cudagraphs"] = True
     optimization.compiled = torch.compile(bench.model, dynamic=False, options=options)

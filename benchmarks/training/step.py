@@ -1,7 +1,7 @@
 """One step of each kind: training, evaluation, extraction. Training, measuring and predicting all run these."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +67,7 @@ class Optimization:
     decay_all: bool = False
     savers: Savers = NO_SAVERS
     on_host: OnHost = nullcontext
-    compiled: nn.Module | None = None
+    compiled: Callable[..., Tensor] | None = None
     step: int = 0
     schedule: LambdaLR | None = None
 
@@ -208,12 +208,11 @@ def _split(group: dict[str, Any], spared: set[nn.Parameter]) -> Iterator[dict[st
 
 def batch_loss(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, optimization: Optimization) -> Tensor:
     """The loss of a batch, a scalar with a graph: cross-entropy and what the recipe adds to it."""
-    recipe, forward = optimization.recipe, model
+    recipe = optimization.recipe
     if optimization.compiled is not None:
-        forward = optimization.compiled
         torch.compiler.cudagraph_mark_step_begin()  # what the last step left in a graph's memory is done with
     with optimization.saving(model, inputs), autocast(optimization.device_type, optimization.precision):
-        logits = forward(**inputs)
+        logits: Tensor = (optimization.compiled or model)(**inputs)
         loss = F.cross_entropy(logits.float(), labels)
         return loss if recipe.extra_loss is None else loss + recipe.extra_loss(model, logits, labels)
 
