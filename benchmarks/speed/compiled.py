@@ -37,7 +37,7 @@ FIRST = 3  # steps whose losses are compared: later ones grow apart from roundin
 
 
 def row(method: str, mode: Compile, device: torch.device) -> dict[str, Any]:
-    """One method: the largest relative difference of its first losses, seconds of compiling, ms of a step plain and compiled."""
+    """One method: the largest relative difference of its first losses, compiling, and a step plain and compiled."""
     plain, compiled = _Network(method, "none", device), _Network(method, mode, device)
     found: dict[str, Any] = {"method": method, "mode": mode}
     try:
