@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_backbones import make_parts
 from test_recipe import BATCH, CONFIG, TRAIN, train_small
 from torch import Tensor, nn
 
@@ -78,7 +79,7 @@ def test_a_recipes_group_keeps_the_decay_it_states_and_other_settings() -> None:
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.gradient_free])
 def test_decay_is_alike_for_every_method(name: str) -> None:
     """By the names of timm's ViT; what a method adds decays where it has more than one axis, none of them of one."""
-    model = build_parts(name, make_config(name, {}), "vit_tiny_patch16_224", 3, 64).model
+    model = make_parts("augreg", name)[0].model
     spared = {key for key, parameter in model.named_parameters() if parameter in undecayed(model)}
     tokens = ("pos_embed", "cls_token")
     assert spared == {
