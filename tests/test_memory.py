@@ -45,6 +45,9 @@ class FakeDriver:
     def processes(self) -> dict[int, int | None]:
         return self.listed
 
+    def joules(self) -> float:
+        return 0.0
+
 
 class FakeAllocator:
     """torch.cuda's counters, set by hand."""

@@ -282,6 +282,8 @@ class Epoch(TypedDict, total=False):
     val_auc: Amount | None
     val_loss: Amount | None
     loss: Amount | None
+    seconds: Amount | None
+    joules: Amount | None
 
 
 if TYPE_CHECKING:
@@ -348,6 +350,7 @@ class Measurements(TypedDict, total=False):
     cache_bytes: Count | None
     preload: Annotated[Preload | None, Prefix("preload_")]
     seconds: Annotated[Seconds | None, Prefix("seconds_")]
+    joules: Annotated[dict[str, Amount] | None, Column(None)]
     images_per_second: Annotated[ImagesPerSecond | None, Prefix("images_per_second_")]
 
 

@@ -79,6 +79,7 @@ class Run:
         self.measures = measures
         measured = self.device if measures else torch.device("cpu")  # of which there is nothing to measure
         self.memory = PhaseMemory(measured, note=lambda text: emit("note", text=text))
+        self.clock.energy = self.memory.joules
         self.method_config = make_config(config.method, config.method_settings())
         self.run: dict[str, Any] = {"plugins": plugins} if plugins else {}
         self.measurements: dict[str, Any] = {}
@@ -283,6 +284,8 @@ class Run:
     def finish(self) -> None:
         """Adds what is known however the run ended: memory so far."""
         self.measurements["memory"] = self.memory.record()
+        if self.clock.joules:
+            self.measurements["joules"] = self.clock.joules
         self.measurements["host_peak_bytes"] = host_peak_bytes() if self.measures else None
 
 

@@ -93,13 +93,15 @@ def train_and_validate(training: Training, train: Split, val: Split, epoch: int)
     """One epoch, from its first step until its weights are kept or not."""
     bench, config, result = training.bench, training.bench.config, training.result
     order = training_order(len(train), config.batch_size, training.generator)
+    joules_before = sum(bench.clock.joules.values())
     seconds, loss = _train_epoch(training, train, order, epoch)
     metrics, logits = evaluate(bench, val, "validate")
     entry = {
         **{"epoch": epoch, "loss": loss, "lr": training.schedule.get_last_lr()[0]},
         **{"val_auc": metrics["auc"], "val_loss": metrics["loss"]},
     }
-    result.history.append(entry | {"seconds": seconds})
+    joules = sum(bench.clock.joules.values()) - joules_before
+    result.history.append(entry | {"seconds": seconds} | ({"joules": joules} if bench.clock.joules else {}))
     training.keep_best(epoch, metrics, logits)
     speed = len(order) * config.batch_size / seconds
     bench.emit("epoch", epochs=config.epochs, images_per_second=speed, **entry)

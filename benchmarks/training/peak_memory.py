@@ -23,6 +23,7 @@ class Driver(Protocol):
     def name(self) -> str: ...
     def used_bytes(self) -> int: ...
     def processes(self) -> dict[int, int | None]: ...
+    def joules(self) -> float: ...
 
 
 class NvmlDriver:
@@ -54,6 +55,10 @@ class NvmlDriver:
     def used_bytes(self) -> int:
         """Memory in use on the whole GPU, without what the driver reserves for itself."""
         return int(_asked(pynvml.nvmlDeviceGetMemoryInfo, self._handle, version=pynvml.nvmlMemory_v2).used)
+
+    def joules(self) -> float:
+        """Energy that the whole GPU has used since the driver was loaded; GPUs before Volta do not count it."""
+        return float(_asked(pynvml.nvmlDeviceGetTotalEnergyConsumption, self._handle)) / 1000
 
     def processes(self) -> dict[int, int | None]:
         """Memory of every process on the GPU; None where the driver does not say. Containers may hide processes."""
@@ -129,7 +134,7 @@ class PhaseMemory:
         self.current: str | None = None
         self.phases: dict[str, dict[str, int | None]] = {}
         self.process_source: str | None = None
-        self._driver = driver
+        self._driver, self._counts_energy = driver, True
         if device.type == "cuda" and driver is None:
             self._driver = open_driver(device)
         self._used_before = self._ask(lambda driver: driver.used_bytes()) or 0
@@ -182,6 +187,17 @@ class PhaseMemory:
             return None
         self.process_source = source
         return returned + own
+
+    def joules(self) -> float | None:
+        """What the GPU's counter of energy shows; None on a CPU, and where the driver does not count."""
+        if self._driver is None or not self._counts_energy:
+            return None
+        try:
+            return self._driver.joules()
+        except MachineError as error:
+            self.note(f"energy is not measured: {one_line(error)}")
+            self._counts_energy = False
+            return None
 
     def _ask(self, question: Callable[[Driver], int | None]) -> int | None:
         """The driver's answer; None where there is no driver or, from the first time on, it fails."""

@@ -110,6 +110,7 @@ class Training:
             "result": vars(result) | {"logits": torch.from_numpy(result.logits)},
             "seconds": dict(self.bench.clock.seconds),
             "total_seconds": self.bench.clock.total(),
+            "joules": dict(self.bench.clock.joules),
             "memory": self.bench.memory.phases,
         }
 
@@ -132,7 +133,7 @@ class Training:
             torch.cuda.set_rng_state(state["cuda_generator"], self.bench.device)
         self.result = TrainingResult(**state["result"] | {"logits": state["result"]["logits"].numpy()})
         self.result.resumed_after.append(len(self.result.history))
-        self.bench.clock.add(state["seconds"], state["total_seconds"])
+        self.bench.clock.add(state["seconds"], state["total_seconds"], state["joules"])
         self.bench.memory.add(state["memory"])
 
 
