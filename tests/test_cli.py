@@ -23,7 +23,7 @@ from tiny_images import make_images
 import bench
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.dry_run import ranges
-from benchmarks.commands.options import markdown_table
+from benchmarks.commands.printing import markdown_table
 from benchmarks.errors import MachineError, UserError
 from benchmarks.model.medical import MEDICAL
 from benchmarks.records.record import write_record
@@ -296,7 +296,9 @@ def cells(markdown: str) -> list[dict[str, str]]:
 
 def test_a_dry_run_shows_the_grid_and_starts_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_images(folder / "images")
-    said = Said(shlex.join(["--methods", "linear", "fpt", *TINY, "--seeds", "0", "1", "--dry-run"]), capsys)
+    said = Said(
+        shlex.join(["--methods", "linear", "fpt", *TINY, "--seeds", "0", "1", "--dry-run", "--verbose"]), capsys
+    )
     assert said.status == 0
     linear, fpt = cells(said.out)
     assert (linear["method"], fpt["method"]) == ("linear", "fpt")
@@ -312,7 +314,7 @@ def test_a_dry_run_predicts_many_settings_only_when_asked(
 ) -> None:
     make_images(folder / "images")
     monkeypatch.setattr("benchmarks.commands.dry_run.MOST_NEW", 1)
-    command = shlex.join(["--methods", "linear", "lora", *TINY, "--dry-run"])
+    command = shlex.join(["--methods", "linear", "lora", *TINY, "--verbose", "--dry-run"])
     said = Said(command, capsys)
     assert {row["memory MiB"] for row in cells(said.out)} == {""} and cells(said.out)[0]["images MiB"] != ""
     assert "memory and features of 2 settings are left blank, not predicted yet" in said.err
@@ -327,7 +329,7 @@ def test_a_dry_run_predicts_many_settings_only_when_asked(
 
 def test_a_dry_run_counts_what_is_stored_and_due(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_images(folder / "images")
-    command = shlex.join(["--methods", "linear", *TINY, "--dry-run", "--seeds", "5", "0", "1", "2"])
+    command = shlex.join(["--methods", "linear", *TINY, "--dry-run", "--verbose", "--seeds", "5", "0", "1", "2"])
     runs = make_plan(options_of(*shlex.split(command))).runs
     for run, state in zip(runs, ("ok", "failed", "oom", "interrupted"), strict=True):
         record = make_record("linear", state=state)

@@ -11,7 +11,7 @@ from fixed_records import make_record, odd_records, store_with_predictions
 from bench import main
 from benchmarks.analysis.evidence import load_evidence
 from benchmarks.commands.check import print_tables
-from benchmarks.commands.options import print_frame
+from benchmarks.commands.printing import print_frame
 from benchmarks.data.manifest import Entry, read_entries, write_manifest
 from benchmarks.records.frame import load_frame, runs_frame
 from benchmarks.records.record import write_record

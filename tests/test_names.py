@@ -24,7 +24,7 @@ import bench
 from benchmarks.analysis.evidence import load_evidence
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import blocks, summary
-from benchmarks.commands.options import markdown_table
+from benchmarks.commands.printing import markdown_table
 from benchmarks.data.dataset import open_dataset
 from benchmarks.errors import UserError, one_line
 from benchmarks.names import printable, shortened, told_apart
@@ -75,7 +75,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_check_never_dies_of_a_file_name(root: Path, layout: str, capsys: pytest.CaptureFixture[str]) -> None:
     with open(os.fsencode(root / "val/dark") + b"/caf\xe9.png", "wb") as file:  # noqa: PTH123 - no text
         file.write((root / "val/dark/0.png").read_bytes())
-    assert bench.main(["check", "images", "--sheet", "sheet.png", "--samples", "20", "--format", layout]) == 1
+    assert bench.main(["check", "images", "--sheet", "sheet.png", "--samples", "20", "--format", layout, "--wide"]) == 1
     out = capsys.readouterr().out
     out.encode()
     if layout == "json":

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.bounds import typed
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_cache, add_data_root, add_format, add_plugins, markdown_table
+from benchmarks.commands.options import add_cache, add_data_root, add_format, add_plugins
+from benchmarks.commands.printing import markdown_table, print_narrow
 from benchmarks.errors import MachineError
 from benchmarks.names import printable, shortened
 from benchmarks.storage.csv_cells import csv_text
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"hashed {len(paths)} files again; of {known} known to runs, {len(different)} differ", file=sys.stderr)
     faults = findings(found, args.res)
     everything = tables(found) | {"findings": pd.DataFrame(faults, columns=Finding._fields, dtype=object)}
-    print_tables(everything, args.format)
+    print_tables(everything, args.format, args.wide)
     sheet = args.sheet or args.cache / "check" / f"{info.name if info else f'{shortened(name)}-{path_key(root)}'}.png"
     write_sheet(sheet, draw_sheet(found, info.title if info else name, args.samples, args.seed))
     counts = {level: sum(fault.level == level for fault in faults) for level in LEVELS}
@@ -91,7 +92,7 @@ def write_sheet(path: Path, png: bytes) -> None:
         ) from error
 
 
-def print_tables(tables: "dict[str, pd.DataFrame]", layout: str) -> None:
+def print_tables(tables: "dict[str, pd.DataFrame]", layout: str, wide: bool = False) -> None:
     """Prints several tables to stdout: under headings, as one JSON object, or as one csv with a column `table`."""
     import pandas as pd
 
@@ -105,7 +106,14 @@ def print_tables(tables: "dict[str, pd.DataFrame]", layout: str) -> None:
     else:
         for name, frame in tables.items():
             text = frame.astype(object).where(frame.notna(), "")
-            print(f"## {name}\n\n{markdown_table(text) if len(frame) else 'none'}\n")
+            print(f"## {name}\n")
+            if frame.empty:
+                print("none")
+            elif wide:
+                print(markdown_table(text))
+            else:
+                print_narrow(text)
+            print()
 
 
 def _in_one_line(cell: Any) -> Any:

@@ -18,8 +18,8 @@ from benchmarks.commands.options import (
     add_set,
     backbone_of,
     chosen_variants,
-    print_frame,
 )
+from benchmarks.commands.printing import print_frame
 from benchmarks.storage.notes import say
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ def run(args: argparse.Namespace) -> int:
         except PredictionError as error:
             say(error)
     frame = pd.DataFrame(rows)
-    print_frame(_readable(frame) if args.format == "md" else frame, args.format)
+    print_frame(
+        _readable(frame) if args.format == "md" else frame, args.format, args.wide, ("views", "images_per_second")
+    )
     return 0
 
 

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.commands.options import markdown_table
+from benchmarks.commands.printing import markdown_table, print_narrow
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction
 from benchmarks.memory.prediction_cache import predict_points, stored_predictions
@@ -26,10 +26,23 @@ from benchmarks.suite.probe import Steps, probe_points
 from benchmarks.suite.tuning import tuned_runs
 
 NONE = "–"  # of what a method without gradients has not
+_DETAILS = (
+    "images MiB",
+    "features MiB",
+    "training MiB",
+    "trials",
+    "batch",
+    "epochs",
+    "lr",
+    "runs",
+    "seeds",
+)  # where it is narrow
 MOST_NEW = 100  # predictions that are made unasked: a minute at most
 
 
-def show_plan(plan: Plan, results: Path, policy: str, predict_all: bool, probe: bool = False) -> None:
+def show_plan(
+    plan: Plan, results: Path, policy: str, predict_all: bool, probe: bool = False, verbose: bool = False
+) -> None:
     """Prints the cells to stdout; notes and totals go to stderr.
 
     Args:
@@ -38,6 +51,7 @@ def show_plan(plan: Plan, results: Path, policy: str, predict_all: bool, probe: 
         policy: What of stored runs is done again, as `StoredStates` takes it.
         predict_all: Whether to predict memory however many predictions there are to make.
         probe: Whether to time steps of runs of whose time nothing stored tells.
+        verbose: Whether to show all columns, however wide the terminal is.
     """
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -60,7 +74,10 @@ def show_plan(plan: Plan, results: Path, policy: str, predict_all: bool, probe: 
         counts = Counter(state for state in found if state is not None)
         stored_counts = ", ".join(f"{count} {state}" for state, count in counts.items())
         rows.append(_row(cell, tuned[0].config.lr if tuned else None, estimate, stored_counts, num_due[-1]))
-    print(markdown_table(pd.DataFrame(rows), disable_numparse=True))
+    if verbose:
+        print(markdown_table(pd.DataFrame(rows), disable_numparse=True))
+    else:
+        print_narrow(pd.DataFrame(rows), _DETAILS, "--verbose", disable_numparse=True)
     _say_totals(plan, estimates, disk, num_due)
     _say_time(estimates, num_due, "GPU-hours" if device.type == "cuda" else "device-hours", probe)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from benchmarks.bounds import typed
 from benchmarks.choices import MAPS, one_of
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import folder, markdown_table
+from benchmarks.commands.options import folder
 from benchmarks.commands.predict import add_model, add_model_options, load
+from benchmarks.commands.printing import print_narrow
 from benchmarks.errors import UserError
 
 
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("images must be readable, got none that is; see the lines above")
     made.finish()
     if args.steps:
-        print(markdown_table(made.summary()))
+        print_narrow(made.summary())
     print(f"pictures, maps and tables: {args.out}", file=sys.stderr)
     return 1 if problems else 0
 

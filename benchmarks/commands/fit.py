@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,14 @@ from benchmarks.commands.options import (
     backbone_of,
     chosen_savers,
     chosen_variants,
-    print_frame,
 )
+from benchmarks.commands.printing import print_frame
 from benchmarks.errors import UserError
 from benchmarks.storage.notes import say
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from benchmarks.memory.point import MemoryPoint
 
 RESOLUTION = 512
@@ -92,15 +95,45 @@ def run(args: argparse.Namespace) -> int:
         settings = [(point, args.cache) for point in grid(args)]
         rows = _collect(map_points(_cards_row, settings), len(settings))
     print(note, file=sys.stderr)
-    print_frame(pd.DataFrame(rows), args.format)
+    frame = pd.DataFrame(rows)
+    print_frame(_readable(frame) if args.format == "md" and not args.wide else frame, args.format, args.wide)
     return 0
 
 
+def _readable(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """The frame for people: the smallest card instead of all, and the largest that was tried as a bound."""
+    from benchmarks.choices import CARDS_GB
+    from benchmarks.memory.card_fit import BATCHES, RESOLUTIONS
+
+    cards = [f"{card}GB" for card in CARDS_GB]
+    if cards[0] in frame:
+        smallest = [
+            "-" if row["needed_gib"] == "-" else next((card for card in cards if row[card] == "fits"), "none of these")
+            for row in frame.to_dict("records")
+        ]
+        return frame.drop(columns=cards).assign(smallest_card=smallest)
+    most = {"largest_resolution": (RESOLUTIONS[-1], " px"), "largest_batch": (BATCHES[-1], "")}
+    return frame.assign(
+        **{
+            name: [f"{'>= ' * (value == largest)}{value}{unit * (value != '-')}" for value in _shown(frame[name])]
+            for name, (largest, unit) in most.items()
+        }
+    )
+
+
+def _shown(values: "pd.Series") -> list[Any]:
+    """Whole numbers, and `-` for what not even the smallest fits."""
+    return ["-" if isinstance(value, str) or value != value else int(value) for value in values]
+
+
 def _collect(rows: Iterable[dict[str, Any]], total: int) -> list[dict[str, Any]]:
-    """All rows, with a note on stderr for each: predictions of large images take their time."""
-    collected = []
+    """All rows, with a line on stderr for each and the time left: predictions of large images take their time."""
+    from benchmarks.suite.progress import in_words
+
+    collected, started = [], time.monotonic()
     for number, row in enumerate(rows, start=1):
-        print(f"{number}/{total} {row['method']}", file=sys.stderr, flush=True)
+        left = (time.monotonic() - started) / number * (total - number)
+        print(f"{number}/{total} {row['method']}, about {in_words(left)} left", file=sys.stderr, flush=True)
         if "note" in row:
             say(row.pop("note"))
         collected.append(row)

@@ -6,15 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import (
-    add_cache,
-    add_data_root,
-    add_format,
-    add_plugins,
-    add_results,
-    check_named,
-    print_frame,
-)
+from benchmarks.commands.options import add_cache, add_data_root, add_format, add_plugins, add_results, check_named
+from benchmarks.commands.printing import print_frame
 from benchmarks.errors import UserError
 
 MOST_DETAILED = 40  # networks that `list backbones` makes: a minute or two
@@ -42,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     rows, problems = _ROWS[args.what](args)
     for problem in problems:
         print(problem, file=sys.stderr)
-    print_frame(pd.DataFrame(rows, dtype="object"), args.format)  # a whole number stays one beside what is missing
+    frame = pd.DataFrame(rows, dtype="object")  # a whole number stays one beside what is missing
+    print_frame(frame, args.format, args.wide, _DETAILS.get(args.what, ()))
     return 1 if problems else 0
 
 
@@ -133,7 +127,14 @@ _ROWS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "runs": _runs,
     "caches": _caches,
 }
-
+# What is left out first where the terminal is narrow.
+_DETAILS = {
+    "methods": ("source", "groups"),
+    "datasets": ("source", "splits", "classes", "licence"),
+    "backbones": ("methods", "licence", "module", "depth", "width", "resolution"),
+    "runs": ("where", "job", "kind", "model_mib"),
+    "caches": ("used_by", "age_days"),
+}
 
 COMMAND = Command(
     "list", "show methods, datasets, backbones, runs or caches", "python bench.py list datasets", add_arguments, run

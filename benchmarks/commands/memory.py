@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,15 @@ from benchmarks.commands.options import (
     backbone_of,
     chosen_savers,
     chosen_variants,
-    print_frame,
 )
+from benchmarks.commands.printing import print_frame
 from benchmarks.errors import UserError
 from benchmarks.model.choose import is_asked_for
 from benchmarks.storage.notes import say
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from benchmarks.memory.point import MemoryPoint
 
 DEFAULTS: dict[str, list[Any]] = {
@@ -38,6 +41,11 @@ DEFAULTS: dict[str, list[Any]] = {
     "precision": ["bf16"],
     "attention": ["sdpa"],
 }
+# What is left out first where the terminal is narrow.
+_DETAILS = (
+    *("peak_process_mib", "peak_reserved_mib", "source", "status", "savers", "backbone", "batch_size"),
+    "grad_checkpointing",
+)
 GOAL_PERCENT = 3  # of peak allocated memory, between prediction and measurement
 
 
@@ -123,10 +131,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
-    from benchmarks.memory.table import points_frame, readable
+    from benchmarks.memory.table import by_resolution, points_frame
 
     frame = points_frame(rows)
-    print_frame(readable(frame) if args.format == "md" else frame, args.format)
+    if _narrow(args, frame):
+        print("MiB allocated at the highest, in the whole run; --wide shows each phase and counter", file=sys.stderr)
+    _print(args, frame, by_resolution)
     if args.plot:
         from benchmarks.memory.measured import read_measured
         from benchmarks.memory.table import with_measured
@@ -135,6 +145,18 @@ def _show(args: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
         for path in plot_memory_curves(with_measured(frame, read_measured(args.results)), args.plot):
             print(path, file=sys.stderr)
     return 0
+
+
+def _narrow(args: argparse.Namespace, frame: "pd.DataFrame") -> bool:
+    """Whether a table is turned so that resolutions stand beside each other."""
+    return args.format == "md" and not args.wide and frame["resolution"].nunique() > 1
+
+
+def _print(args: argparse.Namespace, frame: "pd.DataFrame", turned: "Callable[[pd.DataFrame], pd.DataFrame]") -> None:
+    from benchmarks.memory.table import readable
+
+    shown = turned(frame) if _narrow(args, frame) else readable(frame) if args.format == "md" else frame
+    print_frame(shown, args.format, args.wide, _DETAILS)
 
 
 def _predict(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -150,10 +172,10 @@ def _predict(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _breakdown(args: argparse.Namespace) -> int:
     from benchmarks.memory.prediction_cache import predict_points
-    from benchmarks.memory.table import breakdown_frame, readable
+    from benchmarks.memory.table import breakdown_by_resolution, breakdown_frame
 
     frame = breakdown_frame(predict_points(grid(args), args.cache, say))
-    print_frame(readable(frame) if args.format == "md" else frame, args.format)
+    _print(args, frame, breakdown_by_resolution)
     if args.plot:
         from benchmarks.report.breakdown_plot import plot_breakdown
 
@@ -166,7 +188,7 @@ def _compare(args: argparse.Namespace) -> int:
     from benchmarks.memory.measured import read_measured
     from benchmarks.memory.point import MemoryPoint
     from benchmarks.memory.prediction_cache import predict_points
-    from benchmarks.memory.table import compare_frame, readable, short_name
+    from benchmarks.memory.table import compare_allocated, compare_frame, readable, short_name
 
     asked = {"resolution": args.res} | {name: getattr(args, name) for name in DEFAULTS if name != "res"}
     records = [
@@ -184,7 +206,8 @@ def _compare(args: argparse.Namespace) -> int:
         (record, predictions[point]) for record, point in zip(records, points, strict=True) if point in predictions
     ]
     frame = compare_frame(pairs)
-    print_frame(readable(frame) if args.format == "md" else frame, args.format)
+    shown = frame if args.format != "md" else readable(frame) if args.wide else compare_allocated(frame)
+    print_frame(shown, args.format, args.wide, _DETAILS)
     for name in map(short_name, COUNTERS):
         errors = frame[f"{name}_error_percent"].dropna().abs()
         close = f"{(errors <= GOAL_PERCENT).sum()} of {len(errors)} phases within {GOAL_PERCENT} %"
@@ -225,7 +248,7 @@ def _measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
 COMMAND = Command(
     "memory",
     "peak memory per method and resolution, measured or predicted",
-    "python bench.py memory --methods full lora fpt fpt_plus --res 224 512 1024 --attention eager sdpa",
+    "python bench.py memory --methods full lora fpt fpt_plus --res 224 512 1024",
     add_arguments,
     run,
 )

@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.bounds import Fault, typed
 from benchmarks.errors import MissingError
-from benchmarks.storage.csv_cells import csv_text
 from benchmarks.storage.files import file_in_the_way
 from benchmarks.storage.notes import say
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from benchmarks.model.variants import Variant
 
 FORMATS = ("md", "csv", "json")
@@ -145,42 +142,18 @@ def add_mix_code(parser: argparse.ArgumentParser) -> None:
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
-    """--format"""
+    """--format and --wide"""
     parser.add_argument("--format", choices=FORMATS, default="md", help="of the data on stdout (default: md)")
+    add_wide(parser)
 
 
-def print_frame(frame: "pd.DataFrame", layout: str) -> None:
-    """Prints data, and nothing else, to stdout."""
-    if layout == "csv":
-        print(csv_text(frame), end="")
-    elif layout == "json":
-        print(frame.to_json(orient="records", indent=2))
-    else:
-        print(markdown_table(frame))
-
-
-def markdown_table(frame: "pd.DataFrame", **layout: Any) -> str:
-    """A frame as a markdown table; a name with a bar in it stays in its cell."""
-    cells = frame.map(lambda cell: cell.replace("|", r"\|") if isinstance(cell, str) else cell)
-    cells = cells.astype("object").where(cells.notna(), None)
-    # Looking into every cell for numbers takes most of the time, and in a column with a word there is none.
-    words = [place for place, (_, column) in enumerate(cells.items()) if _holds_a_word(column)]
-    return str(cells.to_markdown(index=False, **{"missingval": "-", "disable_numparse": words} | layout))
-
-
-def _holds_a_word(column: "pd.Series") -> bool:
-    """Whether all cells are text, and one of them begins with a letter and is neither a number nor a truth value."""
-    if not all(isinstance(cell, str) for cell in column):
-        return False
-    return any(cell[:1].isalpha() and not _is_value(cell) for cell in column)
-
-
-def _is_value(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return cell in ("True", "False")
-    return True
+def add_wide(parser: argparse.ArgumentParser) -> None:
+    """--wide"""
+    parser.add_argument(
+        "--wide",
+        action="store_true",
+        help="with md: every column, a line a row, however wide (default: what fits the terminal; csv, json: always)",
+    )
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:

@@ -12,8 +12,8 @@ from benchmarks.commands.options import (
     add_set,
     backbone_of,
     chosen_variants,
-    print_frame,
 )
+from benchmarks.commands.printing import print_frame
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     frame = pd.DataFrame(rows)
     if args.format != "json":
         frame["percent"] = frame["percent"].map("{:.2f}".format)
-    print_frame(frame, args.format)
+    print_frame(frame, args.format, args.wide)
     return 0
 
 

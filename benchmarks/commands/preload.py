@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.commands import run as run_command
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_format, print_frame
+from benchmarks.commands.options import add_format
+from benchmarks.commands.printing import print_frame
 from benchmarks.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         able = ", ".join(name for name, method in METHODS.items() if method.has_extractor)
         raise UserError(f"methods must include one whose features can be preloaded ({able}), got none")
     if options.dry_run:
-        print_frame(pd.DataFrame([_place(planned) for planned in runs]), args.format)
+        print_frame(pd.DataFrame([_place(planned) for planned in runs]), args.format, args.wide)
         return 0
     make_results(options.results)
     code, rows = describe_code(), []
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             done = workers.follow(job, progress, another=number < len(runs))
             progress.finish(done, len(runs) - number)
             rows.append(_row(planned, done))
-    print_frame(pd.DataFrame(rows), args.format)
+    print_frame(pd.DataFrame(rows), args.format, args.wide)
     return int(any(row["state"] != "ok" for row in rows))
 
 

@@ -52,7 +52,7 @@ def run_options(options: "SuiteOptions") -> int:
     if options.dry_run:
         from benchmarks.commands.dry_run import show_plan
 
-        show_plan(plan, options.results, options.policy, options.predict_all, options.probe)
+        show_plan(plan, options.results, options.policy, options.predict_all, options.probe, options.verbose)
         if rounds:
             rounds.say_most()
         return 0

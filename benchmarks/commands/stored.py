@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.choices import SCORE_FAMILIES
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import FORMATS, add_cache, add_mix_code, add_results, print_frame
+from benchmarks.commands.options import FORMATS, add_cache, add_mix_code, add_results, add_wide
+from benchmarks.commands.printing import print_frame
 from benchmarks.errors import MissingError, UserError
 from benchmarks.storage.notes import say
 
@@ -51,6 +52,7 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         "lora+fpt_plus (one a seed)",
     )
     parser.add_argument("--format", choices=FORMATS, help="with --compare: of the data on stdout (default: md)")
+    add_wide(parser)
     _add_across_backbones(parser)
     add_mix_code(parser)
     add_results(parser)
@@ -90,6 +92,8 @@ def tables(args: argparse.Namespace) -> int:
         raise UserError(f"published must be used with --layout paper, got --layout {args.layout or LAYOUTS[0]}")
     if args.format and not args.compare:
         raise UserError(f"format must be used with --compare DIR, got --format {args.format} alone")
+    if args.wide and not args.compare:
+        raise UserError("wide must be used with --compare DIR, got --wide alone")
     if args.across_backbones and (args.compare or args.layout == "paper"):
         raise UserError("across-backbones must be used without --compare and --layout paper, which name no backbone")
     if args.metrics and (args.compare or args.layout == "paper"):
@@ -101,7 +105,7 @@ def tables(args: argparse.Namespace) -> int:
     if args.compare:
         if args.layout:
             raise UserError(f"compare must be used without --layout, got --layout {args.layout}")
-        return _compare(args.compare, args.results, args.format or FORMATS[0], args.mix_code)
+        return _compare(args.compare, args.results, args.format or FORMATS[0], args.mix_code, args.wide)
     frame, num_problems = stored_runs(args.results, args.mix_code, args.across_backbones)
     if args.layout == "paper":
         from benchmarks.report.paper_layout import write_paper_tables
@@ -152,7 +156,7 @@ def _is_meant(name: str, row: "pd.Series") -> bool:
     return is_asked_for([name], row["method"], json.loads(row["variant"]))
 
 
-def _compare(before: Path, after: Path, layout: str, mix_code: bool) -> int:
+def _compare(before: Path, after: Path, layout: str, mix_code: bool, wide: bool) -> int:
     """Prints what changed between two folders; what was resampled is kept in the second."""
     from benchmarks.analysis.evidence import load_evidence
     from benchmarks.report.compare import NOTE, Side, compare_results, in_words, readable
@@ -166,7 +170,8 @@ def _compare(before: Path, after: Path, layout: str, mix_code: bool) -> int:
         sides.append(Side(frame, evidence))
         num_problems += found + len(problems)
     table = compare_results(sides[0], sides[1], mix_code)
-    print_frame(readable(table) if layout == "md" else table, layout)
+    details = ("settings", "test", "trainable", "protocol", "seeds", "in", "state")
+    print_frame(readable(table) if layout == "md" else table, layout, wide, details)
     print(f"{before} to {after}: {in_words(table)}", NOTE, sep="\n", file=sys.stderr)
     return 1 if num_problems else 0
 

@@ -21,6 +21,7 @@ POINT_COLUMNS = (
     "grad_checkpointing",
     "savers",
 )
+_SETTING = tuple(name for name in POINT_COLUMNS if name != "resolution")
 COLUMNS = (*POINT_COLUMNS, "phase", "source", "status", *COUNTERS)
 MIB = 2**20
 
@@ -125,6 +126,50 @@ def breakdown_frame(predictions: Iterable[Prediction]) -> pd.DataFrame:
         for phase, peak in prediction.phases.items()
         for purpose, size in peak.breakdown.items()
     )
+
+
+def by_resolution(frame: pd.DataFrame) -> pd.DataFrame:
+    """Peak allocated memory of whole runs in MiB, as text: a row a setting, a column `<side> px` a resolution.
+
+    What ran out of memory or failed has its status in place of a number.
+    """
+    whole = readable(frame[frame["phase"] == WHOLE_RUN])
+    return _pivot(whole.assign(mib=whole["peak_allocated_mib"].fillna(whole["status"])), (*_SETTING, "source"))
+
+
+def breakdown_by_resolution(frame: pd.DataFrame) -> pd.DataFrame:
+    """A breakdown in MiB, as text: a row a setting, phase and purpose, a column `<side> px` a resolution."""
+    return _pivot(readable(frame), (*_SETTING, "phase", "purpose"))
+
+
+def compare_allocated(frame: pd.DataFrame) -> pd.DataFrame:
+    """A comparison in MiB, as text, with the headline counter alone and the factors of a setting in one column."""
+    shown, name = readable(frame), short_name(COUNTERS[0])
+    factors = shown[["precision", "attention"]].agg(", ".join, axis=1)
+    return (
+        pd.DataFrame(
+            {
+                **{column: shown[column] for column in ("backbone", "batch_size", "savers", "status", "method")},
+                "px": shown["resolution"],
+                "setting": factors + shown["grad_checkpointing"].map({True: ", checkpointing", False: ""}),
+                "phase": shown["phase"],
+                **{side: shown[f"{name}_{side}_mib"] for side in ("measured", "predicted")},
+                "error %": shown[f"{name}_error_percent"],
+            }
+        )
+        .set_index("method")
+        .reset_index()
+    )
+
+
+def _pivot(frame: pd.DataFrame, index: tuple[str, ...]) -> pd.DataFrame:
+    """The column `mib` over resolution, rows and columns in the order they came."""
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in frame.to_dict("records"):
+        key = tuple(row[name] for name in index)
+        rows.setdefault(key, dict(zip(index, key, strict=True)))[f"{row['resolution']} px"] = row["mib"]
+    sides = [f"{side} px" for side in frame["resolution"].unique()]
+    return pd.DataFrame(rows.values(), columns=[*index, *sides])
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ MIB, GIB = 2**20, 2**30
 _MOST_NAMED = 8  # methods in a sentence
 _FEW_PLACES = 3  # of which all is said
 _WIDTH = 80  # of a terminal
+_WHOLE_WORDS: dict[str, Any] = {"break_on_hyphens": False, "break_long_words": False}
 NOT_EQUAL = (
     "Not told apart is not shown to be equal: --margin 0.02 asks which methods are shown to lie within 2 points of "
     "full fine-tuning."
@@ -51,7 +52,7 @@ def in_terminal(found: Sequence[Verdict], limits: Limits, commands: Sequence[str
         commands: Command lines of the next steps, in the order of the verdicts; none by default.
     """
     for number, verdict in enumerate(found):
-        yield heading(verdict)
+        yield textwrap.fill(heading(verdict), _WIDTH, **_WHOLE_WORDS)
         for line in sentences(verdict, limits, commands[number] if commands else None):
             yield _bullet(line)
         yield ""
@@ -70,8 +71,7 @@ def first_lines(found: Sequence[Verdict]) -> Iterator[str]:
 
 
 def _bullet(line: str) -> str:
-    layout: dict[str, Any] = {"break_on_hyphens": False, "break_long_words": False}
-    return textwrap.fill(line, _WIDTH, initial_indent="- ", subsequent_indent="  ", **layout)
+    return textwrap.fill(line, _WIDTH, initial_indent="- ", subsequent_indent="  ", **_WHOLE_WORDS)
 
 
 def sentences(verdict: Verdict, limits: Limits, command: str | None = None) -> Iterator[str]:

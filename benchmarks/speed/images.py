@@ -24,7 +24,8 @@ from torchvision.transforms import v2
 
 from benchmarks.bounds import positive
 from benchmarks.choices import SPLITS
-from benchmarks.commands.options import add_format, print_frame
+from benchmarks.commands.options import add_format
+from benchmarks.commands.printing import print_frame
 from benchmarks.data.augment import FLIP, JITTER, RATIO, SCALE, Preprocessing, draw_augmentation
 from benchmarks.data.batches import Split, iterate, sequential_order
 from benchmarks.data.dataset import Dataset, open_dataset
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> int:
             for part, lines in parts
             for what, speed, first in lines
         ]
-    print_frame(pd.DataFrame(rows), args.format)
+    print_frame(pd.DataFrame(rows), args.format, args.wide)
     return 0
 
 

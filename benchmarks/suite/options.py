@@ -277,7 +277,9 @@ class SuiteOptions(OptionModel):
         Switch,
         Option("hash names of images and patients in predictions, with a key that is kept in the dataset", "privacy"),
     ] = False
-    verbose: Annotated[Switch, Option("show all that runs write to their logs", "processes")] = False
+    verbose: Annotated[
+        Switch, Option("show all that runs write to their logs; with --dry-run: all columns", "processes")
+    ] = False
     mix_code: Annotated[
         Switch, Option("average seeds of a method that different code has trained (default: leave their mean out)")
     ] = False

@@ -127,8 +127,8 @@ class SuiteProgress:
         self.progress.remove_task(self.task)
         self.timed.append(time.monotonic() - self.run_started)
         mean = sum(self.timed) / len(self.timed)
-        rest = f", about {_duration(left * mean / self.at_once)} for the {left} left" if left else ""
-        self.note(f"{self.title}: {ending(done)} in {_duration(self.timed[-1])}{rest}")
+        rest = f", about {in_words(left * mean / self.at_once)} for the {left} left" if left else ""
+        self.note(f"{self.title}: {ending(done)} in {in_words(self.timed[-1])}{rest}")
 
     def _show(self, text: str, done: float, total: float) -> None:
         left = self._time_left(done / total) if text.startswith("epoch") else ""
@@ -138,7 +138,7 @@ class SuiteProgress:
         if not 0 < share < 1:
             return ""
         elapsed = time.monotonic() - self.run_started
-        return f", {_duration(elapsed * (1 - share) / share)} left"
+        return f", {in_words(elapsed * (1 - share) / share)} left"
 
 
 class CountProgress:
@@ -176,7 +176,8 @@ class CountProgress:
             self.console.print(f"{self.what}: {done} of {total}", markup=False, soft_wrap=True)
 
 
-def _duration(seconds: float) -> str:
+def in_words(seconds: float) -> str:
+    """Seconds for reading: `3 min 05 s`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
