@@ -12,35 +12,10 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `stop_on_signals`: importing would end with a traceback
 
-from benchmarks.bounds import refuse_faults
-from benchmarks.commands import COMMANDS
-from benchmarks.commands.contract import Command
+from benchmarks.commands.command_line import find_command, overview, read_arguments
 from benchmarks.errors import mendable, one_line
 from benchmarks.suite.crash import report_crash
 from benchmarks.suite.signals import Stop, leave, stop_on_signals
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors are one line: what is wrong, and where to look."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        """Ends with status 2."""
-        print(f"bench.py: {' '.join(message.split())}; see {self.prog} -h", file=sys.stderr)
-        sys.exit(2)
-
-
-def make_parser(command: Command) -> Parser:
-    """The parser of one command."""
-    others = "\n".join(f"  {name:8} {other.help}" for name, other in COMMANDS.items())
-    parser = Parser(
-        prog=f"bench.py {command.name}",
-        description=command.help,
-        epilog=f"example:\n  {command.example}\n\ncommands (run is the default; bench.py COMMAND -h):\n{others}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    command.add_arguments(parser)
-    return parser
 
 
 def main(arguments: list[str]) -> int:
@@ -49,15 +24,13 @@ def main(arguments: list[str]) -> int:
     Whatever else goes wrong is a fault of ours: one line, status 70, and a file that holds the traceback.
     """
     named = bool(arguments) and not arguments[0].startswith("-")
-    name = arguments[0] if named else "run"
-    if name not in COMMANDS:
-        print(f"bench.py: command must be one of {', '.join(COMMANDS)}, got {name!r}", file=sys.stderr)
-        return 2
-    command, rest = COMMANDS[name], arguments[1:] if named else arguments
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0
     args = argparse.Namespace()
     try:
-        args = make_parser(command).parse_args(rest)
-        refuse_faults(vars(args).values())
+        command = find_command(arguments[0] if named else "run")
+        args = read_arguments(command, arguments[1:] if named else arguments)
         if getattr(args, "plugins", None):
             from benchmarks.plugins import load_plugins
 

@@ -8,7 +8,7 @@ import argparse
 import math
 import re
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,15 +159,3 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
     return number
-
-
-def refuse_faults(values: Iterable[Any]) -> None:
-    """Checks what a command line was read into.
-
-    Raises:
-        UserError: There are faults among the values; the message has all of them.
-    """
-    every = [item for value in values for item in (value if isinstance(value, list | tuple) else [value])]
-    faults = list(dict.fromkeys(item for item in every if isinstance(item, Fault)))
-    if faults:
-        raise UserError("; ".join(faults))

@@ -49,12 +49,20 @@ def one_of(kind: str, known: Iterable[str], name: str) -> str:
     return name
 
 
+def nearest(known: Iterable[str], value: str, cutoff: float = 0.6) -> str | None:
+    """The name that is most like a value; None where none is as like it as `cutoff` says, from 0 to 1."""
+    near = difflib.get_close_matches(value, list(known), n=9, cutoff=cutoff)
+    swapped = [name for name in near if sorted(name) == sorted(value)]  # two letters, as often
+    return next(iter(swapped or near), None)
+
+
 def not_one_of(kind: str, known: Iterable[str], value: object) -> str:
     """Says that a value is not in a table, with the nearest name and all choices."""
     names = list(known)
     if not names:
         return f"{kind} must be one of those there are, and there are none, got {value!r}"
-    nearest = difflib.get_close_matches(value, names, n=9) if isinstance(value, str) else []
-    swapped = [name for name in nearest if sorted(name) == sorted(str(value))]  # two letters, as often
-    hint = f"; did you mean {(swapped or nearest)[0]}?" if nearest else ""
+    near = nearest(names, value) if isinstance(value, str) else None
+    hint = f"; did you mean {near}?" if near else ""
+    if isinstance(value, str) and "," in value and all(part in names for part in value.split(",")):
+        hint = f"; names stand apart: {value.replace(',', ' ')}"
     return f"{kind} must be one of {', '.join(names)}, got {value!r}{hint}"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import bench
 from benchmarks.commands import COMMANDS
+from benchmarks.commands.command_line import make_parser
 from benchmarks.suite.options import SuiteOptions
 from benchmarks.suite.suite_file import read_options
 
@@ -22,7 +22,7 @@ TINY += ["--batch-size", "4", "--device", "cpu"]
 
 def options_of(*arguments: str, command: str = "run") -> SuiteOptions:
     """What a command line asks for."""
-    return read_options(vars(bench.make_parser(COMMANDS[command]).parse_args(arguments)))
+    return read_options(vars(make_parser(COMMANDS[command]).parse_args(arguments)))
 
 
 class Ended(NamedTuple):

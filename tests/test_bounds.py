@@ -11,8 +11,9 @@ import torch
 from bench_process import options_of
 
 import bench
-from benchmarks.bounds import BOUNDS, Fault, broken_rule, positive, read_number, refuse_faults, typed
+from benchmarks.bounds import BOUNDS, Fault, broken_rule, positive, read_number, typed
 from benchmarks.commands import COMMANDS
+from benchmarks.commands.command_line import make_parser, read_arguments
 from benchmarks.errors import UserError
 from benchmarks.suite.option_rules import faults
 from benchmarks.suite.options import SuiteOptions
@@ -104,7 +105,7 @@ def test_a_file_and_what_is_typed_are_refused_together(tmp_path: Path) -> None:
 
 def test_no_number_of_any_command_is_without_bounds() -> None:
     for command in COMMANDS.values():
-        for action in bench.make_parser(command)._actions:
+        for action in make_parser(command)._actions:
             assert action.type not in (int, float, positive), (command.name, action.option_strings)
     wild: dict[str, object] = {}
     for name, field in SuiteOptions.model_fields.items():
@@ -119,9 +120,9 @@ def test_no_number_of_any_command_is_without_bounds() -> None:
 def test_faults_wait_in_the_place_of_values() -> None:
     read = typed("res")
     assert (read("224"), isinstance(read("0"), Fault)) == (224, True)
-    refuse_faults([1, [224], None])
+    assert read_arguments(COMMANDS["memory"], ["--res", "224", "512"]).res == [224, 512]
     with pytest.raises(UserError, match=r"^res must be at least 1, got '0'; res must be a whole number, got 'x'$"):
-        refuse_faults([[read("0"), 224], read("x"), read("0")])
+        read_arguments(COMMANDS["memory"], ["--res", "0", "224", "x", "0"])
 
 
 def test_what_is_no_command_of_ours_refuses_numbers_too() -> None:

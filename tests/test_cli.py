@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from tiny_images import make_images
 
 import bench
 from benchmarks.commands import COMMANDS
+from benchmarks.commands.command_line import make_parser, read_arguments
 from benchmarks.commands.dry_run import ranges
 from benchmarks.commands.printing import markdown_table
 from benchmarks.errors import MachineError, UserError
@@ -75,11 +77,25 @@ def test_help_shows_an_example_that_parses(name: str, capsys: pytest.CaptureFixt
     assert (program, arguments.pop(0)) == ("python", "bench.py")
     named = arguments[0] if arguments[0] in COMMANDS else "run"
     assert named == name
-    bench.make_parser(COMMANDS[name]).parse_args(arguments[1:] if arguments[0] == name else arguments)
+    make_parser(COMMANDS[name]).parse_args(arguments[1:] if arguments[0] == name else arguments)
 
 
 def test_run_is_the_default_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert Said("-h", capsys).out == Said("run -h", capsys).out
+    assert_one_line(said := Said("--methods fpt --res 0", capsys))
+    assert Said("run --methods fpt --res 0", capsys).err == said.err
+
+
+def test_help_shows_the_commands_and_three_examples_that_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    said = Said("-h", capsys)
+    assert said.status == 0 and max(map(len, said.out.splitlines())) <= 80
+    for name, command in COMMANDS.items():
+        assert f"  {name} " in said.out and command.help in said.out
+    examples = re.findall(r"^  python bench\.py (.*?)   ", said.out, re.MULTILINE)
+    assert len(examples) == 3
+    for line in examples:
+        words = shlex.split(line)
+        name = "run" if words[0].startswith("-") else words.pop(0)
+        read_arguments(COMMANDS[name], words)
 
 
 @pytest.mark.process
@@ -221,7 +237,24 @@ def test_tables_and_plots_print_the_paths_they_wrote(
     ("arguments", "message"),
     [
         ("trian", "command must be one of run, advise, params, "),
-        ("--method fpt", "unrecognized arguments: --method"),
+        ("--method fpt", "run has no option --method; did you mean --methods?"),
+        (
+            "--methods fpt --seed 0 --dryrun",
+            "--seed; did you mean --seeds?; run has no option --dryrun; did you mean --d",
+        ),
+        ("fit --margin 3", "fit has no option --margin, which is of run, advise"),
+        ("--methods fpt --dry-run extra", "'extra' must belong to an option or be left out; see bench.py run -h"),
+        ("--methods fpt --zzz", "run has no option --zzz; see bench.py run -h"),
+        ("runn --methods fpt", "got 'runn'; did you mean run?"),
+        ("--methods fpt --lr gird", "lr must be a number or grid, got 'gird'; did you mean grid?"),
+        (
+            "--methods fpt --lr gird --seed 0 --res 0",
+            "did you mean --seeds?; res must be at least 1, got '0'; lr must be",
+        ),
+        ("--methods fpt --datasets nowhere --attention flash", "attention must be one of eager, sdpa, got 'flash'"),
+        ("--methods fpt,lora", "names stand apart: fpt lora"),
+        ("memory --precision bf61 --res x", "res must be a whole number, got 'x'; precision must be"),
+        ("tables --metrics auroc", "metrics must be one of auc, "),
         ("--methods fpt --res big", "res must be a whole number, got 'big'"),
         ("--methods fpt --res 0", "res must be at least 1, got '0'"),
         ("--methods fpt --lr 0", "lr must be above 0, got '0'"),
@@ -247,7 +280,7 @@ def test_tables_and_plots_print_the_paths_they_wrote(
         ("--methods fpt --datasets nowhere", "nowhere"),
         ("tables", "no records under results/runs; run bench.py --methods"),
         ("plots", "no records under results/runs; run bench.py --methods"),
-        ("list method", "invalid choice: 'method'"),
+        ("list method", "backbones, runs, caches, got 'method'; did you mean methods?"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -431,7 +464,7 @@ def test_a_parser_that_breaks_is_a_fault_of_ours_too(
     def fail(_: object) -> None:
         raise TypeError("no parser")
 
-    monkeypatch.setattr("bench.make_parser", fail)
+    monkeypatch.setattr("benchmarks.commands.command_line.make_parser", fail)
     assert Said("params", capsys).status == 70
     assert len(list((folder / "results" / "logs").glob("crash-*.txt"))) == 1
 

@@ -76,7 +76,7 @@ def test_what_is_asked_for_is_done(folder: Path) -> None:
     [
         (["--target", "drak"], "target must be one of bright, dark, got 'drak'; did you mean dark?"),
         (["--how", "attention"], "got 'attention', which needs queries or prompts of the method's own"),
-        (["--how", "guess"], "argument --how: invalid choice: 'guess' (choose from"),
+        (["--how", "guess"], "how must be one of "),
         (["--steps", "-1"], "steps must be at least 0, got '-1'"),
     ],
 )

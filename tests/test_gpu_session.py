@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from bench import make_parser
 from benchmarks.commands import COMMANDS
+from benchmarks.commands.command_line import make_parser
 from benchmarks.commands.memory import grid
 from benchmarks.environment import ROOT
 from benchmarks.speed import compiled, fpt

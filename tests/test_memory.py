@@ -12,9 +12,10 @@ import pynvml
 import pytest
 import torch
 
-from bench import main, make_parser
+from bench import main
 from benchmarks.commands import COMMANDS
 from benchmarks.commands import memory as command
+from benchmarks.commands.command_line import make_parser
 from benchmarks.environment import ROOT, driver_version
 from benchmarks.errors import MachineError
 from benchmarks.memory import measure

@@ -16,6 +16,7 @@ from benchmarks.commands.printing import fitted, print_frame
 from benchmarks.environment import ROOT
 
 TINY = f"--backbone '{PLAIN['augreg']}'"
+RUN = "--weights none --batch-size 4 --device cpu"
 STORED = f"--results {ROOT / 'results/demo'}"
 COMMANDS = (
     "list methods",
@@ -31,8 +32,8 @@ COMMANDS = (
     f"advise {STORED}",
     f"tables --compare {ROOT / 'results/demo'} {STORED}",
     "check images",
-    f"preload --dry-run --methods linear fpt --datasets images --res 64 96 {TINY} --weights none --batch-size 4 --device cpu",
-    f"--dry-run --methods linear full lora --datasets images --res 64 96 {TINY} --weights none --batch-size 4 --device cpu",
+    f"preload --dry-run --methods linear fpt --datasets images --res 64 96 {TINY} {RUN}",
+    f"--dry-run --methods linear full lora --datasets images --res 64 96 {TINY} {RUN}",
 )
 WIDE = {"--dry-run": "--verbose", "advise": ""}  # but for --wide
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from bench_process import options_of
 
-from bench import make_parser
 from benchmarks.commands import COMMANDS
+from benchmarks.commands.command_line import make_parser
 from benchmarks.environment import ROOT
 from benchmarks.model.groups import GROUPS
 from benchmarks.model.variants import read_variants

@@ -249,7 +249,8 @@ def test_a_suite_file_holds_variants_and_what_is_typed_wins(folder: Path) -> Non
 
 def test_a_dry_run_and_preload_name_variants(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--methods", "fpt:keep_ratio=0.2|0.5", "linear", "--datasets", "images", "--weights", "none"]
-    words += ["--backbone", f"{TINY}[depth=2]", "--res", "32", "--batch-size", "4", "--dry-run", "--results", "r"]
+    words += ["--backbone", f"{TINY}[depth=2]", "--res", "32", "--batch-size", "4", "--dry-run", "--verbose"]
+    words += ["--results", "r"]
     assert bench.main([*words, "--cache", "c"]) == 0
     rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:]]
     assert rows == ["linear", "fpt:keep_ratio=0.2", "fpt:keep_ratio=0.5"]

@@ -86,7 +86,7 @@ def _command(verdict: "Verdict") -> str | None:
 
 COMMAND = Command(
     "advise",
-    "say which method to use, from stored runs, how sure that is, and what would decide more",
+    "say which method to use, how sure that is, and what would decide",
     "python bench.py advise --gpu-memory 8GB --margin 0.02",
     add_arguments,
     run,

@@ -148,7 +148,7 @@ def _row(args: argparse.Namespace, deployment: "Deployment", device: "torch.devi
 
 COMMAND = Command(
     "cost",
-    "what using a trained model costs: memory, time and storage, merged or not",
+    "what using a model costs: memory, time, storage, merged or not",
     "python bench.py cost --methods full lora fpt --res 224 512 --no-time",
     add_arguments,
     run,

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 COMMAND = Command(
     "explain",
-    "what a trained model looks at: maps over images, and whether they mean anything",
+    "what a model looks at, and whether that means anything",
     "python bench.py explain best path/to/images --out explained",
     add_arguments,
     run,

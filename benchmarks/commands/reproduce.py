@@ -42,7 +42,7 @@ def reproduce(args: argparse.Namespace) -> int:
 
 COMMAND = Command(
     "reproduce",
-    "run what a whole table lacks, and write it: first a dry run, with --yes the runs",
+    "run what a table lacks: first a dry run, with --yes the runs",
     "python bench.py reproduce paper --data-root data",
     add_arguments,
     reproduce,

@@ -106,6 +106,9 @@ def tables(args: argparse.Namespace) -> int:
         if args.layout:
             raise UserError(f"compare must be used without --layout, got --layout {args.layout}")
         return _compare(args.compare, args.results, args.format or FORMATS[0], args.mix_code, args.wide)
+    from benchmarks.analysis.headline import chosen_scores
+
+    chosen_scores(args.metrics)  # a wrong name is told before thousands of records are read
     frame, num_problems = stored_runs(args.results, args.mix_code, args.across_backbones)
     if args.layout == "paper":
         from benchmarks.report.paper_layout import write_paper_tables

@@ -28,13 +28,13 @@ import pandas as pd
 from PIL import Image
 from scipy.special import softmax
 
-from bench import make_parser
 from benchmarks.analysis.evidence import load_evidence
 from benchmarks.analysis.influence import influence
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import summary
 from benchmarks.bounds import positive
 from benchmarks.commands import COMMANDS
+from benchmarks.commands.command_line import make_parser
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.memory.phases import views_of
 from benchmarks.memory.point import MemoryPoint

@@ -1,14 +1,14 @@
 """What is wrong with the options of a suite, a line each: a value against its rule, and options beside each other."""
 
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from benchmarks.choices import not_one_of
+from benchmarks.choices import nearest, not_one_of
 from benchmarks.errors import UserError
 from benchmarks.suite.options import POLICIES, SuiteOptions, choices_of
 from benchmarks.suite.slurm_settings import SlurmSettings
@@ -98,8 +98,16 @@ def _fault(found: ErrorDetails, field: str, name: str) -> str:
     if kind in ("extra_forbidden", "missing"):
         return _fault_of_key(kind, str(found["loc"][-1]))
     value = str(value) if isinstance(value, Path) else value
+    if kind == "bounds" and choices_of(field) and more["rule"].startswith("a "):  # no number at all
+        return _number_or_word(name, more["rule"], choices_of(field), value)
     rule = _RULES.get(kind) or _RULES[kind.partition("_")[0]]
     return f"{name} must be {rule.format(**more)}, got {reprlib.repr(value)}"
+
+
+def _number_or_word(name: str, rule: str, words: Sequence[str], value: Any) -> str:
+    near = nearest(words, value) if isinstance(value, str) else None
+    hint = f"; did you mean {near}?" if near else ""
+    return f"{name} must be {' or '.join([rule, *words])}, got {reprlib.repr(value)}{hint}"
 
 
 def _fault_of_key(kind: str, key: str) -> str:
