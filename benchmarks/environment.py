@@ -74,6 +74,11 @@ def cpu_name() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def num_cores() -> int:
+    """Cores that this process may use; all of them where the system cannot say, as on macOS and Windows."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def driver_version() -> str | None:
     """Version of the NVIDIA driver; None where it does not say."""
     import pynvml

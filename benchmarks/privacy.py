@@ -80,7 +80,7 @@ def own_users() -> dict[str, str]:
     """What stands for the user in a text; `root` is nobody's name."""
     try:
         user = getpass.getuser()
-    except (OSError, KeyError):  # no name for the user's number, as in some containers
+    except (OSError, KeyError, ImportError):  # no name for the user's number, as in some containers
         return {}
     return {} if user == "root" else {user: "<user>"}
 

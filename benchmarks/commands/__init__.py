@@ -8,6 +8,7 @@ from benchmarks.commands import (
     check,
     clean,
     cost,
+    doctor,
     evaluate,
     explain,
     export,
@@ -50,5 +51,6 @@ COMMANDS: dict[str, Command] = {
         preload.COMMAND,
         listing.COMMAND,
         clean.COMMAND,
+        doctor.COMMAND,
     )
 }

@@ -131,7 +131,10 @@ class CacheFiles:
         try:
             for name, size in sizes.items():
                 with (folder / name).open("wb") as file:
-                    os.posix_fallocate(file.fileno(), 0, size)  # a disk that fills up later cannot take this away
+                    if hasattr(os, "posix_fallocate"):  # macOS and Windows have none
+                        os.posix_fallocate(file.fileno(), 0, size)  # a disk that fills up later cannot take this away
+                    else:
+                        file.truncate(size)
         except OSError as error:
             shutil.rmtree(folder)
             raise no_room(folder, needed, free) from error

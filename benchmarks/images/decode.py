@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import struct
 import warnings
 from collections import deque
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
+from benchmarks.environment import num_cores
 from benchmarks.errors import UserError
 from benchmarks.images.deep import num_bits, read_deep
 from benchmarks.images.depth import Deep, Extent, Scale
@@ -325,8 +325,7 @@ def pixel_digest(image: Image.Image) -> str:
 
 def num_workers() -> int:
     """Threads for decoding: PIL releases the interpreter lock, so threads use every core that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores)
+    return min(8, num_cores())
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

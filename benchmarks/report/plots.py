@@ -1,6 +1,5 @@
 """Figures of stored results: memory by resolution, AUC over memory, AUC by resolution, ranks, options of methods."""
 
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from benchmarks.analysis.ranks import Ranking, compare_over_datasets
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import blocks, summary
 from benchmarks.choices import one_of
+from benchmarks.environment import num_cores
 from benchmarks.names import shortened
 from benchmarks.records.whole_run import WHOLE_RUN
 from benchmarks.report.auc_plot import plot_auc
@@ -135,7 +135,7 @@ def _places(table: pd.DataFrame) -> dict[str, str]:
 
 def _drawn(figures: Sequence[Figure]) -> Iterator[list[Path] | str]:
     """Draws figures in their order, many of them in several processes: one takes half a second."""
-    num_processes = min(MOST_PROCESSES, len(os.sched_getaffinity(0)), len(figures) // MANY)
+    num_processes = min(MOST_PROCESSES, num_cores(), len(figures) // MANY)
     if num_processes < 2:
         yield from map(_draw, figures)
         return

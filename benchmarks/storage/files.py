@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import stat
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -190,6 +191,8 @@ def file_sha256(path: Path) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
+    if sys.platform == "win32":  # where a folder is not opened, and a rename is the file system's affair
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

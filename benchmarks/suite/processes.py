@@ -20,8 +20,9 @@ from benchmarks.environment import ROOT
 from benchmarks.suite.oom_kills import OomKills
 from benchmarks.suite.planned import PlannedRun
 from benchmarks.suite.progress import SuiteProgress
+from benchmarks.suite.signals import known_signals
 
-FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # not by a fault of the run
+FROM_OUTSIDE = known_signals("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")  # not by a fault of the run
 LOOK_SECONDS = 1.0  # between looks at a run that says nothing
 EXIT_SECONDS = 60.0  # from the end of its work to that of the process
 SERVES = ("ok", "diverged")  # states of a job after which its process may do another

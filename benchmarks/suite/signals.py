@@ -10,7 +10,13 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+def known_signals(*names: str) -> tuple[signal.Signals, ...]:
+    """Signals by name, without those that this system lacks: Windows has neither SIGHUP, SIGKILL nor SIGUSR2."""
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+SIGNALS = known_signals("SIGINT", "SIGTERM", "SIGHUP")
 GRACE_SECONDS = 2.5  # from a signal to the end of the process, whatever it is at
 
 
@@ -64,7 +70,8 @@ def stop_on_signals() -> None:
 
     for signum in signals:
         signal.signal(signum, stop)
-    _end_late(signals)
+    if hasattr(os, "set_blocking"):  # Windows has it since Python 3.12
+        _end_late(signals)
 
 
 def _end_late(signals: Sequence[int]) -> None:

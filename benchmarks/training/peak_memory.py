@@ -1,7 +1,6 @@
 """Memory counters, measured: a GPU's peaks per phase, what the driver reports, and the host's peak."""
 
 import os
-import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -224,5 +223,7 @@ def host_peak_bytes() -> int:
     for line in lines:
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
+    import resource  # Windows has none
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
