@@ -4,8 +4,11 @@
 # make docs    rewrite the tables and the drawing in docs/ that are made by a script
 # make clean   remove what these made, but for results/
 # PYTHON=...   a Python 3.11 or newer to make .venv with (default: python3)
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu   where torch comes from: this one has its CPU build, for a machine
+#              without an NVIDIA GPU (default: the package index, whose torch brings CUDA)
 
 PYTHON ?= python3
+TORCH_INDEX ?=
 PY := .venv/bin/python
 INSTALLED := .venv/installed-pyproject.toml
 
@@ -43,6 +46,7 @@ environment:
 		$(PYTHON) -m venv .venv; \
 	fi; \
 	echo "installing packages into .venv (minutes at first)" >&2; \
+	$(if $(TORCH_INDEX),$(PY) -m pip install --quiet --disable-pip-version-check --index-url $(TORCH_INDEX) torch torchvision;,) \
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'; \
 	cp pyproject.toml $(INSTALLED)
 

@@ -15,7 +15,7 @@ from docs.architecture import draw, is_drawn
 from docs.tables import BLOCKS
 
 DOCS = ROOT / "docs"
-PAGES = (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
+PAGES = (*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")), *sorted(DOCS.glob("*.md")))
 DRAWING = DOCS / "architecture.svg"
 BLOCK = re.compile(r"(<!-- made by docs/make.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
