@@ -26,7 +26,8 @@ COMMANDS = (
 # Linux where Python's own choose by the system when they are imported, which is before.
 HIDE = """
 import asyncio, builtins, ctypes, importlib, multiprocessing, os, pathlib, shlex, shutil, signal, subprocess, sys
-import numpy, pandas, torch, timm, peft, transformers, matplotlib.pyplot, scipy.stats, sklearn.metrics, psutil, plotly, filelock
+import numpy, pandas, torch, timm, peft, transformers, filelock
+import matplotlib.pyplot, scipy.stats, sklearn.metrics, psutil, plotly
 import multiprocessing.popen_spawn_posix, concurrent.futures.process
 system, root = sys.argv[1], sys.argv[2]
 sys.path.insert(0, root)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.bounds import typed
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import FORMATS, add_mix_code, add_results, print_frame
+from benchmarks.commands.options import FORMATS, add_mix_code, add_results
+from benchmarks.commands.printing import print_frame
 from benchmarks.errors import MissingError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if table.empty:
         raise MissingError("no stored run has a history of epochs, of which a validation AUC could be reached")
     if args.format:
-        print_frame(table, args.format)
+        print_frame(table, args.format, wide=True)
     else:
         _print(table, args.val_auc, args.price)
     return 1 if num_problems else 0
@@ -80,7 +81,7 @@ def _shown(value: float, layout: str) -> str:
 
 COMMAND = Command(
     "reach",
-    "what stored runs took to reach a validation AUC: seconds, hours, joules, money",
+    "what runs took to reach a validation AUC: seconds, joules, money",
     "python bench.py reach 0.9 --price 2.5",
     add_arguments,
     run,
