@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_lists_first_and_starts_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["reproduce", "mine.yaml"]) == 0
+    assert main(["reproduce", "mine.yaml", "--verbose"]) == 0
     out, err = capsys.readouterr()
     (row,) = [line for line in out.splitlines() if "linear" in line]
     assert "memory MiB" in out and row.split("|")[-2].strip() == "1"
