@@ -21,7 +21,12 @@ from methods.side.fpt_parts import extraction, fast_path, lean_extraction
 from methods.side.fpt_parts import parts as parts_of_work
 from methods.side.fpt_parts.extraction import parse_layers
 from methods.side.fpt_parts.fast_path import plain_path
-from methods.side.fpt_parts.lean_extraction import LeanExtractor, attend_fused, attend_in_chunks
+from methods.side.fpt_parts.lean_extraction import (
+    LeanExtractor,
+    attend_fused,
+    attend_in_chunks,
+    attend_in_two_passes,
+)
 
 # One class token; class token and four registers, layer scale, patch 14; no prefix token at all; patch 32.
 BACKBONES = ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"]
@@ -123,13 +128,18 @@ def test_extraction_equals_the_naive_one(name: str, layers: str) -> None:
                     torch.testing.assert_close(features[part], expected[part], rtol=1e-5, atol=1e-5)
 
 
-def test_fused_attention_tells_what_each_token_receives() -> None:
+Attend = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+
+
+@pytest.mark.parametrize("attend", [attend_fused, attend_in_two_passes])
+def test_fused_attention_tells_what_each_token_receives(attend: Attend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean_extraction, "CACHED_SCORES", 133 * 20)
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, 3, 133, 8) * 1.5 for _ in range(3))
-    attended, received = attend_fused(query, key, value, 8**-0.5)
-    expected = attend_in_chunks(query, key, value, 8**-0.5)
-    torch.testing.assert_close(attended, expected[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(received, expected[1], rtol=1e-5, atol=1e-7)
+    attended, received = attend(query, key, value, 8**-0.5)
+    attention = (query @ key.mT * 8**-0.5).softmax(dim=-1)
+    torch.testing.assert_close(attended, attention @ value, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(received, attention.mean(dim=2), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -143,13 +153,12 @@ def test_fused_attention_counts_in_fp32_what_tokens_in_16_bits_receive(dtype: to
     torch.testing.assert_close(received, expected, rtol=1e-4, atol=0)
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_nothing() -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, 3, 17, 8) for _ in range(3))
     whole = attend_in_chunks(query, key, value, 8**-0.5)
     for scores in (17 * 5, 4 * 17 * 17):  # five queries of a head at a time; four heads, the last chunk has two
-        monkeypatch.setattr(lean_extraction, "MAX_SCORES", scores)
-        chunked = attend_in_chunks(query, key, value, 8**-0.5)
+        chunked = attend_in_chunks(query, key, value, 8**-0.5, scores)
         torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-6)
     attention = torch.stack(
         [torch.stack([naive_attention(*pair) for pair in zip(*h, strict=True)]) for h in zip(query, key, strict=True)]

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from methods.side.fpt_parts.fusion import Stored, attend
-from methods.side.fpt_parts.lean_extraction import attend_fused, attention_with_logsumexp
+from methods.side.fpt_parts.lean_extraction import attend_in_two_passes, attention_with_logsumexp
 from methods.side.fpt_parts.lean_fusion import attend_to_features
 from methods.side.fpt_parts.lean_layers import LeanBlock
 
@@ -79,7 +79,7 @@ def _try_extraction() -> None:
     """The CPU's fused kernel by numbers, the GPU's by the shapes and types that they promise."""
     query, key, value = (torch.randn(2, 2, 5, 8) for _ in range(3))
     attention = (query @ key.mT / 8**0.5).softmax(dim=-1)
-    found = attend_fused(query, key, value, 8**-0.5)
+    found = attend_in_two_passes(query, key, value, 8**-0.5)
     torch.testing.assert_close(found, (attention @ value, attention.mean(dim=2)), rtol=1e-4, atol=1e-4)
     for dtype in (torch.float32, torch.bfloat16):
         tensor = torch.empty(2, 2, 5, 8, dtype=dtype, device="meta")

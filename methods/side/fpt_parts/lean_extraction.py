@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from methods.side.fpt_parts.extraction import most_important, num_kept, stored
 from methods.side.fpt_parts.parts import one_operator, parts
 
-# Attention scores held at once by eager extraction, 16 MiB in fp32: few enough for a CPU's cache.
-MAX_SCORES = 2**22
+MAX_SCORES = 2**22  # attention scores held at once by eager extraction: 16 MiB in fp32
+CACHED_SCORES = 2**18  # by fused extraction on a CPU, for each thread: they stay in its own cache
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 aten = torch.ops.aten
@@ -67,8 +67,15 @@ class LeanExtractor(nn.Module):
             features[key][:, part] = tensor
 
 
-def attend_in_chunks(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def attend_in_chunks(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, max_scores: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Eager softmax attention and how much of it each token receives, in chunks of heads and queries.
+
+    Args:
+        query, key, value: Of all heads.
+        scale: Of the scores.
+        max_scores: Held at once, more only where those of one query are; None for `MAX_SCORES`.
 
     Returns:
         The attention's output, and for each head and token the mean over queries of the attention it receives.
@@ -83,8 +90,9 @@ def attend_in_chunks(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
     )  # each (B A, N, E), copied once
     output = torch.empty_like(query)
     received = query.new_zeros(batch * heads, tokens, dtype=torch.float32)
-    heads_at_once = max(1, MAX_SCORES // tokens**2)
-    queries_at_once = min(tokens, max(1, MAX_SCORES // tokens))
+    max_scores = max_scores or MAX_SCORES
+    heads_at_once = max(1, max_scores // tokens**2)
+    queries_at_once = min(tokens, max(1, max_scores // tokens))
     for part in parts(batch * heads, heads_at_once):
         _attend_to_part(query, key, value, output, received, part, queries_at_once)
     return output.unflatten(0, (batch, heads)), (received / tokens).unflatten(0, (batch, heads))
@@ -103,7 +111,16 @@ def _attend_to_part(
 
 
 def attend_fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """As `attend_in_chunks`, by two passes of the fused kernel and without any attention map.
+    """As `attend_in_chunks`, without any attention map: on a CPU in fp32 in chunks that its cache holds, where each score
+    is made once, else in two passes of the fused kernel.
+    """
+    if query.is_cpu and query.dtype == torch.float32 and not torch.compiler.is_exporting():
+        return attend_in_chunks(query, key, value, scale, CACHED_SCORES * torch.get_num_threads())
+    return attend_in_two_passes(query, key, value, scale)
+
+
+def attend_in_two_passes(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """As `attend_in_chunks`, by the fused kernel.
 
     The kernel returns each query's log-sum-exp over keys, l_i. What token j receives from all queries is
     sum_i exp(scale q_i k_j - l_i): the exponential of a log-sum-exp as well, with the roles of queries and keys swapped
