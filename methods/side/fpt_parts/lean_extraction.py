@@ -111,8 +111,8 @@ def _attend_to_part(
 
 
 def attend_fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """As `attend_in_chunks`, without any attention map: on a CPU in fp32 in chunks that its cache holds, where each score
-    is made once, else in two passes of the fused kernel.
+    """As `attend_in_chunks`, without any attention map: on a CPU in fp32 in chunks that fit its cache, so that each
+    score is made once, else in two passes of the fused kernel.
     """
     if query.is_cpu and query.dtype == torch.float32 and not torch.compiler.is_exporting():
         return attend_in_chunks(query, key, value, scale, CACHED_SCORES * torch.get_num_threads())
