@@ -72,6 +72,8 @@ BOUNDS = {
     "gpu_memory": Bounds(0, 1_000_000, whole=False, above=True),
     "margin": Bounds(0, 1, whole=False),
     "max_hours": Bounds(0, 100_000, whole=False, above=True),
+    "train_fraction": Bounds(0, 1, whole=False, above=True),
+    "shots": _COUNT,
     "train_hours": Bounds(0, 100_000, whole=False, above=True),
     "val_auc": Bounds(0, 1, whole=False, above=True),
     "price": Bounds(0, 1_000_000, whole=False),

@@ -17,7 +17,7 @@ Offload = Literal["none", "activations"]
 Optimizer = Literal["adamw", "adamw8bit", "sgd", "lion"]
 FrozenWeights = Literal["fp32", "bf16"]
 KeepModels = Literal["lean", "all", "best", "none"]  # which trained models stay
-
+Imbalance = Literal["none", "class_weights", "balanced_sampling", "logit_adjustment"]
 Compile = Literal["none", "default", "reduce-overhead"]
 _LATER = {"later": True}
 
@@ -48,8 +48,13 @@ SAVER_WORDS: dict[str, dict[Any, str]] = {
     "optimizer": {"adamw8bit": "8-bit AdamW", "sgd": "SGD", "lion": "Lion"},
     "frozen_weights": {"bf16": "bf16 weights"},
 }
-# All that is said of a run in its label wherever it is not the default.
-LABEL_WORDS = SAVER_WORDS | {
+LABEL_WORDS: dict[str, dict[Any, str]] = {
+    "imbalance": {
+        "class_weights": "class weights",
+        "balanced_sampling": "balanced sampling",
+        "logit_adjustment": "logit adjustment",
+    },
+    **SAVER_WORDS,
     "compile": {"default": "compiled", "reduce-overhead": "compiled, CUDA graphs"},
 }
 
@@ -59,13 +64,53 @@ def savers_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {entry.name: settings[entry.name] for entry in fields(Savers)}
 
 
-def saver_words(settings: Mapping[str, Any]) -> list[str]:
-    """The savers among some settings that are in use, in words, and how steps are compiled."""
-    return [words[settings[name]] for name, words in LABEL_WORDS.items() if settings.get(name) in words]
+@dataclass(frozen=True, kw_only=True)
+class LabelBudget:
+    """How many labels of the training split a training has; validation and test stay whole.
+
+    Attributes:
+        train_fraction: Share of each class's labels.
+        shots: So many images of each class, patients where these are known; None for the share.
+        keep_steps: Whether an epoch takes as many steps as one over the whole split; else it is one pass.
+    """
+
+    train_fraction: float = field(default=1.0, metadata=_LATER)
+    shots: int | None = field(default=None, metadata=_LATER)
+    keep_steps: bool = field(default=False, metadata=_LATER)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all labels are used."""
+        return self.shots is None and self.train_fraction == 1
+
+    @property
+    def train_labels(self) -> str:
+        """How many, in words; `all`, `5 %` or `10 a class`."""
+        return train_labels(self.train_fraction, self.shots)
+
+
+ALL_LABELS = "all"
+# All that is said of a run in its label wherever it is not the default.
+SAID = (*(entry.name for entry in fields(LabelBudget)), *LABEL_WORDS)
+
+
+def train_labels(train_fraction: float | None, shots: int | None) -> str:
+    """As `LabelBudget.train_labels`; None is what runs have that were stored before there was a choice."""
+    if shots is not None:
+        return f"{shots} a class"
+    return ALL_LABELS if train_fraction in (None, 1) else f"{100 * train_fraction:g} %"
+
+
+def said_words(settings: Mapping[str, Any]) -> list[str]:
+    """What among some settings is said wherever it is not the default, in words."""
+    labels = train_labels(settings.get("train_fraction"), settings.get("shots"))
+    words = [] if labels == ALL_LABELS else [f"{labels} of labels" if "%" in labels else labels]
+    words += ["as many steps"] * bool(settings.get("keep_steps"))
+    return words + [said[settings[name]] for name, said in LABEL_WORDS.items() if settings.get(name) in said]
 
 
 @dataclass(frozen=True)
-class RunConfig(Savers):
+class RunConfig(Savers, LabelBudget):
     """One training: a method on a dataset at a resolution with a seed, nothing left open.
 
     Attributes:
@@ -97,6 +142,9 @@ class RunConfig(Savers):
             normalised; None for the dataset's.
         resample_patch_embed: Whether the weights' patch embedding may have been resampled to another patch size.
         compile: How training steps are compiled: torch.compile's mode, or `none`. Evaluation never is.
+        training_set: SHA-256 of what is trained on, where that is not the whole training split.
+        imbalance: How classes of unequal sizes are met: weights in the loss, drawing every class alike, or adjusted
+            logits.
     """
 
     method: str
@@ -126,6 +174,8 @@ class RunConfig(Savers):
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = field(default=None, metadata=_LATER)
     resample_patch_embed: bool = field(default=False, metadata=_LATER)
     compile: Compile = field(default="none", metadata=_LATER)
+    training_set: str | None = field(default=None, metadata=_LATER)
+    imbalance: Imbalance = field(default="none", metadata=_LATER)
 
     @functools.cached_property
     def run_id(self) -> str:
@@ -136,11 +186,11 @@ class RunConfig(Savers):
         return f"{dataset}-{self.resolution}-{self.method}-s{self.seed}-{digest}"
 
     def num_steps(self, num_train: int) -> int:
-        """Optimiser steps of the whole training, on `num_train` images."""
+        """Optimiser steps of the whole training, on `num_train` images an epoch."""
         return (self.epochs or 0) * (num_train // self.batch_size)
 
     def num_warmup_steps(self, num_train: int) -> int:
-        """Steps of the warm-up, on `num_train` images."""
+        """Steps of the warm-up, on `num_train` images an epoch."""
         return self.warmup_epochs * (num_train // self.batch_size)
 
     def method_settings(self) -> dict[str, Any]:

@@ -57,6 +57,11 @@ OTHERS: dict[str, Any] = {
     "optimizer": "sgd",
     "frozen_weights": "bf16",
     "compile": "default",
+    "train_fraction": 0.25,
+    "shots": 5,
+    "keep_steps": True,
+    "training_set": "ab" * 32,
+    "imbalance": "class_weights",
 }
 
 

@@ -212,7 +212,7 @@ def test_a_dry_run_shows_neither_epochs_nor_rate(folder: Path) -> None:
 
 def test_more_neighbours_than_images_are_refused_before_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    said = "knn must have at least 20 training images, got the 10 of images"
+    said = "knn must have at least 20 training images, got the 10 training images of images"
     with pytest.raises(UserError, match=f"{said}; choose other options of it"):
         make_plan(options_of("--methods", "knn", "linear", *SMALL))
     plan = make_plan(options_of("--methods", "probes", *SMALL))

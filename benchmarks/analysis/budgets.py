@@ -5,7 +5,7 @@ import pandas as pd
 from benchmarks.records.frame import PROTOCOL
 
 # What of a protocol says how long, and how, weights are trained.
-BUDGET = ("epochs", "grad_checkpointing", "warmup_epochs", "decay_all", "optimizer", "frozen_weights")
+BUDGET = ("epochs", "grad_checkpointing", "warmup_epochs", "decay_all", "optimizer", "frozen_weights", "keep_steps")
 _REST = [name for name in PROTOCOL if name not in BUDGET]
 
 

@@ -15,7 +15,7 @@ from benchmarks.analysis.cell_memory import cell_memory
 from benchmarks.analysis.convergence import in_words, reasons
 from benchmarks.analysis.seeds import seeds_asked
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT, add_code, by_code, differs
-from benchmarks.config import LABEL_WORDS, saver_words
+from benchmarks.config import SAID, said_words
 from benchmarks.names import told_apart, variant_title
 from benchmarks.records.frame import LATER, PROTOCOL
 from benchmarks.records.schema import DAMAGED, STATES
@@ -27,6 +27,7 @@ SPLIT = ("split_kind", "split_group_key", "split_digest")
 _BLOCK = CELL[:3]
 _NAMES = ("dataset_title", "method_title", "device_type")
 _SCORES = ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "quadratic_kappa", "val_auc")
+_COUNTS = ("num_train", "num_train_units", "majority_share", "num_classes")
 _NAMED = "-"  # of runs whose predictions name images
 _STATES = (*STATES, DAMAGED)  # of a cell's runs, the best first
 _SECONDS = ("seconds_train", "preload_seconds", "images_per_second_preload")
@@ -101,9 +102,9 @@ def summary(frame: pd.DataFrame, mix_code: bool = False, among: pd.DataFrame | N
         stopping_looks, stopping_level, stopping_margin (of the rule that added seeds; missing where none did);
         seconds_train, preload_seconds, images_per_second_preload (means over seeds), cache_bytes;
         unconverged (how many of the runs averaged have not converged and why, see `convergence`; missing if none);
-        num_train (images of the training split), majority_share (0-1, of the largest class in the test split),
-        num_classes; metric (by which methods are ranked on the dataset); leaks (images that lie in another split too;
-        missing where no run says);
+        num_train (images that were trained on), num_train_units, majority_share (0-1, of the largest class in the test
+        split), num_classes; metric (by which methods are ranked on the dataset); leaks (images that lie in another
+        split too; missing where no run says);
         names_keys (with which the runs that are ok hash names in their predictions, divided by spaces; `-` for those
         that do not);
         run_ids and run_seeds (of the runs that are ok and averaged) and seeds (tried), divided by spaces;
@@ -189,7 +190,7 @@ def _cells(runs: pd.DataFrame, mix_code: bool) -> pd.DataFrame:
     columns |= {
         name: first[name] for name in ("effective_resolution", "augmented", "backbone_requested", "weights_note")
     }
-    columns |= {name: first[name] for name in (*PARAMETERS, "percent", "num_train", "majority_share", "num_classes")}
+    columns |= {name: first[name] for name in (*PARAMETERS, "percent", *_COUNTS)}
     columns["metric"] = first["metric"]
     columns["leaks"] = tried["leaks"].max()
     columns |= {f"seeds_{state}": (runs["state"] == state).groupby(runs["cell"]).sum() for state in _STATES}
@@ -302,20 +303,20 @@ def variant_labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
     """A label for each (method, variant): the title, and in brackets the settings in which its variants differ.
 
     Where they differ in several, as when each option is changed alone, the most common value goes unsaid. A backbone
-    among the settings (see `across_backbones`) stands there in any case, first, and so does what saves memory.
+    among the settings (see `across_backbones`) stands there in any case, first, and so does what `said_words` says.
     """
     labels = {}
     for method in sorted(set(runs["method"])):
         group = runs[runs["method"] == method]
         title = TITLES.get(method) or _first(group["method_title"]) or method
         settings = {variant: json.loads(variant) for variant in group["variant"].unique()}
-        keys = sorted({key for setting in settings.values() for key in setting} - {"options", ON, *LABEL_WORDS})
+        keys = sorted({key for setting in settings.values() for key in setting} - {"options", ON, *SAID})
         values = {key: [json.dumps(setting.get(key)) for setting in settings.values()] for key in keys}
         differing = [key for key in keys if len(set(values[key])) > 1]
         usual = _usual({key: values[key] for key in differing})
         for variant, setting in settings.items():
             first = [setting[ON]] if ON in setting else []
-            first += saver_words(setting)
+            first += said_words(setting)
             labels[method, variant] = variant_title(str(title), _unusual(setting, differing, usual), first)
     return labels
 

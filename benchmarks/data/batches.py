@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,28 +31,61 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """The stored arrays of one split; row i of each belongs to sample i.
+    """The samples of one split, and the stored arrays in which row i belongs to sample i unless `rows` says otherwise.
 
     Attributes:
         labels: Class indices `(n,)`.
         views: By input name.
         features: Precomputed features; None where there are none.
         fixed_views: Names of the views that are never augmented, since features of theirs may be precomputed.
+        rows: Of each sample `(n,)`, where a part of what is stored is used.
+        num_drawn: Images of a training epoch; None for each sample once.
     """
 
     labels: NDArray[np.int64]
     views: Mapping[str, Images]
     features: FeatureRows | None = None
     fixed_views: frozenset[str] = frozenset()
+    rows: NDArray[np.int64] | None = None
+    num_drawn: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def epoch_images(self) -> int:
+        """Images of a training epoch, those of an incomplete last batch included."""
+        return len(self) if self.num_drawn is None else self.num_drawn
 
-def training_order(num_samples: int, batch_size: int, generator: torch.Generator) -> list[NDArray[np.int64]]:
-    """Sample indices of an epoch's batches, shuffled; an incomplete last batch is dropped."""
-    order = torch.randperm(num_samples, generator=generator).numpy()
-    return [order[start : start + batch_size] for start in range(0, num_samples - batch_size + 1, batch_size)]
+    def only(self, rows: NDArray[np.int64], keep_steps: bool) -> "Split":
+        """Some samples of a whole split; `keep_steps` has an epoch draw as many images as one of the whole does."""
+        return replace(self, labels=self.labels[rows], rows=rows, num_drawn=len(self) if keep_steps else None)
+
+
+def training_order(
+    num_samples: int,
+    batch_size: int,
+    generator: torch.Generator,
+    num_drawn: int | None = None,
+    weights: Tensor | None = None,
+) -> list[NDArray[np.int64]]:
+    """Sample indices of an epoch's batches, shuffled; an incomplete last batch is dropped.
+
+    Args:
+        num_samples: Of the split.
+        batch_size: Samples a batch.
+        generator: All that it draws from.
+        num_drawn: Samples of the epoch, None for each once: what is more is another pass, shuffled anew.
+        weights: How likely each sample is at every draw `(num_samples,)`, with replacement; None for passes.
+    """
+    num_drawn = num_samples if num_drawn is None else num_drawn
+    if weights is not None:
+        drawn = torch.multinomial(weights, num_drawn, replacement=True, generator=generator)
+    else:
+        passes = [torch.randperm(num_samples, generator=generator) for _ in range(-(-num_drawn // num_samples))]
+        drawn = torch.cat(passes)[:num_drawn]
+    order = drawn.numpy()
+    return [order[start : start + batch_size] for start in range(0, num_drawn - batch_size + 1, batch_size)]
 
 
 def sequential_order(num_samples: int, batch_size: int) -> list[NDArray[np.int64]]:
@@ -95,8 +128,10 @@ def iterate(
 def _read(
     split: Split, indices: NDArray[np.int64], pin: bool, pool: ThreadPoolExecutor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    labels = torch.from_numpy(split.labels[indices])
+    indices = indices if split.rows is None else split.rows[indices]
     views = {name: torch.from_numpy(np.asarray(array[indices])) for name, array in split.views.items()}
     if pin:
         views = {name: view.pin_memory() for name, view in views.items()}
     features = split.features.read(indices, pin, pool) if split.features is not None else {}
-    return views, features, torch.from_numpy(split.labels[indices])
+    return views, features, labels

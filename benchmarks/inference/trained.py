@@ -240,7 +240,8 @@ def build_trained(card: Card, kept: Kept, cache: Path, weights: str | None, name
 def merged(card: Card, parts: Parts) -> Parts:
     """The parts as they are used: with what was added merged into the weights, where the method does so."""
     config = _config_of(card)
-    num_steps = config.num_steps(sum(card["dataset"]["counts"]["train"].values()))
+    whole, some = card["dataset"]["counts"]["train"], card["dataset"].get("trained_on")
+    num_steps = config.num_steps(sum((some["counts"] if some and not config.keep_steps else whole).values()))
     recipe = METHODS[config.method].recipe(parts.model, make_config(config.method, config.method_settings()), num_steps)
     if recipe.before_inference is None:
         return parts

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.choices import COUNTERS
-from benchmarks.config import Savers, saver_words
+from benchmarks.config import Savers, said_words
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction
 from benchmarks.records.whole_run import WHOLE_RUN, highest_phase
@@ -62,7 +62,7 @@ def _place(point: MemoryPoint) -> dict[str, Any]:
 
 def savers_text(savers: Savers) -> str:
     """The savers in use in words, in one cell."""
-    return ", ".join(saver_words(vars(savers))) or "none"
+    return ", ".join(said_words(vars(savers))) or "none"
 
 
 def measured_rows(record: dict[str, Any]) -> list[dict[str, Any]]:

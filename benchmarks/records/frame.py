@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.config import SAVER_WORDS, RunConfig, identity
+from benchmarks.config import ALL_LABELS, SAVER_WORDS, RunConfig, identity, train_labels
 from benchmarks.records.index import LEAST
 from benchmarks.records.kept_frame import keep_frame, read_frame, state_of
 from benchmarks.records.private import private
@@ -33,15 +33,20 @@ PROTOCOL = (
     "optimizer",
     "frozen_weights",
     "normalized_by",
+    "train_labels",
+    "keep_steps",
 )
 _LATER = {entry.name: entry.default for entry in fields(RunConfig) if entry.metadata.get("later")}
 # What runs did that were stored before these came.
-LATER = {name: _LATER[name] for name in PROTOCOL if name in _LATER} | {"normalized_by": "dataset"}
+LATER = {name: _LATER[name] for name in PROTOCOL if name in _LATER} | {
+    "normalized_by": "dataset",
+    "train_labels": ALL_LABELS,
+}
 # Keys of run.config that say which cell or protocol a run belongs to; whatever else differs makes another variant.
 _PLACE = (
     *("method", "dataset", "dataset_digest", "resolution", "seed", "device", "device_type"),
     *("precision", "attention", "batch_size", "epochs", "grad_checkpointing", "warmup_epochs", "decay_all"),
-    *("normalization", "resample_patch_embed"),
+    *("normalization", "resample_patch_embed", "training_set"),
 )
 _DTYPES = {int: "Int64", float: "float64", bool: "boolean", str: "object"}
 
@@ -71,7 +76,8 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     split_group_key, split_digest, resolution (asked), effective_resolution (run), seed. Protocol: backbone (used),
     backbone_requested, fallback, weights_source, weights_sha256, weights_note, device, device_type, precision,
     attention, batch_size, epochs, grad_checkpointing, warmup_epochs, decay_all, resample_patch_embed, optimizer,
-    frozen_weights, normalized_by (`dataset` or `backbone`); then offload, backbone_family, backbone_pool, preload, lr,
+    frozen_weights, normalized_by (`dataset` or `backbone`), train_labels (`all`, or how many), keep_steps; then
+    train_fraction, shots, imbalance, offload, backbone_family, backbone_pool, preload, lr,
     weight_decay, tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started, names_key (with
     which names in predictions are hashed); code_digest and method_digest (of the code that trained: what
     all methods share, and the method's own), version, commit, dirty.
@@ -88,7 +94,8 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     stopping_margin; stopping_asked (JSON: the method and variant of each that was to have that seed there).
     The test split: majority_share (0-1, of its largest class), num_classes.
     The history: train_losses and val_aucs, tuples with an entry an epoch, empty where none was stored.
-    The training split: num_train (images), class_entropy (nats).
+    What was trained on: num_train (images), num_train_units (patients or images, where not all), class_entropy (nats,
+    of the classes as the loss counts them).
     variant: JSON of every setting that is neither place, seed nor protocol; runs that differ in it are never averaged.
     Of an evaluation: evaluation_kind, evaluation_run_id, evaluation_run_predictions_sha256, evaluation_data,
     evaluation_data_digest; its scores are of its images.
@@ -99,7 +106,7 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     rows = [
         _values(record, _TREE, dict.fromkeys(COLUMNS))
         | {"variant": _variant(record), "augmented": _augmented(record), "normalized_by": _normalized_by(record)}
-        | {"stopping_asked": _asked(record)}
+        | {"stopping_asked": _asked(record), "train_labels": _train_labels(record)}
         | _test_classes(record)
         | _history(record)
         | _train_classes(record)
@@ -107,11 +114,11 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     ]
     dtypes = {name: _DTYPES[column.kind] for name, column in COLUMNS.items()}
     dtypes |= {"variant": "object", "augmented": "object", "normalized_by": "object"}
-    dtypes |= {"stopping_asked": "object"}
+    dtypes |= {"stopping_asked": "object", "train_labels": "object"}
     dtypes |= {"majority_share": "float64", "num_classes": "Int64"}
     dtypes |= {"train_losses": "object", "val_aucs": "object", "num_train": "Int64", "class_entropy": "float64"}
     frame = pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes)
-    return _with_kappas(frame.fillna(LATER | {name: _LATER[name] for name in SAVER_WORDS}))
+    return _with_kappas(frame.fillna(LATER | {name: _LATER[name] for name in (*SAVER_WORDS, "imbalance")}))
 
 
 def _with_kappas(frame: pd.DataFrame) -> pd.DataFrame:
@@ -185,6 +192,11 @@ def _normalized_by(record: Record) -> str:
     return "dataset" if record["run"]["config"].get("normalization") is None else "backbone"
 
 
+def _train_labels(record: Record) -> str:
+    config = record["run"]["config"]
+    return train_labels(config.get("train_fraction"), config.get("shots"))
+
+
 def _test_classes(record: Record) -> dict[str, Any]:
     counts = _lookup(record, ("run", "dataset", "counts", "test"))
     if not counts or not sum(counts.values()):
@@ -200,10 +212,13 @@ def _history(record: Record) -> dict[str, Any]:
 
 
 def _train_classes(record: Record) -> dict[str, Any]:
-    counts = [count for count in (_lookup(record, ("run", "dataset", "counts", "train")) or {}).values() if count]
+    found = [_lookup(record, ("run", "dataset", *path)) for path in (("trained_on", "counts"), ("counts", "train"))]
+    counts = [count for count in (found[0] or found[1] or {}).values() if count]
     if not counts:
         return {"num_train": None, "class_entropy": None}
     total = sum(counts)
+    if record["run"]["config"].get("imbalance") in ("class_weights", "balanced_sampling"):
+        return {"num_train": total, "class_entropy": math.log(len(counts))}  # in the loss, classes are of one size
     entropy = -sum(count / total * math.log(count / total) for count in counts)
     return {"num_train": total, "class_entropy": entropy}
 

@@ -104,6 +104,10 @@ class Config(TypedDict, total=False):
     offload: str | None
     resample_patch_embed: bool | None
     compile: str | None
+    train_fraction: Score | None
+    shots: Positive | None
+    keep_steps: bool | None
+    imbalance: str | None
 
 
 class Method(TypedDict, total=False):
@@ -128,6 +132,15 @@ class Counts(TypedDict, total=False):
     test: dict[str, Count] | None
 
 
+class TrainedOn(TypedDict):
+    """The images that were trained on, where these are not the whole training split, and the units that they are of."""
+
+    num_images: Annotated[Positive, Column(None)]
+    counts: dict[str, Count]
+    unit: Annotated[str, Column(None)]
+    num_units: Annotated[Positive, Column("num_train_units")]
+
+
 class DatasetPart(TypedDict, total=False):
     """The dataset; kappa is quadratic where its classes are ordered, or where that is not said, as it was before.
 
@@ -141,6 +154,7 @@ class DatasetPart(TypedDict, total=False):
     bit_depth: Count | None
     split: Annotated[Split | None, Prefix("split_")]
     counts: Counts | None
+    trained_on: TrainedOn | None
     leaks: Count | None
     metric: str | None
 

@@ -11,7 +11,7 @@ from benchmarks.analysis.ensembles import ENSEMBLE
 from benchmarks.analysis.summary import across_datasets
 from benchmarks.analysis.training_code import AVERAGED, LEFT_OUT
 from benchmarks.choices import FEW_UNITS, PHASES
-from benchmarks.config import SAVER_WORDS, saver_words
+from benchmarks.config import ALL_LABELS, SAVER_WORDS, said_words
 from benchmarks.records.frame import PROTOCOL
 from benchmarks.records.schema import DAMAGED, STATES
 from benchmarks.report.baselines import BASELINE, of_methods
@@ -100,7 +100,9 @@ def protocol(block: pd.DataFrame) -> str:
         _or_unknown(first["precision"], "precision"),
         f"{_or_unknown(first['attention'], 'kind of')} attention",
         f"batch size {first['batch_size']}",
-        _budget(first["epochs"], first["batch_size"], block["num_train"]),
+        _budget(
+            first["epochs"], first["batch_size"], block["num_train"].head(0 if first["keep_steps"] else len(block))
+        ),
     ]
     if _known(first["grad_checkpointing"]) and first["grad_checkpointing"]:
         parts.append("gradient checkpointing")
@@ -110,10 +112,24 @@ def protocol(block: pd.DataFrame) -> str:
         parts.append("weight decay of all parameters")
     if first["resample_patch_embed"]:
         parts.append("patch embedding may be resampled")
-    parts += saver_words({name: first[name] for name in SAVER_WORDS if name in PROTOCOL})
+    parts += said_words({name: first[name] for name in SAVER_WORDS if name in PROTOCOL})
     if first["normalized_by"] == "backbone":
         parts.append("normalised as in pretraining")
+    parts += _labels(block)
     return ", ".join(parts)
+
+
+def _labels(block: pd.DataFrame) -> Iterator[str]:
+    """How few labels its rows were trained on."""
+    first = block.iloc[0]
+    if first["train_labels"] != ALL_LABELS:
+        several = f"{first['train_labels']} of labels" if "%" in first["train_labels"] else first["train_labels"]
+        sizes, units = (block[name].dropna().unique() for name in ("num_train", "num_train_units"))
+        of_units = f" of {units[0]} {first['split_group_key']}s" if len(units) == 1 and units[0] != sizes[0] else ""
+        images = f" ({sizes[0]} images{of_units})" if len(sizes) == 1 else ""
+        yield f"trained on {several}{images}, the same for all"
+    if first["keep_steps"]:
+        yield "as many steps an epoch as on all labels"
 
 
 def _budget(epochs: Any, batch_size: int, num_train: pd.Series) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from benchmarks.config import LABEL_WORDS
+from benchmarks.config import SAID
 from benchmarks.model.method_config import make_config
 from benchmarks.model.variants import written
 from datasets import DATASETS
@@ -143,10 +143,10 @@ def _as_asked(method: str, rows: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
         else:
             changed[name] = value
     has_features = METHODS[method].has_extractor
-    for name in LABEL_WORDS:
-        values = {setting.get(name) for setting in settings}
-        if len(values) == 1 and values != {None}:
-            flags += [f"--{name.replace('_', '-')}", str(values.pop())]
+    for name in SAID:
+        found: set[Any] = {setting.get(name) for setting in settings}
+        if len(found) == 1 and found != {None}:
+            flags += [f"--{name.replace('_', '-')}", *(str(value) for value in found if value is not True)]
     if has_features and all(setting.get("preload") is False for setting in settings):
         flags += ["--preload", "off"]
     return written(method, changed), tuple(flags)

@@ -185,7 +185,7 @@ def epoch_waits(method: str, backbone: str = BACKBONE) -> dict[str, int]:
         if METHODS[method].gradient_free:
             prepare_alone(bench, train, val)
             return dict(waits.counts)
-        training = Training(bench, len(labels))
+        training = Training(bench, train)
         waits.counts.clear()
         train_and_validate(training, train, val, 1)
     return dict(waits.counts)

@@ -24,7 +24,7 @@ from benchmarks.suite.planned import Cell, PlannedRun
 # Stored runs that agree in these tell how long a run takes; epochs and seeds may differ.
 ALIKE = (
     *("method", "dataset", "resolution", "backbone", "batch_size", "precision", "attention", "grad_checkpointing"),
-    *SAVER_WORDS,
+    *(*SAVER_WORDS, "train_labels", "keep_steps", "imbalance"),
 )
 
 _ELSEWHERE = tuple(name for name in ALIKE if name != "resolution")

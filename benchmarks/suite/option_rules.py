@@ -39,6 +39,8 @@ def check_together(options: SuiteOptions) -> None:
     chosen = [name for name in POLICIES if getattr(options, name)]
     if len(chosen) > 1:
         raise UserError(f"{chosen[0]} must be used without {chosen[1]}, got both")
+    if options.keep_steps and all(budget.is_whole for budget in options.label_budgets):
+        raise UserError("keep_steps must be used with fewer labels (--train-fraction or --shots), got all of them")
     _check_stopping(options)
     if options.launcher == "slurm":
         if options.jobs is not None or options.device != ("auto",):
@@ -59,6 +61,11 @@ def _check_stopping(options: SuiteOptions) -> None:
         raise UserError(
             f"seeds must be at least two with --until-decided, got {options.seeds[0]} alone; one says nothing of "
             "training anew: --seeds 0 1 2"
+        )
+    elif len(options.label_budgets) > 1:
+        raise UserError(
+            f"until_decided must be used with one number of labels, got {len(options.label_budgets)}; name one of "
+            "--train-fraction and --shots, once for each"
         )
     elif options.launcher == "slurm":
         raise UserError(

@@ -8,7 +8,18 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from benchmarks.choices import DEFAULT_BACKBONE, one_of
-from benchmarks.config import Attention, Compile, Disclosure, FrozenWeights, KeepModels, Offload, Optimizer, Precision
+from benchmarks.config import (
+    Attention,
+    Compile,
+    Disclosure,
+    FrozenWeights,
+    Imbalance,
+    KeepModels,
+    LabelBudget,
+    Offload,
+    Optimizer,
+    Precision,
+)
 from benchmarks.model.choose import check_settings
 from benchmarks.storage.files import file_in_the_way
 from benchmarks.suite.option_types import OptionModel, as_list, within
@@ -108,6 +119,18 @@ class SuiteOptions(OptionModel):
         AfterValidator(_distinct),
         Option("default: 0", "grid", "N", several=True),
     ] = (0,)
+    train_fraction: Annotated[
+        tuple[Annotated[float, within("train_fraction")], ...],
+        BeforeValidator(as_list),
+        AfterValidator(_distinct),
+        Option("shares of each class's training labels, smaller within larger (default: 1)", "grid", "X", several=True),
+    ] = ()
+    shots: Annotated[
+        tuple[Annotated[int, within("shots")], ...],
+        BeforeValidator(as_list),
+        AfterValidator(_distinct),
+        Option("training images of each class (patients, where known), beside any shares", "grid", "N", several=True),
+    ] = ()
     plugins: Annotated[
         tuple[Path, ...],
         BeforeValidator(as_list),
@@ -195,6 +218,10 @@ class SuiteOptions(OptionModel):
     decay_all: Annotated[
         Switch, Option("let weight decay reach biases, norms and position embeddings too, as the FPT papers", "budget")
     ] = False
+    keep_steps: Annotated[
+        Switch,
+        Option("with fewer labels, as many steps an epoch as with all (default: one pass, so fewer steps)", "budget"),
+    ] = False
     set: Annotated[
         Texts,
         AfterValidator(_settings),
@@ -216,6 +243,9 @@ class SuiteOptions(OptionModel):
     compile: Annotated[
         Compile,
         Option("training steps by torch.compile; reduce-overhead adds CUDA graphs (default: none)", "factors"),
+    ] = "none"
+    imbalance: Annotated[
+        Imbalance, Option("how training meets classes of unequal sizes (default: none, as the papers)", "factors")
     ] = "none"
     preload: Annotated[
         Literal["auto", "on", "off"],
@@ -300,6 +330,14 @@ class SuiteOptions(OptionModel):
     def disclosure(self) -> Disclosure:
         """What records may tell."""
         return Disclosure(self.record_host, self.hash_names)
+
+    @property
+    def label_budgets(self) -> list[LabelBudget]:
+        """How many labels trainings have, each once; all of them unless others are named."""
+        shares = self.train_fraction or (() if self.shots else (1.0,))
+        return [LabelBudget(train_fraction=share, keep_steps=self.keep_steps and share < 1) for share in shares] + [
+            LabelBudget(shots=shots, keep_steps=self.keep_steps) for shots in self.shots
+        ]
 
     @property
     def whole_backbone(self) -> str:

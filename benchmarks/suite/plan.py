@@ -1,7 +1,8 @@
 """From a command's options to the list of runs: every default is resolved here, before the first run starts."""
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from benchmarks.model.weights import resolve_weights
 from benchmarks.names import printable, told_apart
 from benchmarks.plugins import digests_of, load_plugins
 from benchmarks.suite.devices import devices_of
+from benchmarks.suite.labels import Labelled, labelled_sets, with_a_loss, with_enough
 from benchmarks.suite.options import SuiteOptions
 from benchmarks.suite.planned import Cell, Plan, PlannedRun
 from benchmarks.training.compiled import check_compile
@@ -58,10 +60,11 @@ def make_plan(options: SuiteOptions) -> Plan:
         if not options.allow_leaks:
             refuse_leaks(dataset.name, dataset.identical)
         notes += notes_on(dataset.name, dataset.identical)
-        _check_batch_size(dataset, options.batch_size or dataset.batch_size)
         _check_warmup(options.warmup_epochs, options.epochs or dataset.epochs)
+    labelled = {source: labelled_sets(options, dataset) for source, dataset in datasets.items()}
     named = {name.partition(":")[0] for name in options.methods}
-    variants = _with_enough(variants, datasets, options.batch_size, named, notes)
+    variants = with_enough(variants, list(itertools.chain(*labelled.values())), named, notes)
+    variants = with_a_loss(variants, options.imbalance, named, notes)
     source = str(file) if file is not None and options.weights in ("auto", "hub") else options.weights
     weights = resolve_weights(source, backbone, cache, options.resample_patch_embed)
     if weights.note:
@@ -71,9 +74,10 @@ def make_plan(options: SuiteOptions) -> Plan:
     notes += _rounded(options.res, weights.backbone)
     labels = _dataset_labels(datasets, notes)
     cells = [
-        _plan_cell(options, _plan_run(options, variant, dataset, resolution, weights, places, labels[source]))
+        _plan_cell(options, _plan_run(options, variant, dataset, resolution, weights, places, labels[source], some))
         for source, dataset in datasets.items()
         for places in [Places(source, data_root, cache, device, plugins, options.verify_data)]
+        for some in labelled[source]
         for resolution in options.res
         for variant in variants
     ]
@@ -102,55 +106,6 @@ def _default_datasets(data_root: Path, notes: list[str]) -> list[str]:
         return prepared
     notes.append(f"no prepared dataset under {data_root}: using demo, synthetic images that are not clinical data")
     return ["demo"]
-
-
-def _check_batch_size(dataset: Dataset, batch_size: int) -> None:
-    smallest = len(dataset.splits["train"])
-    if batch_size > smallest:
-        raise UserError(
-            f"batch size must be at most the {smallest} training images of {dataset.name}, got {batch_size!r}; "
-            "choose a smaller --batch-size"
-        )
-
-
-def _with_enough(
-    variants: Sequence[Variant],
-    datasets: Mapping[str, Dataset],
-    batch_size: int | None,
-    named: Collection[str],
-    notes: list[str],
-) -> list[Variant]:
-    """The variants for which there are images enough; a note on others that a group asked for.
-
-    Args:
-        variants: All that were asked for.
-        datasets: The datasets.
-        batch_size: Of all runs; None for each dataset's own.
-        named: Methods that were asked for by name.
-        notes: To add to.
-
-    Raises:
-        UserError: One whose method was asked for by name has too few.
-    """
-    few = min(datasets.values(), key=lambda dataset: len(dataset.splits["train"]))
-    small = min(datasets.values(), key=lambda dataset: batch_size or dataset.batch_size)
-    images, batch = len(few.splits["train"]), batch_size or small.batch_size
-    kept: list[Variant] = []
-    for variant in variants:
-        method = METHODS[variant.method]
-        least, options = method.min_images(variant.config), f"other options of it (--set {variant.method}.OPTION=VALUE)"
-        if images < least:
-            said, instead = f"{least} training images, got the {images} of {few.name}", options
-        elif batch < method.min_batch_size:
-            said = f"{method.min_batch_size} images a step, got a batch size of {batch} on {small.name}"
-            instead = "a larger --batch-size"
-        else:
-            kept.append(variant)
-            continue
-        if variant.method in named:
-            raise UserError(f"{variant.name} must have at least {said}; choose {instead}, or leave it out")
-        notes.append(f"{variant.name} must have at least {said}: it is left out")
-    return kept
 
 
 def _check_warmup(warmup_epochs: int, epochs: int) -> None:
@@ -231,12 +186,14 @@ def _plan_run(
     weights: Weights,
     places: Places,
     label: str,
+    labelled: Labelled,
 ) -> PlannedRun:
     """The run of the first seed."""
     method, settings = variant.method, dataclasses.asdict(variant.config)
     rate, weight_decay = settings.pop("lr", None), settings.pop("weight_decay", None)
     given = options.lr[0] if options.lr != "grid" and len(options.lr) == 1 else rate
     trains = not METHODS[method].gradient_free
+    budget = labelled.budget
     device_type = places.device.partition(":")[0]
     config = RunConfig(
         method=method,
@@ -248,7 +205,7 @@ def _plan_run(
         weights=weights.source,
         weights_sha256=weights.sha256,
         epochs=(options.epochs or dataset.epochs) if trains else None,
-        batch_size=options.batch_size or dataset.batch_size,
+        batch_size=labelled.batch_size,
         lr=given if trains else None,
         weight_decay=weight_decay,
         options=identity(settings, METHODS[method].config),
@@ -264,5 +221,10 @@ def _plan_run(
         normalization=_normalization(options, weights.backbone if weights.fallback else options.whole_backbone),
         resample_patch_embed=options.resample_patch_embed,
         compile=options.compile if trains else "none",
+        train_fraction=budget.train_fraction,
+        shots=budget.shots,
+        keep_steps=budget.keep_steps and trains,
+        training_set=labelled.digest,
+        imbalance=options.imbalance,
     )
     return PlannedRun(config, places, weights, dataset_label=label, variant=variant.name)

@@ -38,7 +38,8 @@ class PlannedRun:
         config = self.config
         trial = f" trial lr {config.lr:g}" if config.trial and config.lr is not None else ""
         dataset = self.dataset_label or config.dataset
-        return f"{self.name} {dataset} {config.resolution} px seed {config.seed}{trial}"
+        labels = "" if config.is_whole else f" {config.train_labels}"
+        return f"{self.name} {dataset}{labels} {config.resolution} px seed {config.seed}{trial}"
 
 
 def process_kind(run: PlannedRun) -> str | None:

@@ -19,6 +19,7 @@ from benchmarks.data.batches import Split
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.image_store import open_image_stores
 from benchmarks.data.manifest import read_entries
+from benchmarks.data.training_set import TrainingSet, choose_training_set
 from benchmarks.errors import MachineError, one_line
 from benchmarks.inference.kept import Built, Kept, as_built, kept_of
 from benchmarks.inference.predict import add_probabilities
@@ -93,7 +94,7 @@ class Run:
         """Does all of it. What goes wrong is raised; what was learnt stays in `run` and `measurements`."""
         dataset, parts, splits, preprocessing = self.prepare()
         recipe = METHODS[self.config.method].recipe(
-            parts.model, self.method_config, self.config.num_steps(len(splits["train"]))
+            parts.model, self.method_config, self.config.num_steps(splits["train"].epoch_images)
         )
         bench = Bench(
             self.config, parts.model, parts.extractor, recipe, preprocessing, dataset.classes, self.device, self.clock,
@@ -118,11 +119,12 @@ class Run:
                 self.places.dataset, self.places.data_root, self.places.cache, self.places.verify_data
             )
             self._check_digest(dataset)
+            training_set = self._training_set(dataset)
             if config.normalization is not None:
                 mean, std = config.normalization
                 dataset = replace(dataset, mean=mean, std=std, normalization_source="backbone")  # type: ignore[arg-type]
             views = self._views()
-            self._describe(dataset, views)
+            self._describe(dataset, views, training_set)
             stores = self._open_stores(dataset, views)
         preprocessing = Preprocessing(dataset.mean, dataset.std, self.device)
         with self.clock("setup"), self.memory.phase("setup"):
@@ -153,17 +155,27 @@ class Run:
                 splits, measured = preloading.run(parts.extractor, splits, self.places.cache / "features", self.memory)
             self.measurements |= measured
             parts = Parts(parts.model.to(self.device), None)  # what both share left the device with the extractor
+        if training_set is not None:  # features are those of all images, so that runs on any number share a cache
+            splits["train"] = splits["train"].only(training_set.rows, config.keep_steps)
         return dataset, parts, splits, preprocessing
 
     def _check_digest(self, dataset: Dataset) -> None:
         if dataset.digest != self.config.dataset_digest:
             raise MachineError(f"dataset {dataset.name} has changed since this suite started; start it again")
 
+    def _training_set(self, dataset: Dataset) -> TrainingSet | None:
+        found = choose_training_set(dataset, self.config)
+        if (found and found.digest) != self.config.training_set:
+            raise MachineError(
+                f"groups of dataset {dataset.name} have changed since this suite started; start it again"
+            )
+        return found
+
     def _views(self) -> Views:
         effective = effective_resolution(self.config.resolution, described(self.config.backbone).stride)
         return METHODS[self.config.method].views(self.method_config, effective)
 
-    def _describe(self, dataset: Dataset, views: Views) -> None:
+    def _describe(self, dataset: Dataset, views: Views, training_set: TrainingSet | None) -> None:
         config, method = self.config, METHODS[self.config.method]
         self.run |= {
             "input": {
@@ -181,6 +193,7 @@ class Run:
                 "classes": list(dataset.classes),
                 "ordered": dataset.ordered,
                 "counts": dataset.counts(),
+                "trained_on": training_set.as_json() if training_set else None,
                 "bit_depth": dataset.bit_depth,
                 "scale": None if dataset.scale is None else dataset.scale._asdict(),
                 "leaks": dataset.identical.num_leaking,
@@ -240,7 +253,7 @@ class Run:
         frames = (("val", trained.logits), ("test", logits))
         self.probabilities = pd.concat([_image_probabilities(dataset, split, values) for split, values in frames])
         seconds = self.clock.seconds
-        num_trained = self.config.num_steps(len(splits["train"])) * self.config.batch_size
+        num_trained = self.config.num_steps(splits["train"].epoch_images) * self.config.batch_size
         evaluated = len(splits["val"]) * (self.config.epochs or 1) + len(splits["test"])
         self.measurements["images_per_second"] = {
             "train": num_trained / seconds["train"] if "train" in seconds else None,

@@ -16,6 +16,7 @@ from benchmarks.data.batches import Split, iterate, sequential_order, training_o
 from benchmarks.training.bench import Bench
 from benchmarks.training.checkpoint import Checkpoints
 from benchmarks.training.compiled import compile_steps
+from benchmarks.training.imbalance import drawing_weights
 from benchmarks.training.metrics import classification_metrics
 from benchmarks.training.state import Training, TrainingResult, restore
 from benchmarks.training.step import evaluation_step, training_step
@@ -47,7 +48,7 @@ def train(
         Diverged: The loss is not finite.
     """
     _prepare(bench, train_split)
-    training, epochs = Training(bench, len(train_split)), bench.config.epochs
+    training, epochs = Training(bench, train_split), bench.config.epochs
     assert epochs is not None
     if checkpoints is not None and (state := checkpoints.load()) is not None:
         training.load_state_dict(state)
@@ -92,7 +93,8 @@ def _prepare(bench: Bench, split: Split) -> None:
 def train_and_validate(training: Training, train: Split, val: Split, epoch: int) -> None:
     """One epoch, from its first step until its weights are kept or not."""
     bench, config, result = training.bench, training.bench.config, training.result
-    order = training_order(len(train), config.batch_size, training.generator)
+    weights = drawing_weights(config.imbalance, train.labels, len(bench.classes))
+    order = training_order(len(train), config.batch_size, training.generator, train.epoch_images, weights)
     joules_before = sum(bench.clock.joules.values())
     seconds, loss = _train_epoch(training, train, order, epoch)
     metrics, logits = evaluate(bench, val, "validate")

@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.data.batches import Split
 from benchmarks.scores import preference
 from benchmarks.training.bench import Bench
+from benchmarks.training.imbalance import make_loss
 from benchmarks.training.step import make_optimization
 
 
@@ -41,14 +43,14 @@ class Training:
 
     Args:
         bench: With the model to train.
-        num_train: Number of training samples.
+        train: What it is trained on.
 
     Attributes:
         result: What it yields so far.
         trained: Names of the parameters that train, or did at an earlier stage.
     """
 
-    def __init__(self, bench: Bench, num_train: int) -> None:
+    def __init__(self, bench: Bench, train: Split) -> None:
         config = bench.config
         assert config.lr is not None and config.weight_decay is not None
         self.bench, self.result = bench, TrainingResult()
@@ -56,7 +58,8 @@ class Training:
             bench.model, config.lr, config.weight_decay, config.precision, bench.device.type, bench.recipe,
             config.decay_all, config,
         )  # fmt: skip
-        num_steps, warmup_steps = config.num_steps(num_train), config.num_warmup_steps(num_train)
+        self.optimization.loss = make_loss(config.imbalance, train.labels, len(bench.classes), bench.device)
+        num_steps, warmup_steps = config.num_steps(train.epoch_images), config.num_warmup_steps(train.epoch_images)
         self.schedule = self.optimization.start_schedule(num_steps, warmup_steps)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.trained = trainable_names(bench.model)

@@ -19,6 +19,7 @@ from methods.contract import Recipe
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_GRAD_NORM = 1.0  # as the FPT papers
+Loss = Callable[[Tensor, Tensor], Tensor]  # of logits (B, C) in fp32 and labels (B,), a scalar
 
 
 def forbid_tf32() -> None:
@@ -55,6 +56,7 @@ class Optimization:
         compiled: The model's forward pass as torch.compile makes it, where it does.
         step: Number of steps done.
         schedule: Of the learning rates, once `start_schedule` was called.
+        loss: To which the recipe may add.
     """
 
     recipe: Recipe
@@ -70,6 +72,7 @@ class Optimization:
     compiled: Callable[..., Tensor] | None = None
     step: int = 0
     schedule: LambdaLR | None = None
+    loss: Loss = F.cross_entropy
 
     def start_schedule(self, num_steps: int, warmup_steps: int = 0) -> LambdaLR:
         """From here on all rates follow `rate_factor`; call the schedule's `step` behind each step."""
@@ -213,12 +216,12 @@ def batch_loss(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, opti
         torch.compiler.cudagraph_mark_step_begin()  # what the last step left in a graph's memory is done with
     with optimization.saving(model, inputs), autocast(optimization.device_type, optimization.precision):
         logits: Tensor = (optimization.compiled or model)(**inputs)
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = optimization.loss(logits.float(), labels)
         return loss if recipe.extra_loss is None else loss + recipe.extra_loss(model, logits, labels)
 
 
 def training_step(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, optimization: Optimization) -> Tensor:
-    """One optimiser step on a batch: cross-entropy and what the recipe adds to it, gradient norm clipped at 1.
+    """One optimiser step on a batch: the loss and what the recipe adds to it, gradient norm clipped at 1.
 
     Args:
         model: In training mode.
