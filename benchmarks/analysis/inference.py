@@ -23,6 +23,7 @@ LEVEL = 0.05
 _LEAST = 0.75  # of the model's variance: with less, a test split is taken to have been lucky
 _NOTHING = 1e-24  # a variance that is one of rounding alone
 _LEAST_LOGARITHM = -700.0  # of a chi-square: beyond, its inverse overflows
+_SMALLEST = 5e-324  # a chance that is none, beyond 38 standard errors
 _HALVINGS = 40
 _STEPS, _CLOSE = 50, 1e-10
 
@@ -134,7 +135,7 @@ def _tail_and_slope(distance: Floats, parts: Parts, wider: Floats | float) -> tu
         inverse, weights = _inverse_chi_square(float(df))
         z = distance[alike, None] / np.sqrt(images[alike, None] + parts.told[alike, None] * inverse)  # (P, nodes)
         p[alike] = (2 * special.ndtr(-z)) @ weights
-        slope[alike] = (z * np.exp(-(z**2) / 2)) @ weights * math.sqrt(2 / math.pi) / p[alike]
+        slope[alike] = (z * np.exp(-(z**2) / 2)) @ weights * math.sqrt(2 / math.pi) / np.maximum(p[alike], _SMALLEST)
     return p, slope
 
 

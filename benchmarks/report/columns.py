@@ -60,7 +60,8 @@ def _host(row: pd.Series) -> Entry:
     return Entry("–" if pd.isna(row["host_peak_bytes"]) else _mebibytes(row["host_peak_bytes"]))
 
 
-def _auc(row: pd.Series) -> Entry:
+def auc_entry(row: pd.Series) -> Entry:
+    """The mean AUC of a cell with its deviation and marks, or what stands in its place."""
     if row["state"] in (*BAD_STATES, DAMAGED):
         return without_auc(row["state"], row[f"seeds_{DAMAGED}"] > 0)
     mark = "" if pd.isna(row["code_mix"]) else CODE
@@ -165,7 +166,7 @@ COLUMNS = (
     Column("Training (MiB)", "Training\nMiB", 0, _memory("train")),
     Column("Preload (MiB)", "", 0, _memory("preload")),
     Column("Host (MiB)", "", 0, _host),
-    Column("AUC (%)", "AUC\n%", 1, _auc),
+    Column("AUC (%)", "AUC\n%", 1, auc_entry),
     Column("Seeds", "Seeds", 0, _seeds),
     Column("PPE", "PPE", 1, _score("ppe")),
     Column("PME", "PME", 1, _score("pme")),
@@ -209,7 +210,7 @@ def columns_of(block: pd.DataFrame) -> list[Column]:
     on_host = (block["device_type"] == "cpu").any()
     columns = [column for column in COLUMNS if column.entry is not _host or on_host]
     if "auc_low" in block and block["auc_low"].notna().any():
-        place = next(i for i, column in enumerate(columns) if column.entry is _auc) + 1
+        place = next(i for i, column in enumerate(columns) if column.entry is auc_entry) + 1
         several = (block[["vs_full_seeds", "vs_best_seeds"]] > 1).any(axis=None)
         columns[place:place] = EVIDENCE_COLUMNS if several else ONE_SEED_COLUMNS
     columns = _with_scores(columns, list(score_columns(block)))
@@ -223,7 +224,7 @@ def _with_scores(columns: Sequence[Column], scores: Sequence[Column]) -> list[Co
     headline = [column for column in scores if column.header.endswith(HEADLINE)]
     others = [column for column in scores if not column.header.endswith(HEADLINE)]
     kept = [column for column in columns if column.header not in titles]
-    place = next(i for i, column in enumerate(kept) if column.entry is _auc)
+    place = next(i for i, column in enumerate(kept) if column.entry is auc_entry)
     behind = next(i for i, column in enumerate(kept) if column.header == "Seeds")
     return [*kept[:place], *headline, *kept[place:behind], *others, *kept[behind:]]
 

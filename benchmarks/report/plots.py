@@ -1,4 +1,4 @@
-"""Figures of stored results: memory by resolution, AUC over memory, AUC by resolution, ranks, options of methods."""
+"""Figures of stored results: memory by resolution, AUC over memory, AUC by resolution and by labels, ranks, options."""
 
 import re
 import sys
@@ -13,6 +13,7 @@ import pandas as pd
 
 from benchmarks.analysis.evidence import Evidence
 from benchmarks.analysis.headline import load_wanted, with_scores
+from benchmarks.analysis.label_curves import label_curves
 from benchmarks.analysis.ranks import Ranking, compare_over_datasets
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import blocks, summary
@@ -23,6 +24,7 @@ from benchmarks.records.whole_run import WHOLE_RUN
 from benchmarks.report.auc_plot import plot_auc
 from benchmarks.report.captions import title, told_apart
 from benchmarks.report.figure_captions import figure_caption
+from benchmarks.report.labels_plot import plot_labels
 from benchmarks.report.memory_plot import draw_memory
 from benchmarks.report.option_plot import option_series, plot_options
 from benchmarks.report.rank_captions import unranked
@@ -44,7 +46,8 @@ def write_plots(
 ) -> list[Path]:
     """Write the figures of every dataset and protocol to `results/plots`, each as png and pdf.
 
-    The names are `<figure>_<dataset>_<protocol>`, the protocol as the tables name it; the ranks of methods over the
+    The names are `<figure>_<dataset>_<protocol>`, the protocol as the tables name it, that of the most labels where
+    a figure is over numbers of labels; the ranks of methods over the
     datasets of a protocol at one resolution are `ranks_<protocol>_<resolution>`; the options in which runs of a method
     differ one at a time `options-<method>_<dataset>_<protocol>`, with the option behind the method where it is asked
     for alone. A figure for which there is nothing to draw is named on stderr with the reason.
@@ -66,7 +69,8 @@ def write_plots(
     looks = styles(zip(table["method"], table["label"], strict=True)) if len(table) else {}
     figures = [*_option_figures(folder, table, looks, option)]
     if option is None:
-        figures = [*_block_figures(folder, table, looks), *_rank_figures(folder, table), *figures]
+        labels = _label_figures(folder, table, evidence)
+        figures = [*_block_figures(folder, table, looks), *labels, *_rank_figures(folder, table), *figures]
     return [path for figure, written in zip(figures, _drawn(figures), strict=True) for path in _kept(written, figure)]
 
 
@@ -82,6 +86,17 @@ def _block_figures(folder: Path, table: pd.DataFrame, looks: Mapping[str, Style]
         for name, draw in draws.items():
             path = folder / f"{name}_{place}_{block['block'].iloc[0]}.png"
             yield path, partial(draw, block, _of(block, looks), path)
+
+
+def _label_figures(folder: Path, table: pd.DataFrame, evidence: Mapping[str, Evidence]) -> Iterator[Figure]:
+    """The figures of methods over the number of training labels, under the protocol of their largest number."""
+    places = _places(table)
+    for curves in label_curves(table):
+        last = curves.rows.sort_values("num_train").iloc[-1]
+        name = "auc-over-labels-steps" if curves.keep_steps else "auc-over-labels"
+        path = folder / f"{name}_{places[last['dataset_label']]}_{last['block']}.png"
+        needed = {run_id for run_ids in curves.rows["run_ids"] for run_id in str(run_ids).split()}
+        yield path, partial(plot_labels, curves, {name: evidence[name] for name in needed & evidence.keys()}, path)
 
 
 def _rank_figures(folder: Path, table: pd.DataFrame) -> Iterator[Figure]:

@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from benchmarks.analysis.evidence import Evidence
 from benchmarks.analysis.headline import NOTHING, Wanted, with_scores
+from benchmarks.analysis.label_curves import label_curves, overtakings
 from benchmarks.analysis.ranks import DatasetsComparison, Ranking, ToFull, compare_over_datasets
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import blocks, summary
@@ -32,8 +33,9 @@ from benchmarks.report.captions import (
     title,
     told_apart,
 )
-from benchmarks.report.columns import columns_of, rows_by_resolution, shown_p
+from benchmarks.report.columns import auc_entry, columns_of, rows_by_resolution, shown_p
 from benchmarks.report.entries import Column, Entry
+from benchmarks.report.label_captions import LABELS_SAID, overtaken, steps_said
 from benchmarks.report.rank_captions import TO_FULL, difference, lacking, least_p, ranks, unranked
 from benchmarks.report.score_columns import brief_columns
 from benchmarks.storage.csv_cells import csv_text
@@ -110,7 +112,7 @@ def write_tables(
         table = addition(table)
     table = add_baselines(table)
     texts = {
-        "md": _markdown(table, found),
+        "md": _markdown(table, found, evidence),
         "csv": csv_text(table),
         "tex": _latex(table),
     }
@@ -156,7 +158,7 @@ def _header(header: str, better: int) -> str:
     return header + {-1: " ↓", 0: "", 1: " ↑"}[better]
 
 
-def _markdown(table: pd.DataFrame, found: Sequence[Verdict]) -> str:
+def _markdown(table: pd.DataFrame, found: Sequence[Verdict], evidence: Mapping[str, Evidence]) -> str:
     parts = ["# Results\n", "## What to use\n"]
     for verdict in found:
         said = "\n".join(f"- {escape_markdown(sentence)}" for sentence in sentences(verdict, Limits()))
@@ -169,6 +171,7 @@ def _markdown(table: pd.DataFrame, found: Sequence[Verdict]) -> str:
             markdown_rows(block, columns_of(block)),
             *(f"{escape_markdown(line)}\n" for line in footnotes(block)),
         ]
+    parts += _over_labels(table, evidence)
     parts += _over_datasets(table)
     return "\n".join([*parts, "## How to read\n", f"{definitions(table)}\n"])
 
@@ -183,6 +186,30 @@ def markdown_rows(block: pd.DataFrame, columns: Sequence[Column]) -> str:
             rows.append([resolution if i == 0 else "", *map(_entry_md, entries)])
     align = ["left", "left", *["right"] * (len(columns) - 1)]
     return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True) + "\n"
+
+
+def _over_labels(table: pd.DataFrame, evidence: Mapping[str, Evidence]) -> Iterator[str]:
+    """AUC of methods by the number of training labels, and where one overtakes another."""
+    found = list(label_curves(table[of_methods(table)]))
+    if found:
+        yield f"## Over training labels\n\nAUC (%) by the number of images that were trained on. {LABELS_SAID}\n"
+    for curves in found:
+        for resolution, rows in curves.rows.groupby("resolution"):
+            said = [steps_said(curves.keep_steps), overtaken(overtakings(rows, evidence), rows["num_train"])]
+            yield f"### {escape_markdown(title(rows))}, {resolution} px\n"
+            yield f"{escape_markdown(' '.join(said))}\n"
+            yield _labels_rows(rows)
+
+
+def _labels_rows(rows: pd.DataFrame) -> str:
+    sizes = sorted(set(rows["num_train"]))
+    by_place = {(row["curve"], row["num_train"]): _entry_md(auc_entry(row)) for _, row in rows.iterrows()}
+    cells = [
+        [escape_markdown(curve), *(by_place.get((curve, size), "–") for size in sizes)]
+        for curve in dict.fromkeys(rows["curve"])
+    ]
+    align = ["left", *["right"] * len(sizes)]
+    return tabulate(cells, ["Method", *map(str, sizes)], tablefmt="pipe", colalign=align, disable_numparse=True) + "\n"
 
 
 def _over_datasets(table: pd.DataFrame) -> Iterator[str]:
