@@ -17,7 +17,7 @@ from benchmarks.analysis.summary import summary
 from benchmarks.records.frame import load_frame, runs_frame
 from benchmarks.records.record import store_run
 from benchmarks.records.schema import Record
-from benchmarks.report import labels_plot
+from benchmarks.report import canvas, labels_plot
 from benchmarks.report.label_captions import overtaken
 from benchmarks.report.tables import write_tables
 from benchmarks.speed import labels as speed
@@ -42,7 +42,7 @@ def test_lines_cross_where_geometry_says() -> None:
     assert found.labels == pytest.approx(10**2.4)
     assert found.low == pytest.approx(10**2.4, rel=0.1) and found.high == pytest.approx(10**2.4, rel=0.1)  # no noise
     turned = crossing(curve(0.65, 0.72, 0.82), curve(0.60, 0.70, 0.85), "b", "a")
-    assert turned is not None and (turned.ahead, turned.labels) == ("a", pytest.approx(10**2.4))
+    assert turned is not None and turned.ahead == "a" and turned.labels == pytest.approx(10**2.4)
 
 
 def test_of_several_crossings_it_is_the_last() -> None:
@@ -79,13 +79,13 @@ def test_the_interval_is_fiellers() -> None:
     roots = np.roots([4 * d**2 - 2 * q, -4 * d**2 + 2 * q, d**2 - q])
     expected = sorted(10 ** (1 + root) for root in roots)
     assert found is not None and found.labels == pytest.approx(10**1.5) and found.num_seeds == 1
-    assert (found.low, found.high) == (pytest.approx(expected[0], rel=0.01), pytest.approx(expected[1], rel=0.01))
+    assert [found.low, found.high] == pytest.approx(expected, rel=0.01)
     wider = crossing(one, two, "a", "b", level=0.005)
     assert wider is not None and wider.low is not None and wider.low < expected[0]
 
 
 def test_errors_that_both_share_count_for_nothing_and_large_ones_leave_no_end() -> None:
-    shared = {"influence": (0.05, 0.05, 0.0, 0.0)}
+    shared: dict[str, Any] = {"influence": (0.05, 0.05, 0.0, 0.0)}
     found = crossing(curve(0.6, 0.8, **shared), curve(0.7, 0.7, **shared), "a", "b")
     assert found is not None and found.low == pytest.approx(found.labels, rel=0.1)
     apart = crossing(curve(0.6, 0.8, influence=(0.2, 0, 0, 0)), curve(0.7, 0.7, influence=(0, 0.2, 0, 0)), "a", "b")
@@ -163,11 +163,9 @@ def test_tables_and_a_figure_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "Linear probe (5 % of labels)" in text and "trained on 25 % of labels (100 images), the same for all" in text
 
     kept: list[Any] = []
-    finish = labels_plot.finish
-
     def keep(figure: Any, *rest: Any, **more: Any) -> list[Path]:
         kept.append((figure, *rest))
-        return finish(figure, *rest, **more)
+        return canvas.finish(figure, *rest, **more)
 
     monkeypatch.setattr(labels_plot, "finish", keep)
     monkeypatch.setattr(plt, "close", lambda figure: None)
@@ -181,7 +179,7 @@ def test_tables_and_a_figure_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert axes.get_xscale() == "log"
     drawn = [container.lines[0].get_ydata() for container in axes.containers]
     means = curves.rows.groupby("curve", sort=False)["auc_mean"].apply(list)
-    np.testing.assert_allclose(sorted(map(list, drawn)), sorted(100 * np.array(auc) for auc in means))
+    np.testing.assert_allclose(sorted(map(list, drawn)), 100 * np.array(sorted(means)))
     unfinished = curves._replace(rows=curves.rows.assign(auc_mean=np.nan))
     assert isinstance(labels_plot.plot_labels(unfinished, evidence, tmp_path / "none.png"), str)
 
