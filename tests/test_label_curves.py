@@ -163,6 +163,7 @@ def test_tables_and_a_figure_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "Linear probe (5 % of labels)" in text and "trained on 25 % of labels (100 images), the same for all" in text
 
     kept: list[Any] = []
+
     def keep(figure: Any, *rest: Any, **more: Any) -> list[Path]:
         kept.append((figure, *rest))
         return canvas.finish(figure, *rest, **more)
