@@ -85,7 +85,7 @@ class LabelBudget:
 
     @property
     def train_labels(self) -> str:
-        """How many, in words; `all`, `5 %` or `10 a class`."""
+        """How many, in words; `all`, `5 %` or `10-shot`."""
         return train_labels(self.train_fraction, self.shots)
 
 
@@ -97,7 +97,7 @@ SAID = (*(entry.name for entry in fields(LabelBudget)), *LABEL_WORDS)
 def train_labels(train_fraction: float | None, shots: int | None) -> str:
     """As `LabelBudget.train_labels`; None is what runs have that were stored before there was a choice."""
     if shots is not None:
-        return f"{shots} a class"
+        return f"{shots}-shot"
     return ALL_LABELS if train_fraction in (None, 1) else f"{100 * train_fraction:g} %"
 
 

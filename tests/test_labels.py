@@ -119,7 +119,7 @@ def test_a_patient_is_in_or_out_whole(tmp_path: Path) -> None:
         ),
         (
             "--shots 1",
-            "batch size must be at most the 2 that are trained on (1 a class of the 10 training images of images), got "
+            "batch size must be at most the 2 that are trained on (1-shot of the 10 training images of images), got "
             "4; choose a smaller --batch-size",
         ),
         ("--train-fraction 0", "train_fraction must be above 0, got '0'"),
@@ -166,7 +166,7 @@ def test_labels_are_an_axis_of_the_grid_and_all_of_them_are_the_run_of_before(
     monkeypatch.chdir(tmp_path)
     plain = configs("--seeds 0 1")
     found = configs("--seeds 0 1 --train-fraction 0.4 1 --shots 4 --keep-steps")
-    assert [config.train_labels for config in found] == ["40 %"] * 2 + ["all"] * 2 + ["4 a class"] * 2
+    assert [config.train_labels for config in found] == ["40 %"] * 2 + ["all"] * 2 + ["4-shot"] * 2
     assert [config.run_id for config in found[2:4]] == [config.run_id for config in plain]
     assert [config.keep_steps for config in found] == [True, True, False, False, True, True]
     assert len({config.run_id for config in found}) == 6
@@ -330,11 +330,11 @@ def test_all_numbers_of_labels_share_a_cache_and_stand_in_their_own_blocks(
     arguments = ["--methods", "linear", *TINY, "--epochs", "2", "--keep-models", "none"]
     assert bench.main([*arguments, "--shots", "2", "--train-fraction", "1", "--imbalance", "logit_adjustment"]) == 0
     frame, problems = load_frame(tmp_path / "results")
-    assert not problems and sorted(frame["train_labels"]) == ["2 a class", "all"]
+    assert not problems and sorted(frame["train_labels"]) == ["2-shot", "all"]
     assert sorted(frame["num_train"]) == [4, 10] and set(frame["imbalance"]) == {"logit_adjustment"}
     assert len(list((tmp_path / ".cache" / "features").glob("*-*"))) == 1
     table = (tmp_path / "results" / "tables" / "results.md").read_text()
-    assert "trained on 2 a class (4 images), the same for all" in table
-    assert "Linear probe (2 a class, logit adjustment)" in table and "Linear probe (logit adjustment)" in table
+    assert "trained 2-shot (4 images), the same for all" in table
+    assert "Linear probe (2-shot, logit adjustment)" in table and "Linear probe (logit adjustment)" in table
     assert table.count("\n## images") == 2
     capsys.readouterr()

@@ -109,9 +109,9 @@ def crossing(one: Curve, two: Curve, name: str, other: str, level: float = LEVEL
 
     Between two numbers of labels AUC is taken to be a straight line over their logarithm, so the difference at any
     number is one of weighted means over the same seeds and images, and is tested as every difference is. The interval
-    holds all numbers at which no difference is not rejected, and what lies between them (Fieller's set): whatever the
-    true crossing is, it is left out in no more than `level` of all cases. Where no difference is rejected at the
-    smallest or the largest number, there is no end on that side.
+    holds all numbers at which the two are not told apart, and what lies between these (Fieller's set): whatever the
+    true crossing is, it is left out in no more than `level` of all cases. Where they are not told apart at the smallest
+    or the largest number, there is no end on that side.
 
     Args:
         one, two: AUCs by number of labels, with their evidence by seed.

@@ -123,11 +123,11 @@ def _labels(block: pd.DataFrame) -> Iterator[str]:
     """How few labels its rows were trained on."""
     first = block.iloc[0]
     if first["train_labels"] != ALL_LABELS:
-        several = f"{first['train_labels']} of labels" if "%" in first["train_labels"] else first["train_labels"]
+        labels = f"on {first['train_labels']} of labels" if "%" in first["train_labels"] else first["train_labels"]
         sizes, units = (block[name].dropna().unique() for name in ("num_train", "num_train_units"))
         of_units = f" of {units[0]} {first['split_group_key']}s" if len(units) == 1 and units[0] != sizes[0] else ""
         images = f" ({sizes[0]} images{of_units})" if len(sizes) == 1 else ""
-        yield f"trained on {several}{images}, the same for all"
+        yield f"trained {labels}{images}, the same for all"
     if first["keep_steps"]:
         yield "as many steps an epoch as on all labels"
 
