@@ -138,6 +138,8 @@ def test_the_command_prints_data_alone(tmp_path: Path, capsys: pytest.CaptureFix
     before, after = folders(tmp_path)
     arguments = ["tables", "--results", str(after), "--compare", str(before)]
     assert main(arguments) == 0
+    assert "significant" in capsys.readouterr().out  # what moved is the last to be left out
+    assert main([*arguments, "--wide"]) == 0
     out, err = capsys.readouterr()
     assert "significant" in out and "→" in out and "nan" not in out.lower()
     assert "2 cells in both (AUC: 1 same, 1 significant;" in err.replace(

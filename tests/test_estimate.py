@@ -153,10 +153,10 @@ def test_a_dry_run_says_hours_and_what_they_rest_on(tmp_path: Path) -> None:
     make_images(tmp_path / "images")
     suite = ["--methods", "linear", "--datasets", "images", "--weights", "none", "--backbone", "vit_tiny_patch16_224"]
     suite += ["--batch-size", "2", "--device", "cpu", "--epochs", "1", "--res"]
-    ended = finish_inside(tmp_path, *suite, "32", "--dry-run")
+    ended = finish_inside(tmp_path, *suite, "32", "--dry-run", "--verbose")
     assert minutes(ended.stdout) == ["unknown"]
     assert "time: unknown for 1 to do, as no stored run is like them; --probe times a few steps" in ended.stderr
-    ended = finish_inside(tmp_path, *suite, "32", "--dry-run", "--probe")
+    ended = finish_inside(tmp_path, *suite, "32", "--dry-run", "--verbose", "--probe")
     (found,) = minutes(ended.stdout)
     assert found.endswith(" (probed)") and float(found.split()[0]) >= 0
     assert "timing a few steps of 1 settings on this machine" in ended.stderr
@@ -164,9 +164,9 @@ def test_a_dry_run_says_hours_and_what_they_rest_on(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("benchmarks.commands.run.show_results", lambda *_: 0)
         assert finish_inside(tmp_path, *suite, "32").returncode == 0
-    ended = finish_inside(tmp_path, *suite, "32", "64", "--seeds", "0", "1", "--dry-run", "--probe")
+    ended = finish_inside(tmp_path, *suite, "32", "64", "--seeds", "0", "1", "--dry-run", "--verbose", "--probe")
     assert float(minutes(ended.stdout)[0]) >= 0 and minutes(ended.stdout)[1].endswith(" (probed)")
-    ended = finish_inside(tmp_path, *suite, "32", "64", "--seeds", "0", "1", "--dry-run")
+    ended = finish_inside(tmp_path, *suite, "32", "64", "--seeds", "0", "1", "--dry-run", "--verbose")
     assert minutes(ended.stdout)[1].endswith(" (from 32 px)")
     assert "device-hours: 1 from stored runs of the same kind, 2 from stored runs at another resolution" in ended.stderr
     ended = finish_inside(tmp_path, *suite, "32", "--probe")

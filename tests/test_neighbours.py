@@ -200,7 +200,7 @@ def test_the_page_is_made_and_plots_are_drawn(folder: Path) -> None:
 
 
 def test_a_dry_run_shows_neither_epochs_nor_rate(folder: Path) -> None:
-    ended = finish_inside(folder, "--methods", *BOTH, *SMALL, *FEW, "--lr", "1e-2", "1e-3", "--dry-run")
+    ended = finish_inside(folder, "--methods", *BOTH, *SMALL, *FEW, "--lr", "1e-2", "1e-3", "--dry-run", "--verbose")
     header, _, *lines = (line for line in ended.stdout.splitlines() if line[:1] == "|")
     names = [cell.strip() for cell in header.split("|")[1:-1]]
     for line in lines:

@@ -262,6 +262,6 @@ def test_a_folder_without_the_splits_is_told_what_mends_it(
     with pytest.raises(UserError, match="dataset folder must hold train, val and test, got ") as refusal:
         open_dataset("own", folder, folder / "cache")
     assert advice in str(refusal.value)
-    bench.main(["check", "own"])
+    bench.main(["check", "own", "--wide"])
     said = capsys.readouterr()
     assert advice in said.out + said.err

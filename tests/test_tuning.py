@@ -100,12 +100,14 @@ def test_the_same_command_again_does_nothing(folder: Path) -> None:
 
 
 def test_a_dry_run_shows_trials_and_what_was_chosen(folder: Path) -> None:
-    ended = finish_inside(folder, "--methods", "linear", "lora", *TINY, *GRID, "--dry-run")
+    ended = finish_inside(folder, "--methods", "linear", "lora", *TINY, *GRID, "--dry-run", "--verbose")
     chosen = {name: record["run"]["tuning"]["chosen"] for name, record in records(folder / "results").items()}
     for name, rate in chosen.items():
         (row,) = [line for line in ended.stdout.splitlines() if f"| {name} " in line]
         assert f"| {rate:g}, best of 2 " in row and "| 4 ok " in row
-    other = finish_inside(folder, "--methods", "linear", *TINY, "--lr", "1e-4", "1e-3", "1e-2", "--dry-run")
+    other = finish_inside(
+        folder, "--methods", "linear", *TINY, "--lr", "1e-4", "1e-3", "1e-2", "--dry-run", "--verbose"
+    )
     *_, rate, _, _, _, _, _, num_trials, num_runs, _, due, _ = other.stdout.splitlines()[-1].split("|")
     assert [cell.strip() for cell in (rate, num_trials, num_runs, due)] == ["best of 3", "3", "1", "4"]
 

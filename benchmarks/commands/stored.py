@@ -173,7 +173,7 @@ def _compare(before: Path, after: Path, layout: str, mix_code: bool, wide: bool)
         sides.append(Side(frame, evidence))
         num_problems += found + len(problems)
     table = compare_results(sides[0], sides[1], mix_code)
-    details = ("settings", "test", "trainable", "protocol", "seeds", "in", "state")
+    details = ("settings", "test", "trainable", "protocol", "seeds", "in", "state", "memory MiB", "AUC")
     print_frame(readable(table) if layout == "md" else table, layout, wide, details)
     print(f"{before} to {after}: {in_words(table)}", NOTE, sep="\n", file=sys.stderr)
     return 1 if num_problems else 0
