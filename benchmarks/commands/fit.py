@@ -16,6 +16,7 @@ from benchmarks.commands.options import (
     add_format,
     add_methods,
     add_plugins,
+    add_results,
     add_savers,
     backbone_of,
     chosen_savers,
@@ -55,8 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grad-checkpointing", nargs="+", choices=("off", "on"), default=["off", "on"], help="default: off on"
     )
+    parser.add_argument(
+        "--any-savers",
+        action="store_true",
+        help="which methods train on the card at --res, with the least combination of savers; best stored AUC first",
+    )
     add_savers(parser)
     add_backbone(parser)
+    add_results(parser)
     add_cache(parser)
     add_format(parser)
 
@@ -80,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.memory.predict import map_points
     from benchmarks.memory.table import MIB
 
+    if args.any_savers:
+        return _any_savers(args)
     context = CONTEXT_BYTES["train"] / MIB
     note = (
         f"the whole run, predicted, not measured; with a margin of {MARGIN:.0%} and {context:,.0f} MiB of CUDA context"
@@ -97,6 +106,19 @@ def run(args: argparse.Namespace) -> int:
     print(note, file=sys.stderr)
     frame = pd.DataFrame(rows)
     print_frame(_readable(frame) if args.format == "md" and not args.wide else frame, args.format, args.wide)
+    return 0
+
+
+def _any_savers(args: argparse.Namespace) -> int:
+    from benchmarks.commands.fit_stored import answers, check_asked, stored_rows
+
+    check_asked(args)
+    plain = argparse.Namespace(**vars(args) | {"grad_checkpointing": ["off"], "precision": args.precision[:1]})
+    rows = stored_rows(args, grid(plain), chosen_variants(args, backbone_of(args)))
+    print("the whole run, predicted, not measured", file=sys.stderr)
+    for line in answers(rows, args.gpu_memory):
+        print(line, file=sys.stderr)
+    print_frame(rows, args.format, args.wide, ("seeds", "batch_size", "precision"))
     return 0
 
 

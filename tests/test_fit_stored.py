@@ -1,0 +1,173 @@
+"""The best method by stored results that trains on a card: the search for the least change, and its answer."""
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fixed_records import make_record, store_with_predictions
+
+import bench
+from benchmarks.analysis.summary import summary
+from benchmarks.commands.fit_stored import point_of_cell
+from benchmarks.errors import UserError
+from benchmarks.memory import least_change as search
+from benchmarks.memory.least_change import LeastChange, changes, least_change
+from benchmarks.memory.needs import GIB, needed_bytes
+from benchmarks.memory.point import MemoryPoint
+from benchmarks.memory.predict import predict_memory
+from benchmarks.records.frame import runs_frame
+
+POINT = MemoryPoint("lora", 64, 4, "vit_tiny_patch16_224[depth=2,embed_dim=48,num_heads=3]", precision="bf16")
+
+
+def accept(point: MemoryPoint) -> None:
+    """Refuses nothing."""
+
+
+def size(point: MemoryPoint) -> int:
+    """Of a made-up method, in GiB: what each saver brings is known."""
+    left = 20 - 4 * (point.grad_checkpointing is True) - 8 * (point.offload == "activations")
+    left += 5 * (point.grad_checkpointing is True and point.offload == "activations")
+    left -= (point.precision == "bf16") + (point.optimizer == "adamw8bit") + 3 * (point.frozen_weights == "bf16")
+    return left
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Predictions are by `size`, or by a method's own entry here."""
+    own: dict[str, Any] = {}
+
+    def predicted(point: MemoryPoint, cache: Path) -> Any:
+        found = own.get(point.method, size)(point)
+        return SimpleNamespace(highest=SimpleNamespace(allocated=found * GIB))
+
+    monkeypatch.setattr(search, "predict_point", predicted)
+    return own
+
+
+def found(point: MemoryPoint, gib: int, check: Any = accept, **allowed: bool) -> LeastChange:
+    may = {"may_checkpoint": True, "may_bf16": True} | allowed
+    return least_change(point, needed_bytes(gib * GIB), Path(), changes(point, **may), check)
+
+
+@pytest.mark.parametrize(
+    ("gib", "words", "keeps"),
+    [
+        *[(19, "", True), (15, "checkpointing", True), (11, "offloaded", True)],
+        *[(8, "bf16 weights, offloaded", False), (7, "bf16 weights, 8-bit AdamW, offloaded", False)],
+    ],
+)
+@pytest.mark.usefixtures("sizes")
+def test_the_change_of_least_cost_is_found(gib: int, words: str, keeps: bool) -> None:
+    change = found(POINT, gib).change
+    assert change is not None
+    assert (change.words, change.keeps_numbers) == (words, keeps)
+
+
+@pytest.mark.usefixtures("sizes")
+def test_what_fits_with_nothing_tells_the_least_it_needs() -> None:
+    assert found(POINT, 6) == LeastChange(None, needed_bytes(7 * GIB))
+
+
+@pytest.mark.usefixtures("sizes")
+def test_changes_are_only_those_that_may_be() -> None:
+    fp32 = replace(POINT, precision="fp32")
+    for gib, expected in {11: "8-bit AdamW, offloaded", 10: "bf16, bf16 weights, offloaded"}.items():
+        change = found(fp32, gib).change
+        assert change is not None and change.words == expected
+    words = [one.words for one in changes(fp32, may_checkpoint=False, may_bf16=False)]
+    assert words == ["", "offloaded", "8-bit AdamW", "8-bit AdamW, offloaded"]
+    saving = replace(POINT, offload="activations", frozen_weights="bf16")
+    words = [one.words for one in changes(saving, may_checkpoint=False, may_bf16=True)]
+    assert words == ["", "8-bit AdamW"]
+
+
+@pytest.mark.usefixtures("sizes")
+def test_what_a_method_refuses_is_no_change_for_it() -> None:
+    def refuse(point: MemoryPoint) -> None:
+        if point.offload == "activations":
+            raise UserError("offload must be none")
+
+    change = found(POINT, 13, refuse).change
+    assert change is not None and change.words == "bf16 weights, checkpointing"
+
+
+def test_a_real_search_agrees_with_direct_predictions(tmp_path: Path) -> None:
+    point = replace(POINT, batch_size=64, method="full")
+    plain, saved = (predict_memory(replace(point, grad_checkpointing=one)).highest.allocated for one in (False, True))
+    assert saved < plain
+    tried = changes(point, may_checkpoint=True, may_bf16=False)
+    answer = least_change(point, needed_bytes(plain) - 1, tmp_path, tried, accept)
+    assert answer.change is not None and answer.change.words == "checkpointing"
+    assert answer.needed_bytes == needed_bytes(saved)
+
+
+def stored(results: Path) -> None:
+    for method, skill in {"full": 1.0, "lora": 1.5, "adapter": 2.0, "linear": 0.5}.items():
+        options = {"rank": 4, "alpha": 16.0} if method == "lora" else {}
+        store_with_predictions(results, make_record(method, config={"options": options}), skill)
+
+
+def fit(results: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[list[dict[str, str]], str]:
+    asked = ["--any-savers", "--res", "448", "--results", str(results), "--cache", str(results), "--format", "csv"]
+    assert bench.main(["fit", *asked, *words]) == 0
+    said = capsys.readouterr()
+    return list(csv.DictReader(io.StringIO(said.out))), said.err
+
+
+def test_stored_auc_ranks_what_a_card_can_train(
+    tmp_path: Path, sizes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes["full"] = lambda point: 10 - 5 * point.grad_checkpointing
+    sizes["lora"] = lambda point: 10 - 5 * (point.optimizer == "adamw8bit")
+    sizes["adapter"] = lambda point: 10
+    sizes["linear"] = sizes["vpt"] = lambda point: 1
+    stored(tmp_path)
+    methods = ["--methods", "linear", "full", "lora", "adapter", "vpt"]
+    rows, said = fit(tmp_path, capsys, "--gpu-memory", "8GB", *methods)
+    told = [(row["method"], row["with"], row["auc_holds"]) for row in rows]
+    assert told[:4] == [
+        ("Full fine-tuning", "checkpointing", "yes"),
+        ("Linear probe", "nothing more", "yes"),
+        ("LoRA", "8-bit AdamW", "no: other numbers"),
+        ("Adapter", "no combination", ""),
+    ]
+    assert ("vpt", "nothing more", "") in told[4:]
+    assert all(float(row["low"]) < float(row["auc"]) < float(row["high"]) for row in rows[:4])
+    assert "the highest stored AUC of what fits is that of Full fine-tuning" in said
+    assert "on 8 GB with no combination: Adapter" in said
+
+
+def test_without_stored_runs_there_is_no_auc(
+    tmp_path: Path, sizes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, said = fit(tmp_path, capsys, "--gpu-memory", "24GB", "--methods", "lora")
+    assert [(row["method"], row["auc"], row["with"]) for row in rows] == [("lora", "", "nothing more")]
+    assert "no AUC is known" in said
+
+
+def test_a_cell_has_the_point_of_its_runs() -> None:
+    config = {"options": {"rank": 4, "alpha": 16.0}, "offload": "activations", "grad_checkpointing": True}
+    cell = summary(runs_frame([make_record("lora", config=config)])).iloc[0]
+    assert point_of_cell(cell) == MemoryPoint(
+        *("lora", 448, 16, "vit_base_patch16_384", 5, "bf16", "sdpa", True, False, (("rank", 4),)),
+        offload="activations",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "any-savers must be used with --gpu-memory, got none"),
+        (["--gpu-memory", "8GB", "--offload", "activations"], "offload must be left out with --any-savers"),
+    ],
+)
+def test_questions_without_sense_are_refused(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.main(["fit", "--any-savers", "--results", str(tmp_path), *words]) != 0
+    assert message in capsys.readouterr().err
