@@ -17,6 +17,8 @@ from benchmarks.errors import mendable, one_line
 from benchmarks.suite.crash import report_crash
 from benchmarks.suite.signals import Stop, leave, stop_on_signals
 
+NO_READER = 141  # as of a process that SIGPIPE has ended: whoever read what we print has gone, as `head` does
+
 
 def main(arguments: list[str]) -> int:
     """Runs a command; what a user can mend is one line on stderr and status 2, a signal 128 and its number.
@@ -35,7 +37,12 @@ def main(arguments: list[str]) -> int:
             from benchmarks.plugins import load_plugins
 
             load_plugins(args.plugins)
-        return command.run(args)
+        status = command.run(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for what Python flushes at its end
+        return NO_READER
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
         return stop.status if isinstance(stop, Stop) else 130

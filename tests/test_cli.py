@@ -66,6 +66,16 @@ def assert_one_line(said: Said) -> None:
     assert said.err.startswith("bench.py: ") and said.err.count("\n") == 1, said.err
 
 
+@pytest.mark.process
+def test_a_reader_that_has_gone_costs_no_words() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(BENCH), "list", "methods"]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_an_example_that_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = Said(f"{name} -h", capsys)
