@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for what Python flushes at its end
+        sys.stdout = Path(os.devnull).open("w")  # for what Python flushes at its end
         return NO_READER
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
