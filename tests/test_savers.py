@@ -23,13 +23,14 @@ from benchmarks.errors import UserError
 from benchmarks.memory.phases import synthetic_images
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
+from benchmarks.memory.savers import SAVERS
 from benchmarks.model.build import Parts, build_parts
 from benchmarks.model.choose import choose_variants
 from benchmarks.model.method_config import make_config
 from benchmarks.records.frame import runs_frame
 from benchmarks.report.captions import protocol
 from benchmarks.report.missing_runs import seed_commands
-from benchmarks.speed.savers import SAVERS, table
+from benchmarks.speed.savers import table
 from benchmarks.training import optimizers
 from benchmarks.training.frozen import save_weights
 from benchmarks.training.optimizers import make_optimizer, state_bytes

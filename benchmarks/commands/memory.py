@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ DEFAULTS: dict[str, list[Any]] = {
     "precision": ["bf16"],
     "attention": ["sdpa"],
 }
+EACH_SAVER_RES = [224, 512, 768, 1024, 1536]
 # What is left out first where the terminal is narrow.
 _DETAILS = (
     *("peak_process_mib", "peak_reserved_mib", "source", "status", "savers", "backbone", "batch_size"),
@@ -58,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare", action="store_true", help="predictions beside all measured records, or those asked for"
     )
     how.add_argument("--breakdown", action="store_true", help="what fills the predicted peaks; they sum to it")
+    how.add_argument(
+        "--each-saver", action="store_true", help="predicted with each saver of memory alone, and with all"
+    )
     add_methods(parser)
     add_plugins(parser)
     sides = " ".join(map(str, DEFAULTS["res"]))
@@ -80,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot",
         type=Path,
         metavar="FILE",
-        help="also draw it (png and pdf): memory over resolution, or stacked bars of the breakdown",
+        help="also draw it (png and pdf): memory over resolution, a line a method or saver, or bars of the breakdown",
     )
     add_record_host(parser)
     add_cache(parser)
@@ -123,10 +127,12 @@ def run(args: argparse.Namespace) -> int:
         return _compare(args)
     if args.breakdown:
         return _breakdown(args)
+    if args.each_saver:
+        return _each_saver(args)
     if args.measure or (not args.predict and torch.cuda.is_available()):
         rows, failed = _measure(args)
     else:
-        rows, failed = _predict(args), 0
+        rows, failed = _predict(args, grid(args)), 0
     return _show(args, rows) or int(failed > 0)
 
 
@@ -159,15 +165,30 @@ def _print(args: argparse.Namespace, frame: "pd.DataFrame", turned: "Callable[[p
     print_frame(shown, args.format, args.wide, _DETAILS)
 
 
-def _predict(args: argparse.Namespace) -> list[dict[str, Any]]:
+def _predict(args: argparse.Namespace, points: "Sequence[MemoryPoint]") -> list[dict[str, Any]]:
     from benchmarks.memory.prediction_cache import predict_points
     from benchmarks.memory.table import point_rows
 
-    points = grid(args)
     print("predicted on fake tensors, not measured", file=sys.stderr)
     ok = {"state": "ok"}
     predictions = predict_points(points, args.cache, say)
     return [row for item in predictions for row in point_rows(item.point, item.as_record(), ok, "predicted")]
+
+
+def _each_saver(args: argparse.Namespace) -> int:
+    from benchmarks.memory.savers import with_each_saver
+    from benchmarks.memory.table import by_saver, points_frame
+
+    args.res = args.res or EACH_SAVER_RES
+    points = [saving for point in grid(args) for saving in with_each_saver(point)]
+    frame = points_frame(_predict(args, points))
+    _print(args, frame, by_saver)
+    if args.plot:
+        from benchmarks.report.savers_plot import plot_savers
+
+        for path in plot_savers(frame, args.plot):
+            print(path, file=sys.stderr)
+    return 0
 
 
 def _breakdown(args: argparse.Namespace) -> int:

@@ -24,6 +24,7 @@ POINT_COLUMNS = (
 _SETTING = tuple(name for name in POINT_COLUMNS if name != "resolution")
 COLUMNS = (*POINT_COLUMNS, "phase", "source", "status", *COUNTERS)
 MIB = 2**20
+NO_SAVER = "no saver"
 
 
 def point_rows(
@@ -135,6 +136,21 @@ def by_resolution(frame: pd.DataFrame) -> pd.DataFrame:
     """
     whole = readable(frame[frame["phase"] == WHOLE_RUN])
     return _pivot(whole.assign(mib=whole["peak_allocated_mib"].fillna(whole["status"])), (*_SETTING, "source"))
+
+
+def by_saver(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same, what saves memory in one column."""
+    shown = by_resolution(frame)
+    shown.insert(list(shown).index("method") + 1, "saving", savers_said(shown))
+    return shown.drop(columns=["grad_checkpointing", "savers"])
+
+
+def savers_said(frame: pd.DataFrame) -> pd.Series:
+    """The savers of each row in words, gradient checkpointing among them."""
+    checkpointing = frame["grad_checkpointing"].map({True: "checkpointing, ", False: ""})
+    others = frame["savers"].where(frame["savers"] != "none", "")
+    said = (checkpointing + others).str.removesuffix(", ")
+    return said.where(said != "", NO_SAVER)
 
 
 def breakdown_by_resolution(frame: pd.DataFrame) -> pd.DataFrame:

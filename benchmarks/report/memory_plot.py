@@ -6,7 +6,7 @@ resolutions, and where curves coincide, it is a row a method and a panel a resol
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +77,12 @@ def plot_memory_curves(points: pd.DataFrame, path: Path) -> list[Path]:
     labelled = points.assign(label=names.map(lambda name: title_of(name, TITLES)), method=names.str.partition(":")[0])
     labelled = labelled[labelled["phase"].isin(_SHOWN) & _filled(labelled)]
     varying = [name for name in _PROTOCOL if labelled[name].nunique(dropna=False) > 1]
-    shared = [_said(name, points[name].iloc[0]) for name in _PROTOCOL if name not in varying]
+    shared = said_of_protocol(points, [name for name in _PROTOCOL if name not in varying])
     panels = [
         (", ".join(said for name in varying if (said := _said(name, group[name].iloc[0]))), group)
         for _, group in labelled.groupby(_PROTOCOL, sort=False, dropna=False)
     ]
-    caption = f"Peak allocated GPU memory of the whole run. {', '.join(filter(None, shared))}.{_error_note(labelled)}"
+    caption = f"Peak allocated GPU memory of the whole run. {shared}.{_error_note(labelled)}"
     return draw_memory(panels, path, "Peak GPU memory over image resolution", caption)
 
 
@@ -92,6 +92,7 @@ def draw_memory(
     title: str,
     caption: str,
     looks: Mapping[str, Style] | None = None,
+    curves: bool = False,
 ) -> list[Path]:
     """Draw labelled points, panel by panel, and write png and pdf.
 
@@ -102,6 +103,7 @@ def draw_memory(
         title: one line above the figure.
         caption: what is written below it.
         looks: the style of each label; by default as if these were all there are.
+        curves: whether curves are drawn even where rows would say more.
     """
     points = pd.concat([group for _, group in panels]) if panels else pd.DataFrame({"peak_allocated_bytes": []})
     known = points[points["peak_allocated_bytes"].notna()]
@@ -109,7 +111,7 @@ def draw_memory(
         raise UserError("points must hold at least one peak_allocated_bytes, got none")
     every = looks or styles(zip(points["method"], points["label"], strict=True))
     style = {label: look for label, look in every.items() if label in set(points["label"])}
-    curves = len(panels) > 1 or points["attention"].nunique() > 1 or not _as_rows(known)
+    curves = curves or len(panels) > 1 or points["attention"].nunique() > 1 or not _as_rows(known)
     named = few_of_many(known[known["phase"] == WHOLE_RUN], "peak_allocated_bytes", -1)
     if not curves and len(style) <= _MOST_ROWS:
         named = set(style)
@@ -357,6 +359,11 @@ def _error_note(points: pd.DataFrame) -> str:
         return ""
     off = f"{errors.median():.2f} % in the median, {errors.max():.2f} % at most"
     return f" At {len(errors)} measured points predictions are off by {off}."
+
+
+def said_of_protocol(points: pd.DataFrame, names: Iterable[str]) -> str:
+    """What a caption says of settings that all points share."""
+    return ", ".join(filter(None, (_said(name, points[name].iloc[0]) for name in names)))
 
 
 def _said(name: str, value: object) -> str:

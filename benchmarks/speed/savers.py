@@ -9,32 +9,18 @@ bf16 with fused attention: predicted on fake tensors, not measured.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from benchmarks.choices import DEFAULT_BACKBONE
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.prediction_cache import predict_points
+from benchmarks.memory.savers import SAVERS, with_each_saver
 from benchmarks.storage.csv_cells import csv_text
 
 METHODS_SHOWN = ("full", "lora", "adapter", "fpt", "fpt_plus")
 MIB = 2**20
-# Those that leave all numbers as they are come first.
-SAVERS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "checkpointing": {"grad_checkpointing": True},
-    "offload": {"offload": "activations"},
-    "SGD or Lion": {"optimizer": "sgd"},
-    "8-bit AdamW": {"optimizer": "adamw8bit"},
-    "bf16 weights": {"frozen_weights": "bf16"},
-    "all but SGD": {
-        **{"grad_checkpointing": True, "offload": "activations"},
-        **{"optimizer": "adamw8bit", "frozen_weights": "bf16"},
-    },
-}
 
 
 def table(methods: Sequence[str], resolutions: Sequence[int], backbone: str, cache: Path) -> pd.DataFrame:
@@ -44,8 +30,7 @@ def table(methods: Sequence[str], resolutions: Sequence[int], backbone: str, cac
         for method in methods
         for side in resolutions
     ]
-    points = [replace(point, **savers) for point in plain for savers in SAVERS.values()]
-    predictions = predict_points(points, cache)
+    predictions = predict_points([saving for point in plain for saving in with_each_saver(point)], cache)
     rows = []
     for point in plain:
         row: dict[str, object] = {"method": point.method, "px": point.resolution}
