@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        sys.stdout = Path(os.devnull).open("w")  # for what Python flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python flushes at its end
         return NO_READER
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
