@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 _MOST_BYTES = 100  # of a name inside the name of a file, which has 255 at most
@@ -90,11 +89,11 @@ def _read(text: str) -> Any:
 
 def split_outside(text: str, divider: str) -> list[str]:
     """The parts of a text between dividers that stand in no quotes or brackets."""
-    parts, depth, quote = [""], 0, ""
-    for before, letter in pairwise(f" {text}"):
+    parts, depth, quote, escaped = [""], 0, "", False
+    for letter in text:
         if quote:
-            escaped = quote == '"' and before == "\\"
             quote = "" if letter == quote and not escaped else quote
+            escaped = quote == '"' and letter == "\\" and not escaped
         elif letter in "\"'":
             quote = letter
         elif letter in "[{]}":

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from bench_process import options_of
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny_images import make_images
 
@@ -97,6 +97,7 @@ VALUES = st.fixed_dictionaries(
 
 
 @given(VALUES)
+@example({"kind": "\\", "layers": [], "text": '\\",', "bias": False, "rank": None, "lr": 1e-3})
 @settings(max_examples=40, deadline=None)
 def test_a_name_reads_back_as_what_it_names(options: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
