@@ -214,7 +214,7 @@ def test_bad_maps_are_one_line(folder: Path, content: str) -> None:
         (("nothing", "--data", "other"), "run must be one of those under 'results/runs'"),
         (("best", "--data", "other", "--class-map", "gone"), "got 'gone'; there is no such file"),
         (("best", "--data", "other", "--results", "no"), "results must be a folder, got 'no'"),
-        (("best",), "the following arguments are required: --data"),
+        (("best",), "data must be named with --data FOLDER, got none"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(trained: Path, words: tuple[str, ...], message: str) -> None:

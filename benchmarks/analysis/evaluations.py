@@ -1,6 +1,7 @@
 """Trained models on other images than their test split: by cell, beside what they scored there."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from benchmarks.analysis.comparison import FEWEST, Cell, Comparison, SameImages
 from benchmarks.analysis.evidence import Evidence
 from benchmarks.analysis.inference import Differences, variance_parts
 from benchmarks.names import told_apart
+from benchmarks.records.frame import load_frame
+from benchmarks.records.stored import evaluation_results
 
 _NAMES = ("data", "data_digest", "data_label")
 _NUMBERS = ("internal_mean", "internal_sd", "external_mean", "external_sd", "external_low", "external_high")
@@ -42,6 +45,28 @@ def drop(internal: Cell, external: Cell) -> Comparison | None:
     return Comparison(float(differences.change[0]), float(low[0]), float(high[0]), float(p[0]), len(seeds))
 
 
+def load_evaluations(results: Path, frame: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, list[str]]:
+    """The finished evaluations of a kind, of runs as they are now.
+
+    Args:
+        results: The results root.
+        frame: Its runs, as `records.runs_frame` gives them.
+        kind: Of the evaluations.
+
+    Returns:
+        They, as `records.runs_frame` gives them; and a line for each record that is damaged or of a model that is there
+        no more.
+    """
+    found, problems = load_frame(evaluation_results(results))
+    found = found[(found["state"] == "ok") & (found["evaluation_kind"] == kind)]
+    current = is_current(found, frame)
+    problems += [
+        f"evaluation must be of a stored run as it is now, got {name} of another: evaluate again, or delete its record"
+        for name in found.loc[~current, "run_id"]
+    ]
+    return found[current], problems
+
+
 def is_current(evaluations: pd.DataFrame, frame: pd.DataFrame) -> pd.Series:
     """Of each evaluation whether its run is stored, with the predictions that it had then.
 
@@ -69,7 +94,7 @@ def evaluation_rows(
         95 % interval); external_fewest_units (of the rarest class);
         drop_change (internal less external), drop_low, _high (95 %), drop_p. Missing where predictions are.
     """
-    labels = _data_labels(evaluations)
+    labels = data_labels(evaluations)
     rows = [
         row.to_dict() | {"data": name, "data_digest": digest, "data_label": labels[name, digest]} | found
         for _, row in table.iterrows()
@@ -80,7 +105,8 @@ def evaluation_rows(
     return pd.DataFrame(rows, columns=columns)
 
 
-def _data_labels(evaluations: pd.DataFrame) -> dict[tuple[str, str], str]:
+def data_labels(evaluations: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """What each set of images is called, by its name and digest: its name, told apart where several have it."""
     places = evaluations[["evaluation_data", "evaluation_data_digest"]].drop_duplicates()
     several = places["evaluation_data"].duplicated(keep=False)
     return {

@@ -59,6 +59,11 @@ class Predictions:
         self.classes = [name.removeprefix("prob_") for name in header if name.startswith("prob_")]
         self.are_logits = all(f"logit_{name}" in self._place for name in self.classes)
 
+    @property
+    def splits(self) -> list[str]:
+        """Their names, in the order of the file."""
+        return list(dict.fromkeys(row[self._place["split"]] for row in self._rows))
+
     def split(self, split: str) -> SplitPredictions:
         """The predictions of a split; of `test` every class must occur.
 

@@ -1,4 +1,4 @@
-"""bench.py evaluate: kept models on the labelled images of another folder, stored beside the runs."""
+"""bench.py evaluate: kept models on other labelled images, or on corrupted ones, stored beside the runs."""
 
 import argparse
 import sys
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import check_named
+from benchmarks.commands.options import add_data_root, check_named
 from benchmarks.commands.predict import add_model_options, load_stored
+from benchmarks.errors import UserError
 
 if TYPE_CHECKING:
+    from benchmarks.inference.labelled_folder import LabelledFolder
     from benchmarks.records.schema import Record
 
 
@@ -25,9 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         type=Path,
-        required=True,
         metavar="FOLDER",
-        help="labelled images of the same classes: <class>/<images>, or the same below test/",
+        help="labelled images of the same classes: <class>/<images>, or the same below test/ (default with "
+        "--corruptions: the run's own dataset)",
+    )
+    parser.add_argument(
+        "--corruptions",
+        metavar="SET",
+        help="measure on corrupted images: basic (brightness, contrast, noise, blur, JPEG, resolution at five "
+        "severities)",
     )
     parser.add_argument(
         "--class-map",
@@ -41,33 +49,89 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="evaluate also the kept models of runs that differ from those named in the seed alone",
     )
+    add_data_root(parser)
     add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates each model on the folder, and prints the AUC there and before; what is stored is not done again."""
-    from benchmarks.inference.evaluate import evaluate, evaluation_id, stored_evaluation
+    """Evaluates each model, and prints the AUC there and before; what is stored is not done again."""
     from benchmarks.inference.labelled_folder import open_labelled, read_class_map
 
     check_named(args.results, "results")
+    if args.data is None and (args.corruptions is None or args.class_map is not None):
+        raise UserError("data must be named with --data FOLDER, got none; --corruptions alone is of the run's dataset")
+    if args.corruptions is not None:
+        from benchmarks.inference.corruptions import check_suite
+
+        check_suite(args.corruptions)
     class_map = None if args.class_map is None else read_class_map(args.class_map)
-
-    def progress(done: int, total: int) -> None:
-        print(f"{done}/{total} images", file=sys.stderr)
-
     for record in _records(args):
-        run_id, classes = record["run_id"], record["run"]["dataset"]["classes"]
-        data = open_labelled(args.data, classes, class_map, args.cache)
-        found = stored_evaluation(args.results, record, evaluation_id(run_id, data))
-        if found is None:
-            model = load_stored(args, run_id)
-            found = evaluate(args.results, record, model, data, args.batch_size, progress)
-        else:
-            print(f"{run_id} is evaluated on {data.name}: stored", file=sys.stderr)
-        before, now = (entry["measurements"]["test"]["auc"] for entry in (record, found))
-        print(f"{run_id}: AUC {now:.4f} on {len(data.names)} images of {data.name}, {before:.4f} on its test split")
+        place = _own_folder(record, args) if args.data is None else args.data
+        data = open_labelled(place, record["run"]["dataset"]["classes"], class_map, args.cache)
+        (_other_data if args.corruptions is None else _corrupted)(args, record, data)
     print("bench.py tables shows intervals and the drop", file=sys.stderr)
     return 0
+
+
+def _progress(done: int, total: int) -> None:
+    print(f"{done}/{total} images", file=sys.stderr)
+
+
+def _other_data(args: argparse.Namespace, record: "Record", data: "LabelledFolder") -> None:
+    """Measures a run's model on a folder."""
+    from benchmarks.inference.evaluate import evaluate, evaluation_id, stored_evaluation
+
+    run_id = record["run_id"]
+    found = stored_evaluation(args.results, record, evaluation_id(run_id, data))
+    if found is None:
+        model = load_stored(args, run_id)
+        found = evaluate(args.results, record, model, data, args.batch_size, _progress)
+    else:
+        print(f"{run_id} is evaluated on {data.name}: stored", file=sys.stderr)
+    before, now = (entry["measurements"]["test"]["auc"] for entry in (record, found))
+    print(f"{run_id}: AUC {now:.4f} on {len(data.names)} images of {data.name}, {before:.4f} on its test split")
+
+
+def _corrupted(args: argparse.Namespace, record: "Record", data: "LabelledFolder") -> None:
+    """Measures a run's model on corrupted images of a folder."""
+    from benchmarks.analysis.robustness import mean_drop, read_conditions
+    from benchmarks.inference.robustness import evaluate_corrupted, stored_robustness
+    from benchmarks.records.record import predictions_path
+    from benchmarks.records.stored import evaluation_results
+    from benchmarks.storage.files import read_regular
+
+    run_id = record["run_id"]
+    found = stored_robustness(args.results, record, data)
+    if found is None:
+        model = load_stored(args, run_id)
+        found = evaluate_corrupted(args.results, record, model, data, args.batch_size, _progress)
+    else:
+        print(f"{run_id} is evaluated on corrupted images of {data.name}: stored", file=sys.stderr)
+    path = predictions_path(evaluation_results(args.results), found["run_id"])
+    drop, worst, most = mean_drop(read_conditions(read_regular(path)))
+    clean = found["measurements"]["test"]["auc"]
+    print(
+        f"{run_id}: AUC {clean:.4f} on {len(data.names)} clean images of {data.name}, lower by {drop:.4f} in the mean "
+        f"over all corruptions, by {most:.4f} of {worst}"
+    )
+
+
+def _own_folder(record: "Record", args: argparse.Namespace) -> Path:
+    """The folder of the dataset that a run was trained on.
+
+    Raises:
+        UserError: It is not there, or holds other images now.
+    """
+    from benchmarks.data.dataset import open_dataset
+
+    config = record["run"]["config"]
+    dataset = open_dataset(config["dataset"], args.data_root, args.cache)
+    if dataset.digest != config["dataset_digest"]:
+        raise UserError(
+            f"dataset must be that on which {record['run_id']} was trained, got other images in {str(dataset.root)!r}; "
+            "name its folder with --data"
+        )
+    return dataset.root
 
 
 def _records(args: argparse.Namespace) -> "Iterator[Record]":
@@ -86,7 +150,7 @@ def _records(args: argparse.Namespace) -> "Iterator[Record]":
 
 COMMAND = Command(
     "evaluate",
-    "measure kept models on labelled images of another folder",
+    "measure kept models on labelled images of another folder, or on corrupted ones",
     "python bench.py evaluate best --all-seeds --data path/to/other_hospital",
     add_arguments,
     run,

@@ -118,13 +118,20 @@ def tables(args: argparse.Namespace) -> int:
     from benchmarks.analysis.evidence import load_evidence
     from benchmarks.analysis.headline import load_wanted
     from benchmarks.report.other_data import write_other_data
+    from benchmarks.report.robustness import write_robustness
     from benchmarks.report.tables import console_table, write_tables
 
     evidence, problems = load_evidence(args.results, frame)
     wanted = load_wanted(args.results, frame, args.metrics)
-    others, faults = (
-        ([], []) if args.across_backbones else write_other_data(args.results, frame, evidence, args.mix_code)
-    )
+    others: list[Path] = []
+    faults: list[str] = []
+    if not args.across_backbones:
+        for paths, found in (
+            write_other_data(args.results, frame, evidence, args.mix_code),
+            write_robustness(args.results, frame, args.mix_code),
+        ):
+            others += paths
+            faults += found
     problems = list(dict.fromkeys([*problems, *wanted.problems, *faults]))
     for problem in problems:
         print(problem, file=sys.stderr)

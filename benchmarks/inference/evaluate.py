@@ -47,9 +47,10 @@ def _settings(record: Record) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in left_out}
 
 
-def evaluation_id(run_id: str, data: LabelledFolder) -> str:
-    """The name of the record of an evaluation: the run's and the data's, which their digest tells apart."""
-    return f"{run_id}@{shortened(re.sub(r'[^A-Za-z0-9_-]', '_', data.name))[:40]}-{data.digest[:10]}"
+def evaluation_id(run_id: str, data: LabelledFolder, kind: str = "") -> str:
+    """The name of the record of an evaluation: the run's and the data's, which their digest tells apart, and a kind."""
+    name = f"{run_id}@{shortened(re.sub(r'[^A-Za-z0-9_-]', '_', data.name))[:40]}-{data.digest[:10]}"
+    return f"{name}-{kind}" if kind else name
 
 
 def stored_evaluation(results: Path, record: Record, name: str) -> Record | None:
@@ -92,20 +93,27 @@ def evaluate(
         raise UserError(
             f"data must be images that can be read, got {len(problems)} that cannot: {problems[0]}; mend or remove them"
         )
-    about = {"split": SPLIT, "path": data.names, "label": [model.classes[label] for label in data.labels]}
-    groups = {} if data.groups is None else {"group": data.groups}
-    predictions = pd.concat([pd.DataFrame(about | groups), frame.drop(columns="path")], axis=1)
-    key = None
-    if record["run"].get("names_key"):
-        make_key(data.root)
-        key = read_key(data.root)
-    evaluation = {
-        "kind": DATA,
-        "data": {"name": data.name, "digest": data.digest, "counts": data.counts, "class_map": data.class_map},
-    }
+    predictions = labelled(model, data, frame.drop(columns="path"))
+    evaluation = {"kind": DATA, "data": data.as_json()}
     return store_evaluation(
-        results, record, evaluation_id(record["run_id"], data), evaluation, predictions, model.device, key
-    )
+        results, record, evaluation_id(record["run_id"], data), evaluation, predictions, model.device,
+        names_key(record, data),
+    )  # fmt: skip
+
+
+def labelled(model: TrainedModel, data: LabelledFolder, frame: pd.DataFrame, split: str = SPLIT) -> pd.DataFrame:
+    """Probabilities and logits of all images of a folder, in their order, as `store_evaluation` takes them."""
+    about = {"split": split, "path": data.names, "label": [model.classes[label] for label in data.labels]}
+    groups = {} if data.groups is None else {"group": data.groups}
+    return pd.concat([pd.DataFrame(about | groups), frame], axis=1)
+
+
+def names_key(record: Record, data: LabelledFolder) -> bytes | None:
+    """With which names of a folder are hashed, kept there, where those of the run are; else None."""
+    if not record["run"].get("names_key"):
+        return None
+    make_key(data.root)
+    return read_key(data.root)
 
 
 def store_evaluation(
@@ -124,15 +132,16 @@ def store_evaluation(
         record: Of the run whose model it is.
         name: Of the new record.
         evaluation: Its `kind` and `data`, as `records.schema.Evaluation` has them, and what else its kind needs.
-        predictions: As `store_run` takes them, of one split called `SPLIT`, with logits.
+        predictions: As `store_run` takes them, with logits; the split called `SPLIT` is scored.
         device: Where they were made.
         key: With which names are to be hashed; None to leave them.
     """
     run = {part: record["run"].get(part) for part in _OF_RUN}
     run["started"] = datetime.now(UTC).isoformat(timespec="seconds")
     classes, ordered = run["dataset"]["classes"], bool(run["dataset"].get("ordered"))
-    labels = np.array([classes.index(label) for label in predictions["label"]])
-    logits = predictions[[f"logit_{label}" for label in classes]].to_numpy()
+    tested = predictions[predictions["split"] == SPLIT]
+    labels = np.array([classes.index(label) for label in tested["label"]])
+    logits = tested[[f"logit_{label}" for label in classes]].to_numpy()
     if key is not None:
         run["names_key"], predictions = key_id(key), hash_names(predictions, key)
     whose = {"run_id": record["run_id"], "run_predictions_sha256": record.get("predictions_sha256")}

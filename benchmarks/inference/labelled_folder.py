@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.choices import not_one_of
 from benchmarks.data.dataset import list_folders, list_images
@@ -46,6 +47,10 @@ class LabelledFolder:
     def name(self) -> str:
         """The folder's name."""
         return printable(self.root.resolve().name)
+
+    def as_json(self) -> dict[str, Any]:
+        """For records."""
+        return {"name": self.name, "digest": self.digest, "counts": self.counts, "class_map": self.class_map}
 
 
 def read_class_map(path: Path) -> ClassMap:

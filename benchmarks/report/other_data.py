@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.analysis.evaluations import evaluation_rows, is_current
+from benchmarks.analysis.evaluations import evaluation_rows, load_evaluations
 from benchmarks.analysis.evidence import Evidence, load_evidence
 from benchmarks.analysis.summary import blocks, summary
 from benchmarks.choices import FEW_UNITS
-from benchmarks.records.frame import load_frame
 from benchmarks.records.stored import evaluation_results
 from benchmarks.report.captions import FEW, protocol, title
 from benchmarks.report.columns import interval_of, shown_p
@@ -71,19 +70,12 @@ def write_other_data(
     Returns:
         The paths, and a line for each evaluation that is damaged or of a model that is there no more.
     """
-    folder = evaluation_results(results)
-    evaluations, problems = load_frame(folder)
-    evaluations = evaluations[(evaluations["state"] == "ok") & (evaluations["evaluation_kind"] == KIND)]
+    evaluations, problems = load_evaluations(results, frame, KIND)
     if evaluations.empty:
         return [], problems
-    outside, unread = load_evidence(folder, evaluations)
-    current = is_current(evaluations, frame)
+    outside, unread = load_evidence(evaluation_results(results), evaluations)
     problems += unread
-    problems += [
-        f"evaluation must be of a stored run as it is now, got {name} of another: evaluate again, or delete its record"
-        for name in evaluations.loc[~current, "run_id"]
-    ]
-    table = evaluation_rows(summary(frame, mix_code), evidence, evaluations[current], outside)
+    table = evaluation_rows(summary(frame, mix_code), evidence, evaluations, outside)
     if table.empty:
         return [], problems
     texts = {"md": _markdown(table), "csv": csv_text(table), "tex": _latex(table)}
@@ -98,8 +90,9 @@ def _parts(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             yield f"{title(block)} → {name}", rows
 
 
-def _notes(rows: pd.DataFrame) -> list[str]:
-    few = rows["external_fewest_units"].dropna()
+def few_units_note(fewest: pd.Series) -> list[str]:
+    """What is said where the rarest class has few units."""
+    few = fewest.dropna()
     if not (few < FEW_UNITS).any():
         return []
     return [f"{FEW} The rarest class has {few.min():.0f} images or patients: under {FEW_UNITS}, intervals are rough."]
@@ -112,13 +105,19 @@ def _markdown(table: pd.DataFrame) -> str:
             f"## {escape_markdown(heading)}\n",
             f"{escape_markdown(protocol(rows))}. Protocol {rows['block'].iloc[0]}.\n",
             markdown_rows(rows, COLUMNS),
-            *(f"{escape_markdown(note)}\n" for note in _notes(rows)),
+            *(f"{escape_markdown(note)}\n" for note in few_units_note(rows["external_fewest_units"])),
         ]
     return "\n".join([*parts, "## How to read\n", f"{HOW}\n"])
 
 
 def _latex(table: pd.DataFrame) -> str:
     return LATEX_PACKAGES + "\n".join(
-        latex_table(rows, COLUMNS, f"{heading}. {protocol(rows)}. {HOW}", f"{NAME}-{label_name(heading)}", _notes(rows))
+        latex_table(
+            rows,
+            COLUMNS,
+            f"{heading}. {protocol(rows)}. {HOW}",
+            f"{NAME}-{label_name(heading)}",
+            few_units_note(rows["external_fewest_units"]),
+        )
         for heading, rows in _parts(table)
     )

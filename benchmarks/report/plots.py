@@ -29,6 +29,8 @@ from benchmarks.report.memory_plot import draw_memory
 from benchmarks.report.option_plot import option_series, plot_options
 from benchmarks.report.rank_captions import unranked
 from benchmarks.report.rank_plot import plot_ranks
+from benchmarks.report.robustness import load_robustness
+from benchmarks.report.robustness_plot import plot_robustness
 from benchmarks.report.style import Style, styles
 from benchmarks.report.trade_off_plot import plot_trade_off
 
@@ -48,7 +50,8 @@ def write_plots(
 
     The names are `<figure>_<dataset>_<protocol>`, the protocol as the tables name it, that of the most labels where
     a figure is over numbers of labels; the ranks of methods over the
-    datasets of a protocol at one resolution are `ranks_<protocol>_<resolution>`; the options in which runs of a method
+    datasets of a protocol at one resolution are `ranks_<protocol>_<resolution>`; AUC on corrupted images
+    `robustness_<dataset>_<protocol>_<resolution>_<digest of the images>`; the options in which runs of a method
     differ one at a time `options-<method>_<dataset>_<protocol>`, with the option behind the method where it is asked
     for alone. A figure for which there is nothing to draw is named on stderr with the reason.
 
@@ -70,7 +73,9 @@ def write_plots(
     figures = [*_option_figures(folder, table, looks, option)]
     if option is None:
         labels = _label_figures(folder, table, evidence)
-        figures = [*_block_figures(folder, table, looks), *labels, *_rank_figures(folder, table), *figures]
+        corrupted = _robustness_figures(folder, load_robustness(results, frame, table)[0], looks)
+        ranks = _rank_figures(folder, table)
+        figures = [*_block_figures(folder, table, looks), *labels, *ranks, *corrupted, *figures]
     return [path for figure, written in zip(figures, _drawn(figures), strict=True) for path in _kept(written, figure)]
 
 
@@ -133,6 +138,16 @@ def _option_figures(
             names = "-".join(filter(None, ["options", first["method"], only]))
             path = folder / f"{names}_{places[first['dataset_label']]}_{first['block']}.png"
             yield path, partial(plot_options, cells, drawn, looks[first["label"]], path)
+
+
+def _robustness_figures(folder: Path, rows: pd.DataFrame, looks: Mapping[str, Style]) -> Iterator[Figure]:
+    """The figures of corrupted images, one for each dataset, protocol, resolution and set of images."""
+    places = _places(rows)
+    for block in blocks(rows):
+        for (resolution, digest), part in block.groupby(["resolution", "data_digest"], sort=True):
+            names = [places[block["dataset_label"].iloc[0]], block["block"].iloc[0], str(resolution), f"{digest:.6}"]
+            path = folder / f"{'_'.join(['robustness', *names])}.png"
+            yield path, partial(plot_robustness, part, _of(part, looks), path)
 
 
 def _of(rows: pd.DataFrame, looks: Mapping[str, Style]) -> dict[str, Style]:
