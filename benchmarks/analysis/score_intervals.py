@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from benchmarks.analysis.extra_scores import SCORES
-from benchmarks.analysis.inference import critical_value, variance_parts
+from benchmarks.analysis.extra_scores import SCORES, Score
+from benchmarks.analysis.inference import LEVEL, critical_value, variance_parts
+from benchmarks.analysis.influence import Floats
 from benchmarks.analysis.run_scores import RunScores
 
 RECORDED = ("accuracy", "balanced_accuracy", "macro_f1", "kappa", "quadratic_kappa")  # whose means records tell
@@ -27,32 +29,45 @@ class ScoreInterval(NamedTuple):
 
 
 def score_interval(name: str, runs: Sequence[RunScores]) -> ScoreInterval | None:
-    """The interval of the mean of a score over runs that were tested, and resampled, alike; None where it is unknown.
+    """The interval of the mean of a score over runs that were tested, and resampled, alike; None if it is unknown."""
+    place = list(SCORES).index(name)
+    values, resampled = (np.array([getattr(run, part)[..., place] for run in runs]) for part in ("values", "resampled"))
+    return mean_interval(SCORES[name], values, resampled, min(run.fewest for run in runs))
+
+
+def mean_interval(
+    score: Score, values: Floats, resampled: NDArray[Any], fewest: int, level: float = LEVEL
+) -> ScoreInterval | None:
+    """The interval of the mean of a score over runs; None where a run has none.
 
     The variance over images is that of the mean over seeds in the same resamples; to it comes that over seeds, parted
     from each other as for AUC (`inference.variance_parts`). With both the interval is Wilson's of a share of as many
     images as would have that variance, within the range of the score; where resamples show no spread, as at 100 %, of
     as many as the rarest class has units.
 
+    Args:
+        score: What is averaged.
+        values: Of the runs `(S,)`.
+        resampled: The same in resamples that the runs share `(S, W)`.
+        fewest: Units of the rarest class.
+        level: Two-sided.
+
     Source: Wilson, Journal of the American Statistical Association 22 (1927), 209-212; with an effective number: Dean,
     Pagano, Journal of Survey Statistics and Methodology 3 (2015), 484-503.
     """
-    place, score = list(SCORES).index(name), SCORES[name]
-    values = np.array([[run.values[place] for run in runs]])  # (1, S)
     if np.isnan(values).any():
         return None
-    resampled = np.array([run.resampled[:, place] for run in runs], dtype=np.float64)  # (S, W)
+    resampled = resampled.astype(np.float64)
     each = resampled.var(axis=1, ddof=1).mean(keepdims=True)
     images = resampled.mean(axis=0).var(ddof=1, keepdims=True)
-    parts = variance_parts(values, each, images)
-    fewest = min(run.fewest for run in runs)
-    critical = float(critical_value(0.05, parts, 2 * fewest - 1)[0])
+    parts = variance_parts(values[None], each, images)
+    critical = float(critical_value(level, parts, 2 * fewest - 1)[0])
     mean, width = float(values.mean()), score.high - score.low
     share = min(max((mean - score.low) / width, 0.0), 1.0)
     variance = float(parts.images[0] + parts.seeds[0]) / width**2
     number = share * (1 - share) / variance if variance > _NOTHING and 0 < share < 1 else fewest
     low, high = _wilson(share, number, critical)
-    several = len(runs) > 1
+    several = len(values) > 1
     return ScoreInterval(
         mean, float(values.std(ddof=1)) if several else None, score.low + width * low, score.low + width * high,
         float(np.sqrt(parts.images[0])), float(np.sqrt(parts.seeds[0])) if several else None,

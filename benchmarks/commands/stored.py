@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.choices import SCORE_FAMILIES
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import FORMATS, add_cache, add_mix_code, add_results, add_wide
+from benchmarks.commands.options import FORMATS, add_cache, add_data_root, add_mix_code, add_results, add_wide
 from benchmarks.commands.printing import print_frame
 from benchmarks.errors import MissingError, UserError
 from benchmarks.storage.notes import say
@@ -42,6 +42,12 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         help="print what changed from the results in DIR to those in --results, with significance; writes no tables",
     )
     _add_metrics(parser)
+    parser.add_argument(
+        "--by",
+        metavar="COLUMN",
+        help="also tables of subgroups, by a column (sex, site, scanner, ...) of the manifest of each dataset's folder",
+    )
+    add_data_root(parser)
     add_cost_options(parser)
     parser.add_argument(
         "--ensembles",
@@ -100,6 +106,8 @@ def tables(args: argparse.Namespace) -> int:
         raise UserError(f"metrics must be used without --compare and --layout paper, got {' '.join(args.metrics)}")
     if args.ensembles and (args.compare or args.layout == "paper"):
         raise UserError("ensembles must be used without --compare and --layout paper, which have no rows for them")
+    if args.by is not None and (args.compare or args.layout == "paper" or args.across_backbones):
+        raise UserError("by must be used without --compare, --layout paper and --across-backbones, got --by " + args.by)
     if args.inference and (args.compare or args.layout == "paper"):
         raise UserError("inference must be used without --compare and --layout paper, which have no room for it")
     if args.compare:
@@ -132,6 +140,12 @@ def tables(args: argparse.Namespace) -> int:
         ):
             others += paths
             faults += found
+    if args.by is not None:
+        from benchmarks.report.subgroups import write_subgroups
+
+        paths, found = write_subgroups(args.results, frame, args.by, args.data_root, wanted.names, args.mix_code)
+        others += paths
+        faults += found
     problems = list(dict.fromkeys([*problems, *wanted.problems, *faults]))
     for problem in problems:
         print(problem, file=sys.stderr)

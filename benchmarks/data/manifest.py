@@ -2,7 +2,8 @@
 
 Columns of `manifest.csv`: `path` relative to the folder; `split`; `class`; `group` (images of one group lie in one
 split); `source` relative to the raw folder, `archive.zip!/member` inside an archive; `pixels`, the SHA-256 of what is
-seen (`benchmarks.images.decode.pixel_digest`).
+seen (`benchmarks.images.decode.pixel_digest`). Whatever columns follow (sex, site, ...) are the user's, and tell
+subgroups of images.
 """
 
 import csv
@@ -156,11 +157,39 @@ def read_entries(root: Path) -> list[Entry]:
             rows = [list(map(from_text, row)) for row in csv.reader(file)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"manifest must be readable, got {str(path)!r}: {error}; {_REMEDY}") from error
-    if not rows or tuple(rows[0]) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+    if not rows or tuple(rows[0][: len(COLUMNS)]) != COLUMNS or any(len(row) != len(rows[0]) for row in rows):
         raise UserError(f"manifest must have the columns {','.join(COLUMNS)}, got {str(path)!r}; {_REMEDY}")
     if len({row[0] for row in rows}) < len(rows):
         raise UserError(f"manifest must list each image once, got {str(path)!r}; {_REMEDY}")
-    return sorted(Entry(*row) for row in rows[1:])
+    return sorted(Entry(*row[: len(COLUMNS)]) for row in rows[1:])
+
+
+def read_column(root: Path, column: str) -> dict[str, str]:
+    """A column of the manifest of a folder, by path; any `manifest.csv` with a column `path` will do.
+
+    Raises:
+        UserError: There is no such table or column.
+    """
+    path = root / "manifest.csv"
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            rows = [list(map(from_text, row)) for row in csv.reader(file) if row]
+    except (OSError, csv.Error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"subgroups must be in a manifest, got {str(path)!r} ({why}); say where with --data-root"
+        ) from error
+    header = rows[0] if rows else []
+    absent = [name for name in ("path", column) if name not in header]
+    if absent:
+        raise UserError(
+            f"manifest {str(path)!r} must have a column {absent[0]!r}, got {', '.join(header) or 'none'}; write one: a "
+            "value for each image"
+        )
+    if any(len(row) != len(header) for row in rows):
+        raise UserError(f"manifest {str(path)!r} must have a value for each column in each row, got others")
+    place, value = header.index("path"), header.index(column)
+    return {row[place]: row[value].strip() for row in rows[1:]}
 
 
 def read_about(root: Path) -> dict[str, Any]:
