@@ -212,10 +212,11 @@ def _split(group: dict[str, Any], spared: set[nn.Parameter]) -> Iterator[dict[st
 def batch_loss(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, optimization: Optimization) -> Tensor:
     """The loss of a batch, a scalar with a graph: cross-entropy and what the recipe adds to it."""
     recipe = optimization.recipe
+    forward: Callable[..., Tensor] = model if optimization.compiled is None else optimization.compiled
     if optimization.compiled is not None:
         torch.compiler.cudagraph_mark_step_begin()  # what the last step left in a graph's memory is done with
     with optimization.saving(model, inputs), autocast(optimization.device_type, optimization.precision):
-        logits: Tensor = (optimization.compiled or model)(**inputs)
+        logits: Tensor = forward(**inputs)
         loss = optimization.loss(logits.float(), labels)
         return loss if recipe.extra_loss is None else loss + recipe.extra_loss(model, logits, labels)
 
