@@ -170,7 +170,7 @@ def cook(kitchen: Kitchen, members: Sequence[Member], way: SoupWay) -> Record:
         "used": " ".join(member.run_id for member in used),
         "best_val_auc": best.record["measurements"][_VAL]["auc"],
     }
-    of_run = run["dataset"]
+    of_run = best.record["run"]["dataset"]
     data = {"name": of_run["name"], "digest": of_run["digest"], "counts": of_run["counts"][_TEST]}
     return store_evaluation(
         kitchen.results,
