@@ -111,6 +111,14 @@ def test_a_page_that_knows_neither_is_what_it_was(tmp_path: Path) -> None:
     assert {name: value for name, value in with_use.shown.items() if name != "use"} == page.shown
 
 
+def test_a_page_for_reviewers_names_no_cpu(tmp_path: Path) -> None:
+    store_runs(tmp_path)
+    store_cost(tmp_path, cost("full", 1, seconds=2.0, timed_on="Xeon of ours, 3 threads", device_type="cpu"))
+    assert "time of Xeon of ours, 3 threads." in str(collect(tmp_path, tmp_path).shown["use"])
+    nameless = str(collect(tmp_path, tmp_path, nameless=True).shown)
+    assert "time of a CPU." in nameless and "Xeon of ours" not in nameless
+
+
 def test_a_cost_that_was_changed_is_said_and_not_shown(tmp_path: Path) -> None:
     store_runs(tmp_path)
     path = store_cost(tmp_path, cost("full", 1))

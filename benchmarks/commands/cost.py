@@ -161,7 +161,7 @@ def _found(args: argparse.Namespace, deployment: "Deployment", device: "torch.de
     if device.type == "cuda":
         found["measured_bytes"] = measured_bytes(deployment, device)
     seconds = time_deployed(build_deployed(deployment, device), point.batch_size)
-    return found | {"seconds": seconds, "timed_on": _where(device)}
+    return found | {"seconds": seconds, "timed_on": _where(device), "device_type": device.type}
 
 
 def _row(found: "StoredCost") -> dict[str, Any]:

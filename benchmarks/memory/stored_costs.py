@@ -27,7 +27,8 @@ class _Cost(TypedDict):
 
     point: Method, side, images at a time, backbone and the rest. views: Sides (px) of what it looks at. merged: Whether
     what was added is merged into the weights. predicted_bytes, measured_bytes: Peak allocated on a GPU. flops: Of an
-    image. task_bytes, shared_bytes: To store for each task, and once. seconds: Of a batch. timed_on: Where.
+    image. task_bytes, shared_bytes: To store for each task, and once. seconds: Of a batch. timed_on: Where, and on
+    which type of device.
     """
 
     schema: Schema
@@ -41,6 +42,7 @@ class _Cost(TypedDict):
     shared_bytes: Amount
     seconds: NotRequired[Annotated[float, Field(gt=0)] | None]
     timed_on: NotRequired[str | None]
+    device_type: NotRequired[Literal["cpu", "cuda"] | None]
 
 
 _COST = TypeAdapter(_Cost)

@@ -101,7 +101,7 @@ def collect(
     if measured:
         parts[MEASURED] = Part(pack(measured, {}), origins_of(list(measured.values()), "memory"))
     machines = sum((part.origins.machines for part in parts.values()), Counter[str]())
-    panels, unshown = use_panels(results, frame, evidence, mix_code)
+    panels, unshown = use_panels(results, frame, evidence, mix_code, nameless)
     faults = [
         *dict.fromkeys([*damaged, *damaged_since]),
         *dict.fromkeys([*unreadable, *unshown, *wanted.problems, *_without_predictions(results, frame)]),

@@ -16,10 +16,10 @@ from methods import TITLES
 
 COSTS_SAID = (
     "What each model costs in use, from pixels in memory to logits, by images at a time, as bench.py cost --store has "
-    "found it. s: seconds of an image, with 1 or more at a time; images a second; MiB: peak allocated memory on an "
-    "NVIDIA GPU, predicted; measured: the same on the GPU that was timed; GFLOPs: of an image. A task: MiB to store "
-    "for each trained model; shared: MiB to store once for all tasks. Merged: with what was added merged into the weights. "
-    "Two sides are those of two networks, both of which run."
+    "found it. s: seconds of an image; images a second; MiB: peak allocated memory on an NVIDIA GPU, predicted; "
+    "measured: the same on the GPU that was timed; GFLOPs: of an image. A task: MiB to store for each trained model; "
+    "shared: MiB to store once for all tasks. Merged: with what was added merged into the weights. Two sides are those "
+    "of two networks, both of which run."
 )
 _MIB = 2**20
 
@@ -27,7 +27,7 @@ Panel = dict[str, Any]
 
 
 def use_panels(
-    results: Path, frame: pd.DataFrame, evidence: Mapping[str, Evidence], mix_code: bool
+    results: Path, frame: pd.DataFrame, evidence: Mapping[str, Evidence], mix_code: bool, nameless: bool
 ) -> tuple[list[Panel], list[str]]:
     """The sections of the page on models in use, and a line for each stored file that cannot be shown.
 
@@ -36,12 +36,15 @@ def use_panels(
         frame: its runs.
         evidence: theirs.
         mix_code: whether runs that different code has trained are averaged.
+        nameless: whether to leave out the models of CPUs.
 
     Returns:
         Of each section `id`, `title`, `said` and `tables`: of each a caption, columns, and rows of cells, with what the
         filters of the page know of them.
     """
     costs, problems = read_costs(results)
+    if nameless:
+        costs = [cost | {"timed_on": "a CPU"} if cost.get("device_type") == "cpu" else cost for cost in costs]
     table, faults = other_data(results, frame, evidence, mix_code)
     panels = []
     if costs:
