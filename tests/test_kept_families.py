@@ -28,7 +28,7 @@ def moved(parts: Parts) -> None:
         for name, parameter in parts.model.named_parameters():
             if parameter.requires_grad:
                 generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
         for module in parts.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
                 module.running_mean += 0.1
