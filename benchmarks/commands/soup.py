@@ -105,7 +105,7 @@ def _told(soup: dict[str, str], scores: dict[str, dict[str, float]], members: "l
 
 COMMAND = Command(
     "soup",
-    "average the weights of a method's seeds to one model, chosen on validation",
+    "one model of the mean weights of a method's seeds",
     "python bench.py soup best --way greedy --out soup.safetensors",
     add_arguments,
     run,
