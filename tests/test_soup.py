@@ -162,6 +162,7 @@ def test_the_test_split_is_scored_once(folder: Path) -> None:
     assert {p.name: p.read_bytes() for p in (folder / "results/evaluations/runs").glob("*.json")} == before
 
 
+@pytest.mark.slow
 def test_tables_show_soups_beside_their_seeds_and_rank_nothing_by_them(folder: Path) -> None:
     assert finish_inside(folder, "tables", "--ensembles", "soups").returncode == 2  # none yet
     assert finish_inside(folder, "tables").returncode == 0
