@@ -14,6 +14,7 @@ from benchmarks.names import shortened
 Precision = Literal["fp32", "bf16", "fp16"]
 Attention = Literal["eager", "sdpa"]
 Offload = Literal["none", "activations"]
+Recompute = Literal["none", "cheap"]
 Optimizer = Literal["adamw", "adamw8bit", "sgd", "lion"]
 FrozenWeights = Literal["fp32", "bf16"]
 KeepModels = Literal["lean", "all", "best", "none"]  # which trained models stay
@@ -28,11 +29,13 @@ class Savers:
 
     Attributes:
         offload: `activations`: what the backward pass needs waits in the host's memory; the losses stay the same.
+        recompute: `cheap`: blocks compute again what is cheap in the backward pass (selective checkpointing).
         optimizer: Of all that trains, where the method brings none of its own.
         frozen_weights: The type in which frozen weights of linear and convolution layers lie.
     """
 
     offload: Offload = field(default="none", metadata=_LATER)
+    recompute: Recompute = field(default="none", metadata=_LATER)
     optimizer: Optimizer = field(default="adamw", metadata=_LATER)
     frozen_weights: FrozenWeights = field(default="fp32", metadata=_LATER)
 
@@ -45,6 +48,7 @@ class Savers:
 NO_SAVERS = Savers()
 SAVER_WORDS: dict[str, dict[Any, str]] = {
     "offload": {"activations": "offloaded"},
+    "recompute": {"cheap": "selective checkpointing"},
     "optimizer": {"adamw8bit": "8-bit AdamW", "sgd": "SGD", "lion": "Lion"},
     "frozen_weights": {"bf16": "bf16 weights"},
 }

@@ -54,6 +54,7 @@ OTHERS: dict[str, Any] = {
     "normalization": ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
     "resample_patch_embed": True,
     "offload": "activations",
+    "recompute": "cheap",
     "optimizer": "sgd",
     "frozen_weights": "bf16",
     "compile": "default",

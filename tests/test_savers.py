@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from small_backbones import NARROW, SMALL
 from tiny_images import make_images
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.analysis.summary import summary
 from benchmarks.config import NO_SAVERS, SAVER_WORDS, Optimizer, Precision, Savers
@@ -51,6 +53,7 @@ def made(method: str, savers: Savers = NO_SAVERS) -> Parts:
     options = NARROW.get(method, {}) | ({"side_reduction": 4} if method in ("fpt", "fpt_plus") else {})
     parts = build_parts(method, make_config(method, options), BACKBONE, 3, 64)
     save_weights(parts.model, savers)
+    parts.model.set_grad_checkpointing(savers.recompute == "cheap")  # type: ignore[operator]
     return parts
 
 
@@ -349,3 +352,63 @@ def test_the_table_of_savers_holds_predictions(tmp_path: Path) -> None:
         made = predict_memory(MemoryPoint("lora", 64, 16, backbone, precision="bf16", attention="sdpa", **chosen))
         sizes = [peak.allocated / 2**20 for peak in (made.highest, made.phases["train"])]
         assert row[name] == "{:,.0f} ({:,.0f})".format(*sizes)
+
+
+# 5. Selective checkpointing.
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["full", "lora", "vpt", "adapter", "fpt", "fpt_plus", "dtl", "side_tuning"])
+def test_selective_checkpointing_leaves_losses_and_weights_as_they_are(method: str, precision: Precision) -> None:
+    plain, model = losses(method, NO_SAVERS, precision)
+    selective, other = losses(method, Savers(recompute="cheap"), precision)
+    assert selective == plain
+    assert all(torch.equal(first, other.state_dict()[name]) for name, first in model.state_dict().items())
+
+
+def test_selective_checkpointing_computes_what_is_wide_and_cheap_again() -> None:
+    """Against the operators of a step without it, and with all of a block computed again."""
+
+    class Counted(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.operators: Counter[str] = Counter()
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.operators[str(func)] += 1
+            return func(*args, **(kwargs or {}))
+
+    def counts(savers: Savers, checkpointing: bool) -> Counter[str]:
+        parts = made("full", savers)
+        parts.model.set_grad_checkpointing(checkpointing)  # type: ignore[operator]
+        inputs = synthetic_images(MemoryPoint("full", 64, 2), torch.device("cpu"))
+        optimization = optimization_of("full", parts, savers, "fp32")
+        with Counted() as counted:
+            training_step(parts.model, inputs, torch.tensor([0, 1]), optimization)
+        return counted.operators
+
+    plain, whole = (counts(NO_SAVERS, checkpointing) for checkpointing in (False, True))
+    selective = counts(Savers(recompute="cheap"), checkpointing=True)
+    product, norm = "aten.addmm.default", "aten.native_layer_norm.default"
+    wide = 2  # the inner layer of each block's MLP
+    assert plain[product] + wide == selective[product] < whole[product]
+    assert plain[norm] < selective[norm] == whole[norm]
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "vpt", "adapter"])
+def test_selective_checkpointing_is_predicted_between_none_and_all(method: str) -> None:
+    backbone = "vit_tiny_patch16_224[depth=8,embed_dim=48,num_heads=3]"
+    point = MemoryPoint(method, 224, 16, backbone, attention="sdpa")
+    changes: list[dict[str, Any]] = [{}, {"recompute": "cheap"}, {"grad_checkpointing": True}]
+    plain, selective, whole = (
+        predict_memory(MemoryPoint(**point.as_dict() | change)).phases["train"].allocated for change in changes
+    )
+    assert whole < selective < plain
+
+
+@pytest.mark.parametrize(
+    "others", [{"grad_checkpointing": True}, {"offload": "activations"}, {"compile": "default"}], ids=str
+)
+def test_selective_checkpointing_goes_alone(others: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"{next(iter(others))} must be left out with recompute cheap"):
+        check_savers(vars(Savers(recompute="cheap")) | others, ["bf16"], [], BACKBONE)

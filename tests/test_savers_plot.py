@@ -81,7 +81,7 @@ def test_the_command_predicts_each_saver(tmp_path: Path, capsys: pytest.CaptureF
     assert bench.main(words) == 0
     rows = [row for row in csv.DictReader(io.StringIO(capsys.readouterr().out)) if row["phase"] == "whole run"]
     told = {(row["grad_checkpointing"], row["savers"]): int(row["peak_allocated_bytes"]) for row in rows}
-    assert len(told) == len(rows) == 7
+    assert len(told) == len(rows) == 8
     offloaded = MemoryPoint("full", 32, 4, backbone, precision="bf16", attention="sdpa", offload="activations")
     assert told["False", "offloaded"] == predict_memory(offloaded).highest.allocated < told["False", "none"]
     assert (tmp_path / "savers.png").is_file()

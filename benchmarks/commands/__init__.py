@@ -22,7 +22,6 @@ from benchmarks.commands import (
     reach,
     reproduce,
     run,
-    soup,
     split,
     stored,
 )
@@ -44,7 +43,6 @@ COMMANDS: dict[str, Command] = {
         stored.REPORT,
         predict.COMMAND,
         evaluate.COMMAND,
-        soup.COMMAND,
         explain.COMMAND,
         export.COMMAND,
         cost.COMMAND,

@@ -169,7 +169,9 @@ def grid(args: argparse.Namespace) -> "list[MemoryPoint]":
     backbone = backbone_of(args)
     variants = chosen_variants(args, backbone)
     savers = chosen_savers(args, args.precision, variants, backbone)
-    factors = itertools.product(variants, args.precision, args.attention, args.grad_checkpointing)
+    # Selective checkpointing is one way of checkpointing.
+    checkpointing = args.grad_checkpointing if args.recompute == "none" else ["off"]
+    factors = itertools.product(variants, args.precision, args.attention, checkpointing)
     return [
         MemoryPoint(
             variant.method,

@@ -15,6 +15,7 @@ Settings = dict[str, Any]
 # Those that leave all numbers as they are, by the time that they cost.
 KEEPING: dict[str, Settings] = {
     "": {},
+    "selective checkpointing": {"recompute": "cheap"},
     "checkpointing": {"grad_checkpointing": True},
     "offloaded": {"offload": "activations"},
     "checkpointing, offloaded": {"grad_checkpointing": True, "offload": "activations"},
@@ -71,7 +72,7 @@ def changes(point: MemoryPoint, may_checkpoint: bool, may_bf16: bool) -> Iterato
             if "frozen_weights" in changed and (precision or point.precision) != "bf16":
                 continue
             for keeping, kept in KEEPING.items():
-                if "grad_checkpointing" in kept and not may_checkpoint:
+                if {"grad_checkpointing", "recompute"} & {*kept} and not may_checkpoint:
                     continue
                 wanted = base | changed | kept
                 settings = {name: value for name, value in wanted.items() if getattr(point, name) != value}

@@ -46,7 +46,7 @@ def build_point(point: MemoryPoint) -> Parts:
         point.num_classes,
         point_resolution(point),
         point.attention,
-        point.grad_checkpointing,
+        point.grad_checkpointing or point.recompute == "cheap",
     )
     save_weights(parts.model, point)
     if parts.extractor is not None:

@@ -77,7 +77,7 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     backbone_requested, fallback, weights_source, weights_sha256, weights_note, device, device_type, precision,
     attention, batch_size, epochs, grad_checkpointing, warmup_epochs, decay_all, resample_patch_embed, optimizer,
     frozen_weights, normalized_by (`dataset` or `backbone`), train_labels (`all`, or how many), keep_steps; then
-    train_fraction, shots, imbalance, offload, backbone_family, backbone_pool, preload, lr,
+    train_fraction, shots, imbalance, offload, recompute, backbone_family, backbone_pool, preload, lr,
     weight_decay, tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started, names_key (with
     which names in predictions are hashed); code_digest and method_digest (of the code that trained: what
     all methods share, and the method's own), version, commit, dirty.
@@ -98,11 +98,9 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     of the classes as the loss counts them).
     variant: JSON of every setting that is neither place, seed nor protocol; runs that differ in it are never averaged.
     Of an evaluation: evaluation_kind, evaluation_run_id, evaluation_run_predictions_sha256, evaluation_data,
-    evaluation_data_digest; its scores are of its images. Of a soup also soup_way, soup_members, soup_members_sha256,
-    soup_used, soup_best_val_auc.
+    evaluation_data_digest; its scores are of its images.
     predictions_sha256: of the file of predictions, which was compared with it when the record was read.
     Of a damaged run, whose state is `damaged`, there is only what says where it belongs.
-    compile: how training steps were compiled.
     Missing values are missing (NA), whatever the reason. No text names a place or machine, whatever a record holds.
     """
     rows = [

@@ -19,6 +19,7 @@ from benchmarks.config import (
     Offload,
     Optimizer,
     Precision,
+    Recompute,
 )
 from benchmarks.model.choose import check_settings
 from benchmarks.storage.files import file_in_the_way
@@ -232,6 +233,14 @@ class SuiteOptions(OptionModel):
     grad_checkpointing: Annotated[Switch, Option("recompute activations in the backward pass", "factors")] = False
     offload: Annotated[
         Offload, Option("activations wait for the backward pass in the host's memory (default: none)", "factors")
+    ] = "none"
+    recompute: Annotated[
+        Recompute,
+        Option(
+            "cheap: selective checkpointing, attention and most matrix products are kept, the rest is computed again "
+            "in the backward pass (default: none)",
+            "factors",
+        ),
     ] = "none"
     optimizer: Annotated[
         Optimizer, Option("of all that trains; each wants a learning rate of its own (default: adamw)", "factors")

@@ -27,6 +27,7 @@ def check_savers(
         UserError: Which setting must be another.
     """
     check_optimizer(settings["optimizer"])
+    _check_recompute(settings)
     if settings["frozen_weights"] == "fp32":
         return
     others = [precision for precision in precisions if precision != "bf16"]
@@ -40,6 +41,18 @@ def check_savers(
             raise UserError(
                 f"frozen weights must lie in fp32 for {variant.name}, which starts from data in fp32, got bf16; leave "
                 "out --frozen-weights, or the method"
+            )
+
+
+def _check_recompute(settings: Mapping[str, Any]) -> None:
+    if settings["recompute"] == "none":
+        return
+    for name, off in (("grad_checkpointing", False), ("offload", "none"), ("compile", "none")):
+        value = settings.get(name, off)
+        if value != off and not isinstance(value, list):  # of a grid, which leaves out what does not go together
+            raise UserError(
+                f"{name} must be left out with recompute cheap, whose blocks keep on the device what is dear to "
+                f"compute, got {value}; or leave out --recompute"
             )
 
 

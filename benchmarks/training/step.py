@@ -15,6 +15,7 @@ from benchmarks.config import NO_SAVERS, Precision, Savers
 from benchmarks.errors import UserError
 from benchmarks.training.offload import ActivationsOnHost, OnHost
 from benchmarks.training.optimizers import make_optimizer
+from benchmarks.training.recompute import keeping_what_is_dear
 from methods.contract import Recipe
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -102,6 +103,8 @@ class Optimization:
 
     def saving(self, model: nn.Module, inputs: dict[str, Tensor]) -> AbstractContextManager[object]:
         """What a forward pass is run in, for what it leaves to the backward pass."""
+        if self.savers.recompute == "cheap":
+            return keeping_what_is_dear()
         if self.savers.offload == "none":
             return nullcontext()
         return ActivationsOnHost((*model.parameters(), *model.buffers(), *inputs.values()), self.on_host)
