@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal, get_args
 
 from benchmarks.errors import UserError
 
@@ -9,6 +10,8 @@ SPLITS = ("train", "val", "test")
 PHASES = ("setup", "preload", "prepare", "train", "eval")  # of a run, in the order they happen
 # Ways to show what a model looks at, in the order of what is taken where none is named.
 MAPS = ("attention", "rollout", "grad-cam", "occlusion")
+SoupWay = Literal["uniform", "greedy"]  # how a mean of weights is made
+SOUP_WAYS: tuple[SoupWay, ...] = get_args(SoupWay)
 COUNTERS = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_process_bytes")  # of a phase's memory
 DEFAULT_BACKBONE = "vit_base_patch16_384"
 CARDS_GB = (8, 12, 16, 24, 40, 80)  # sold as GB, and hold about as many GiB

@@ -18,6 +18,7 @@ from benchmarks.inference import cost
 from benchmarks.inference.cost import Deployment, build_deployed, cost_of, deployments, predict_cost, time_deployed
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import PredictionError
+from benchmarks.memory.stored_costs import read_costs
 from benchmarks.model.build import count_parameters
 from benchmarks.model.method_config import make_config
 from benchmarks.records.record import store_run
@@ -167,3 +168,17 @@ def test_tables_show_the_cost_of_each_row_where_it_is_asked_for(
 def test_costs_have_no_place_in_other_tables(other: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["tables", "--inference", *other]) == 2
     assert "inference must be used without --compare and --layout paper" in capsys.readouterr().err
+
+
+def test_what_is_stored_is_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--methods", "lora", "--format", "csv", "--cache", str(tmp_path), "--batch-size", "2", "--device", "cpu"]
+    with patch.object(cost, "TIMED_SECONDS", 0.01):
+        out, _ = printed(capsys, *given, "--store", "--results", str(tmp_path / "results"))
+    table, (stored, problems) = pd.read_csv(io.StringIO(out)), read_costs(tmp_path / "results")
+    assert problems == [] and [found["merged"] for found in stored] == [False, True]
+    for (_, row), found in zip(table.iterrows(), stored, strict=True):
+        assert found["point"]["method"] == row["method"] and found["views"] == [64]
+        assert 2 / found["seconds"] == pytest.approx(row["images_per_second"], rel=0.01)
+        assert "threads" in found["timed_on"] and "measured_bytes" not in found
+        for name in ("predicted_bytes", "task_bytes", "shared_bytes"):
+            assert found[name] == row[name]

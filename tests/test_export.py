@@ -13,7 +13,7 @@ from bench_process import TINY
 from inside import finish_inside
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small_backbones import ALL, NARROW, SMALL, WITH_SIDE_VIT, make_parts
+from small_backbones import ALL, KINDS, NARROW, ONE_BRANCH, SMALL, WITH_SIDE_VIT, make_parts, reason
 from tiny_images import make_images
 from torch.export import ExportedProgram
 
@@ -27,6 +27,13 @@ from benchmarks.records.record import kept_models
 from methods import METHODS
 
 WHOLE = ("full", "linear", "lora", "bitfit")  # of which a network of timm is left
+# Methods that leave parts of their own, which no network of timm has, or tensors that are no weights of one.
+PARTED = {
+    *("vpt", "vpt_shallow", "adapter", "fpt", "fpt_plus", "adaptformer", "houlsby", "adapter_plus", "difffit"),
+    *("convpass", "ep", "attentive_probe", "vqt", "synqt", "side_tuning", "lst", "res_tuning_bypass", "unipt"),
+    *("dtl", "dtl_plus", "head2toe", "knn", "simpleshot", "peft"),
+}
+NO_BIASES = {(family, "repadapter") for family in ("eva02, apart", "beit", "swinv2")}  # into which a shift would go
 UNMERGED = {"hra": "fake tensor"}  # peft makes a tensor in its forward pass that torch.export cannot follow
 
 
@@ -142,6 +149,34 @@ def test_a_merged_checkpoint_is_timms(folder: Path, method: str) -> None:
     with torch.no_grad():
         found = network((images[0] / 255 - mean) / std)
     torch.testing.assert_close(found, logits(model, images), atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "method"), [(family, method) for family in KINDS for method in METHODS if not reason(family, method)]
+)
+def test_every_method_that_merges_leaves_a_network_of_timm(family: str, method: str, tmp_path: Path) -> None:
+    """And every other is refused; the file alone gives the logits of the model, unmerged where it has such a form."""
+    model, path = stub(family, method, merge=True), tmp_path / "merged.safetensors"
+    if method in PARTED or (family, method) in NO_BIASES:
+        with pytest.raises(UserError, match=f"must be a network of timm with a head, got {method}, which has or needs"):
+            export_merged(model, path)
+        return
+    export_merged(model, path)
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["card"])["timm"]
+    network = timm.create_model(about["name"], num_classes=3, **sized(family, about["side"]), **about["args"]).eval()
+    network.load_state_dict(load_file(path))
+    images = random_images(model.sides, 3, model.device)
+    mean, std = (torch.tensor(model.card["dataset"]["normalization"][name]).view(3, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad():
+        found, expected = network((images[0] / 255 - mean) / std), logits(stub(family, method, merge=False), images)
+    torch.testing.assert_close(found, expected, atol=1e-4 * max(1.0, float(expected.abs().max())), rtol=0)
+
+
+def sized(family: str, side: int) -> dict[str, int]:
+    """What timm asks of networks that are made for one size of images."""
+    return {} if family in ONE_BRANCH else {"img_size": side}
 
 
 def test_what_cannot_be_merged_is_refused_in_one_line(folder: Path) -> None:

@@ -140,6 +140,6 @@ def test_the_benchmark_of_inference_prints_a_row_a_method(tmp_path: Path, capsys
     small = ["--res", "224", "--repeats", "1", "--cache", str(tmp_path)]
     assert inference.main([*small, "--backbone", "vit_tiny_patch16_224[depth=2,embed_dim=48,num_heads=3]"]) == 0
     header, _, *rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line[:1] == "|"]
-    assert len(rows) == len(inference.METHODS) + 1 and len(header) == 8
+    assert len(rows) == len(inference.METHODS) + 1 and len(header) == 10
     assert [cell.strip() for cell in rows[0]][-3:-2] == ["1.00"] and rows[0][-1].strip() == "0"
     assert "LoRA, merged" in {row[1].strip() for row in rows}

@@ -22,6 +22,7 @@ from benchmarks.commands import (
     reach,
     reproduce,
     run,
+    soup,
     split,
     stored,
 )
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Command] = {
         stored.REPORT,
         predict.COMMAND,
         evaluate.COMMAND,
+        soup.COMMAND,
         explain.COMMAND,
         export.COMMAND,
         cost.COMMAND,

@@ -15,6 +15,7 @@ from benchmarks.commands.options import (
     add_methods,
     add_num_classes,
     add_plugins,
+    add_results,
     add_set,
     backbone_of,
     chosen_variants,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from benchmarks.inference.cost import Deployment
     from benchmarks.memory.point import MemoryPoint
+    from benchmarks.memory.stored_costs import StoredCost
 
 SIDES = (224, 512, 1024)
 BATCH_SIZES = (1, 16)
@@ -52,6 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-time", action="store_true", help="run nothing: memory predicted, computation and bytes counted"
     )
+    parser.add_argument(
+        "--store", action="store_true", help="keep it in the results folder, where bench.py report shows it"
+    )
+    add_results(parser)
     add_cache(parser)
     add_format(parser)
 
@@ -84,8 +90,12 @@ def run(args: argparse.Namespace) -> int:
 
     from benchmarks.inference.cost import deployments
     from benchmarks.memory.predict import PredictionError
+    from benchmarks.memory.stored_costs import store_cost
+    from benchmarks.storage.files import make_results
     from benchmarks.suite.devices import resolve_device
 
+    if args.store:
+        make_results(args.results)
     device = torch.device(resolve_device(args.device))
     _say_how(args, device)
     rows = []
@@ -95,9 +105,13 @@ def run(args: argparse.Namespace) -> int:
             f"{point.variant} at {point.resolution} px, batch {point.batch_size}{merged}", file=sys.stderr, flush=True
         )
         try:
-            rows.append(_row(args, deployment, device))
+            found = _found(args, deployment, device)
         except PredictionError as error:
             say(error)
+            continue
+        rows.append(_row(found))
+        if args.store:
+            store_cost(args.results, found)
     frame = pd.DataFrame(rows)
     print_frame(
         _readable(frame) if args.format == "md" else frame, args.format, args.wide, ("views", "images_per_second")
@@ -116,34 +130,57 @@ def _readable(frame: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _say_how(args: argparse.Namespace, device: "torch.device") -> None:
+    print("memory is predicted on fake tensors, as an NVIDIA GPU allocates it", file=sys.stderr)
+    if not args.no_time:
+        print(
+            f"time is of {_where(device)}: from pixels in memory to logits, reading files not included", file=sys.stderr
+        )
+
+
+def _where(device: "torch.device") -> str:
     import torch
 
     from benchmarks.environment import cpu_name, device_name
 
-    print("memory is predicted on fake tensors, as an NVIDIA GPU allocates it", file=sys.stderr)
-    if not args.no_time:
-        where = f"{cpu_name()}, {torch.get_num_threads()} threads" if device.type == "cpu" else device_name(device)
-        print(f"time is of {where}: from pixels in memory to logits, reading files not included", file=sys.stderr)
+    return f"{cpu_name()}, {torch.get_num_threads()} threads" if device.type == "cpu" else device_name(device)
 
 
-def _row(args: argparse.Namespace, deployment: "Deployment", device: "torch.device") -> dict[str, Any]:
+def _found(args: argparse.Namespace, deployment: "Deployment", device: "torch.device") -> "StoredCost":
+    """What is known of a deployment, as it is stored."""
     from benchmarks.inference.cost import build_deployed, cost_of, measured_bytes, time_deployed
     from benchmarks.memory.phases import views_of
 
     point, cost = deployment.point, cost_of(deployment, args.cache)
+    found: dict[str, Any] = {
+        **{"point": point.as_dict(), "views": list(views_of(point).values()), "merged": deployment.merge},
+        **{"predicted_bytes": cost["memory_bytes"], "flops": cost["flops"]},
+        **{"task_bytes": cost["task_bytes"], "shared_bytes": cost["shared_bytes"]},
+    }
+    if args.no_time:
+        return found
+    if device.type == "cuda":
+        found["measured_bytes"] = measured_bytes(deployment, device)
+    seconds = time_deployed(build_deployed(deployment, device), point.batch_size)
+    return found | {"seconds": seconds, "timed_on": _where(device), "device_type": device.type}
+
+
+def _row(found: "StoredCost") -> dict[str, Any]:
+    from benchmarks.memory.point import MemoryPoint
+
+    point = MemoryPoint.from_dict(found["point"])
     row: dict[str, Any] = {
         **{"method": point.variant, "backbone": point.backbone, "resolution": point.resolution},
-        **{"views": " + ".join(map(str, views_of(point).values())), "merged": "yes" if deployment.merge else "no"},
-        **{"batch_size": point.batch_size, "predicted_bytes": cost["memory_bytes"]},
+        **{"views": " + ".join(map(str, found["views"])), "merged": "yes" if found["merged"] else "no"},
+        **{"batch_size": point.batch_size, "predicted_bytes": found["predicted_bytes"]},
     }
-    if not args.no_time:
-        if device.type == "cuda":
-            row["measured_bytes"] = measured_bytes(deployment, device)
-        seconds = time_deployed(build_deployed(deployment, device), point.batch_size)
+    if "measured_bytes" in found:
+        row["measured_bytes"] = found["measured_bytes"]
+    if "seconds" in found:
+        seconds = found["seconds"]
         per_image = {"seconds_per_image": seconds / point.batch_size, "images_per_second": point.batch_size / seconds}
         row |= {name: float(f"{value:.3g}") for name, value in per_image.items()}
-    row["gflops_per_image"] = float(f"{cost['flops'] / 1e9:.4g}")
-    return row | {"task_bytes": cost["task_bytes"], "shared_bytes": cost["shared_bytes"]}
+    row["gflops_per_image"] = float(f"{found['flops'] / 1e9:.4g}")
+    return row | {"task_bytes": found["task_bytes"], "shared_bytes": found["shared_bytes"]}
 
 
 COMMAND = Command(

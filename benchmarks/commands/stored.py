@@ -55,7 +55,7 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="E",
         help="rows of the mean of stored probabilities: seeds (of each method all of its own), methods like "
-        "lora+fpt_plus (one a seed)",
+        "lora+fpt_plus (one a seed); soups for those that bench.py soup has made",
     )
     parser.add_argument("--format", choices=FORMATS, help="with --compare: of the data on stdout (default: md)")
     add_wide(parser)
@@ -154,14 +154,17 @@ def tables(args: argparse.Namespace) -> int:
 
         Console(stderr=True).print(console_table(frame, args.mix_code, wanted=wanted))
     name = "backbones" if args.across_backbones else "results"
-    written = write_tables(args.results, frame, evidence, args.mix_code, name, wanted, _additions(args, evidence))
+    written = write_tables(
+        args.results, frame, evidence, args.mix_code, name, wanted, _additions(args, frame, evidence)
+    )
     print(*written, *others, sep="\n")
     return 1 if num_problems or problems else 0
 
 
-def _additions(args: argparse.Namespace, evidence: "Mapping[str, Evidence]") -> "list[Addition]":
+def _additions(args: argparse.Namespace, frame: "pd.DataFrame", evidence: "Mapping[str, Evidence]") -> "list[Addition]":
     """What was asked for beside what runs say: costs first, which those of ensembles are made of."""
-    from benchmarks.analysis.ensembles import add_ensembles
+    from benchmarks.analysis.ensembles import SOUPS, add_ensembles
+    from benchmarks.analysis.soups import load_soups
 
     found: list[Addition] = []
     if args.inference:
@@ -169,7 +172,8 @@ def _additions(args: argparse.Namespace, evidence: "Mapping[str, Evidence]") -> 
 
         found.append(lambda table: add_costs(table, args.cache, say))
     if args.ensembles:
-        found.append(lambda table: add_ensembles(table, args.results, evidence, args.ensembles, _is_meant))
+        soups = load_soups(args.results, frame) if SOUPS in args.ensembles else None
+        found.append(lambda table: add_ensembles(table, args.results, evidence, args.ensembles, _is_meant, soups))
     return found
 
 

@@ -1,9 +1,10 @@
 """A kept model measured on other images than those of its dataset, as a record of its own beside those of runs."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,13 @@ def same_but_for_the_seed(results: Path, record: Record) -> list[Record]:
     """The runs with a kept model that differ from a run in their seed alone, itself among them, by seed."""
     beginning = record["run_id"].rpartition("-s")[0]
     found = [read_with_model(results, run_id) for run_id in kept_models(results, beginning)]
-    alike = [other for other in found if other is not None and _settings(other) == _settings(record)]
+    alike = [
+        other for other in found if other is not None and settings_but_the_seed(other) == settings_but_the_seed(record)
+    ]
     return sorted(alike, key=lambda other: int(other["run"]["config"]["seed"]))
 
 
-def _settings(record: Record) -> dict[str, Any]:
+def settings_but_the_seed(record: Record) -> dict[str, Any]:
     """All that makes a run but its seed; of a tuned one the grid, as the rate is a result."""
     config = identity(record["run"]["config"], RunConfig)
     left_out = {"seed", "lr"} if config.get("lr_grid") else {"seed"}
@@ -97,7 +100,7 @@ def evaluate(
     evaluation = {"kind": DATA, "data": data.as_json()}
     return store_evaluation(
         results, record, evaluation_id(record["run_id"], data), evaluation, predictions, model.device,
-        names_key(record, data),
+        names_key(record, data.root),
     )  # fmt: skip
 
 
@@ -108,12 +111,12 @@ def labelled(model: TrainedModel, data: LabelledFolder, frame: pd.DataFrame, spl
     return pd.concat([pd.DataFrame(about | groups), frame], axis=1)
 
 
-def names_key(record: Record, data: LabelledFolder) -> bytes | None:
+def names_key(record: Record, root: Path) -> bytes | None:
     """With which names of a folder are hashed, kept there, where those of the run are; else None."""
     if not record["run"].get("names_key"):
         return None
-    make_key(data.root)
-    return read_key(data.root)
+    make_key(root)
+    return read_key(root)
 
 
 def store_evaluation(
@@ -124,6 +127,7 @@ def store_evaluation(
     predictions: pd.DataFrame,
     device: torch.device,
     key: bytes | None = None,
+    measured: Mapping[str, Any] = MappingProxyType({}),
 ) -> Record:
     """Scores and stores an evaluation, of whatever kind.
 
@@ -135,6 +139,7 @@ def store_evaluation(
         predictions: As `store_run` takes them, with logits; the split called `SPLIT` is scored.
         device: Where they were made.
         key: With which names are to be hashed; None to leave them.
+        measured: What else was measured.
     """
     run = {part: record["run"].get(part) for part in _OF_RUN}
     run["started"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -150,7 +155,7 @@ def store_evaluation(
         "run_id": name,
         "status": {"state": "ok", "message": None, "phase": None},
         "run": run,
-        "measurements": {"test": classification_metrics(labels, logits, classes, ordered)},
+        "measurements": {"test": classification_metrics(labels, logits, classes, ordered)} | dict(measured),
         "environment": describe_environment(device),
         "evaluation": whose | {"model_sha256": record["model_sha256"], "code": describe_code()} | evaluation,
     }

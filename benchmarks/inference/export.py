@@ -216,8 +216,11 @@ def _whole(model: TrainedModel) -> tuple[Backbone, Tensor, Tensor]:
     if isinstance(network, LinearProbe) and extractor is not None:  # features are standardised before: folded in
         scaled = network.head.weight / network.std
         return extractor.backbone, scaled, network.head.bias - scaled @ network.mean  # type: ignore[return-value]
-    if type(network) is not ImageModel or parse_spec(model.config.backbone).pool != "native":
-        raise _refusal(model, f"{type(network).__name__}, {parse_spec(model.config.backbone).pool} pooling")
+    pool = parse_spec(model.config.backbone).pool
+    if not isinstance(network, ImageModel) or not isinstance(network.head, nn.Linear) or pool != "native":
+        raise _refusal(model, f"{type(network).__name__}, {pool} pooling")
+    if others := [name for name in network.state_dict() if not name.startswith(("backbone.trunk.", "head."))]:
+        raise _refusal(model, ", ".join(others))
     return network.backbone, network.head.weight, network.head.bias
 
 

@@ -6,16 +6,18 @@ features of neighbours, a selection), and what is frozen but was changed by a st
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.errors import UserError
 from benchmarks.model.build import Parts
 
 _CLOSE = 1e-3  # of the norm: a resized position embedding is not the same to the last bit on every machine
+_MEAN = "models of a soup must have all but their training in common"
 
 
 class Print(NamedTuple):
@@ -120,6 +122,47 @@ def put_back(parts: Parts, kept: Kept) -> bool:
             module.get_parameter(own).data = tensor
     rest = _sums(found for name, found in built.model.items() if name not in kept.tensors)
     return _alike(kept.frozen["model"], rest) and _alike(kept.frozen["extractor"], _sums(built.extractor.values()))
+
+
+def mean_of(kept: Sequence[Kept]) -> Kept:
+    """The mean of what several runs have kept, which differ in their seed alone.
+
+    Counts, like batches that a batch norm has seen, are the largest.
+
+    Args:
+        kept: Of one run or more.
+
+    Returns:
+        Means as their members store them, summed in float64; `frozen` is the first's.
+
+    Raises:
+        UserError: They have no mean: what is frozen was drawn by the seed, or what each chose differs.
+    """
+    first = kept[0]
+    for other in kept[1:]:
+        if not all(_alike(first.frozen[part], other.frozen[part]) for part in first.frozen):
+            raise UserError(
+                f"{_MEAN}, got others of what does not train: each seed drew its own, as random backbones and random "
+                "projections are, and weights that were trained beside one mean nothing beside another"
+            )
+        if _shapes(first) != _shapes(other):
+            raise UserError(f"{_MEAN}, got tensors of other names or shapes: each seed chose its own")
+    return Kept({name: _mean(name, [one.tensors[name] for one in kept]) for name in first.tensors}, first.frozen)
+
+
+def _shapes(kept: Kept) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in kept.tensors.items()}
+
+
+def _mean(name: str, tensors: Sequence[Tensor]) -> Tensor:
+    first = tensors[0]
+    if first.is_floating_point():
+        return torch.stack([tensor.double() for tensor in tensors]).mean(dim=0).to(first.dtype)
+    if first.ndim == 0:
+        return torch.stack(list(tensors)).max()
+    if all(torch.equal(first, tensor) for tensor in tensors[1:]):
+        return first
+    raise UserError(f"{_MEAN}, got other choices in {name}, which have no mean")
 
 
 def _alike(first: Sums | None, second: Sums | None) -> bool:

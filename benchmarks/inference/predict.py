@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from benchmarks.data.dataset import Dataset
+from benchmarks.data.manifest import read_entries
 from benchmarks.errors import MissingError, UserError, one_line
 from benchmarks.images.decode import Pixels, in_order, is_image
 from benchmarks.inference.trained import TrainedModel
@@ -88,6 +90,22 @@ def add_probabilities(frame: pd.DataFrame, classes: Sequence[str], logits: NDArr
         for index, name in enumerate(classes):
             frame[f"{kind}_{name}"] = values[:, index]
     return frame
+
+
+def image_probabilities(dataset: Dataset, split: str, logits: NDArray[np.float64]) -> pd.DataFrame:
+    """One row an image: its label, its group (patient, lesion, ...) in a prepared folder, probabilities and logits."""
+    samples = dataset.splits[split]
+    frame = pd.DataFrame(
+        {
+            "split": split,
+            "path": [sample.path for sample in samples],
+            "label": [dataset.classes[sample.label] for sample in samples],
+        }
+    )
+    if dataset.split_origin is not None:
+        groups = {entry.path: entry.group for entry in read_entries(dataset.root)}
+        frame["group"] = [groups[sample.path] for sample in samples]
+    return add_probabilities(frame, dataset.classes, logits)
 
 
 def _batches(

@@ -74,7 +74,7 @@ def evaluate_corrupted(
     evaluation = {"kind": CORRUPTED, "data": data.as_json(), "settings": settings()}
     return store_evaluation(
         results, record, evaluation_id(record["run_id"], data, CORRUPTED), evaluation,
-        pd.concat(parts, ignore_index=True), model.device, names_key(record, data),
+        pd.concat(parts, ignore_index=True), model.device, names_key(record, data.root),
     )  # fmt: skip
 
 

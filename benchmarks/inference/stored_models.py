@@ -37,7 +37,7 @@ def store_with_model(
         store_run(results, record, probabilities)
         return
     rivals = _rivals(results, record, policy)
-    if not all(_score(record) > _score(rival) for rival in rivals):
+    if not all(score_of(record) > score_of(rival) for rival in rivals):
         store_run(results, record, probabilities)
         return
     data = packed(kept.tensors, make_card(record, kept, probabilities))
@@ -85,7 +85,8 @@ def read_with_model(results: Path, run_id: str) -> Record | None:
     return record if val.get("auc") is not None and val.get("loss") is not None else None
 
 
-def _score(record: Record) -> tuple[float, float]:
+def score_of(record: Record) -> tuple[float, float]:
+    """How good a run's model is on validation, as `preference` has it."""
     val = record["measurements"]["val"]
     return preference(val["auc"], val["loss"])
 
@@ -155,7 +156,7 @@ def best_run(results: Path) -> Record:
     best: dict[str, Record] = {}
     for record in found:
         digest = str(record["run"]["config"].get("dataset_digest"))
-        if digest not in best or _score(record) > _score(best[digest]):
+        if digest not in best or score_of(record) > score_of(best[digest]):
             best[digest] = record
     if len(best) > 1:
         choices = "; ".join(

@@ -200,7 +200,20 @@ def _loaded(path: Path, data: bytes, device: str, cache: Path, weights: str | No
             f"model must have been trained on pixels of format {PIXEL_FORMAT}, as this version reads them, got "
             f"{card['input']['pixel_format']!r} in {str(path)!r}; use the version that trained it"
         )
-    parts = build_trained(card, kept, cache, weights, str(path))
+    return in_use(card, kept, device, cache, weights, merge, str(path))
+
+
+def in_use(
+    card: Card, kept: Kept, device: str, cache: Path, weights: str | None, merge: bool, name: str
+) -> TrainedModel:
+    """The model that a card and what was kept describe.
+
+    Args:
+        card, kept: Of its file.
+        device, cache, weights, merge: As of `load_model`.
+        name: For messages.
+    """
+    parts = build_trained(card, kept, cache, weights, name)
     if merge:
         parts = merged(card, parts)
     place = torch.device(device)

@@ -98,9 +98,11 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     of the classes as the loss counts them).
     variant: JSON of every setting that is neither place, seed nor protocol; runs that differ in it are never averaged.
     Of an evaluation: evaluation_kind, evaluation_run_id, evaluation_run_predictions_sha256, evaluation_data,
-    evaluation_data_digest; its scores are of its images.
+    evaluation_data_digest; its scores are of its images. Of a soup also soup_way, soup_members, soup_members_sha256,
+    soup_used, soup_best_val_auc.
     predictions_sha256: of the file of predictions, which was compared with it when the record was read.
     Of a damaged run, whose state is `damaged`, there is only what says where it belongs.
+    compile: how training steps were compiled.
     Missing values are missing (NA), whatever the reason. No text names a place or machine, whatever a record holds.
     """
     rows = [

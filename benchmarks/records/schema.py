@@ -397,11 +397,27 @@ class EvaluationData(TypedDict, total=False):
     class_map: dict[str, str | None] | None
 
 
+class Soup(TypedDict, total=False):
+    """A model that is the mean of the weights of several runs, which differ in their seed.
+
+    way: `uniform` for the mean of all, `greedy` for that of those that validation chose. members: the runs that there
+    were, with spaces between, best on validation first; members_sha256: over the digests of their predictions. used:
+    those of them that the mean is of. best_val_auc: that of the first member alone.
+    """
+
+    way: Required[str]
+    members: Required[str]
+    members_sha256: Required[str]
+    used: Required[str]
+    best_val_auc: Required[Score]
+
+
 class Evaluation(TypedDict, total=False):
     """What a trained model was evaluated on, where that is not the test split of its dataset.
 
-    kind: `data` for the images of another folder. run_id: whose model it was, with the digests of that run's
-    predictions and model: of a run that was done again with another result it is no more. settings: of the kind.
+    kind: `data` for the images of another folder, `soup` for those of the dataset, by a mean of weights. run_id: whose
+    model it was, of a soup its best member, with the digests of that run's predictions and model: of a run that was
+    done again with another result it is no more. settings: of the kind.
     """
 
     kind: Required[Annotated[str, Column("evaluation_kind")]]
@@ -409,6 +425,7 @@ class Evaluation(TypedDict, total=False):
     run_predictions_sha256: Required[Annotated[str | None, Column("evaluation_run_predictions_sha256")]]
     model_sha256: Required[Annotated[str, Column(None)]]
     data: Required[EvaluationData]
+    soup: Annotated[Soup, Prefix("soup_")]
     settings: dict[str, Any]
 
 

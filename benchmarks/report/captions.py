@@ -42,7 +42,8 @@ DEFINITIONS = (
 ENSEMBLES = (
     "An ensemble answers with the mean of its models' stored probabilities: of all seeds of a method, one, whose "
     "interval is over images alone; of several methods, one for each seed that all have. It costs what its models cost "
-    "together, and takes no part in ranks, comparisons and verdicts."
+    "together, and takes no part in ranks, comparisons and verdicts. Nor does a soup, one model whose weights are the "
+    "mean of those of a method's seeds: of all, or, greedy, of those that validation chose; it costs what one costs."
 )
 BASELINES = (
     "Baselines ignore the image: the majority class always answers the largest class of the test split, chance each "
@@ -209,6 +210,7 @@ def footnotes(block: pd.DataFrame) -> list[str]:
     if any((block[name] == "predicted").any() for name in sources):
         notes.append(f"{PREDICTED} Predicted for a GPU, not measured.")
     notes += fallback_notes(block)
+    notes += list(block["soup_said"].dropna()) if "soup_said" in block else []
     notes += [
         _SPLITS[first["split_kind"]].format(group_key=first["split_group_key"], digest=first["split_digest"])
         for _, first in block.drop_duplicates("split_digest").iterrows()

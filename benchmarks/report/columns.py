@@ -132,7 +132,7 @@ def _seeds(row: pd.Series) -> Entry:
     if row["state"] == BASELINE:
         return Entry("–")
     if row["state"] == ENSEMBLE:
-        return Entry(f"{row['seeds_ok']} × {row['members']} models")
+        return Entry("1 model" if row["members"] == 1 else f"{row['seeds_ok']} × {row['members']} models")
     partial = row["state"] == "ok" and sum(row[f"seeds_{state}"] for state in BAD_STATES)
     some = row["seeds_ok"] < row["seeds_asked"]
     text = f"{row['seeds_ok']} of {row['seeds_asked']}" if some else f"{row['seeds_ok']}"

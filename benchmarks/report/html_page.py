@@ -24,6 +24,7 @@ SCRIPTS = (
     "curves.js",
     "page.js",
 )  # in the order they need each other
+USE = "use.js"  # of pages that know what models cost in use, or score on other images
 
 
 def write_report(
@@ -64,6 +65,7 @@ def make_page(data: PageData) -> str:
     """The HTML of a page: template, style, plotly, data, parts and scripts in one text."""
     from plotly.offline import get_plotlyjs
 
+    scripts = (*SCRIPTS, *([USE] if "use" in data.shown else []))
     parts = {
         "css": (PAGE / "page.css").read_text(),
         "plotly": b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode(),
@@ -72,7 +74,7 @@ def make_page(data: PageData) -> str:
             f'<script type="text/plain" id="part-{name}">{b64encode(part).decode()}</script>'
             for name, part in data.parts.items()
         ),
-        "scripts": "\n".join((PAGE / name).read_text() for name in SCRIPTS),
+        "scripts": "\n".join((PAGE / name).read_text() for name in scripts),
     }
     # In one pass, so that nothing in the data is taken for a place to fill.
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], (PAGE / "page.html").read_text())

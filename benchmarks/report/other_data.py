@@ -70,12 +70,7 @@ def write_other_data(
     Returns:
         The paths, and a line for each evaluation that is damaged or of a model that is there no more.
     """
-    evaluations, problems = load_evaluations(results, frame, KIND)
-    if evaluations.empty:
-        return [], problems
-    outside, unread = load_evidence(evaluation_results(results), evaluations)
-    problems += unread
-    table = evaluation_rows(summary(frame, mix_code), evidence, evaluations, outside)
+    table, problems = other_data(results, frame, evidence, mix_code)
     if table.empty:
         return [], problems
     texts = {"md": _markdown(table), "csv": csv_text(table), "tex": _latex(table)}
@@ -83,7 +78,18 @@ def write_other_data(
     return paths, problems
 
 
-def _parts(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def other_data(
+    results: Path, frame: pd.DataFrame, evidence: Mapping[str, Evidence], mix_code: bool
+) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of evaluations, as `evaluation_rows` gives them, and problems; arguments as of `write_other_data`."""
+    evaluations, problems = load_evaluations(results, frame, KIND)
+    if evaluations.empty:
+        return pd.DataFrame(), problems
+    outside, unread = load_evidence(evaluation_results(results), evaluations)
+    return evaluation_rows(summary(frame, mix_code), evidence, evaluations, outside), problems + unread
+
+
+def parts_of(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """A heading and its rows: one dataset and protocol, one set of other images."""
     for block in blocks(table):
         for name, rows in block.groupby("data_label", sort=True):
@@ -100,7 +106,7 @@ def few_units_note(fewest: pd.Series) -> list[str]:
 
 def _markdown(table: pd.DataFrame) -> str:
     parts = ["# Trained models on other images\n"]
-    for heading, rows in _parts(table):
+    for heading, rows in parts_of(table):
         parts += [
             f"## {escape_markdown(heading)}\n",
             f"{escape_markdown(protocol(rows))}. Protocol {rows['block'].iloc[0]}.\n",
@@ -119,5 +125,5 @@ def _latex(table: pd.DataFrame) -> str:
             f"{NAME}-{label_name(heading)}",
             few_units_note(rows["external_fewest_units"]),
         )
-        for heading, rows in _parts(table)
+        for heading, rows in parts_of(table)
     )

@@ -30,6 +30,7 @@ from benchmarks.report.columns import columns_of, idea_title, rows_by_resolution
 from benchmarks.report.page_memory import highest_points, measured_name, measured_points, run_points
 from benchmarks.report.page_parts import pack
 from benchmarks.report.page_runs import Part, make_parts, origins_of, page_frame
+from benchmarks.report.page_use import use_panels
 from benchmarks.report.style import Style, styles
 from methods import idea_of
 
@@ -100,9 +101,10 @@ def collect(
     if measured:
         parts[MEASURED] = Part(pack(measured, {}), origins_of(list(measured.values()), "memory"))
     machines = sum((part.origins.machines for part in parts.values()), Counter[str]())
+    panels, unshown = use_panels(results, frame, evidence, mix_code, nameless)
     faults = [
         *dict.fromkeys([*damaged, *damaged_since]),
-        *dict.fromkeys([*unreadable, *wanted.problems, *_without_predictions(results, frame)]),
+        *dict.fromkeys([*unreadable, *unshown, *wanted.problems, *_without_predictions(results, frame)]),
         *([] if mix_code else refusals(frame)),
     ]
     content = {
@@ -132,6 +134,8 @@ def collect(
         "latest": max((part.origins.latest for part in parts.values()), default=""),
         "folder": None if nameless else _link(results, folder),
     }
+    if panels:
+        content["use"] = panels
     return PageData(_plain(content), {name: part.data for name, part in parts.items()}, faults)
 
 

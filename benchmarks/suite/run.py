@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from benchmarks.choices import SPLITS
 from benchmarks.config import Places, RunConfig
@@ -18,11 +17,10 @@ from benchmarks.data.augment import Preprocessing
 from benchmarks.data.batches import Split
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.image_store import open_image_stores
-from benchmarks.data.manifest import read_entries
 from benchmarks.data.training_set import TrainingSet, choose_training_set
 from benchmarks.errors import MachineError, one_line
 from benchmarks.inference.kept import Built, Kept, as_built, kept_of
-from benchmarks.inference.predict import add_probabilities
+from benchmarks.inference.predict import image_probabilities
 from benchmarks.model.backbone import described, effective_resolution
 from benchmarks.model.build import Parts, build_parts, count_parameters
 from benchmarks.model.method_config import make_config
@@ -251,7 +249,7 @@ class Run:
         metrics, logits = evaluate(bench, splits["test"], "test")
         self.measurements["test"] = metrics
         frames = (("val", trained.logits), ("test", logits))
-        self.probabilities = pd.concat([_image_probabilities(dataset, split, values) for split, values in frames])
+        self.probabilities = pd.concat([image_probabilities(dataset, split, values) for split, values in frames])
         seconds = self.clock.seconds
         num_trained = self.config.num_steps(splits["train"].epoch_images) * self.config.batch_size
         evaluated = len(splits["val"]) * (self.config.epochs or 1) + len(splits["test"])
@@ -323,19 +321,3 @@ def _about(backbone: Backbone) -> dict[str, Any]:
         "stride": backbone.stride,
         "num_features": backbone.num_features,
     }
-
-
-def _image_probabilities(dataset: Dataset, split: str, logits: NDArray[np.float64]) -> pd.DataFrame:
-    """One row an image: its label, its group (patient, lesion, ...) in a prepared folder, probabilities and logits."""
-    samples = dataset.splits[split]
-    frame = pd.DataFrame(
-        {
-            "split": split,
-            "path": [sample.path for sample in samples],
-            "label": [dataset.classes[sample.label] for sample in samples],
-        }
-    )
-    if dataset.split_origin is not None:
-        groups = {entry.path: entry.group for entry in read_entries(dataset.root)}
-        frame["group"] = [groups[sample.path] for sample in samples]
-    return add_probabilities(frame, dataset.classes, logits)
