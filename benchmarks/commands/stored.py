@@ -48,6 +48,9 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         help="also tables of subgroups, by a column (sex, site, scanner, ...) of the manifest of each dataset's folder",
     )
     add_data_root(parser)
+    parser.add_argument(
+        "--folds", action="store_true", help="also tables averaged over the folds that bench.py split --folds made"
+    )
     add_cost_options(parser)
     parser.add_argument(
         "--ensembles",
@@ -106,8 +109,9 @@ def tables(args: argparse.Namespace) -> int:
         raise UserError(f"metrics must be used without --compare and --layout paper, got {' '.join(args.metrics)}")
     if args.ensembles and (args.compare or args.layout == "paper"):
         raise UserError("ensembles must be used without --compare and --layout paper, which have no rows for them")
-    if args.by is not None and (args.compare or args.layout == "paper" or args.across_backbones):
-        raise UserError("by must be used without --compare, --layout paper and --across-backbones, got --by " + args.by)
+    for name in ("by", "folds"):
+        if getattr(args, name) and (args.compare or args.layout == "paper" or args.across_backbones):
+            raise UserError(f"{name} must be used without --compare, --layout paper and --across-backbones")
     if args.inference and (args.compare or args.layout == "paper"):
         raise UserError("inference must be used without --compare and --layout paper, which have no room for it")
     if args.compare:
@@ -140,6 +144,16 @@ def tables(args: argparse.Namespace) -> int:
         ):
             others += paths
             faults += found
+    if args.folds:
+        from benchmarks.analysis.folds import folds_together
+
+        averaged, together, found = folds_together(frame, evidence)
+        if averaged.empty and not found:
+            raise UserError(
+                "folds must have runs on datasets called NAME-fold1 and so on, as bench.py split makes them"
+            )
+        faults += found
+        others += [] if averaged.empty else write_tables(args.results, averaged, together, args.mix_code, "folds")
     if args.by is not None:
         from benchmarks.report.subgroups import write_subgroups
 

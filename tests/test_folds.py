@@ -1,0 +1,90 @@
+"""tables --folds: runs on the folds of a cross-validation as one."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from fixed_records import make_record, store_with_predictions
+from inside import finish_inside
+from scipy.special import ndtr
+
+from benchmarks.analysis.comparison import SameImages
+from benchmarks.analysis.evidence import Evidence
+from benchmarks.analysis.folds import fold_evidence
+from benchmarks.analysis.influence import influence
+
+
+def store(root: Path, method: str, seed: int, fold: int, skill: float, **changes: Any) -> float:
+    config = {"dataset": f"mine-fold{fold}", "dataset_digest": f"{fold}" * 64}
+    record = make_record(method, seed=seed, config=config, tag=f"f{fold}", **changes)
+    record["run"]["dataset"]["title"] = f"mine-fold{fold}"
+    if record["status"]["state"] == "ok":
+        store_with_predictions(root / "results", record, skill)
+    else:
+        from benchmarks.records.record import write_record
+
+        write_record(root / "results", record)
+    return float(record["measurements"].get("test", {}).get("auc", np.nan))
+
+
+def test_rows_are_means_over_folds_then_over_seeds(tmp_path: Path) -> None:
+    aucs = {
+        method: [[store(tmp_path, method, seed, fold, skill) for fold in (1, 2, 3)] for seed in (0, 1)]
+        for method, skill in (("full", 1.5), ("lora", 0.3))
+    }
+    said = finish_inside(tmp_path, "tables", "--folds")
+    assert said.returncode == 0 and "results/tables/folds.md" in said.stdout, said.stderr
+    rows = pd.read_csv(tmp_path / "results/tables/folds.csv")
+    rows = rows[rows["method"].isin(list(aucs))].set_index("method")
+    for method, found in aucs.items():
+        means = np.mean(found, axis=1)
+        assert rows.loc[method, "auc_mean"] == pytest.approx(means.mean())
+        assert rows.loc[method, "auc_sd"] == pytest.approx(means.std(ddof=1))
+        assert rows.loc[method, "auc_low"] < means.mean() < rows.loc[method, "auc_high"]
+    assert rows.loc["lora", "vs_full_change"] == pytest.approx(np.mean(aucs["lora"]) - np.mean(aucs["full"]))
+    assert "mine, 3 folds" in (tmp_path / "results/tables/folds.md").read_text()
+
+
+def test_who_lacks_a_fold_is_named_and_left_out(tmp_path: Path) -> None:
+    for fold in (1, 2, 3):
+        store(tmp_path, "full", 0, fold, 1.0)
+    store(tmp_path, "lora", 0, 1, 1.0), store(tmp_path, "lora", 0, 3, 1.0)
+    store(tmp_path, "vpt", 0, 1, 1.0), store(tmp_path, "vpt", 0, 3, 1.0)
+    store(tmp_path, "vpt", 0, 2, 1.0, state="oom", phase="train", message="CUDA out of memory")
+    said = finish_inside(tmp_path, "tables", "--folds")
+    assert said.returncode == 1
+    assert "got lora at 448 px with seed 0 on 2 (lacking: 2)" in said.stderr
+    rows = pd.read_csv(tmp_path / "results/tables/folds.csv").set_index("method")
+    assert "lora" not in rows.index and rows.loc["vpt", "state"] == "oom"
+
+
+def test_without_folds_that_is_said(tmp_path: Path) -> None:
+    store_with_predictions(tmp_path / "results", make_record("lora"), 1.0)
+    said = finish_inside(tmp_path, "tables", "--folds")
+    assert said.returncode == 2 and "folds must have runs on datasets called NAME-fold1" in said.stderr
+
+
+def one_fold(rng: np.random.Generator, shift: float) -> Evidence:
+    """A fold whose model gives all images a score that is higher by a shift."""
+    labels = np.repeat([0, 1], 30)
+    scores = labels + rng.normal(size=60) + shift
+    found = influence(labels, np.stack([-scores, scores], axis=1), np.arange(60))
+    counts = np.bincount(labels)
+    return Evidence(f"{shift}", "image", found.auc, found.units, found.design_effect, counts, counts)
+
+
+def test_intervals_over_folds_hold_as_often_as_they_say_whatever_scores_mean() -> None:
+    truth, inside, errors, means = float(ndtr(1 / np.sqrt(2))), 0, [], []
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        found = fold_evidence([one_fold(rng, shift) for shift in (0.0, 1.0, 2.0, 3.0, 4.0)])
+        (interval,) = SameImages([{0: found}]).intervals()
+        assert interval is not None
+        inside += interval.low <= truth <= interval.high
+        errors.append(interval.images)
+        means.append(found.auc)
+    assert 182 <= inside <= 199  # 95 % of 200, and three standard errors
+    assert np.mean(means) == pytest.approx(truth, abs=0.008)
+    assert np.mean(errors) == pytest.approx(np.std(means), rel=0.15)
