@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from bench_process import TINY
 from fixed_records import make_record, store_with_predictions
 from inside import finish_inside
+from PIL import Image
 from scipy.special import ndtr
 
 from benchmarks.analysis.comparison import SameImages
@@ -88,3 +90,21 @@ def test_intervals_over_folds_hold_as_often_as_they_say_whatever_scores_mean() -
     assert 182 <= inside <= 199  # 95 % of 200, and three standard errors
     assert np.mean(means) == pytest.approx(truth, abs=0.008)
     assert np.mean(errors) == pytest.approx(np.std(means), rel=0.15)
+
+
+def test_all_folds_of_a_split_are_run(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("bright", "dark"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for number in range(9):
+            pixels = rng.integers(0, 255, (40, 40, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "mine" / name / f"{number}.png")
+    assert finish_inside(tmp_path, "split", "mine", "--image-level", "--folds", "3", "--name", "cv").returncode == 0
+    words = ["--methods", "linear", *TINY[2:], "--datasets", "cv"]
+    said = finish_inside(tmp_path, *words, "--folds", "3", "--dry-run")
+    assert said.returncode == 0, said.stderr
+    assert all(f"cv-fold{number}" in said.stdout + said.stderr for number in (1, 2, 3))
+    said = finish_inside(tmp_path, *words, "--folds", "2", "--dry-run")
+    assert said.returncode == 2 and "folds must be all that there are, got 2 of cv" in said.stderr
+    said = finish_inside(tmp_path, "--methods", "linear", *TINY[2:], "--folds", "2", "--dry-run")
+    assert said.returncode == 2 and "folds must be of datasets that are named" in said.stderr

@@ -108,6 +108,10 @@ class SuiteOptions(OptionModel):
             "names, or folders with train/val/test (default: all prepared ones, else demo)", "grid", "D", several=True
         ),
     ] = ()
+    folds: Annotated[
+        Annotated[int, within("folds")] | None,
+        Option("run on all K folds of each dataset, NAME-fold1 and so on, as bench.py split made them", "grid", "K"),
+    ] = None
     res: Annotated[
         tuple[Annotated[int, within("res")], ...],
         BeforeValidator(as_list),

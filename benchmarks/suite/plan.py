@@ -54,7 +54,7 @@ def make_plan(options: SuiteOptions) -> Plan:
     _check_runs(variants, backbone, options.res)  # before images are read and weights downloaded
     datasets = {
         source: open_dataset(source, data_root, cache, options.verify_data)
-        for source in map(_as_folder, options.datasets or _default_datasets(data_root, notes))
+        for source in map(_as_folder, _sources(options, notes))
     }
     for dataset in datasets.values():
         if not options.allow_leaks:
@@ -82,6 +82,26 @@ def make_plan(options: SuiteOptions) -> Plan:
         for variant in variants
     ]
     return Plan(cells, notes)
+
+
+def _sources(options: SuiteOptions, notes: list[str]) -> Sequence[str]:
+    """The datasets that are meant, or all folds of each.
+
+    Raises:
+        UserError: No dataset is named whose folds are meant, or it has more of them.
+    """
+    num, names = options.folds, options.datasets
+    if num is None:
+        return names or _default_datasets(options.data_root.resolve(), notes)
+    if not names:
+        raise UserError("folds must be of datasets that are named, got none; add --datasets NAME")
+    for name in names:
+        places = [Path(f"{name}-fold{num + 1}"), options.data_root / f"{name}-fold{num + 1}"]
+        if any(place.is_dir() for place in places):
+            raise UserError(
+                f"folds must be all that there are, got {num} of {name}, which has more; give as many as split made"
+            )
+    return [f"{name}-fold{number}" for name in names for number in range(1, num + 1)]
 
 
 def _as_folder(source: str) -> str:
