@@ -150,7 +150,7 @@ def _records(args: argparse.Namespace) -> "Iterator[Record]":
 
 COMMAND = Command(
     "evaluate",
-    "measure kept models on labelled images of another folder, or on corrupted ones",
+    "measure kept models on another folder, or on corrupted images",
     "python bench.py evaluate best --all-seeds --data path/to/other_hospital",
     add_arguments,
     run,
