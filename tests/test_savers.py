@@ -298,14 +298,22 @@ def test_a_run_records_what_it_saved_by_and_its_model_is_kept(tmp_path: Path) ->
     make_images(tmp_path / "images")
     savers = ["--offload", "activations", "--optimizer", "adamw8bit", "--frozen-weights", "bf16"]
     options = ["--methods", "lora", "linear", "simpleshot", *TINY, "--epochs", "1", "--precision", "bf16"]
-    for more in ([], savers):
+    for more in ([], savers, ["--recompute", "cheap"]):
         ended = finish_inside(tmp_path, *options, *more)
         assert ended.returncode == 0, ended.stderr
     stored = [json.loads(path.read_text()) for path in (tmp_path / "results" / "runs").glob("*.json")]
-    assert len(stored) == 5  # nothing trains in SimpleShot, which is the same run
+    assert len(stored) == 7  # nothing trains in SimpleShot, which is the same run
     table = summary(runs_frame(stored))
     labels = set(table["label"])
-    assert {"LoRA", "LoRA (offloaded, 8-bit AdamW, bf16 weights)"} <= labels
+    assert {"LoRA", "LoRA (offloaded, 8-bit AdamW, bf16 weights)", "LoRA (selective checkpointing)"} <= labels
+    kept, again = (
+        next(
+            record["measurements"] for record in stored if is_lora(record) and record["run"]["config"].items() >= is_of
+        )
+        for is_of in ({"recompute": "none", "offload": "none"}.items(), {"recompute": "cheap"}.items())
+    )
+    assert [epoch["loss"] for epoch in again["history"]] == [epoch["loss"] for epoch in kept["history"]]
+    assert again["test"]["auc"] == kept["test"]["auc"]
     (saved,) = (record for record in stored if record["run"]["config"]["frozen_weights"] == "bf16" and is_lora(record))
     evaluated = finish_inside(tmp_path, "evaluate", saved["run_id"], "--data", "images", "--device", "cpu")
     assert evaluated.returncode == 0, evaluated.stderr
