@@ -28,8 +28,8 @@ AUC = "auc"
 SCORE_FAMILIES: dict[str, tuple[str, ...]] = {
     **{AUC: (), "auprc": ("auprc",), "partial_auc": ("partial_auc",)},  # AUC is always there
     **{"sensitivity": ("sensitivity_90", "sensitivity_95"), "mcc": ("mcc",), "kappa": ("kappa", "quadratic_kappa")},
-    **{"accuracy": ("accuracy",), "balanced_accuracy": ("balanced_accuracy",), "macro_f1": ("macro_f1",)},
-    **{"brier": ("brier", "brier_scaled"), "ece": ("ece", "ece_scaled")},
+    **{"mae": ("mae",), "accuracy": ("accuracy",), "balanced_accuracy": ("balanced_accuracy",)},
+    **{"macro_f1": ("macro_f1",), "brier": ("brier", "brier_scaled"), "ece": ("ece", "ece_scaled")},
     "classwise_ece": ("classwise_ece", "classwise_ece_scaled"),
 }
 # What a dataset may declare to be its headline metric; kappa is the one that belongs to its classes.

@@ -17,6 +17,8 @@ Offload = Literal["none", "activations"]
 Recompute = Literal["none", "cheap"]
 Optimizer = Literal["adamw", "adamw8bit", "sgd", "lion"]
 FrozenWeights = Literal["fp32", "bf16"]
+Uncertain = Literal["ignore", "zero", "one"]  # what an uncertain finding counts as in training
+LossName = Literal["cross_entropy", "bce", "corn"]  # each belongs to a task, see `benchmarks.tasks`
 KeepModels = Literal["lean", "all", "best", "none"]  # which trained models stay
 Imbalance = Literal["none", "class_weights", "balanced_sampling", "logit_adjustment"]
 Compile = Literal["none", "default", "reduce-overhead"]
@@ -60,6 +62,8 @@ LABEL_WORDS: dict[str, dict[Any, str]] = {
     },
     **SAVER_WORDS,
     "compile": {"default": "compiled", "reduce-overhead": "compiled, CUDA graphs"},
+    "loss": {"corn": "CORN"},
+    "uncertain": {"zero": "uncertain as 0", "one": "uncertain as 1"},
 }
 
 
@@ -149,6 +153,8 @@ class RunConfig(Savers, LabelBudget):
         training_set: SHA-256 of what is trained on, where that is not the whole training split.
         imbalance: How classes of unequal sizes are met: weights in the loss, drawing every class alike, or adjusted
             logits.
+        loss: What training makes smaller; it says too what the task is.
+        uncertain: What uncertain findings count as in training; in validation and test they are not scored.
     """
 
     method: str
@@ -180,6 +186,8 @@ class RunConfig(Savers, LabelBudget):
     compile: Compile = field(default="none", metadata=_LATER)
     training_set: str | None = field(default=None, metadata=_LATER)
     imbalance: Imbalance = field(default="none", metadata=_LATER)
+    loss: LossName = field(default="cross_entropy", metadata=_LATER)
+    uncertain: Uncertain = field(default="ignore", metadata=_LATER)
 
     @functools.cached_property
     def run_id(self) -> str:

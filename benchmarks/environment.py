@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 # Files and rooms that decide the numbers of a training whatever its method; the method's own come on top.
 TRAINS = (
-    *("methods/contract.py", "benchmarks/config.py", "benchmarks/suite/run.py"),
+    *("methods/contract.py", "benchmarks/config.py", "benchmarks/tasks.py", "benchmarks/suite/run.py"),
     *(f"benchmarks/{room}/" for room in ("training", "model", "data", "features", "images")),
 )
 PREDICTS = (*TRAINS, "methods/", "benchmarks/memory/")

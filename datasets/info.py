@@ -1,11 +1,18 @@
 """What the suite knows about a dataset beyond its prepared folder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.choices import HEADLINES, one_of
 from benchmarks.raw.files import RawFile, RawFiles
+
+SEPARATOR, UNSURE = "|", "?"  # in the label of an image with findings
+
+
+def finding_label(there: Sequence[str], uncertain: Sequence[str] = ()) -> str:
+    """The label of an image with findings: the names of those that are there, and of uncertain ones with a mark."""
+    return SEPARATOR.join([*there, *(f"{name}{UNSURE}" for name in uncertain)])
 
 
 @dataclass(frozen=True)
@@ -14,7 +21,7 @@ class RawSample:
 
     Attributes:
         file: Holds the image.
-        label: Name of its class.
+        label: Name of its class, or its findings as `finding_label` writes them.
         group: Patient, exam, lesion or case; images of one group stay in one split.
         stem: Name of the prepared file without suffix; no two of a dataset are alike.
         split: `train`, `val` or `test` where the publisher says so; None where we split.
@@ -59,14 +66,15 @@ class DatasetInfo:
     Attributes:
         name: Name on the command line and of the folder.
         title: Name in tables and plots.
-        classes: Folder names in class order.
-        mean: Normalisation mean per RGB channel, of pixels in [0, 1].
-        std: Normalisation standard deviation per RGB channel.
+        classes: Folder names in class order, or names of findings.
+        mean: Normalisation mean per RGB channel, of pixels in [0, 1]; None to compute it over the training images.
+        std: Normalisation standard deviation per RGB channel; None where the mean is.
         metric: Headline metric, by which methods are ranked: one of `choices.HEADLINES`.
         epochs: Default number of epochs.
         batch_size: Default images a step.
         synthetic: Whether the images are generated; never to be mistaken for clinical data.
         ordered: Whether the classes are grades, each more than the one before.
+        findings: Whether an image may have several of the classes, or none: they are findings, and a table says which.
         bit_depth: Of its images of more than 8 bits that do not say what is black and white; None to find it.
         url: Where the raw images come from.
         download: What to fetch there, one step a line.
@@ -88,13 +96,14 @@ class DatasetInfo:
     name: str
     title: str
     classes: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
     metric: str = "auc"
     epochs: int = 20
     batch_size: int = 16
     synthetic: bool = False
     ordered: bool = False
+    findings: bool = False
     bit_depth: int | None = None
     url: str = ""
     download: tuple[str, ...] = ()
@@ -115,7 +124,9 @@ class DatasetInfo:
     @property
     def expected_counts(self) -> dict[str, int] | None:
         """Published images of each class in all splits together; None where that is not known for every class."""
-        counts = {}
+        counts: dict[str, int] = {}
+        if self.findings:
+            return None
         for name in self.classes:
             per_split = [self.expected.get(f"{split}/{name}") for split in self.official]
             known = [number for number in per_split if number is not None]

@@ -160,7 +160,9 @@ def normalisation_table() -> str:
     """Mean and deviation per channel."""
     rows = []
     for info in (info for info in DATASETS.values() if info.find is not None):
-        shown = [", ".join(f"{x:g}" for x in dict.fromkeys(values)) for values in (info.mean, info.std)]
+        shown = [
+            ", ".join(f"{x:g}" for x in dict.fromkeys(values or ())) or "computed" for values in (info.mean, info.std)
+        ]
         rows.append([f"`{info.name}`", *shown])
     return markdown("dataset | mean | standard deviation", "lll", rows)
 

@@ -100,7 +100,7 @@ class Recipe:
         prepare: `prepare(model, batches)` before training, as for a start from data: `batches` gives inputs by name and
             labels `(B,)` of the whole training split, shuffled and not augmented, as often as it is iterated. It may
             change what trains. A run that goes on after it was stopped prepares anew.
-        extra_loss: `extra_loss(model, logits, labels)`, a scalar that is added to the cross-entropy.
+        extra_loss: `extra_loss(model, logits, labels)`, a scalar that is added to the loss.
         after_step: `after_step(model, step)` behind the optimiser's step number `step` (from 0), gradients still there;
             True says that other parameters train from now on: what `requires_grad` says then holds.
         before_inference: `before_inference(model)` gets a copy of the trained model, and returns what is used: the copy
@@ -130,7 +130,7 @@ def any_number(config: Any) -> int:
 
 
 def default_recipe(model: nn.Module, config: Any, num_steps: int) -> Recipe:
-    """The default recipe: AdamW on all that trains, cross-entropy."""
+    """The default recipe: AdamW on all that trains, the loss alone."""
     return Recipe()
 
 
@@ -162,6 +162,8 @@ class Method:
         attention_maps: `attention_maps(model, extractor, inputs)`, the attention that what it adds pays to the tokens
             of the backbone: `(B, K, N)`, each of the K maps (of a query, head or layer) summing to one over the tokens,
             the prefix first. `inputs` are all views by name, normalised. None where nothing that it adds attends.
+        one_class: Why it must have one class an image and cross-entropy, as it reads labels itself; empty where it does
+            not: what it trains with is then the run's affair.
         starts_as_pretrained: Whether the model computes at its start what the backbone with the same head does.
         starts_with_head_alone: Whether nothing but the head trains at its start. Any other method of which that holds
             has options that leave it nothing to train, and is refused.
@@ -181,6 +183,7 @@ class Method:
     min_images: Callable[[Any], int] = any_number
     min_batch_size: int = 1
     attention_maps: Callable[[nn.Module, nn.Module | None, Mapping[str, Tensor]], Tensor] | None = None
+    one_class: str = ""
     starts_as_pretrained: bool = False
     starts_with_head_alone: bool = False
 

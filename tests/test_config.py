@@ -63,6 +63,8 @@ OTHERS: dict[str, Any] = {
     "keep_steps": True,
     "training_set": "ab" * 32,
     "imbalance": "class_weights",
+    "loss": "corn",
+    "uncertain": "one",
 }
 
 

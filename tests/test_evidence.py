@@ -25,6 +25,7 @@ from benchmarks.records.frame import runs_frame
 from benchmarks.records.record import load_records, write_record
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.tables import console_table
+from benchmarks.tasks import TASKS
 
 
 def load(results: Path) -> dict[str, Evidence]:
@@ -272,7 +273,9 @@ def test_runs_store_the_groups_of_a_prepared_folder(tmp_path: Path) -> None:
     write_manifest(root, entries, about)
     prepared = open_dataset(str(root), tmp_path, tmp_path / "cache")
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4]] * 4)
-    frames = [image_probabilities(dataset, "test", probabilities) for dataset in (plain, prepared)]
+    frames = [
+        image_probabilities(dataset, "test", probabilities, TASKS["cross_entropy"]) for dataset in (plain, prepared)
+    ]
     assert "group" not in frames[0]
     assert frames[1]["group"].to_list() == [f"patient {path[-5]}" for path in frames[1]["path"]]
     found = read_evidence(frames[1].to_csv(index=False).encode())

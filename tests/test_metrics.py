@@ -66,6 +66,7 @@ def test_the_other_metrics_equal_numbers_worked_out_by_hand() -> None:
     # without an order: agreement 5/8, by chance (4 * 4 + 2 * 2 + 2 * 2) / 64 = 3/8
     plain = classification_metrics(labels, np.log(probabilities), ["none", "mild", "severe"])
     assert plain["kappa"] == pytest.approx((5 / 8 - 3 / 8) / (1 - 3 / 8))
+    assert metrics.pop("mae") == pytest.approx((1 + 1 + 2) / 8)
     assert plain | {"kappa": 0} == metrics | {"kappa": 0}
 
 

@@ -18,6 +18,7 @@ from benchmarks.records.frame import load_frame, runs_frame
 from benchmarks.records.record import load_records, predictions_path, read_record, store_run, write_record
 from benchmarks.records.schema import COLUMNS
 from benchmarks.storage.files import check_writable, write_atomic
+from benchmarks.tasks import TASKS
 
 
 def test_record_comes_back_as_written(tmp_path: Path) -> None:
@@ -242,7 +243,7 @@ def test_variant_holds_what_is_neither_place_nor_protocol() -> None:
 def test_predictions_hold_probabilities_and_the_very_logits(tmp_path: Path) -> None:
     dataset = open_dataset(str(make_images(tmp_path / "images")), tmp_path, tmp_path / "cache")
     logits = np.random.default_rng(0).normal(0, 20, (8, 2)).astype(np.float32).astype(np.float64)
-    store_run(tmp_path, make_record("lora"), image_probabilities(dataset, "test", logits))
+    store_run(tmp_path, make_record("lora"), image_probabilities(dataset, "test", logits, TASKS["cross_entropy"]))
     path = predictions_path(tmp_path, "lora_448_0_a")
     with path.open(newline="") as file:
         stored = list(csv.DictReader(file))

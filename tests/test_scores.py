@@ -148,20 +148,23 @@ def test_without_validation_images_what_they_tell_is_missing() -> None:
 
 def test_resamples_keep_every_class_and_have_the_variance_of_a_mean() -> None:
     labels = np.repeat([0, 1], [40, 4])
-    weights = resample_weights(labels, np.arange(44), 0, 20_000)
+    weights = resample_weights(np.eye(labels.max() + 1, dtype=bool)[labels], np.arange(44), 0, 20_000)
     for index, number in ((0, 40), (1, 4)):
         mine = weights[:, labels == index]
         assert mine.sum(axis=1) == pytest.approx(np.full(20_000, number))
         values = np.arange(number)
         assert (mine @ values / number).var() == pytest.approx(values.var(ddof=1) / number, rel=0.05)
-    assert (resample_weights(labels, np.arange(44), 0, 5) == resample_weights(labels, np.arange(44), 0, 5)).all()
+    assert (
+        resample_weights(np.eye(labels.max() + 1, dtype=bool)[labels], np.arange(44), 0, 5)
+        == resample_weights(np.eye(labels.max() + 1, dtype=bool)[labels], np.arange(44), 0, 5)
+    ).all()
 
 
 def test_patients_are_drawn_whole_and_no_class_vanishes() -> None:
     """Class 2 is only with patients who have rarer classes too."""
     units = np.array([0, 0, 1, 1, 2, 2, 3, 3, 3, 4, 5, 6, 7])
     labels = np.array([0, 0, 0, 0, 1, 2, 1, 2, 2, 0, 0, 1, 1])
-    weights = resample_weights(labels, units, 1, 500)
+    weights = resample_weights(np.eye(labels.max() + 1, dtype=bool)[labels], units, 1, 500)
     for unit in range(8):
         assert np.ptp(weights[:, units == unit], axis=1).max() == 0
     for index in range(3):
@@ -207,7 +210,7 @@ def naive_roc_and_pr(labels: Integers, logits: Floats, weights: Floats) -> tuple
 def test_curves_of_resamples_are_those_of_a_loop(num_classes: int, decimals: int) -> None:
     labels, logits = sample(num_classes)
     logits = np.round(logits, decimals)
-    weights = resample_weights(labels, np.arange(len(labels)), 1, 30)
+    weights = resample_weights(np.eye(labels.max() + 1, dtype=bool)[labels], np.arange(len(labels)), 1, 30)
     for found, expected in zip(
         curves.roc_and_pr(labels, logits, weights), naive_roc_and_pr(labels, logits, weights), strict=True
     ):

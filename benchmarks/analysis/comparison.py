@@ -95,7 +95,8 @@ class SameImages:
         self._aucs = np.array([run.auc for run in runs])
         influences = np.array([run.influence for run in runs])
         self._products = influences @ influences.T
-        self._split = make_split(runs[0].class_images, runs[0].class_units, [run.design_effect for run in runs])
+        first, effects = runs[0], [run.design_effect for run in runs]
+        self._split = make_split(first.class_images, first.class_units, effects, first.num_parts)
 
     @property
     def fewest(self) -> int:

@@ -19,7 +19,7 @@ from benchmarks.scores import log_odds
 GRID = np.linspace(0, 1, 41)  # of false-positive rate, and of recall
 KINDS = ("roc", "pr", "reliability", "scaled")
 _NUM_RESAMPLES = 40  # a band from as many is itself off by a tenth
-_LAYOUT = "curves-2"
+_LAYOUT = "curves-3"
 _NORMAL = 1.96
 
 
@@ -84,18 +84,21 @@ def reliability(labels: Integers, probabilities: Floats, weights: Floats) -> Flo
 
 
 def make_curves(data: bytes) -> Curves:
-    """The curves of the test split of a file of predictions."""
+    """The curves of the test split of a file of predictions.
+
+    Of findings ROC and precision-recall curves are means over them, and confidences are taken all together.
+    """
     found = scored(data)
-    labels, logits = found.test.labels, found.logits
-    weights = np.concatenate([np.ones((1, len(labels))), found.weights(_NUM_RESAMPLES)])
-    roc, pr = roc_and_pr(labels, logits, weights)
-    by = found.fitted.temperature
-    made = {
-        "roc": roc[:, None],
-        "pr": pr[:, None],
-        "reliability": reliability(labels, softmax(logits, axis=1), weights),
-    }
-    made |= {} if np.isnan(by) else {"scaled": reliability(labels, scaled(logits, by), weights)}
+    weights = np.concatenate([np.ones((1, len(found.test.units))), found.weights(_NUM_RESAMPLES)])
+    by_part = [roc_and_pr(part.labels, logits, weights[:, part.rows]) for part, logits, _ in found.parts]
+    roc, pr = (np.mean(curves, axis=0) for curves in zip(*by_part, strict=True))
+    labels = np.concatenate([part.labels for part, _, _ in found.parts])
+    counted = np.concatenate([weights[:, part.rows] for part, _, _ in found.parts], axis=1)
+    plain = np.concatenate([softmax(logits, axis=1) for _, logits, _ in found.parts])
+    made = {"roc": roc[:, None], "pr": pr[:, None], "reliability": reliability(labels, plain, counted)}
+    if not any(np.isnan(fitted.temperature) for _, _, fitted in found.parts):
+        fitting = np.concatenate([scaled(logits, fitted.temperature) for _, logits, fitted in found.parts])
+        made["scaled"] = reliability(labels, fitting, counted)
     values = {kind: curve[0] for kind, curve in made.items()}
     deviations = {kind: _deviation(curve[1:, 0]) for kind, curve in made.items()}
     for kind in set(made) & {"reliability", "scaled"}:

@@ -183,13 +183,14 @@ def score(files: Sequence[bytes]) -> Scored:
     """
     read = [Predictions(data) for data in files]
     splits = [predictions.split("test") for predictions in read]
-    logs = [_logarithms(one.are_logits, split) for one, split in zip(read, splits, strict=True)]
-    called, others = (logsumexp([part[i] for part in logs], axis=0) for i in (0, 1))
-    test, classes = splits[0], read[0].classes
-    # Ranks as the mean probability does, and tells apart what rounds to 1.
-    ranked, answers = called - others, called.argmax(axis=1)
-    evidence = evidence_of(read[0].digest(test), classes, test, ranked, answers)
-    return Scored(evidence, float((answers == test.labels).mean()))
+    test, ranked, answers = splits[0], [], []
+    for place in range(len(test.parts)):
+        logs = [_logarithms(one.are_logits, split.parts[place]) for one, split in zip(read, splits, strict=True)]
+        called, others = (logsumexp([part[i] for part in logs], axis=0) for i in (0, 1))
+        ranked.append(called - others)  # as the mean probability does, and tells apart what rounds to 1
+        answers.append(called.argmax(axis=1))
+    accuracies = [(own == part.labels).mean() for own, part in zip(answers, test.parts, strict=True)]
+    return Scored(evidence_of(test, ranked, answers), float(np.mean(accuracies)))
 
 
 def _logarithms(are_logits: bool, split: SplitPredictions) -> tuple[Floats, Floats]:

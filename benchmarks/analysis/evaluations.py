@@ -136,7 +136,7 @@ def _numbers(internal: Cell, external: Cell, aucs: Sequence[float]) -> dict[str,
     if not external or len({run.images for run in external.values()}) > 1:
         return found
     tested = SameImages([external])
-    found |= {"num_images": int(next(iter(external.values())).class_images.sum())}
+    found |= {"num_images": next(iter(external.values())).num_images}
     found |= {"external_fewest_units": tested.fewest}
     if interval := tested.intervals()[0]:
         found |= {"external_low": interval.low, "external_high": interval.high}

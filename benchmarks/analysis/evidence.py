@@ -13,14 +13,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.analysis.influence import Floats, Integers, influence, units_of_classes
+from benchmarks.analysis.influence import Floats, Integers, mean_influence, units_of_classes
 from benchmarks.analysis.kept import FOLDER, Arrays, Kept, not_theirs
-from benchmarks.analysis.predictions import Predictions, SplitPredictions
+from benchmarks.analysis.predictions import Predictions, SplitPredictions, Tested
 from benchmarks.errors import UserError
 from benchmarks.records.record import predictions_path
 from benchmarks.scores import log_odds
 
-_LAYOUT = "evidence-6"  # of the kept files
+_LAYOUT = "evidence-7"  # of the kept files
+_NUMBERS = ("auc", "design_effect", "num_parts")
 _ARRAYS = ("influence", "class_images", "class_units", "confusion")
 _TOLERANCE = 1e-6  # between a record's AUC and that of its predictions; they are written in full
 
@@ -33,9 +34,13 @@ class Evidence(NamedTuple):
     auc: on the whole test split.
     influence: of each unit on it `(U,)`, see `influence.influence`.
     design_effect: how many times larger the variance of the AUC is than if every image were a unit.
-    class_images, class_units: images of each class, and units that have one `(C,)`.
-    classes: their names, in the order of the columns of predictions; empty where nothing is known of classes.
-    confusion: images by true and by called class `(C, C)`, the class of the highest logit or, without, probability.
+    class_images, class_units: images of each class, and units that have one `(C,)`. Of findings, for each that can be
+        scored, those without it and those with it.
+    classes: their names, in the order of the columns of predictions; empty where nothing is known of classes. Of
+        findings those that can be scored.
+    confusion: images by true and by called class `(C, C)`, the class of the highest logit or, without, probability,
+        unless predictions say another. Of findings one of each `(F, 2, 2)`.
+    num_parts: findings whose AUCs are averaged; of classes one.
     """
 
     images: str
@@ -47,6 +52,12 @@ class Evidence(NamedTuple):
     class_units: Integers
     classes: tuple[str, ...] = ()
     confusion: Integers = np.zeros((0, 0), dtype=np.int64)
+    num_parts: int = 1
+
+    @property
+    def num_images(self) -> int:
+        """Images that were tested; of findings those of the one that is known of most."""
+        return int(self.class_images.reshape(self.num_parts, -1).sum(axis=1).max())
 
 
 def same_evidence(first: Evidence, second: Evidence) -> bool:
@@ -91,41 +102,72 @@ def read_evidence(data: bytes) -> Evidence:
     """Evidence from the content of a file of predictions.
 
     Args:
-        data: csv with the columns split, path, label, prob_<class> and, optionally, logit_<class>, by which images are
-            ranked where there are any, and group; images that share a group are a unit, those without one alone.
+        data: As `Predictions` takes it. Images are ranked by logits, where there are any.
 
     Raises:
-        UserError: it is not such a file, or its test split lacks a class.
+        UserError: it is not such a file, its test split lacks a class, or no finding of it can be scored.
     """
     predictions = Predictions(data)
-    test, classes = predictions.split("test"), predictions.classes
-    scores = log_odds(test.values) if predictions.are_logits else test.values
-    return evidence_of(predictions.digest(test), classes, test, scores, test.values.argmax(axis=1))
+    test = predictions.split("test")
+    return evidence_of(test, [ranked_by(part, predictions.are_logits) for part in test.parts])
 
 
-def evidence_of(
-    images: str, classes: Sequence[str], test: SplitPredictions, scores: Floats, answers: Integers
-) -> Evidence:
+class FindingEvidence(NamedTuple):
+    """What the test predictions of a run say about each finding alone, as if it were a dataset of two classes.
+
+    scored: the evidence by finding. unscored: findings that too few images have, or do not have.
+    """
+
+    scored: dict[str, Evidence]
+    unscored: tuple[str, ...]
+
+
+def finding_evidence(data: bytes) -> FindingEvidence:
+    """The evidence of each finding; of classes there are no findings.
+
+    Args:
+        data: As of `read_evidence`.
+    """
+    predictions = Predictions(data)
+    if not predictions.has_findings:
+        return FindingEvidence({}, ())
+    test = predictions.split("test")
+    scored = {}
+    for name, part in zip(test.names, test.parts, strict=True):
+        alone = test._replace(parts=(part,), names=(name,))
+        scored[name] = evidence_of(alone, [ranked_by(part, predictions.are_logits)])
+    return FindingEvidence(scored, tuple(name for name in predictions.classes if name not in scored))
+
+
+def ranked_by(part: SplitPredictions, are_logits: bool) -> Floats:
+    """By what the images of a part are ranked for each class `(n, C)`."""
+    return log_odds(part.values) if are_logits else part.values
+
+
+def evidence_of(test: Tested, scores: Sequence[Floats], answers: Sequence[Integers] | None = None) -> Evidence:
     """Evidence of what a model, or several, say of a test split.
 
     Args:
-        images: See `Evidence`.
-        classes: Names of the classes.
-        test: The split, whose values are not read.
-        scores: By which images are ranked `(n, C)`.
-        answers: The class that each image is called `(n,)`.
+        test: The split, of whose parts no values are read.
+        scores: By which images are ranked, of each part `(n, C)`.
+        answers: The class that each image is called, of each part `(n,)`; None for what the parts say.
     """
-    found = influence(test.labels, scores, test.units)
+    parts = test.parts
+    found = mean_influence([(part.labels, score, part.units) for part, score in zip(parts, scores, strict=True)])
+    called = [part.called for part in parts] if answers is None else answers
+    counts = [np.bincount(part.labels, minlength=2) for part in parts]
+    confusion = [_confusion(part.labels, own, len(n)) for part, own, n in zip(parts, called, counts, strict=True)]
     return Evidence(
-        images=images,
+        images=test.images,
         unit=test.unit,
         auc=found.auc,
         influence=found.units,
         design_effect=found.design_effect,
-        class_images=np.bincount(test.labels),
-        class_units=units_of_classes(test.labels, test.units),
-        classes=tuple(classes),
-        confusion=_confusion(test.labels, answers, len(classes)),
+        class_images=np.concatenate(counts),
+        class_units=np.concatenate([units_of_classes(part.labels, part.units) for part in parts]),
+        classes=test.names,
+        confusion=confusion[0] if parts[0].finding is None else np.stack(confusion),
+        num_parts=len(parts),
     )
 
 
@@ -139,13 +181,14 @@ def _made(data: bytes) -> Arrays:
     evidence = read_evidence(data)
     texts = {name: getattr(evidence, name) for name in ("images", "unit")} | {"classes": json.dumps(evidence.classes)}
     letters = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
-    numbers: dict[str, NDArray[Any]] = {name: np.array([getattr(evidence, name)]) for name in ("auc", "design_effect")}
+    numbers: dict[str, NDArray[Any]] = {name: np.array([getattr(evidence, name)]) for name in _NUMBERS}
     arrays = {name: getattr(evidence, name) for name in _ARRAYS}
     return letters | numbers | arrays
 
 
 def _unpack(stored: Arrays) -> Evidence:
     images, unit, classes = (bytes(stored[name]).decode() for name in ("images", "unit", "classes"))
-    auc, effect = (float(stored[name][0]) for name in ("auc", "design_effect"))
-    arrays = {name: stored[name] for name in _ARRAYS}
-    return Evidence(images, unit, auc, design_effect=effect, classes=tuple(json.loads(classes)), **arrays)
+    auc, effect, num_parts = (stored[name][0] for name in _NUMBERS)
+    arrays: dict[str, Any] = {name: stored[name] for name in _ARRAYS}
+    numbers: dict[str, Any] = {"design_effect": float(effect), "num_parts": int(num_parts)}
+    return Evidence(images, unit, float(auc), classes=tuple(json.loads(classes)), **numbers, **arrays)

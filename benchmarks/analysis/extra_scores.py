@@ -28,14 +28,14 @@ _ELEMENTS = 2**20  # of weights at a time, so that many resamples of many images
 class Score(NamedTuple):
     """What a score is.
 
-    title: in the head of a table. better: 1 where more is better, -1 where less is. low, high: its range.
-    percent: whether it is shown in percent.
+    title: in the head of a table. better: 1 where more is better, -1 where less is. low, high: its range; of grades to
+    the number of classes less one, where high is None. percent: whether it is shown in percent.
     """
 
     title: str
     better: int
     low: float = 0.0
-    high: float = 1.0
+    high: float | None = 1.0
     percent: bool = True
 
 
@@ -47,6 +47,7 @@ SCORES = {
     "mcc": Score("MCC", 1, -1, percent=False),
     "kappa": Score("Kappa, no weights", 1, -1, percent=False),
     "quadratic_kappa": Score("Kappa, quadratic", 1, -1, percent=False),
+    "mae": Score("Mean absolute error", -1, 0, None, percent=False),
     "accuracy": Score("Accuracy", 1),
     "balanced_accuracy": Score("Balanced accuracy", 1),
     "macro_f1": Score("Macro F1", 1),
@@ -101,7 +102,14 @@ def threshold(mine: NDArray[np.bool_], scores: Floats, specificity: float) -> fl
     return float(enough[0]) if len(enough) else float("inf")
 
 
-def extra_scores(labels: Integers, logits: Floats, weights: Floats, fitted: Fitted) -> Floats:
+def extra_scores(
+    labels: Integers,
+    logits: Floats,
+    weights: Floats,
+    fitted: Fitted,
+    called: Integers | None = None,
+    positive: int | None = None,
+) -> Floats:
     """All of `SCORES`, in their order, for each row of weights.
 
     Args:
@@ -109,19 +117,26 @@ def extra_scores(labels: Integers, logits: Floats, weights: Floats, fitted: Fitt
         logits: `(n, C)`, finite.
         weights: Of the images `(W, n)`; in each row every class has some.
         fitted: To the validation split.
+        called: The class that each image is called `(n,)`; None for the likeliest.
+        positive: The class that F1 is of; None for the mean over all.
 
     Shape:
         - Output: `(W, len(SCORES))`
     """
+    answers = logits.argmax(axis=1) if called is None else called
     rows = max(_ELEMENTS // weights.shape[1], 1)
-    parts = [_scores(labels, logits, weights[i : i + rows], fitted) for i in range(0, len(weights), rows)]
+    parts = [
+        _scores(labels, logits, weights[i : i + rows], fitted, answers, positive) for i in range(0, len(weights), rows)
+    ]
     return np.concatenate(parts)
 
 
-def _scores(labels: Integers, logits: Floats, weights: Floats, fitted: Fitted) -> Floats:
+def _scores(
+    labels: Integers, logits: Floats, weights: Floats, fitted: Fitted, called: Integers, positive: int | None
+) -> Floats:
     odds = log_odds(logits)
     found = one_against_rest(labels, odds, weights, fitted)
-    found |= of_confusion(weighted_confusion(labels, logits.argmax(axis=1), weights, logits.shape[1]))
+    found |= of_confusion(weighted_confusion(labels, called, weights, logits.shape[1]), positive)
     known = not np.isnan(fitted.temperature)
     probabilities = {"": softmax(logits, axis=1)}
     probabilities |= {"_scaled": scaled(logits, fitted.temperature)} if known else {}
@@ -191,8 +206,10 @@ def weighted_confusion(labels: Integers, called: Integers, weights: Floats, num_
     return np.asarray((weights @ members).reshape(-1, num_classes, num_classes))
 
 
-def of_confusion(counts: Floats) -> dict[str, Floats]:
+def of_confusion(counts: Floats, positive: int | None = None) -> dict[str, Floats]:
     """What the called classes alone tell, each `(W,)`; a quotient without a denominator is 0, as in scikit-learn.
+
+    F1 is that of the positive class, or the mean over all.
 
     Source: Gorodkin, Computational Biology and Chemistry 28 (2004), 367-374, of MCC; Cohen, Educational and
     Psychological Measurement 20 (1960), 37-46, and Psychological Bulletin 70 (1968), 213-220, of kappa.
@@ -201,15 +218,16 @@ def of_confusion(counts: Floats) -> dict[str, Floats]:
     hits = np.diagonal(counts, axis1=1, axis2=2)
     right = hits.sum(axis=1)
     spread = (total**2 - (true**2).sum(axis=1)) * (total**2 - (called**2).sum(axis=1))
-    places = np.arange(counts.shape[1])
+    places, f1 = np.arange(counts.shape[1]), _ratio(2 * hits, true + called)
     expected = true[:, :, None] * called[:, None, :] / total[:, None, None]
     return {
         "mcc": _ratio(right * total - (true * called).sum(axis=1), np.sqrt(np.maximum(spread, 0))),
         "kappa": _kappa(counts, expected, (places[:, None] != places).astype(np.float64)),
         "quadratic_kappa": _kappa(counts, expected, np.square(places[:, None] - places).astype(np.float64)),
+        "mae": (counts * np.abs(places[:, None] - places)).sum(axis=(1, 2)) / total,
         "accuracy": right / total,
         "balanced_accuracy": (hits / true).mean(axis=1),
-        "macro_f1": _ratio(2 * hits, true + called).mean(axis=1),
+        "macro_f1": f1.mean(axis=1) if positive is None else f1[:, positive],
     }
 
 

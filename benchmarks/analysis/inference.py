@@ -162,15 +162,20 @@ class Split(NamedTuple):
     fewest: int
 
 
-def make_split(class_images: Integers, class_units: Integers, design_effects: Sequence[float]) -> Split:
+def make_split(
+    class_images: Integers, class_units: Integers, design_effects: Sequence[float], num_parts: int = 1
+) -> Split:
     """The split that models were tested on.
 
     Args:
-        class_images, class_units: Images of each class, and units that have one `(C,)`.
+        class_images, class_units: Images of each class, and units that have one `(C,)`; part by part.
         design_effects: Of the models' variances; their mean is taken.
+        num_parts: Parts of the split whose AUCs are averaged, each of as many classes.
     """
     effect = float(np.mean(design_effects))
-    return Split(class_images / effect, (class_images.sum() - class_images) / effect, int(class_units.min()))
+    by_part = class_images.reshape(num_parts, -1)
+    others = (by_part.sum(axis=1, keepdims=True) - by_part).ravel()
+    return Split(class_images / effect, others / effect, int(class_units.min()))
 
 
 class Means(NamedTuple):

@@ -4,6 +4,7 @@ AUC is everywhere the macro one-vs-rest area: the mean over classes of the chanc
 higher for it than an image of another class, ties counting half.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,25 @@ def influence(labels: Integers, scores: Floats, units: Integers) -> Influence:
     most = num_images / len(by_unit)
     effect = min(max(together / alone, 1.0), most) if alone > _NOTHING else most
     return Influence(float(np.mean(aucs)), by_unit, effect)
+
+
+def mean_influence(parts: Sequence[tuple[Integers, Floats, Integers]]) -> Influence:
+    """The mean AUC of several parts of a test split, and what each unit contributes to its variance.
+
+    Args:
+        parts: Of each labels, scores and units, as of `influence`; the units have the same numbers in all, and a part
+            need not have all of them.
+    """
+    num_units = 1 + max(int(units.max()) for _, _, units in parts)
+    aucs, together = [], np.zeros(num_units)
+    effects = []
+    for labels, scores, units in parts:
+        present, own = np.unique(units, return_inverse=True)
+        found = influence(labels, scores, own)
+        together[present] += found.units / len(parts)
+        aucs.append(found.auc)
+        effects.append(found.design_effect)
+    return Influence(float(np.mean(aucs)), together, float(np.mean(effects)))
 
 
 def placements(mine: NDArray[np.bool_], scores: Floats) -> Floats:

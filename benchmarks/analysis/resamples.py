@@ -1,6 +1,7 @@
 """Resamples of a test split, as weights of its images: the same ones for every model tested on it; arrays only."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.analysis.influence import Floats, Integers
 
@@ -8,7 +9,9 @@ NUM_RESAMPLES = 200  # a standard error from as many is itself off by 5 %
 _DRAWS = 50  # of one stratum, in search of one in which no class is missing
 
 
-def resample_weights(labels: Integers, units: Integers, seed: int, num_resamples: int = NUM_RESAMPLES) -> Floats:
+def resample_weights(
+    members: NDArray[np.bool_], units: Integers, seed: int, num_resamples: int = NUM_RESAMPLES
+) -> Floats:
     """How often each image counts in each bootstrap resample.
 
     Units (patients, or images) are drawn with replacement within strata: a unit's stratum is the rarest of its classes,
@@ -18,7 +21,7 @@ def resample_weights(labels: Integers, units: Integers, seed: int, num_resamples
     split itself.
 
     Args:
-        labels: Class indices `(n,)`; every class occurs.
+        members: Which images have which class `(n, K)`; every class occurs, an image may have several.
         units: What was drawn together `(n,)`, 0 to the number of units less one.
         seed: Of the resamples: what is tested on the same images has the same ones.
         num_resamples: How many.
@@ -29,17 +32,17 @@ def resample_weights(labels: Integers, units: Integers, seed: int, num_resamples
     Source: Rao, Wu, Journal of the American Statistical Association 83 (1988), 231-241; Davison, Hinkley, Bootstrap
     Methods and their Application (1997), section 3.2.
     """
-    num_units, num_classes = int(units.max()) + 1, int(labels.max()) + 1
-    has = np.zeros((num_units, num_classes), dtype=bool)  # (U, C)
-    has[units, labels] = True
+    num_units = int(units.max()) + 1
+    has = np.zeros((num_units, members.shape[1]), dtype=bool)  # (U, K)
+    np.logical_or.at(has, units, members)
     strata = np.where(has, has.sum(axis=0), num_units + 1).argmin(axis=1)
     rng = np.random.default_rng(seed)
     weights = np.ones((num_resamples, num_units))
     lacking = np.arange(num_resamples)
     for _ in range(_DRAWS):
         for stratum in np.unique(strata):
-            members = np.flatnonzero(strata == stratum)
-            weights[np.ix_(lacking, members)] = _drawn(len(members), len(lacking), rng)
+            drawn = np.flatnonzero(strata == stratum)
+            weights[np.ix_(lacking, drawn)] = _drawn(len(drawn), len(lacking), rng)
         lacking = lacking[(weights[lacking] @ has == 0).any(axis=1)]
         if len(lacking) == 0:
             break

@@ -14,11 +14,10 @@ import pandas as pd
 
 from benchmarks.analysis.comparison import SameImages
 from benchmarks.analysis.evaluations import data_labels
-from benchmarks.analysis.evidence import Evidence, evidence_of
+from benchmarks.analysis.evidence import Evidence, evidence_of, ranked_by
 from benchmarks.analysis.kept import FOLDER, Arrays, Kept, not_theirs
 from benchmarks.analysis.predictions import Predictions
 from benchmarks.records.record import predictions_path
-from benchmarks.scores import log_odds
 
 KIND = "corruptions"  # of evaluations that this is about
 CLEAN = "test"  # what the clean images are called in a file of predictions
@@ -51,10 +50,7 @@ def read_conditions(data: bytes) -> dict[Condition | None, Evidence]:
     found: dict[Condition | None, Evidence] = {}
     for name in predictions.splits:
         test = predictions.split(name)
-        scores = log_odds(test.values) if predictions.are_logits else test.values
-        found[_condition(name)] = evidence_of(
-            predictions.digest(test), predictions.classes, test, scores, test.values.argmax(axis=1)
-        )
+        found[_condition(name)] = evidence_of(test, [ranked_by(part, predictions.are_logits) for part in test.parts])
     return found
 
 

@@ -12,7 +12,8 @@ from benchmarks.analysis.inference import LEVEL, critical_value, variance_parts
 from benchmarks.analysis.influence import Floats
 from benchmarks.analysis.run_scores import RunScores
 
-RECORDED = ("accuracy", "balanced_accuracy", "macro_f1", "kappa", "quadratic_kappa")  # whose means records tell
+RECORDED = ("accuracy", "balanced_accuracy", "macro_f1", "kappa", "quadratic_kappa", "mae")  # whose means records tell
+_TOLD_BY = {"mae": "quadratic_kappa"}  # of records from before there was this one: what says that classes are grades
 _PARTS = ("mean", "sd", "low", "high", "se_images", "se_seeds")
 _NOTHING = 1e-12
 
@@ -32,11 +33,11 @@ def score_interval(name: str, runs: Sequence[RunScores]) -> ScoreInterval | None
     """The interval of the mean of a score over runs that were tested, and resampled, alike; None if it is unknown."""
     place = list(SCORES).index(name)
     values, resampled = (np.array([getattr(run, part)[..., place] for run in runs]) for part in ("values", "resampled"))
-    return mean_interval(SCORES[name], values, resampled, min(run.fewest for run in runs))
+    return mean_interval(SCORES[name], values, resampled, min(run.fewest for run in runs), runs[0].num_classes)
 
 
 def mean_interval(
-    score: Score, values: Floats, resampled: NDArray[Any], fewest: int, level: float = LEVEL
+    score: Score, values: Floats, resampled: NDArray[Any], fewest: int, num_classes: int, level: float = LEVEL
 ) -> ScoreInterval | None:
     """The interval of the mean of a score over runs; None where a run has none.
 
@@ -50,6 +51,7 @@ def mean_interval(
         values: Of the runs `(S,)`.
         resampled: The same in resamples that the runs share `(S, W)`.
         fewest: Units of the rarest class.
+        num_classes: On which the range of a distance between grades depends.
         level: Two-sided.
 
     Source: Wilson, Journal of the American Statistical Association 22 (1927), 209-212; with an effective number: Dean,
@@ -62,7 +64,8 @@ def mean_interval(
     images = resampled.mean(axis=0).var(ddof=1, keepdims=True)
     parts = variance_parts(values[None], each, images)
     critical = float(critical_value(level, parts, 2 * fewest - 1)[0])
-    mean, width = float(values.mean()), score.high - score.low
+    high = num_classes - 1 if score.high is None else score.high
+    mean, width = float(values.mean()), high - score.low
     share = min(max((mean - score.low) / width, 0.0), 1.0)
     variance = float(parts.images[0] + parts.seeds[0]) / width**2
     number = share * (1 - share) / variance if variance > _NOTHING and 0 < share < 1 else fewest
@@ -98,7 +101,7 @@ def add_scores(table: pd.DataFrame, scores: Mapping[str, RunScores], names: Sequ
     for _, row in table.iterrows():
         runs = cell_scores(row, scores)
         for name in names:
-            declared = name not in RECORDED or not pd.isna(row[f"{name}_mean"])
+            declared = name not in RECORDED or not pd.isna(row[f"{_TOLD_BY.get(name, name)}_mean"])
             found = score_interval(name, runs) if runs and declared else None
             for part in _PARTS:
                 gained[f"{name}_{part}"].append(None if found is None else getattr(found, part))

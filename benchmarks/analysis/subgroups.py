@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.analysis.extra_scores import SCORES, Score, cumulated, extra_scores, partial_auc
+from benchmarks.analysis.extra_scores import SCORES, Score, cumulated, partial_auc
 from benchmarks.analysis.inference import LEVEL
 from benchmarks.analysis.influence import Floats, Integers, units_of_classes
 from benchmarks.analysis.kept import FOLDER, Arrays, Kept, not_theirs
 from benchmarks.analysis.resamples import resample_weights
-from benchmarks.analysis.run_scores import Scored, scored
+from benchmarks.analysis.run_scores import Scored, ScoredPart, part_scores, scored
 from benchmarks.analysis.score_intervals import ScoreInterval, mean_interval
 from benchmarks.choices import AUC, FEW_UNITS
 from benchmarks.errors import UserError
@@ -29,6 +29,8 @@ from benchmarks.scores import log_odds
 
 GAP = "gap"  # in the place of a subgroup
 _LAYOUT = "subgroups-1"  # of the kept files
+_COUNTS = ("num_images", "fewest", "num_classes")  # the first of `GroupScores`
+_BY_IMAGE = ("labels", "values", "units", "called")  # of a part
 ALL_SCORES: dict[str, Score] = {AUC: Score("AUC", 1), **SCORES}
 
 
@@ -39,12 +41,13 @@ class NotListed(UserError):
 class GroupScores(NamedTuple):
     """What a run says of a subgroup.
 
-    num_images: in it. fewest: units of its rarest class, 0 where it lacks one.
+    num_images: in it. fewest: units of its rarest class, 0 where it lacks one. num_classes: that there are.
     values: of `ALL_SCORES` in their order, and resampled `(W, len(ALL_SCORES))`: nan where the subgroup is too small.
     """
 
     num_images: int
     fewest: int
+    num_classes: int
     values: Floats
     resampled: NDArray[np.float32]
 
@@ -73,25 +76,45 @@ def read_groups(data: bytes, value_of: Mapping[str, str]) -> RunGroups:
         raise NotListed(f"{len(absent)} of {len(found.test.paths)} test images, {absent[0]!r} first")
     values = np.array([value_of[path] for path in found.test.paths])
     return RunGroups(
-        found.images, {str(value): _group(found, values == value) for value in sorted(set(values.tolist()) - {""})}
+        found.test.images, {str(value): _group(found, values == value) for value in sorted(set(values.tolist()) - {""})}
     )
 
 
 def _group(found: Scored, mine: NDArray[np.bool_]) -> GroupScores:
-    labels, logits = found.test.labels[mine], found.logits[mine]
-    units = np.unique(found.test.units[mine], return_inverse=True)[1]
-    there = np.bincount(labels, minlength=logits.shape[1])
-    fewest = int(units_of_classes(labels, units).min()) if there.all() else 0
-    weights = np.ones((1, len(labels)))
+    """Of some images; of findings the mean over all, each of which needs enough of them with and without it."""
+    parts = [_cut(part, mine) for part in found.parts]
+    num_images, num_classes = int(mine.sum()), found.parts[0].logits.shape[1]
+    fewest = min(_fewest(part) for part in parts)
     if fewest < FEW_UNITS:
         nothing = np.full(len(ALL_SCORES), np.nan)
-        return GroupScores(len(labels), fewest, nothing, nothing.astype(np.float32)[None])
-    seed = hashlib.sha256(json.dumps([found.images, np.flatnonzero(mine).tolist()]).encode()).hexdigest()
-    own, resampled = (
-        np.concatenate([_auc(labels, logits, w)[:, None], extra_scores(labels, logits, w, found.fitted)], axis=1)
-        for w in (weights, resample_weights(labels, units, int(seed[:15], 16)))
-    )
-    return GroupScores(len(labels), fewest, own[0], resampled.astype(np.float32))
+        return GroupScores(num_images, fewest, num_classes, nothing, nothing.astype(np.float32)[None])
+    units = np.unique(found.test.units[mine], return_inverse=True)[1]
+    seed = hashlib.sha256(json.dumps([found.test.images, np.flatnonzero(mine).tolist()]).encode()).hexdigest()
+    drawn = resample_weights(found.test.members[mine], units, int(seed[:15], 16))
+    weights = np.concatenate([np.ones((1, num_images)), drawn])
+    values = np.mean([_all_scores(part, weights) for part in parts], axis=0)
+    return GroupScores(num_images, fewest, num_classes, values[0], values[1:].astype(np.float32))
+
+
+def _cut(scored: ScoredPart, mine: NDArray[np.bool_]) -> ScoredPart:
+    """The images of a part that are in a subgroup, whose rows are then among those of the subgroup."""
+    part, kept = scored.part, mine[scored.part.rows]
+    rows = (np.cumsum(mine) - 1)[part.rows[kept]]
+    own = part._replace(rows=rows, **{name: getattr(part, name)[kept] for name in _BY_IMAGE})
+    return ScoredPart(own, scored.logits[kept], scored.fitted)
+
+
+def _fewest(scored: ScoredPart) -> int:
+    """Units of the rarest class, 0 where one is absent."""
+    labels = scored.part.labels
+    there = np.bincount(labels, minlength=scored.logits.shape[1])
+    return int(units_of_classes(labels, scored.part.units).min()) if there.all() else 0
+
+
+def _all_scores(scored: ScoredPart, weights: Floats) -> Floats:
+    """All of `ALL_SCORES` `(W, len(ALL_SCORES))`."""
+    auc = _auc(scored.part.labels, scored.logits, weights[:, scored.part.rows])
+    return np.concatenate([auc[:, None], part_scores(scored, weights)], axis=1)
 
 
 def _auc(labels: Integers, logits: Floats, weights: Floats) -> Floats:
@@ -141,7 +164,7 @@ def _maker(value_of: Mapping[str, str]) -> Any:
         names = np.frombuffer(json.dumps([found.images, list(found.groups)]).encode(), np.uint8)
         return {
             "names": names,
-            "counts": np.array([[group.num_images, group.fewest] for group in groups]).reshape(-1, 2),
+            "counts": np.array([group[: len(_COUNTS)] for group in groups]).reshape(-1, len(_COUNTS)),
             "values": np.array([group.values for group in groups]).reshape(-1, len(ALL_SCORES)),
             "resampled": np.array(
                 [np.broadcast_to(group.resampled, (width, len(ALL_SCORES))) for group in groups], np.float32
@@ -153,8 +176,8 @@ def _maker(value_of: Mapping[str, str]) -> Any:
 
 def _unpack(stored: Arrays) -> RunGroups:
     images, names = json.loads(bytes(stored["names"]).decode())
-    counts, parts = stored["counts"].tolist(), zip(stored["values"], stored["resampled"], strict=True)
-    groups = (GroupScores(size, few, *part) for (size, few), part in zip(counts, parts, strict=True))
+    rows = zip(stored["counts"].tolist(), stored["values"], stored["resampled"], strict=True)
+    groups = (GroupScores(*counts, values, resampled) for counts, values, resampled in rows)
     return RunGroups(images, dict(zip(names, groups, strict=True)))
 
 
@@ -207,7 +230,7 @@ def _interval(name: str, parts: Sequence[GroupScores], level: float) -> ScoreInt
     place = list(ALL_SCORES).index(name)
     values = np.array([part.values[place] for part in parts])
     resampled = np.array([part.resampled[:, place] for part in parts])
-    return mean_interval(ALL_SCORES[name], values, resampled, parts[0].fewest, level)
+    return mean_interval(ALL_SCORES[name], values, resampled, parts[0].fewest, parts[0].num_classes, level)
 
 
 def _ends(interval: ScoreInterval) -> tuple[float, float, float]:

@@ -11,7 +11,7 @@ from benchmarks.bounds import typed
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_cache, add_data_root, add_format, add_plugins
 from benchmarks.commands.printing import markdown_table, print_narrow
-from benchmarks.errors import MachineError
+from benchmarks.errors import MachineError, UserError
 from benchmarks.names import printable, shortened
 from benchmarks.storage.csv_cells import csv_text
 
@@ -53,10 +53,16 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.check.sheet import draw_sheet
     from benchmarks.check.survey import survey, tables
     from benchmarks.data.dataset import find_root
+    from benchmarks.data.findings import has_findings
     from benchmarks.data.hashes import differences, path_key
     from benchmarks.suite.progress import CountProgress
 
     info, root = find_root(args.dataset, args.data_root)
+    if has_findings(root):
+        raise UserError(
+            f"check must be of class folders, got a table of findings in {str(root)!r}; what is wrong with the table, "
+            "and identical images in several splits, a run says before it starts: add --dry-run to one"
+        )
     with CountProgress("decoding images") as progress:
         found = survey(root, info, progress)
     name = printable(root.resolve().name)

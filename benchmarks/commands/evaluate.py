@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluates each model, and prints the AUC there and before; what is stored is not done again."""
     from benchmarks.inference.labelled_folder import open_labelled, read_class_map
+    from benchmarks.tasks import task_of
 
     check_named(args.results, "results")
     if args.data is None and (args.corruptions is None or args.class_map is not None):
@@ -66,6 +67,11 @@ def run(args: argparse.Namespace) -> int:
         check_suite(args.corruptions)
     class_map = None if args.class_map is None else read_class_map(args.class_map)
     for record in _records(args):
+        if task_of(record["run"]["config"]).has_findings:
+            raise UserError(
+                f"model must be one of classes, as the folder has them, got {record['run_id']}, which tells findings; "
+                "use bench.py predict on the images, which gives the probability of each"
+            )
         place = _own_folder(record, args) if args.data is None else args.data
         data = open_labelled(place, record["run"]["dataset"]["classes"], class_map, args.cache)
         (_other_data if args.corruptions is None else _corrupted)(args, record, data)

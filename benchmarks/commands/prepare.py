@@ -99,7 +99,7 @@ def _describe_datasets(parser: argparse.ArgumentParser) -> None:
     for info in DATASETS.values():
         if info.find is None:
             continue
-        size = f"{expected_images(info):,} images, {len(info.classes)} classes"
+        size = f"{expected_images(info):,} images, {len(info.classes)} {'findings' if info.findings else 'classes'}"
         lines += [f"  {info.name}: {info.title}, {size}; {split_kinds(info)}", f"    {info.url}"]
         lines += [f"    - {step}" for step in info.download]
         lines += [f"    licence: {info.licence}", f"    cite: {info.citation}"]
@@ -125,7 +125,7 @@ def split_kinds(info: "DatasetInfo") -> str:
 
 def _summary(info: "DatasetInfo", outcome: "Outcome") -> list[str]:
     about = outcome.about
-    num_images = sum(sum(classes.values()) for classes in about["counts"].values())
+    num_images = about.get("num_images") or sum(sum(classes.values()) for classes in about["counts"].values())
     if outcome.num_new is None:
         return [f"{info.name}: already prepared in {outcome.root}, {num_images:,} images; nothing to do"]
     lines = [f"{info.name}: {num_images:,} images in {outcome.root} ({outcome.num_new:,} converted now)"]

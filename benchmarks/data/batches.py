@@ -34,7 +34,7 @@ class Split:
     """The samples of one split, and the stored arrays in which row i belongs to sample i unless `rows` says otherwise.
 
     Attributes:
-        labels: Class indices `(n,)`.
+        labels: Class indices `(n,)`, or findings `(n, C)`: 0, 1, nan where that is not known.
         views: By input name.
         features: Precomputed features; None where there are none.
         fixed_views: Names of the views that are never augmented, since features of theirs may be precomputed.
@@ -42,7 +42,7 @@ class Split:
         num_drawn: Images of a training epoch; None for each sample once.
     """
 
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     views: Mapping[str, Images]
     features: FeatureRows | None = None
     fixed_views: frozenset[str] = frozenset()

@@ -1,4 +1,6 @@
-"""Datasets as prepared folders: `<root>/{train,val,test}/<class>/<images>`, checked, listed and digested.
+"""Datasets as prepared folders: `<root>/{train,val,test}/<class>/<images>`, or images and a table of findings.
+
+They are checked, listed and digested here.
 
 Files beside the class folders and beside the split folders (manifests, licences) are left alone. Class folders may have
 sub-folders; links are followed. Hidden files and well-known litter are passed over; any other file must be an image.
@@ -12,17 +14,21 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from benchmarks.choices import SPLITS
+from benchmarks.config import Uncertain
 from benchmarks.data.bit_depth import find_scale, stated_depth
 from benchmarks.data.classes import class_order, natural_key
+from benchmarks.data.findings import Findings, Values, has_findings, read_findings, targets_of
 from benchmarks.data.hashes import content_hashes
 from benchmarks.data.identical import Identical, find_identical
 from benchmarks.data.layout import layout_advice
-from benchmarks.data.manifest import SplitOrigin, prepared_depth, read_origin
+from benchmarks.data.manifest import Entry, SplitOrigin, prepared_depth, read_entries, read_origin, split_digest
 from benchmarks.errors import MissingError, UserError
 from benchmarks.images.decode import PIXEL_FORMAT, in_order, is_image, read_image
 from benchmarks.images.depth import Scale
@@ -35,12 +41,17 @@ from datasets.info import DatasetInfo
 SYNTHETIC_MARK = "NOT_CLINICAL_DATA.txt"
 NORMALIZATION_SIDE = 224
 
+Statistics = tuple[float, float, float]  # of each channel
+
 
 class Sample(NamedTuple):
-    """One image: its path relative to the dataset's root, with forward slashes, and the index of its class."""
+    """One image: its path relative to the dataset's root, with forward slashes, and what it shows.
+
+    That is the index of its class or, where a table says its findings, of each what the table says.
+    """
 
     path: str
-    label: int
+    label: int | Values
 
 
 @dataclass(frozen=True)
@@ -51,11 +62,12 @@ class Dataset:
         name: Name in the table of datasets, or the folder's name.
         title: Name in tables and plots; says so where the images are synthetic.
         root: The folder that holds the splits.
-        classes: Folder names in class order.
+        classes: Folder names in class order, or names of findings.
         ordered: Whether the classes are grades, in their order.
         splits: `train`, `val` and `test`, each sorted by class and path.
-        digest: Hex SHA-256 over split, class, path and content of every image, in the order of the classes, over a mark
-            of grades in `classes.txt`, and over the scale where there is one; the same on every machine.
+        digest: Hex SHA-256 over split, class, path and content of every image, in the order of the classes (of
+            findings what the table says is the class); over a mark of grades in `classes.txt`, and over the scale where
+            there is one; the same on every machine.
         mean: Normalisation mean per RGB channel, of pixels in [0, 1].
         std: Normalisation standard deviation per RGB channel.
         normalization_source: `dataset` (stated in the dataset's file), `computed` (over the train split), or `backbone`
@@ -68,6 +80,7 @@ class Dataset:
         scale: What is black and white in images that do not say it; None where all do.
         bit_depth: Of the scale, or of that with which the folder was prepared.
         identical: Images that are byte for byte the same in several splits or classes.
+        findings: The table that says what its images show; None where that are folders of classes.
     """
 
     name: str
@@ -88,11 +101,37 @@ class Dataset:
     scale: Scale | None
     bit_depth: int | None
     identical: Identical
+    findings: Findings | None = None
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Number of images per split and class."""
+        """Number of images per split and class, or with each finding."""
+        if self.findings is not None:
+            with_it = {split: (self.targets(split) == 1).sum(axis=0) for split in self.splits}
+            return {
+                split: dict(zip(self.classes, map(int, numbers), strict=True)) for split, numbers in with_it.items()
+            }
         counted = {split: Counter(sample.label for sample in samples) for split, samples in self.splits.items()}
         return {split: {name: labels[i] for i, name in enumerate(self.classes)} for split, labels in counted.items()}
+
+    def targets(self, split: str, uncertain: Uncertain = "ignore") -> NDArray[Any]:
+        """What a loss takes of a split: class indices `(n,)`; of findings as of `findings.targets_of` `(n, C)`."""
+        labels: list[Any] = [sample.label for sample in self.splits[split]]
+        return np.array(labels) if self.findings is None else targets_of(labels, uncertain).astype(np.float32)
+
+    def label_columns(self, split: str) -> dict[str, Any]:
+        """What predictions say of a split: `label`, a class, or `target_<finding>` of findings, missing if unknown."""
+        if self.findings is None:
+            return {"label": [self.classes[label] for label in self.targets(split)]}
+        targets = self.targets(split)
+        return {f"target_{name}": pd.array(targets[:, i], dtype="Int64") for i, name in enumerate(self.classes)}
+
+    def groups(self) -> dict[str, str] | None:
+        """The group of each image by its path; None where nobody says any."""
+        if self.findings is not None:
+            return {row.path: row.group for row in self.findings.rows} if self.findings.has_groups else None
+        if self.split_origin is None:
+            return None
+        return {entry.path: entry.group for entry in read_entries(self.root)}
 
 
 def open_dataset(name_or_path: str, data_root: Path, cache_root: Path, verify: bool = False) -> Dataset:
@@ -115,6 +154,8 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path, verify: b
     info, root = find_root(name_or_path, data_root)
     if info is None:
         return _open_folder(root, cache_root, verify)
+    if info.findings:
+        return _open_findings(root, cache_root, verify, info)
     folders = _class_folders(root)
     if set(folders) != set(info.classes):
         raise UserError(f"classes of {info.name} must be {', '.join(info.classes)}, got {', '.join(folders)} in {root}")
@@ -122,9 +163,10 @@ def open_dataset(name_or_path: str, data_root: Path, cache_root: Path, verify: b
     splits = _list_splits(root, classes)
     marked = False  # the entry's mark of grades is as fixed as its name
     content = _read_content(root, splits, classes, marked, stated_depth(root, info), cache_root, verify)
+    mean, std, source = _statistics(root, info, splits["train"], content, cache_root)
     return Dataset(
-        info.name, info.title, root, classes, ordered, splits, content.digest, info.mean, info.std,
-        "dataset", info.metric, info.epochs, info.batch_size, info.synthetic, content.origin,
+        info.name, info.title, root, classes, ordered, splits, content.digest, mean, std,
+        source, info.metric, info.epochs, info.batch_size, info.synthetic, content.origin,
         content.scale, content.bit_depth, content.identical,
     )  # fmt: skip
 
@@ -162,17 +204,48 @@ def _find_folder(name_or_path: str, data_root: Path) -> Path:
 
 
 def _open_folder(root: Path, cache_root: Path, verify: bool) -> Dataset:
+    if has_findings(root):
+        return _open_findings(root, cache_root, verify)
     classes, ordered = class_order(root, _class_folders(root))
     splits = _list_splits(root, classes)
     content = _read_content(root, splits, classes, ordered, stated_depth(root), cache_root, verify)
-    mean, std = _normalization(root, splits["train"], content.digest, content.scale, cache_root)
-    name = printable(root.resolve().name)
-    synthetic = (root / SYNTHETIC_MARK).is_file()
-    defaults = DatasetInfo(name, f"{name} (synthetic, not clinical)" if synthetic else name, classes, mean, std)
+    defaults = _described(root, classes)
+    mean, std, source = _statistics(root, defaults, splits["train"], content, cache_root)
+    name, synthetic = defaults.name, defaults.synthetic
     return Dataset(
         name, defaults.title, root, classes, ordered, splits, content.digest, mean, std,
-        "computed", defaults.metric, defaults.epochs, defaults.batch_size, synthetic, content.origin,
+        source, defaults.metric, defaults.epochs, defaults.batch_size, synthetic, content.origin,
         content.scale, content.bit_depth, content.identical,
+    )  # fmt: skip
+
+
+def _described(root: Path, classes: tuple[str, ...]) -> DatasetInfo:
+    """What is taken for the entry of a folder that has none in the table."""
+    name, synthetic = printable(root.resolve().name), (root / SYNTHETIC_MARK).is_file()
+    title = f"{name} (synthetic, not clinical)" if synthetic else name
+    return DatasetInfo(name, title, classes, None, None, synthetic=synthetic)
+
+
+def _open_findings(root: Path, cache_root: Path, verify: bool, info: DatasetInfo | None = None) -> Dataset:
+    """Opens a folder whose `labels.csv` says what its images show."""
+    table = read_findings(root)
+    if info is not None and table.names != info.classes:
+        raise UserError(
+            f"findings of {info.name} must be {', '.join(info.classes)}, got {', '.join(table.names)} in {root}; "
+            "prepare the dataset again with --overwrite"
+        )
+    splits = {split: tuple(Sample(row.path, row.values) for row in table.split(split)) for split in SPLITS}
+    content = _read_content(root, splits, table.names, False, stated_depth(root, info), cache_root, verify)
+    origin = content.origin
+    if origin is None and table.has_groups:
+        digest = split_digest(Entry(row.path, row.split, str(row.values), row.group, "", "") for row in table.rows)
+        origin = SplitOrigin("user", dict.fromkeys(SPLITS, "user"), "group", None, digest)
+    about = info or _described(root, table.names)
+    mean, std, source = _statistics(root, about, splits["train"], content, cache_root)
+    return Dataset(
+        about.name, about.title, root, table.names, False, splits, content.digest, mean, std,
+        source, about.metric, about.epochs, about.batch_size, about.synthetic, origin,
+        content.scale, content.bit_depth, content.identical, table,
     )  # fmt: skip
 
 
@@ -292,29 +365,45 @@ def _read_content(
 ) -> _Content:
     """Hashes the images, and finds their scale at the depth that is stated; `marked` tells of a mark of grades."""
     labels = {sample.path: sample.label for samples in splits.values() for sample in samples}
+    places = {sample.path: split for split, samples in splits.items() for sample in samples}
     hashes = content_hashes(root, labels, cache_root, verify)
     digest = _digest(splits, classes, marked, hashes)
     scale = find_scale(root, list(labels), depth, cache_root / "depths" / digest)
     if scale is not None:
         digest = hashlib.sha256(f"{digest} {scale.low} {scale.bits}".encode()).hexdigest()
     bit_depth = scale.bits if scale else prepared_depth(root)
-    return _Content(digest, scale, bit_depth, read_origin(root, hashes), find_identical(labels, hashes))
+    return _Content(digest, scale, bit_depth, read_origin(root, hashes), find_identical(labels, places, hashes))
 
 
 def _digest(
     splits: dict[str, tuple[Sample, ...]], classes: tuple[str, ...], ordered: bool, hashes: Mapping[str, str]
 ) -> str:
-    """SHA-256 over (split, class, path, content) of every image, class by class, and over the mark of grades."""
+    """SHA-256 over (split, class, path, content) of every image, class by class, and over the mark of grades.
+
+    Of findings over their names and, in the place of the class, what is said of each.
+    """
     total = hashlib.sha256(b"ordered\n" if ordered else b"")
+    if any(isinstance(sample.label, tuple) for samples in splits.values() for sample in samples[:1]):
+        total.update("\0".join(["findings", *classes]).encode() + b"\n")
     for split, samples in splits.items():
         for path, label in samples:
-            total.update("\0".join([split, classes[label], path, hashes[path]]).encode() + b"\n")
+            said = classes[label] if isinstance(label, int) else str(label)
+            total.update("\0".join([split, said, path, hashes[path]]).encode() + b"\n")
     return total.hexdigest()
+
+
+def _statistics(
+    root: Path, info: DatasetInfo, samples: tuple[Sample, ...], content: _Content, cache_root: Path
+) -> tuple[Statistics, Statistics, str]:
+    """Mean and standard deviation by the dataset's entry, or computed, and which of both."""
+    if info.mean is not None and info.std is not None:
+        return info.mean, info.std, "dataset"
+    return *_normalization(root, samples, content.digest, content.scale, cache_root), "computed"
 
 
 def _normalization(
     root: Path, samples: tuple[Sample, ...], digest: str, scale: Scale | None, cache_root: Path
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+) -> tuple[Statistics, Statistics]:
     """Mean and standard deviation per channel over all pixels of the train images, resized to a small square."""
     cache = cache_root / "normalization" / f"{digest}-v{PIXEL_FORMAT}"
     stored = read_cached(cache)

@@ -1,7 +1,7 @@
 """Images of a dataset that are byte for byte the same: in two splits they leak, in two classes one label is wrong."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.choices import SPLITS
 from benchmarks.errors import UserError
@@ -15,10 +15,12 @@ class Identical(NamedTuple):
     Attributes:
         leaks: Those that lie in more than one split.
         contradictions: Those that lie in more than one class.
+        leaking: The splits of the leaks.
     """
 
     leaks: tuple[tuple[str, ...], ...]
     contradictions: tuple[tuple[str, ...], ...]
+    leaking: tuple[str, ...]
 
     @property
     def num_leaking(self) -> int:
@@ -26,20 +28,23 @@ class Identical(NamedTuple):
         return sum(map(len, self.leaks))
 
 
-def find_identical(labels: Mapping[str, int], hashes: Mapping[str, str]) -> Identical:
+def find_identical(labels: Mapping[str, Any], splits: Mapping[str, str], hashes: Mapping[str, str]) -> Identical:
     """The identical images of a dataset.
 
     Args:
-        labels: The class of each image by its path, which begins with its split.
+        labels: The class, or the findings, of each image by its path.
+        splits: Its split.
         hashes: Digest of each image's content by its path.
     """
     alike: dict[str, list[str]] = {}
     for path in labels:
         alike.setdefault(hashes[path], []).append(path)
     sets = [tuple(paths) for paths in alike.values() if len(paths) > 1]
+    leaks = tuple(paths for paths in sets if len({splits[path] for path in paths}) > 1)
     return Identical(
-        tuple(paths for paths in sets if len({_split(path) for path in paths}) > 1),
+        leaks,
         tuple(paths for paths in sets if len({labels[path] for path in paths}) > 1),
+        tuple(split for split in SPLITS if any(splits[path] == split for paths in leaks for path in paths)),
     )
 
 
@@ -50,11 +55,10 @@ def refuse_leaks(name: str, found: Identical) -> None:
         UserError: It has; names the first of them.
     """
     if found.leaks:
-        splits = [split for split in SPLITS if any(_split(path) == split for paths in found.leaks for path in paths)]
         raise UserError(
             f"images of {name} must lie in one split each, got {found.num_leaking} that are byte for byte the same in "
-            f"{' and '.join(splits)}: {_listed(found.leaks)}; keep each in one split (bench.py check names them all), "
-            "or go on with --allow-leaks, which marks their results"
+            f"{' and '.join(found.leaking)}: {_listed(found.leaks)}; keep each in one split (bench.py check names them "
+            "all), or go on with --allow-leaks, which marks their results"
         )
 
 
@@ -69,10 +73,6 @@ def notes_on(name: str, found: Identical) -> list[str]:
             "(bench.py check names them all)"
         )
     return notes
-
-
-def _split(path: str) -> str:
-    return path.partition("/")[0]
 
 
 def _listed(sets: Sequence[tuple[str, ...]]) -> str:

@@ -26,7 +26,8 @@ from benchmarks.records.stored import evaluation_results
 from benchmarks.storage.locks import held_lock
 from benchmarks.storage.name_key import key_id, make_key, read_key
 from benchmarks.storage.notes import say
-from benchmarks.training.metrics import classification_metrics
+from benchmarks.tasks import task_of
+from benchmarks.training.metrics import metrics_of
 
 DATA = "data"  # the kind of an evaluation on another folder
 SPLIT = "test"  # what predictions of an evaluation are called in their file
@@ -155,7 +156,7 @@ def store_evaluation(
         "run_id": name,
         "status": {"state": "ok", "message": None, "phase": None},
         "run": run,
-        "measurements": {"test": classification_metrics(labels, logits, classes, ordered)} | dict(measured),
+        "measurements": {"test": metrics_of(labels, logits, classes, ordered, task_of(run["config"]))} | dict(measured),
         "environment": describe_environment(device),
         "evaluation": whose | {"model_sha256": record["model_sha256"], "code": describe_code()} | evaluation,
     }

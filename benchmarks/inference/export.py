@@ -53,7 +53,7 @@ class Exportable(nn.Module):
     def __init__(self, model: TrainedModel) -> None:
         super().__init__()
         self.names = tuple(model.sides)
-        self.model, self.extractor = model.model, model.extractor
+        self.model, self.extractor, self.task = model.model, model.extractor, model.task
         statistics = model.card["dataset"]["normalization"]
         preprocessing = Preprocessing(statistics["mean"], statistics["std"], model.device)
         self.register_buffer("mean", preprocessing.mean)
@@ -66,8 +66,7 @@ class Exportable(nn.Module):
         inputs = {name: (image.float() / 255 - self.mean) / self.std for name, image in views}
         if self.extractor is not None:
             inputs |= self.extractor(image=inputs.pop(IMAGE))
-        logits: Tensor = self.model(**inputs).float()
-        return logits
+        return self.task.logits(self.model(**inputs).float())
 
 
 def random_images(sides: Mapping[str, int], num_images: int, device: torch.device) -> tuple[Tensor, ...]:
@@ -181,6 +180,8 @@ def export_merged(model: TrainedModel, path: Path) -> float:
     Raises:
         UserError: The method has parts that no network of timm has.
     """
+    if model.task.name == "ordinal":
+        raise _refusal(model, "outputs of CORN, which are no logits of classes")
     backbone, weight, bias = _whole(model)
     classes, side = len(model.classes), model.sides[IMAGE]
     with torch.random.fork_rng():

@@ -7,15 +7,14 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from benchmarks.data.dataset import Dataset
-from benchmarks.data.manifest import read_entries
 from benchmarks.errors import MissingError, UserError, one_line
 from benchmarks.images.decode import Pixels, in_order, is_image
 from benchmarks.inference.trained import TrainedModel
 from benchmarks.storage.files import irregular
 from benchmarks.storage.folders import files_below, link_fault
+from benchmarks.tasks import Task
 
 SAY_EVERY = 10  # batches
 
@@ -81,31 +80,40 @@ def predict(
             on_progress(len(done) + len(problems), len(paths))
     values = np.concatenate(logits) if logits else np.zeros((0, len(model.classes)))
     frame = pd.DataFrame({"path": [str(path) for path in done]}, dtype="object")
-    return add_probabilities(frame, model.classes, values), problems
+    return add_probabilities(frame, model.classes, values, model.task), problems
 
 
-def add_probabilities(frame: pd.DataFrame, classes: Sequence[str], logits: NDArray[np.float64]) -> pd.DataFrame:
-    """Adds `prob_<class>` for each class, then `logit_<class>`, of logits `(n, C)`."""
-    for kind, values in (("prob", softmax(logits, axis=1)), ("logit", logits)):
-        for index, name in enumerate(classes):
-            frame[f"{kind}_{name}"] = values[:, index]
-    return frame
+def add_probabilities(
+    frame: pd.DataFrame, classes: Sequence[str], logits: NDArray[np.float64], task: Task
+) -> pd.DataFrame:
+    """Adds `prob_<class>` for each class, then `logit_<class>`, of logits `(n, C)`.
+
+    Of grades by CORN also `called`, the grade that an image is called: it need not be the likeliest.
+    """
+    if task.name == "ordinal":
+        frame["called"] = [classes[index] for index in task.called(logits)]
+    columns = {
+        f"{kind}_{name}": values[:, index]
+        for kind, values in (("prob", task.probabilities(logits)), ("logit", logits))
+        for index, name in enumerate(classes)
+    }
+    return pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
 
 
-def image_probabilities(dataset: Dataset, split: str, logits: NDArray[np.float64]) -> pd.DataFrame:
+def image_probabilities(dataset: Dataset, split: str, logits: NDArray[np.float64], task: Task) -> pd.DataFrame:
     """One row an image: its label, its group (patient, lesion, ...) in a prepared folder, probabilities and logits."""
     samples = dataset.splits[split]
     frame = pd.DataFrame(
         {
             "split": split,
             "path": [sample.path for sample in samples],
-            "label": [dataset.classes[sample.label] for sample in samples],
+            **dataset.label_columns(split),
         }
     )
-    if dataset.split_origin is not None:
-        groups = {entry.path: entry.group for entry in read_entries(dataset.root)}
+    groups = dataset.groups()
+    if groups is not None:
         frame["group"] = [groups[sample.path] for sample in samples]
-    return add_probabilities(frame, dataset.classes, logits)
+    return add_probabilities(frame, dataset.classes, logits, task)
 
 
 def _batches(

@@ -69,7 +69,9 @@ def evaluate_corrupted(
         on_progress(start + len(names), len(data.names))
     parts = []
     for condition, found in logits.items():
-        frame = add_probabilities(pd.DataFrame(index=range(len(data.names))), model.classes, np.concatenate(found))
+        frame = add_probabilities(
+            pd.DataFrame(index=range(len(data.names))), model.classes, np.concatenate(found), model.task
+        )
         parts.append(labelled(model, data, frame, split_name(*condition)))
     evaluation = {"kind": CORRUPTED, "data": data.as_json(), "settings": settings()}
     return store_evaluation(

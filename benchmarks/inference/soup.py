@@ -37,6 +37,7 @@ from benchmarks.records.schema import Record
 from benchmarks.records.stored import evaluation_results
 from benchmarks.scores import preference
 from benchmarks.storage.csv_cells import from_text
+from benchmarks.tasks import task_of
 from benchmarks.training.metrics import classification_metrics
 
 _VAL, _TEST = "val", "test"
@@ -89,15 +90,16 @@ class Kitchen:
             )
         return frame[[f"logit_{name}" for name in model.classes]].to_numpy(dtype=np.float64)
 
-    def scores(self, split: str, logits: NDArray[np.float64]) -> dict[str, Any]:
-        """The metrics of a split, as in the record of a run."""
+    def scores(self, card: Card, split: str, logits: NDArray[np.float64]) -> dict[str, Any]:
+        """The metrics of what a model says of a split, as in the record of a run."""
         labels = np.array([sample.label for sample in self.dataset.splits[split]])
-        return classification_metrics(labels, logits, self.dataset.classes, self.dataset.ordered)
+        dataset = self.dataset
+        return classification_metrics(labels, logits, dataset.classes, dataset.ordered, task_of(card["config"]))
 
     def validation(self, card: Card, kept: Kept) -> tuple[tuple[float, float], NDArray[np.float64]]:
         """How good a model is on validation, as `preference` has it, and its logits there."""
         logits = self.logits(card, kept, _VAL)
-        found = self.scores(_VAL, logits)
+        found = self.scores(card, _VAL, logits)
         return preference(found["auc"], found["loss"]), logits
 
 
@@ -115,6 +117,11 @@ def soup_members(results: Path, run_ids: Sequence[str]) -> list[Member]:
                 f"runs of a soup must differ in their seed alone, got {first['run_id']} and {other['run_id']}, which "
                 f"differ in {differing}; name runs of one method and its options at one place"
             )
+    if task_of(first["run"]["config"]).has_findings:
+        raise UserError(
+            f"runs of a soup must be of classes, got {first['run_id']}, which tells findings; use bench.py tables "
+            "--ensembles seeds, which averages what they say"
+        )
     if first["run"]["config"]["epochs"] is None:
         raise UserError(
             f"runs of a soup must have weights that were trained, got {first['run_id']}: "
@@ -160,9 +167,9 @@ def cook(kitchen: Kitchen, members: Sequence[Member], way: SoupWay) -> Record:
         return found
     used, kept, val = _chosen(kitchen, members, way)
     logits = {_VAL: val, _TEST: kitchen.logits(best.card, kept, _TEST)}
-    predictions = pd.concat(
-        [image_probabilities(kitchen.dataset, split, values) for split, values in logits.items()], ignore_index=True
-    )
+    task = task_of(best.record["run"]["config"])
+    frames = [image_probabilities(kitchen.dataset, split, values, task) for split, values in logits.items()]
+    predictions = pd.concat(frames, ignore_index=True)
     soup = {
         "way": way,
         "members": " ".join(member.run_id for member in members),
@@ -180,7 +187,7 @@ def cook(kitchen: Kitchen, members: Sequence[Member], way: SoupWay) -> Record:
         predictions,
         torch.device(kitchen.device),
         names_key(best.record, kitchen.dataset.root),
-        {_VAL: kitchen.scores(_VAL, val), "parameters": best.record["measurements"]["parameters"]},
+        {_VAL: kitchen.scores(best.card, _VAL, val), "parameters": best.record["measurements"]["parameters"]},
     )
 
 

@@ -32,6 +32,8 @@ from benchmarks.model.resolved_weights import Weights
 from benchmarks.model.spec import parse_spec
 from benchmarks.model.weights import load_weights, resolve_weights
 from benchmarks.plugins import digests_of
+from benchmarks.records.schema import num_images
+from benchmarks.tasks import TASKS, Task
 from benchmarks.training.frozen import save_weights
 from benchmarks.training.step import evaluation_step, extraction_step, forbid_tf32
 from methods import METHODS
@@ -74,6 +76,11 @@ class TrainedModel(nn.Module):
         self.requires_grad_(False)
         self.to(device)
         self.eval()
+
+    @property
+    def task(self) -> Task:
+        """What it is asked: it turns logits into probabilities."""
+        return TASKS[self.config.loss]
 
     @property
     def device(self) -> torch.device:
@@ -135,7 +142,7 @@ class TrainedModel(nn.Module):
         precision, device, given = self.config.precision, self.device.type, dict(inputs)
         if self.extractor is not None:
             given |= extraction_step(self.extractor, given.pop(IMAGE), precision, device)
-        return evaluation_step(self.model, given, precision, device)
+        return evaluation_step(self.model, given, precision, device, self.config.loss)
 
 
 def _as_image(pixels: Tensor) -> Image.Image:
@@ -231,14 +238,14 @@ def build_trained(card: Card, kept: Kept, cache: Path, weights: str | None, name
         weights: As of `load_model`.
         name: For messages.
     """
-    config = _config_of(card)
+    config, classes = _config_of(card), card["dataset"]["classes"]
     _check_known(config)
     state = None if kept.is_whole else load_weights(_weights_of(card, config, cache, weights))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         parts = build_parts(
             config.method, make_config(config.method, config.method_settings()), config.backbone,
-            len(card["dataset"]["classes"]), card["input"]["views"][IMAGE], config.attention, False, state,
+            TASKS[config.loss].num_outputs(len(classes)), card["input"]["views"][IMAGE], config.attention, False, state,
         )  # fmt: skip
     save_weights(parts.model, config)
     if not put_back(parts, kept):
@@ -253,8 +260,9 @@ def build_trained(card: Card, kept: Kept, cache: Path, weights: str | None, name
 def merged(card: Card, parts: Parts) -> Parts:
     """The parts as they are used: with what was added merged into the weights, where the method does so."""
     config = _config_of(card)
-    whole, some = card["dataset"]["counts"]["train"], card["dataset"].get("trained_on")
-    num_steps = config.num_steps(sum((some["counts"] if some and not config.keep_steps else whole).values()))
+    some = card["dataset"].get("trained_on")
+    num_train = some["num_images"] if some and not config.keep_steps else num_images(card["dataset"], "train")
+    num_steps = config.num_steps(num_train)
     recipe = METHODS[config.method].recipe(parts.model, make_config(config.method, config.method_settings()), num_steps)
     if recipe.before_inference is None:
         return parts

@@ -12,6 +12,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.model.backbone import described, effective_resolution
 from benchmarks.model.build import Parts, build_parts
 from benchmarks.model.method_config import make_config
+from benchmarks.tasks import TASKS
 from benchmarks.training.frozen import cast_frozen, save_weights
 from benchmarks.training.offload import OnHost
 from benchmarks.training.step import (
@@ -43,7 +44,7 @@ def build_point(point: MemoryPoint) -> Parts:
         point.method,
         config,
         point.backbone,
-        point.num_classes,
+        TASKS[point.loss].num_outputs(point.num_classes),
         point_resolution(point),
         point.attention,
         point.grad_checkpointing or point.recompute == "cheap",
@@ -157,6 +158,7 @@ class _Steps:
                 *(self.model, 1e-4, 0.01, point.precision, device.type, self.recipe),
                 savers=point,
                 on_host=offloaded,
+                loss=point.loss,
             )
         self.inputs: dict[str, Tensor] = {}
 
@@ -164,7 +166,11 @@ class _Steps:
         """Puts a batch on the device: images, and features that were preloaded."""
         self.inputs = synthetic_images(self.point, self.device, extracted=bool(features))
         self.inputs |= {name: tensor.to(self.device, copy=True) for name, tensor in features.items()}
-        self.labels = torch.zeros(self.point.batch_size, dtype=torch.long, device=self.device)
+        num_images, num_classes = self.point.batch_size, self.point.num_classes
+        if TASKS[self.point.loss].has_findings:
+            self.labels = torch.zeros(num_images, num_classes, device=self.device)
+        else:
+            self.labels = torch.zeros(num_images, dtype=torch.long, device=self.device)
 
     def prepare(self, num_batches: int) -> None:
         """The method's start from data, on this batch again and again, which is then gone."""
@@ -179,7 +185,7 @@ class _Steps:
         training_step(self.model, self.model_inputs(), self.labels, self.optimization)
 
     def evaluate(self) -> None:
-        evaluation_step(self.model, self.model_inputs(), self.point.precision, self.device.type)
+        evaluation_step(self.model, self.model_inputs(), self.point.precision, self.device.type, self.point.loss)
 
     def model_inputs(self) -> dict[str, Tensor]:
         if self.extractor is None:

@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import quote
 
 from benchmarks.choices import DEFAULT_BACKBONE
-from benchmarks.config import Attention, Precision, Savers
+from benchmarks.config import Attention, LossName, Precision, Savers
 from benchmarks.names import variant_name
 
 
@@ -23,6 +23,7 @@ class MemoryPoint(Savers):
         attention: Attention backend.
         grad_checkpointing: Whether blocks recompute their activations in the backward pass.
         preload: Whether a method with an extractor trains on preloaded features, the backbone off the GPU.
+        loss: With which it trains; it says how many outputs the head has.
         options: Departures from the method's defaults, as (name, value).
     """
 
@@ -36,6 +37,7 @@ class MemoryPoint(Savers):
     grad_checkpointing: bool = False
     preload: bool = True
     options: tuple[tuple[str, Any], ...] = ()
+    loss: LossName = "cross_entropy"
 
     def __post_init__(self) -> None:
         # JSON and YAML have lists for tuples, and a point must be hashable.
@@ -55,6 +57,7 @@ class MemoryPoint(Savers):
         parts += [self.attention, f"c{self.num_classes}"]
         parts += ["ckpt"] * self.grad_checkpointing + ["live"] * (not self.preload)
         parts += [f"{name}={value}" for name, value in self.used_savers.items()]
+        parts += [self.loss] * (self.loss != "cross_entropy")
         return "_".join(parts + [f"{name}={value}" for name, value in self.options])
 
     @property

@@ -105,6 +105,7 @@ def point_of_run(config: RunConfig, num_classes: int) -> MemoryPoint:
         attention=config.attention,
         grad_checkpointing=config.grad_checkpointing,
         preload=config.preload,
+        loss=config.loss,
         **config.used_savers,
     )
 

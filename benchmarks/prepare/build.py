@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.choices import SPLITS
-from benchmarks.data.classes import ClassOrder, write_class_order
 from benchmarks.data.manifest import (
     Entry,
     SplitOrigin,
-    count,
     has_manifest,
     read_about,
     read_entries,
@@ -23,6 +21,7 @@ from benchmarks.errors import UserError
 from benchmarks.images.depth import Extent, Scale, common_extent, scale_of
 from benchmarks.prepare.batch import Batch, Progress, convert_all, find_extents, refuse_unreadable
 from benchmarks.prepare.find import check_counts, check_listed, deviations, find_samples, first, observed_counts
+from benchmarks.prepare.kinds import counts_of, place_of, strata, write_kind
 from benchmarks.prepare.request import Request, UserSplit, read_split_file
 from benchmarks.prepare.splits import Assignment, Item, assign
 from benchmarks.prepare.stage import Stage
@@ -89,14 +88,14 @@ def prepare(info: DatasetInfo, request: Request, on_progress: Progress, datasets
             refuse_unreadable(batch.unreadable)
         samples = [sample for sample in samples if sample.stem in batch.converted]
         assignment = _assign(info, samples, batch, request)
-        entries = _entries(samples, batch, assignment)
+        entries = _entries(info, samples, batch, assignment)
         _check_classes(info, entries, _parts(info, request))
         about = _about(info, request, found, batch, entries, assignment)
         about["bit_depth"] = scale.bits if scale else None
         about["notes"] += _depth_notes(extents, scale)
         about["excluded"] = _excluded(request.raw.absolute(), left_out, found, samples, batch, assignment)
         stage.place((Path(entry.path).name, entry.path) for entry in entries)
-        write_class_order(stage.tree, ClassOrder(info.classes, info.ordered))
+        write_kind(stage.tree, info, entries)
         write_manifest(stage.tree, entries, about)
         _check_written(stage.tree, entries)
         stage.publish()
@@ -164,10 +163,11 @@ def _check_user_groups(samples: list[RawSample], user: UserSplit) -> None:
 
 
 def _assign(info: DatasetInfo, samples: list[RawSample], batch: Batch, request: Request) -> Assignment:
+    stratum = strata(info, (sample.label for sample in samples))
     items = [
         Item(
             sample.stem,
-            info.classes.index(sample.label),
+            stratum[sample.label],
             sample.group,
             batch.converted[sample.stem].pixels,
             sample.split,
@@ -182,18 +182,20 @@ def _parts(info: DatasetInfo, request: Request) -> dict[str, str]:
     return dict.fromkeys(SPLITS, "user") if request.split_file else dict.fromkeys(info.official, "official")
 
 
-def _entries(samples: list[RawSample], batch: Batch, assignment: Assignment) -> list[Entry]:
+def _entries(info: DatasetInfo, samples: list[RawSample], batch: Batch, assignment: Assignment) -> list[Entry]:
     entries = []
     for sample in samples:
         split, made = assignment.splits.get(sample.stem), batch.converted[sample.stem]
         if split is not None:
-            path, group = f"{split}/{sample.label}/{made.name}", assignment.groups[sample.stem]
+            path, group = place_of(info, split, sample.label, made.name), assignment.groups[sample.stem]
             entries.append(Entry(path, split, sample.label, group, sample.file.source, made.pixels))
     return entries
 
 
 def _check_classes(info: DatasetInfo, entries: list[Entry], given: Mapping[str, str]) -> None:
-    counts = count(entries)
+    if info.findings:
+        return  # what each split must have of them, `write_kind` checks
+    counts = counts_of(info, entries)
     empty = {split: [name for name in info.classes if not counts.get(split, {}).get(name)] for split in SPLITS}
     places = [f"{split}/{name}" for split, names in empty.items() for name in names]
     advice = {
@@ -235,8 +237,9 @@ def _about(
         "settings": settings,
         "complete": not (wrong or found.missing or found.unlabelled or found.unreadable or batch.unreadable),
         "split": origin.as_json(),
+        "num_images": len(entries),
         "num_groups": len({entry.group for entry in entries}),
-        "counts": count(entries),
+        "counts": counts_of(info, entries),
         "observed": observed_counts(found),
         "expected": dict(info.expected),
         "notes": notes,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from benchmarks.errors import UserError
 from benchmarks.raw.files import RawFiles
 from benchmarks.raw.tables import NotFoundError
-from datasets.info import DatasetInfo, Found, RawSample
+from datasets.info import SEPARATOR, DatasetInfo, Found, RawSample
 
 ALLOW = "--allow-incomplete"
 
@@ -36,9 +36,11 @@ def observed_counts(found: Found) -> dict[str, int]:
     """What was found, under the names of `DatasetInfo.expected`."""
     samples = found.samples
     counted: Counter[str] = Counter({"total": len(samples)})
-    counted.update(sample.label for sample in samples)
+    counted.update(name for sample in samples for name in sample.label.split(SEPARATOR) if name)
     counted.update(sample.split for sample in samples if sample.split)
-    counted.update(f"{sample.split}/{sample.label}" for sample in samples if sample.split)
+    counted.update(
+        f"{sample.split}/{name}" for sample in samples if sample.split for name in sample.label.split(SEPARATOR) if name
+    )
     return dict(counted) | dict(found.counts)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from benchmarks.records.index import LEAST
 from benchmarks.records.kept_frame import keep_frame, read_frame, state_of
 from benchmarks.records.private import private
 from benchmarks.records.record import each_record, record_paths
-from benchmarks.records.schema import COLUMNS, Record
+from benchmarks.records.schema import COLUMNS, Record, num_images
 
 # What makes one table block: rows are only ever compared within one protocol.
 PROTOCOL = (
@@ -77,14 +77,14 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     backbone_requested, fallback, weights_source, weights_sha256, weights_note, device, device_type, precision,
     attention, batch_size, epochs, grad_checkpointing, warmup_epochs, decay_all, resample_patch_embed, optimizer,
     frozen_weights, normalized_by (`dataset` or `backbone`), train_labels (`all`, or how many), keep_steps; then
-    train_fraction, shots, imbalance, offload, recompute, backbone_family, backbone_pool, preload, lr,
+    loss_name, uncertain, train_fraction, shots, imbalance, offload, recompute, backbone_family, backbone_pool, preload, lr,
     weight_decay, tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started, names_key (with
     which names in predictions are hashed); code_digest and method_digest (of the code that trained: what
     all methods share, and the method's own), version, commit, dirty.
     Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).
     Scores (0-1, on the test split unless named val_): val_auc, auc, accuracy, balanced_accuracy, macro_f1, loss; kappa
-    (-1 to 1, without weights) or, where the classes are grades, quadratic_kappa: `ordered`, which runs did not say
-    before, when all had quadratic weights.
+    (-1 to 1, without weights) or, where the classes are grades, quadratic_kappa and mae (in grades): `ordered`, which
+    runs did not say before, when all had quadratic weights.
     Memory in bytes: {measured,predicted}_{setup,preload,train,eval}_peak_{allocated,reserved,process}_bytes,
     host_peak_bytes, cache_bytes. Time: seconds_{total,...}, images_per_second_{train,eval,preload};
     preload_seconds is what computing the features took when it was done, seconds_preload what this run waited for.
@@ -95,7 +95,7 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     The test split: majority_share (0-1, of its largest class), num_classes.
     The history: train_losses and val_aucs, tuples with an entry an epoch, empty where none was stored.
     What was trained on: num_train (images), num_train_units (patients or images, where not all), class_entropy (nats,
-    of the classes as the loss counts them).
+    of the classes as the loss counts them; of findings the mean over all that is known).
     variant: JSON of every setting that is neither place, seed nor protocol; runs that differ in it are never averaged.
     Of an evaluation: evaluation_kind, evaluation_run_id, evaluation_run_predictions_sha256, evaluation_data,
     evaluation_data_digest; its scores are of its images. Of a soup also soup_way, soup_members, soup_members_sha256,
@@ -203,6 +203,8 @@ def _test_classes(record: Record) -> dict[str, Any]:
     counts = _lookup(record, ("run", "dataset", "counts", "test"))
     if not counts or not sum(counts.values()):
         return {"majority_share": None, "num_classes": None}
+    if record["run"]["dataset"].get("findings"):  # there is no class to call them all
+        return {"majority_share": None, "num_classes": len(counts)}
     return {"majority_share": max(counts.values()) / sum(counts.values()), "num_classes": len(counts)}
 
 
@@ -214,15 +216,25 @@ def _history(record: Record) -> dict[str, Any]:
 
 
 def _train_classes(record: Record) -> dict[str, Any]:
-    found = [_lookup(record, ("run", "dataset", *path)) for path in (("trained_on", "counts"), ("counts", "train"))]
+    dataset = record["run"].get("dataset") or {}
+    found = [_lookup(dataset, path) for path in (("trained_on", "counts"), ("counts", "train"))]
     counts = [count for count in (found[0] or found[1] or {}).values() if count]
     if not counts:
         return {"num_train": None, "class_entropy": None}
-    total = sum(counts)
+    if dataset.get("findings"):
+        known = dataset["findings"]["known"]["train"]
+        parts = [(dataset["counts"]["train"][name], number) for name, number in known.items() if number]
+        lost = sum(_entropy([with_it, number - with_it]) * number for with_it, number in parts)
+        return {"num_train": num_images(dataset, "train"), "class_entropy": lost / max(sum(known.values()), 1)}
     if record["run"]["config"].get("imbalance") in ("class_weights", "balanced_sampling"):
-        return {"num_train": total, "class_entropy": math.log(len(counts))}  # in the loss, classes are of one size
-    entropy = -sum(count / total * math.log(count / total) for count in counts)
-    return {"num_train": total, "class_entropy": entropy}
+        return {"num_train": sum(counts), "class_entropy": math.log(len(counts))}  # classes are of one size in the loss
+    return {"num_train": sum(counts), "class_entropy": _entropy(counts)}
+
+
+def _entropy(counts: Sequence[int]) -> float:
+    """Of shares, in nats: the mean loss of a model that knows them and nothing of the image."""
+    total = sum(counts)
+    return -sum(count / total * math.log(count / total) for count in counts if count)
 
 
 def _lookup(record: Any, path: tuple[str, ...]) -> Any:

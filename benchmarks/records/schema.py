@@ -5,7 +5,7 @@ is. Unless marked otherwise, each text, number and flag is a column of tables, n
 """
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
@@ -109,6 +109,8 @@ class Config(TypedDict, total=False):
     shots: Positive | None
     keep_steps: bool | None
     imbalance: str | None
+    loss: Annotated[str | None, Column("loss_name")]
+    uncertain: str | None
 
 
 class Method(TypedDict, total=False):
@@ -142,11 +144,21 @@ class TrainedOn(TypedDict):
     num_units: Annotated[Positive, Column("num_train_units")]
 
 
+class FindingsPart(TypedDict, total=False):
+    """Of findings: images by split; those of which each is known, or uncertain; and those that are not scored."""
+
+    images: dict[str, Count]
+    known: dict[str, dict[str, Count]]
+    uncertain: dict[str, dict[str, Count]]
+    unscored: dict[str, list[str]]
+
+
 class DatasetPart(TypedDict, total=False):
     """The dataset; kappa is quadratic where its classes are ordered, or where that is not said, as it was before.
 
     Its bit depth is that of images of more than 8 bits which do not say themselves what is black and white.
-    leaks: its images that lie, byte for byte, in another split too. metric: by which its methods are ranked.
+    counts: images of each class, or with each finding. leaks: its images that lie, byte for byte, in another split too.
+    metric: by which its methods are ranked.
     """
 
     title: Annotated[str | None, Column("dataset_title")]
@@ -156,6 +168,7 @@ class DatasetPart(TypedDict, total=False):
     split: Annotated[Split | None, Prefix("split_")]
     counts: Counts | None
     trained_on: TrainedOn | None
+    findings: FindingsPart | None
     leaks: Count | None
     metric: str | None
 
@@ -287,6 +300,7 @@ class Test(TypedDict, total=False):
     balanced_accuracy: Score | None
     macro_f1: Score | None
     kappa: Annotated[float, Field(ge=-_ONE, le=_ONE), _FINITE, _FITS] | None
+    mae: Amount | None
     loss: Amount | None
 
 
@@ -449,6 +463,12 @@ class RunRecord(TypedDict):
     model_bytes: NotRequired[Annotated[Count | None, Column(None)]]
     evaluation: NotRequired[Evaluation]
     sha256: NotRequired[Annotated[str, Column(None)]]
+
+
+def num_images(dataset: Mapping[str, Any], split: str) -> int:
+    """Images of a split, by what a record says of a dataset: each has one class, or any number of findings."""
+    findings = dataset.get("findings")
+    return int(findings["images"][split] if findings else sum(dataset["counts"][split].values()))
 
 
 RECORD = TypeAdapter(RunRecord)

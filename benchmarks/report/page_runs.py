@@ -198,18 +198,24 @@ _CODE = _code_digest()
 
 
 def class_results(evidence: Evidence) -> dict[str, Any]:
-    """Test results of each class: the class of the highest logit or, without, probability counts.
+    """Test results of each class, or of each finding that can be scored: what an image is called counts.
 
     Returns:
-        `classes`: names; `confusion`: counts, a row for each true class, a column for each predicted one;
-        `sensitivity`, `specificity` and `precision` of each class (0-1), None where there is nothing to divide by.
+        `classes`: names; `images`: of each, those that have it; `confusion`: counts, a row for each true class, a
+        column for each predicted one, None of findings; `sensitivity`, `specificity` and `precision` of each (0-1),
+        None where there is nothing to divide by.
     """
     counts = evidence.confusion
-    hits, true, called = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    if counts.ndim == 3:  # of each finding alone
+        hits, total = counts[:, 1, 1], counts.sum(axis=(1, 2))
+        true, called = counts[:, 1].sum(axis=1), counts[:, :, 1].sum(axis=1)
+    else:
+        hits, true, called, total = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0), counts.sum()
     return {
-        **{"classes": evidence.classes, "confusion": counts.tolist()},
+        **{"classes": evidence.classes, "images": true.tolist()},
+        "confusion": counts.tolist() if counts.ndim == 2 else None,
         "sensitivity": _ratios(hits, true),
-        "specificity": _ratios(counts.sum() - true - called + hits, counts.sum() - true),
+        "specificity": _ratios(total - true - called + hits, total - true),
         "precision": _ratios(hits, called),
     }
 

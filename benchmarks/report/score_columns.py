@@ -17,7 +17,7 @@ _SHORT = {
     **{"sensitivity_95": "Sens.\nat 95 %", "kappa": "Kappa", "quadratic_kappa": "Kappa\nquadr.", "accuracy": "Acc.\n%"},
     **{"balanced_accuracy": "Bal.\nacc. %", "macro_f1": "Macro\nF1 %", "brier": "Brier", "ece": "ECE\n%"},
     **{"brier_scaled": "Brier\nscaled", "ece_scaled": "ECE\nscaled", "classwise_ece": "cw-ECE\n%"},
-    "classwise_ece_scaled": "cw-ECE\nscaled",
+    **{"classwise_ece_scaled": "cw-ECE\nscaled", "mae": "MAE"},
 }
 SCORES_SAID = (
     "Scores are mean ± sample standard deviation over seeds, in brackets the 95 % interval of the mean, over images "
@@ -25,7 +25,8 @@ SCORES_SAID = (
     "AUPRC (average precision), partial AUC and sensitivity are of the second of two classes, and of more the mean "
     f"over classes, one against the rest; partial AUC is that up to a false-positive rate of {MOST_FPR}, from 50 for "
     "chance to 100 (McClish); sensitivity is at the threshold that has the specificity on validation. MCC: of all "
-    "classes at once (Gorodkin). Brier: the squared distance summed over classes, 0 to 2. ECE: expected calibration "
+    "classes at once (Gorodkin). Mean absolute error: in grades. Brier: the squared distance summed over classes, 0 to "
+    "2. ECE: expected calibration "
     f"error of the likeliest class over {NUM_BINS} bins of equal width; classwise: the mean over classes of that of "
     "their probabilities; a finite test split raises both. Scaled: with the temperature that fits validation best."
 )

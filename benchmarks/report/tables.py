@@ -12,6 +12,7 @@ from rich.text import Text
 from tabulate import tabulate
 
 from benchmarks.analysis.evidence import Evidence
+from benchmarks.analysis.findings import finding_table
 from benchmarks.analysis.headline import NOTHING, Wanted, with_scores
 from benchmarks.analysis.label_curves import label_curves, overtakings
 from benchmarks.analysis.ranks import DatasetsComparison, Ranking, ToFull, compare_over_datasets
@@ -35,6 +36,7 @@ from benchmarks.report.captions import (
 )
 from benchmarks.report.columns import auc_entry, columns_of, rows_by_resolution, shown_p
 from benchmarks.report.entries import Column, Entry
+from benchmarks.report.finding_rows import finding_sections
 from benchmarks.report.label_captions import LABELS_SAID, overtaken, steps_said
 from benchmarks.report.rank_captions import TO_FULL, difference, lacking, least_p, ranks, unranked
 from benchmarks.report.score_columns import brief_columns
@@ -85,7 +87,7 @@ def write_tables(
     wanted: Wanted = NOTHING,
     additions: Sequence[Addition] = (),
 ) -> list[Path]:
-    """Write results.md, results.csv and results.tex to `results/tables`.
+    """Write results.md, results.csv and results.tex to `results/tables`; of findings results.findings.csv too.
 
     Args:
         results: the results root.
@@ -107,16 +109,19 @@ def write_tables(
         )
     table = add_significance(table, evidence)
     found = list(verdicts(table, evidence, Limits()))
+    of_findings = finding_table(table, results, frame)
     table = with_scores(table, wanted)
     for addition in additions:
         table = addition(table)
     table = add_baselines(table)
     texts = {
-        "md": _markdown(table, found, evidence),
-        "csv": csv_text(table),
-        "tex": _latex(table),
+        f"{name}.md": _markdown(table, found, evidence, of_findings),
+        f"{name}.csv": csv_text(table),
+        f"{name}.tex": _latex(table),
     }
-    return [write_atomic(results / "tables" / f"{name}.{ending}", text.encode()) for ending, text in texts.items()]
+    if len(of_findings):
+        texts[f"{name}.findings.csv"] = csv_text(of_findings)
+    return [write_atomic(results / "tables" / name, text.encode()) for name, text in texts.items()]
 
 
 def console_table(
@@ -158,7 +163,9 @@ def _header(header: str, better: int) -> str:
     return header + {-1: " ↓", 0: "", 1: " ↑"}[better]
 
 
-def _markdown(table: pd.DataFrame, found: Sequence[Verdict], evidence: Mapping[str, Evidence]) -> str:
+def _markdown(
+    table: pd.DataFrame, found: Sequence[Verdict], evidence: Mapping[str, Evidence], of_findings: pd.DataFrame
+) -> str:
     parts = ["# Results\n", "## What to use\n"]
     for verdict in found:
         said = "\n".join(f"- {escape_markdown(sentence)}" for sentence in sentences(verdict, Limits()))
@@ -172,6 +179,8 @@ def _markdown(table: pd.DataFrame, found: Sequence[Verdict], evidence: Mapping[s
             *(f"{escape_markdown(line)}\n" for line in footnotes(block)),
         ]
     parts += _over_labels(table, evidence)
+    for place, rows, said in finding_sections(of_findings):
+        parts += [f"## Findings of {escape_markdown(place)}\n", rows, f"{escape_markdown(said)}\n"]
     parts += _over_datasets(table)
     return "\n".join([*parts, "## How to read\n", f"{definitions(table)}\n"])
 
@@ -293,7 +302,7 @@ def latex_table(
     for resolution, group, ideas in rows_by_resolution(block, columns):
         lines.append(r"\midrule")
         for i, (entries, idea) in enumerate(zip(group, ideas, strict=True)):
-            lines += _heading_tex(idea, len(columns), first=i == 0) if idea else []
+            lines += _placetex(idea, len(columns), first=i == 0) if idea else []
             lines.append(_row_tex([escape_latex(resolution) if i == 0 else "", *map(_entry_tex, entries)]))
     lines += [r"\bottomrule", r"\end{tabular}"]
     if notes:
@@ -302,7 +311,7 @@ def latex_table(
     return "\n".join([*lines, r"\end{table*}", ""])
 
 
-def _heading_tex(idea: str, num_columns: int, first: bool) -> list[str]:
+def _placetex(idea: str, num_columns: int, first: bool) -> list[str]:
     heading = rf" & \multicolumn{{{num_columns}}}{{l}}{{\emph{{{escape_latex(idea)}}}}} \\"
     return [heading] if first else [r"\addlinespace", heading]
 

@@ -161,10 +161,11 @@ def store_like(model: Record, run: PlannedRun, dataset: Dataset, results: Path) 
     record["measurements"] |= {name: _varied(record["measurements"][name], rng) for name in measured}
     skill = 0.5 + 0.2 * list(METHODS).index(config.method) + config.resolution / 100 + 0.1 * rng.normal()
     samples = [(split, sample) for split in ("val", "test") for sample in dataset.splits[split]]
-    labels = np.array([sample.label for _, sample in samples])
+    labels = np.concatenate([dataset.targets(split) for split in ("val", "test")])
     logits = skill * np.eye(len(CLASSES))[labels] + rng.normal(size=(len(labels), len(CLASSES)))
     scores = log_odds(logits)
-    frame = pd.DataFrame([(split, sample.path, dataset.classes[sample.label]) for split, sample in samples])
+    names = [dataset.classes[label] for label in labels]
+    frame = pd.DataFrame([(split, each.path, name) for (split, each), name in zip(samples, names, strict=True)])
     frame = pd.concat([frame, pd.DataFrame(softmax(logits, axis=1)), pd.DataFrame(logits)], axis=1)
     columns = [f"{kind}_{name}" for kind in ("prob", "logit") for name in dataset.classes]
     frame.columns = pd.Index(["split", "path", "label", *columns])

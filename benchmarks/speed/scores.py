@@ -49,7 +49,7 @@ def coverages(draws: int) -> Iterator[dict[str, Any]]:
             rng = np.random.default_rng([num_images, images_a_patient, num_seeds, int(10 * spread)])
             labels, units = _split(num_images, images_a_patient)
             truths = {size: _truth(*_split(size, images_a_patient), spread) for size in (num_images, _MANY)}
-            weights = resample_weights(labels, units, 0)
+            weights = resample_weights(labels[:, None] == np.arange(labels.max() + 1), units, 0)
             found = [_held(labels, units, weights, num_seeds, spread, truths[num_images], rng) for _ in range(draws)]
             held = dict(zip(NAMES, np.mean([each for each, _ in found], axis=0), strict=True))
             exact = truths[_MANY][NAMES.index("ece")]
@@ -106,7 +106,7 @@ def _held(
     rows = np.concatenate([np.ones((1, len(labels))), weights])
     scored = [_scores(labels, logits, rows) for logits in _logits(labels, units, skills, rng)]
     fewest = len(np.unique(units[labels == 1]))
-    runs = [RunScores("", each[0], each[1:].astype(np.float32), 1.0, fewest) for each in scored]
+    runs = [RunScores("", each[0], each[1:].astype(np.float32), 1.0, fewest, 2) for each in scored]
     intervals = {name: found for name in NAMES if (found := score_interval(name, runs))}
     held = [found.low <= value <= found.high for found, value in zip(intervals.values(), truth, strict=True)]
     return held, (intervals["ece"].low, intervals["ece"].high)

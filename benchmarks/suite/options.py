@@ -16,10 +16,12 @@ from benchmarks.config import (
     Imbalance,
     KeepModels,
     LabelBudget,
+    LossName,
     Offload,
     Optimizer,
     Precision,
     Recompute,
+    Uncertain,
 )
 from benchmarks.model.choose import check_settings
 from benchmarks.storage.files import file_in_the_way
@@ -234,6 +236,14 @@ class SuiteOptions(OptionModel):
     ] = ()
     precision: Annotated[Precision | None, Option("default: bf16 on a GPU, fp32 on a CPU", "factors")] = None
     attention: Annotated[Attention, Option("default: sdpa (fused)", "factors")] = "sdpa"
+    loss: Annotated[
+        LossName | None,
+        Option("corn: of classes that are grades (default: cross_entropy, of several findings bce)", "factors"),
+    ] = None
+    uncertain: Annotated[
+        Uncertain,
+        Option("what uncertain findings (-1) count as in training: nothing, 0 or 1 (default: ignore)", "factors"),
+    ] = "ignore"
     grad_checkpointing: Annotated[Switch, Option("recompute activations in the backward pass", "factors")] = False
     offload: Annotated[
         Offload, Option("activations wait for the backward pass in the host's memory (default: none)", "factors")

@@ -2,13 +2,14 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.config import Places, RunConfig, identity, savers_of
+from benchmarks.config import LossName, Places, RunConfig, identity, savers_of
 from benchmarks.data.dataset import Dataset, open_dataset
+from benchmarks.data.findings import notes_on_findings
 from benchmarks.data.identical import notes_on, refuse_leaks
 from benchmarks.errors import UserError
 from benchmarks.model.backbone import check_backbone, described, effective_resolution, statistics_of
@@ -24,6 +25,7 @@ from benchmarks.suite.devices import devices_of
 from benchmarks.suite.labels import Labelled, labelled_sets, with_a_loss, with_enough
 from benchmarks.suite.options import SuiteOptions
 from benchmarks.suite.planned import Cell, Plan, PlannedRun
+from benchmarks.tasks import chosen_loss
 from benchmarks.training.compiled import check_compile
 from benchmarks.training.savers import check_savers
 from datasets import DATASETS
@@ -60,11 +62,13 @@ def make_plan(options: SuiteOptions) -> Plan:
         if not options.allow_leaks:
             refuse_leaks(dataset.name, dataset.identical)
         notes += notes_on(dataset.name, dataset.identical)
+        notes += notes_on_findings(dataset.name, dataset.findings) if dataset.findings else []
         _check_warmup(options.warmup_epochs, options.epochs or dataset.epochs)
     labelled = {source: labelled_sets(options, dataset) for source, dataset in datasets.items()}
     named = {name.partition(":")[0] for name in options.methods}
     variants = with_enough(variants, list(itertools.chain(*labelled.values())), named, notes)
     variants = with_a_loss(variants, options.imbalance, named, notes)
+    variants = _fitting_tasks(variants, datasets, options, named, notes)
     source = str(file) if file is not None and options.weights in ("auto", "hub") else options.weights
     weights = resolve_weights(source, backbone, cache, options.resample_patch_embed)
     if weights.note:
@@ -126,6 +130,53 @@ def _default_datasets(data_root: Path, notes: list[str]) -> list[str]:
         return prepared
     notes.append(f"no prepared dataset under {data_root}: using demo, synthetic images that are not clinical data")
     return ["demo"]
+
+
+def _fitting_tasks(
+    variants: Sequence[Variant],
+    datasets: Mapping[str, Dataset],
+    options: SuiteOptions,
+    named: Collection[str],
+    notes: list[str],
+) -> list[Variant]:
+    """The variants that can learn what they are asked; a note on others that a group asked for.
+
+    Args:
+        variants: All that were asked for.
+        datasets: The datasets.
+        options: With the loss, and what to do about imbalance.
+        named: Methods that were asked for by name.
+        notes: To add to.
+
+    Raises:
+        UserError: A loss is none for a dataset, or a method that was asked for by name cannot have it.
+    """
+    kept = list(variants)
+    for variant, dataset in itertools.product(variants, datasets.values()):
+        loss, why = loss_of(variant.method, dataset, options.loss), METHODS[variant.method].one_class
+        if loss != "cross_entropy" and options.imbalance != "none":
+            raise UserError(
+                f"imbalance must be none with the loss {loss}, as it is of classes and cross-entropy, got "
+                f"{options.imbalance} on {dataset.name}; leave out --imbalance"
+            )
+        if not why or loss == "cross_entropy" or variant not in kept:
+            continue
+        said = f"images of one class each and cross-entropy ({why}), got {loss} on {dataset.name}"
+        if variant.method in named:
+            raise UserError(f"{variant.name} must have {said}; leave it out")
+        notes.append(f"{variant.name} must have {said}: it is left out")
+        kept.remove(variant)
+    return kept
+
+
+def loss_of(method: str, dataset: Dataset, asked: LossName | None) -> LossName:
+    """The loss of a method's runs on a dataset; where nothing trains by gradients that of the dataset, whatever asked.
+
+    Raises:
+        UserError: It is none for the dataset.
+    """
+    asked = None if METHODS[method].gradient_free else asked
+    return chosen_loss(asked, dataset.name, dataset.findings is not None, dataset.ordered)
 
 
 def _check_warmup(warmup_epochs: int, epochs: int) -> None:
@@ -246,5 +297,7 @@ def _plan_run(
         keep_steps=budget.keep_steps and trains,
         training_set=labelled.digest,
         imbalance=options.imbalance,
+        loss=loss_of(method, dataset, options.loss),
+        uncertain=options.uncertain if dataset.findings else "ignore",
     )
     return PlannedRun(config, places, weights, dataset_label=label, variant=variant.name)

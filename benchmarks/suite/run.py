@@ -27,6 +27,7 @@ from benchmarks.model.method_config import make_config
 from benchmarks.model.resolved_weights import Weights
 from benchmarks.model.weights import load_weights
 from benchmarks.plugins import load_plugins
+from benchmarks.tasks import TASKS
 from benchmarks.training.bench import Bench, Emit
 from benchmarks.training.checkpoint import Checkpoints
 from benchmarks.training.clock import Clock
@@ -72,6 +73,7 @@ class Run:
     ) -> None:
         plugins = load_plugins(places.plugins)
         self.config, self.places, self.weights = config, places, weights
+        self.task = TASKS[config.loss]
         self.rivals, self.checkpoints = rivals, checkpoints
         self.clock, self.emit = clock, emit
         self.device = torch.device(places.device)
@@ -126,7 +128,7 @@ class Run:
             stores = self._open_stores(dataset, views)
         preprocessing = Preprocessing(dataset.mean, dataset.std, self.device)
         with self.clock("setup"), self.memory.phase("setup"):
-            parts = self._build(len(dataset.classes), views[IMAGE])
+            parts = self._build(self.task.num_outputs(len(dataset.classes)), views[IMAGE])
         if self.keep:
             with self.clock("keep"):
                 self.built = as_built(parts)
@@ -141,7 +143,11 @@ class Run:
         fixed = frozenset({IMAGE}) if plain else frozenset()
         self.run["input"]["augmented"] = sorted(views.keys() - fixed)
         splits = {
-            name: Split(np.array([sample.label for sample in dataset.splits[name]]), stores[name], fixed_views=fixed)
+            name: Split(
+                dataset.targets(name, config.uncertain if name == "train" else "ignore"),
+                stores[name],
+                fixed_views=fixed,
+            )
             for name in SPLITS
         }
         if config.preload and parts.extractor is not None:
@@ -190,6 +196,7 @@ class Run:
                 "digest": dataset.digest,
                 "classes": list(dataset.classes),
                 "ordered": dataset.ordered,
+                **({"findings": dataset.findings.about()} if dataset.findings else {}),
                 "counts": dataset.counts(),
                 "trained_on": training_set.as_json() if training_set else None,
                 "bit_depth": dataset.bit_depth,
@@ -204,7 +211,8 @@ class Run:
                 },
             },
         }
-        counts = count_parameters(config.method, self.method_config, config.backbone, len(dataset.classes))
+        outputs = self.task.num_outputs(len(dataset.classes))
+        counts = count_parameters(config.method, self.method_config, config.backbone, outputs)
         self.measurements["parameters"] = dict(counts)
 
     def _open_stores(self, dataset: Dataset, views: Views) -> dict[str, dict[str, Any]]:
@@ -220,10 +228,10 @@ class Run:
         }
         return {split: {name: stores[split][side] for name, side in views.items()} for split in SPLITS}
 
-    def _build(self, num_classes: int, resolution: int) -> Parts:
+    def _build(self, num_outputs: int, resolution: int) -> Parts:
         config = self.config
         parts = build_parts(
-            config.method, self.method_config, config.backbone, num_classes, resolution, config.attention,
+            config.method, self.method_config, config.backbone, num_outputs, resolution, config.attention,
             config.grad_checkpointing or config.recompute == "cheap", load_weights(self.weights),
         )  # fmt: skip
         save_weights(parts.model, config)
@@ -249,7 +257,9 @@ class Run:
         metrics, logits = evaluate(bench, splits["test"], "test")
         self.measurements["test"] = metrics
         frames = (("val", trained.logits), ("test", logits))
-        self.probabilities = pd.concat([image_probabilities(dataset, split, values) for split, values in frames])
+        self.probabilities = pd.concat(
+            [image_probabilities(dataset, split, values, self.task) for split, values in frames]
+        )
         seconds = self.clock.seconds
         num_trained = self.config.num_steps(splits["train"].epoch_images) * self.config.batch_size
         evaluated = len(splits["val"]) * (self.config.epochs or 1) + len(splits["test"])

@@ -8,12 +8,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.config import Imbalance
+from benchmarks.config import Imbalance, LossName
+from benchmarks.tasks import TASKS
 from benchmarks.training.step import Loss
 
 
-def make_loss(imbalance: Imbalance, labels: NDArray[np.int64], num_classes: int, device: torch.device) -> Loss:
-    """The loss of a batch's logits `(B, C)` and class indices `(B,)`; plain cross-entropy unless asked otherwise.
+def make_loss(
+    imbalance: Imbalance, labels: NDArray[np.int64], num_classes: int, device: torch.device, name: LossName
+) -> Loss:
+    """The loss of a batch's logits `(B, C)` and class indices `(B,)`; the named one unless asked otherwise.
+
+    What is asked for is of cross-entropy.
 
     `class_weights`: an image counts n / (C n_c), with n_c of n training images of its class, and the mean is weighted.
     `logit_adjustment`: cross-entropy of logits to which the logarithm of n_c / n is added, tau being 1; validation and
@@ -24,15 +29,16 @@ def make_loss(imbalance: Imbalance, labels: NDArray[np.int64], num_classes: int,
         labels: Of all training images `(n,)`; every class occurs.
         num_classes: C.
         device: Where logits lie.
+        name: Of the loss.
 
     Source: King, Zeng, Political Analysis 9 (2001), 137-163 (weights); Menon et al., ICLR 2021, equation 10.
     """
+    if imbalance not in ("class_weights", "logit_adjustment"):
+        return TASKS[name].loss
     shares = _shares(labels, num_classes).float().to(device)
     if imbalance == "class_weights":
         return partial(F.cross_entropy, weight=1 / (num_classes * shares))
-    if imbalance == "logit_adjustment":
-        return partial(_adjusted, offsets=shares.log())
-    return F.cross_entropy
+    return partial(_adjusted, offsets=shares.log())
 
 
 def drawing_weights(imbalance: Imbalance, labels: NDArray[np.int64], num_classes: int) -> Tensor | None:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.data.batches import Split, iterate, sequential_order, training_order
+from benchmarks.tasks import TASKS
 from benchmarks.training.bench import Bench
 from benchmarks.training.checkpoint import Checkpoints
 from benchmarks.training.compiled import compile_steps
 from benchmarks.training.imbalance import drawing_weights
-from benchmarks.training.metrics import classification_metrics
+from benchmarks.training.metrics import metrics_of
 from benchmarks.training.state import Training, TrainingResult, restore
 from benchmarks.training.step import evaluation_step, training_step
 
@@ -182,12 +183,13 @@ def evaluate(bench: Bench, split: Split, part: str) -> tuple[dict[str, Any], NDA
         order = sequential_order(len(split), bench.config.batch_size)
         for views, _ in iterate(split, order, bench.preprocessing, bench.device, augment=False):
             inputs = bench.inputs(views)
-            logits.append(evaluation_step(bench.model, inputs, bench.config.precision, bench.device.type))
+            config = bench.config
+            logits.append(evaluation_step(bench.model, inputs, config.precision, bench.device.type, config.loss))
             del views, inputs
             if len(logits) % REPORT_EVERY == 0:
                 bench.emit("stage", stage=part, done=len(logits), total=len(order))
         found = torch.cat(logits).cpu().double().numpy()  # the one time that the host waits
         if not np.isfinite(found).all():
             raise Diverged("predictions must stay finite; try a smaller --lr")
-        metrics = classification_metrics(split.labels, found, bench.classes, bench.ordered)
+        metrics = metrics_of(split.labels, found, bench.classes, bench.ordered, TASKS[bench.config.loss])
     return metrics, found

@@ -56,9 +56,11 @@ class Training:
         self.bench, self.result = bench, TrainingResult()
         self.optimization = make_optimization(
             bench.model, config.lr, config.weight_decay, config.precision, bench.device.type, bench.recipe,
-            config.decay_all, config,
+            config.decay_all, config, loss=config.loss,
         )  # fmt: skip
-        self.optimization.loss = make_loss(config.imbalance, train.labels, len(bench.classes), bench.device)
+        self.optimization.loss = make_loss(
+            config.imbalance, train.labels, len(bench.classes), bench.device, config.loss
+        )
         num_steps, warmup_steps = config.num_steps(train.epoch_images), config.num_warmup_steps(train.epoch_images)
         self.schedule = self.optimization.start_schedule(num_steps, warmup_steps)
         self.generator = torch.Generator().manual_seed(config.seed)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from benchmarks.config import NO_SAVERS, Precision, Savers
+from benchmarks.config import NO_SAVERS, LossName, Precision, Savers
 from benchmarks.errors import UserError
+from benchmarks.tasks import TASKS, cross_entropy
 from benchmarks.training.offload import ActivationsOnHost, OnHost
 from benchmarks.training.optimizers import make_optimizer
 from benchmarks.training.recompute import keeping_what_is_dear
@@ -73,7 +73,7 @@ class Optimization:
     compiled: Callable[..., Tensor] | None = None
     step: int = 0
     schedule: LambdaLR | None = None
-    loss: Loss = F.cross_entropy
+    loss: Loss = cross_entropy
 
     def start_schedule(self, num_steps: int, warmup_steps: int = 0) -> LambdaLR:
         """From here on all rates follow `rate_factor`; call the schedule's `step` behind each step."""
@@ -133,6 +133,7 @@ def make_optimization(
     decay_all: bool = False,
     savers: Savers = NO_SAVERS,
     on_host: OnHost = nullcontext,
+    loss: LossName = "cross_entropy",
 ) -> Optimization:
     """The optimiser of whatever trains in `model`, and the loss scaler.
 
@@ -146,13 +147,26 @@ def make_optimization(
         decay_all: Whether every parameter decays, as in the FPT papers.
         savers: The optimiser, and where activations wait.
         on_host: Entered where activations are copied to the host.
+        loss: What a step makes smaller.
 
     Raises:
         UserError: The recipe has an optimiser of its own and another is asked for, or one that is not installed.
     """
     optimizer = _make_optimizer(model, recipe, lr, weight_decay, decay_all, savers)
     scaler = torch.amp.GradScaler(device_type, enabled=precision == "fp16")
-    return Optimization(recipe, optimizer, scaler, precision, device_type, lr, weight_decay, decay_all, savers, on_host)
+    return Optimization(
+        recipe,
+        optimizer,
+        scaler,
+        precision,
+        device_type,
+        lr,
+        weight_decay,
+        decay_all,
+        savers,
+        on_host,
+        loss=TASKS[loss].loss,
+    )
 
 
 def undecayed(model: nn.Module) -> set[nn.Parameter]:
@@ -213,7 +227,7 @@ def _split(group: dict[str, Any], spared: set[nn.Parameter]) -> Iterator[dict[st
 
 
 def batch_loss(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, optimization: Optimization) -> Tensor:
-    """The loss of a batch, a scalar with a graph: cross-entropy and what the recipe adds to it."""
+    """The loss of a batch and what the recipe adds to it, a scalar with a graph."""
     recipe = optimization.recipe
     forward: Callable[..., Tensor] = model if optimization.compiled is None else optimization.compiled
     if optimization.compiled is not None:
@@ -230,8 +244,8 @@ def training_step(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, o
     Args:
         model: In training mode.
         inputs: The model's inputs by name.
-        labels: Class indices `(B,)`.
-        optimization: Optimiser, loss scaler, precision and recipe.
+        labels: Targets as the loss takes them, see `tasks.Task`.
+        optimization: Optimiser, loss, loss scaler, precision and recipe.
 
     Returns:
         The batch's mean loss, detached, a scalar on the model's device.
@@ -252,10 +266,16 @@ def training_step(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, o
 
 
 @torch.no_grad()
-def evaluation_step(model: nn.Module, inputs: dict[str, Tensor], precision: Precision, device_type: str) -> Tensor:
-    """Logits `(B, C)` of a batch in fp32; `model` is in eval mode."""
+def evaluation_step(
+    model: nn.Module,
+    inputs: dict[str, Tensor],
+    precision: Precision,
+    device_type: str,
+    loss: LossName = "cross_entropy",
+) -> Tensor:
+    """Logits of classes `(B, C)` of a batch in fp32, of a model that was trained with `loss` and is in eval mode."""
     with autocast(device_type, precision):
-        return model(**inputs).float()
+        return TASKS[loss].logits(model(**inputs).float())
 
 
 @torch.no_grad()

@@ -179,5 +179,6 @@ METHOD = Method(
     extractor=extractor,
     recipe=recipe,
     needs=frozenset({"taps"}),
+    one_class="it selects features by cross-entropy",
     starts_with_head_alone=True,
 )

@@ -115,5 +115,6 @@ METHOD = Method(
     extractor=extractor,
     recipe=recipe,
     gradient_free=True,
+    one_class="neighbours share one vote among the classes",
     min_images=min_images,
 )

@@ -114,4 +114,5 @@ METHOD = Method(
     extractor=extractor,
     recipe=recipe,
     gradient_free=True,
+    one_class="an image goes to the nearest mean of a class",
 )

@@ -100,7 +100,7 @@ def explain(
             yield read
         else:
             views = model.inputs({name: torch.from_numpy(pixels[None]) for name, pixels in read.items()})
-            probabilities = model.logits(views)[0].double().softmax(dim=0).cpu()
+            probabilities = model.task.probabilities(model.logits(views).double().cpu().numpy())[0]
             about = int(probabilities.argmax()) if target is None else target
             found: PatchMap = WAYS[way].make(model, views, about)
             curves = curves_of(model, views, found.values, about, steps, number) if steps else None

@@ -95,5 +95,4 @@ def _logits(model: TrainedModel, inputs: Views) -> Tensor:
         if model.extractor is not None:
             given = {name: view for name, view in inputs.items() if name != IMAGE}
             inputs = given | model.extractor(image=inputs[IMAGE])
-        logits: Tensor = model.model(**inputs).float()
-    return logits
+        return model.task.logits(model.model(**inputs).float())

@@ -37,5 +37,5 @@ def log_probabilities(model: TrainedModel, views: Views, hidden: Tensor, canvas:
         for name, view in views.items():
             mask = F.interpolate(part.float(), size=view.shape[-2:], mode="nearest-exact")
             masked[name] = view * (1 - mask) + (0 if canvas is None else canvas[name] * mask)
-        found.append(model.logits(masked).log_softmax(dim=1))
+        found.append(model.task.log_probabilities(model.logits(masked)))
     return torch.cat(found)

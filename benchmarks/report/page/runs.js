@@ -37,13 +37,8 @@ function drawConfusion() {
   drawWith("confusion", run?.part ?? null, (part) => drawResults(run, part));
 }
 
-function drawResults(run, { contents, classes: known }) {
-  const results = known[run?.id];
-  const reason = run && !results
-    ? `No predictions of this run can be read (${run.id}.predictions.csv beside its record). Run it again with bench.py --overwrite.` : "";
-  showEmpty("confusion", reason, byId("confusion"), byId("class-results"));
-  if (!results) return;
-  const { classes, confusion } = results;
+/** A matrix of classes of which each image has one. */
+function confusionOf(classes, confusion) {
   const counts = confusion.map((line) => line.reduce((a, b) => a + b));
   const head = make("tr", {}, make("th", { scope: "col" }, "true ↓ predicted →"), ...classes.map((name) => make("th", { scope: "col" }, name)));
   const body = classes.map((name, i) => make("tr", {}, make("th", { scope: "row" }, name), ...confusion[i].map((count, j) => {
@@ -55,14 +50,25 @@ function drawResults(run, { contents, classes: known }) {
     if (i === j) cell.style.outline = "2px solid #000";
     return cell;
   })));
-  byId("confusion").replaceChildren(make("caption", {}, "Confusion matrix, test images"), make("thead", {}, head), make("tbody", {}, ...body));
+  return [make("caption", {}, "Confusion matrix, test images"), make("thead", {}, head), make("tbody", {}, ...body)];
+}
+
+function drawResults(run, { contents, classes: known }) {
+  const results = known[run?.id];
+  const reason = run && !results
+    ? `No predictions of this run can be read (${run.id}.predictions.csv beside its record). Run it again with bench.py --overwrite.` : "";
+  showEmpty("confusion", reason, byId("confusion"), byId("class-results"));
+  if (!results) return;
+  const { classes, images } = results;
+  const findings = results.confusion === null;
+  byId("confusion").replaceChildren(...(findings ? [] : confusionOf(classes, results.confusion)));
   const auc = aucOfClasses(contents[run.id]);
   const lines = classes.map((name, i) => make("tr", {}, make("th", { scope: "row" }, name), ...[
-    String(counts[i]), percent(results.sensitivity[i]), percent(results.specificity[i]), percent(results.precision[i]), percent(auc[name]),
+    String(images[i]), percent(results.sensitivity[i]), percent(results.specificity[i]), percent(results.precision[i]), percent(auc[name]),
   ].map((text) => make("td", {}, text))));
-  const titles = ["Class", "Images", "Sensitivity (%)", "Specificity (%)", "Precision (%)", "AUC (%)"];
+  const titles = [findings ? "Finding" : "Class", "Images", "Sensitivity (%)", "Specificity (%)", "Precision (%)", "AUC (%)"];
   byId("class-results").replaceChildren(
-    make("caption", {}, "Results of each class; the most probable class counts"),
+    make("caption", {}, findings ? "Results of each finding that can be scored; called where its probability is over 0.5" : "Results of each class; the most probable class counts"),
     make("thead", {}, make("tr", {}, ...titles.map((text) => make("th", { scope: "col" }, text)))), make("tbody", {}, ...lines));
 }
 

@@ -1,0 +1,246 @@
+"""A table of findings in the place of class folders: `labels.csv` says of each image which findings it has, or none.
+
+Its columns are `path`, relative to the folder; `split`, one of train, val and test; `group`, optional (a patient: in
+one split alone); and one for each finding: 1 with it, 0 without it, -1 where that is uncertain, nothing where it is not
+known. What the table does not list is no image of the dataset.
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.choices import FEW_UNITS, SPLITS
+from benchmarks.config import Uncertain
+from benchmarks.errors import UserError
+from benchmarks.images.decode import is_image
+from benchmarks.names import is_text
+from benchmarks.storage.csv_cells import as_text, from_text
+from benchmarks.storage.files import irregular, read_regular
+from benchmarks.tasks import Floats, scored_findings
+
+FILE = "labels.csv"
+UNCERTAIN = -1
+OWN_COLUMNS = ("path", "split", "group")
+_SHOWN = 5
+
+Values = tuple[int | None, ...]  # of each finding: 1, 0, UNCERTAIN, or None where it is not known
+
+
+class Row(NamedTuple):
+    """An image of the table."""
+
+    path: str
+    split: str
+    group: str
+    values: Values
+
+
+class Findings(NamedTuple):
+    """The table: names of the findings, and its images by path. has_groups: whether it has a column of groups."""
+
+    names: tuple[str, ...]
+    rows: tuple[Row, ...]
+    has_groups: bool
+
+    def split(self, name: str) -> list[Row]:
+        """The images of a split."""
+        return [row for row in self.rows if row.split == name]
+
+    def numbers(self, *values: int) -> dict[str, dict[str, int]]:
+        """By split and finding the images of which the table says any of some values."""
+        return {
+            split: {
+                name: sum(row.values[index] in values for row in self.split(split))
+                for index, name in enumerate(self.names)
+            }
+            for split in SPLITS
+        }
+
+    def about(self) -> dict[str, Any]:
+        """What a record says of it beside the images with each finding: all images, those of which a finding is known,
+        those of which it is uncertain, and the findings that are not scored."""
+        return {
+            "images": {split: len(self.split(split)) for split in SPLITS},
+            "known": self.numbers(0, 1),
+            "uncertain": self.numbers(UNCERTAIN),
+            "unscored": {split: list(unscored(self, split)) for split in SPLITS[1:]},
+        }
+
+
+def has_findings(root: Path) -> bool:
+    """Whether a table says what a folder's images show: there is one with splits, or no folder of these."""
+    path = root / FILE
+    if not path.is_file():
+        return False
+    header = _read(path)[0]
+    return "split" in header or not any((root / split).is_dir() for split in SPLITS)
+
+
+def read_findings(root: Path) -> Findings:
+    """Reads and checks the table of a folder.
+
+    Raises:
+        UserError: It is no such table, its images are not there, or it has too little to train on and to score.
+    """
+    path = root / FILE
+    header, *lines = _read(path)
+    for name in ("path", "split"):
+        if name not in header:
+            raise _refused(path, f"have the columns path, split and one for each finding, got no {name!r}", "add it")
+    names = tuple(name for name in header if name not in OWN_COLUMNS)
+    twice = [name for name, number in Counter(header).items() if number > 1]
+    if twice or not names or "" in names:
+        got = f"{twice[0]!r} twice" if twice else "none of a finding" if not names else "one without a name"
+        raise _refused(path, f"name each column once, a finding each, got {got}", "mend its first line")
+    rows = tuple(sorted(_rows(path, header, names, lines)))
+    found = Findings(names, rows, "group" in header)
+    _check_files(root, found)
+    _check_groups(path, found)
+    _check_numbers(path, found)
+    return found
+
+
+def write_findings(root: Path, names: Sequence[str], rows: Sequence[Row]) -> None:
+    """Writes the table of a folder."""
+    with (root / FILE).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*OWN_COLUMNS, *names])
+        for path, split, group, values in sorted(rows):
+            writer.writerow([as_text(path), split, as_text(group), *("" if each is None else each for each in values)])
+
+
+def targets_of(values: Sequence[Values], uncertain: Uncertain = "ignore") -> Floats:
+    """What a loss and scores take: `(n, C)` of 0 and 1, nan where that is not known.
+
+    Args:
+        values: Of each image.
+        uncertain: What is uncertain counts as: nothing known, 0 or 1.
+    """
+    meant = {"ignore": np.nan, "zero": 0.0, "one": 1.0}[uncertain]
+    known = {None: np.nan, UNCERTAIN: meant, 0: 0.0, 1: 1.0}
+    return np.array([[known[value] for value in row] for row in values], dtype=np.float64)
+
+
+def unscored(found: Findings, split: str) -> dict[str, str]:
+    """The findings of a split that cannot be scored, and the images with and without each, in words."""
+    targets = targets_of([row.values for row in found.split(split)])
+    few = np.flatnonzero(~scored_findings(targets))
+    numbers = {found.names[i]: [(targets[:, i] == value).sum() for value in (1, 0)] for i in few}
+    return {name: f"{with_it} with, {without} without" for name, (with_it, without) in numbers.items()}
+
+
+def notes_on_findings(name: str, found: Findings) -> list[str]:
+    """What a user who trains on a table should know, a line each."""
+    notes = []
+    for split in ("val", "test"):
+        few = unscored(found, split)
+        if few:
+            said = ", ".join(f"{finding} ({numbers})" for finding, numbers in few.items())
+            notes.append(
+                f"findings of {name} are not scored in {split} where fewer than {FEW_UNITS} images have them, or fewer "
+                f"do not: {said}"
+            )
+    return notes
+
+
+def _read(path: Path) -> list[list[str]]:
+    try:
+        text = read_regular(path).decode("utf-8-sig")
+        lines = [line for line in csv.reader(text.splitlines(keepends=True)) if line]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{FILE} must be a csv file in UTF-8, got {str(path)!r} ({error}); write it anew") from error
+    if not lines:
+        raise _refused(path, "have a first line that names its columns, got none", "write it anew")
+    return [[name.strip() for name in lines[0]], *lines[1:]]
+
+
+def _refused(path: Path, rule: str, remedy: str) -> UserError:
+    return UserError(f"{FILE} must {rule} in {str(path)!r}; {remedy}")
+
+
+def _rows(path: Path, header: list[str], names: Sequence[str], lines: Sequence[list[str]]) -> list[Row]:
+    place = {name: header.index(name) for name in header}
+    rows, seen = [], set()
+    for number, line in enumerate(lines, start=2):
+        if len(line) != len(header):
+            raise _refused(path, f"have {len(header)} values in each line, got {len(line)} in line {number}", "mend it")
+        image, split = from_text(line[place["path"]].strip()), line[place["split"]].strip()
+        if split not in SPLITS:
+            raise _refused(path, f"say train, val or test as split, got {split!r} in line {number}", "mend it")
+        if image in seen:
+            raise _refused(path, f"list each image once, got {image!r} twice", "take one of its lines out")
+        seen.add(image)
+        group = from_text(line[place["group"]].strip()) if "group" in place else ""
+        values = tuple(_value(line[place[name]], path, name, number) for name in names)
+        rows.append(Row(image, split, group, values))
+    return rows
+
+
+_KNOWN: Mapping[str, int | None] = {"": None, "0": 0, "1": 1, "-1": UNCERTAIN, "0.0": 0, "1.0": 1, "-1.0": UNCERTAIN}
+
+
+def _value(text: str, path: Path, name: str, number: int) -> int | None:
+    try:
+        return _KNOWN[text.strip()]
+    except KeyError:
+        raise _refused(
+            path,
+            f"hold 1, 0, -1 (uncertain) or nothing (unknown) for a finding, got {text!r} as {name!r} in line {number}",
+            "mend it, or take the column out if it is no finding",
+        ) from None
+
+
+def _check_files(root: Path, found: Findings) -> None:
+    missing = []
+    for row in found.rows:
+        place = PurePosixPath(row.path)
+        if place.is_absolute() or ".." in place.parts or not is_text(row.path) or not row.path:
+            raise _refused(root / FILE, f"hold paths inside the folder, in UTF-8, got {row.path!r}", "mend it")
+        if not (root / row.path).is_file():
+            missing.append(row.path)
+        elif irregular(root / row.path) is not None or not is_image(root / row.path):
+            raise _refused(root / FILE, f"list only images, got {row.path!r}", "take it out or convert it to PNG")
+    if missing:
+        listed = ", ".join(map(repr, missing[:_SHOWN]))
+        raise _refused(
+            root / FILE, f"list images that are there, got {len(missing)} that are not: {listed}", "mend its paths"
+        )
+
+
+def _check_groups(path: Path, found: Findings) -> None:
+    splits: dict[str, set[str]] = {}
+    for row in found.rows:
+        if row.group:
+            splits.setdefault(row.group, set()).add(row.split)
+    spanning = sorted(group for group, names in splits.items() if len(names) > 1)
+    if spanning:
+        listed = ", ".join(map(repr, spanning[:_SHOWN]))
+        raise _refused(
+            path, f"have each group in one split, got {len(spanning)} in several: {listed}", "put each into one"
+        )
+
+
+def _check_numbers(path: Path, found: Findings) -> None:
+    empty = [split for split in SPLITS if not found.split(split)]
+    if empty:
+        raise _refused(path, f"have images in train, val and test, got none in {', '.join(empty)}", "add some")
+    train = targets_of([row.values for row in found.split("train")])
+    for value, words in ((1, "with"), (0, "without")):
+        lacking = [name for name, there in zip(found.names, (train == value).any(axis=0), strict=True) if not there]
+        if lacking:
+            raise _refused(
+                path,
+                f"have training images with and without each finding, got none {words} {', '.join(lacking)}",
+                "take the column out, or add some",
+            )
+    for split in ("val", "test"):
+        if len(unscored(found, split)) == len(found.names):
+            raise _refused(
+                path,
+                f"have a finding that at least {FEW_UNITS} images of {split} have and {FEW_UNITS} do not, got none",
+                "add images, or others of train",
+            )
