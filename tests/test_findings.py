@@ -316,3 +316,15 @@ def test_an_ensemble_averages_probabilities_of_findings(folder: Path) -> None:
         known = frames[0][f"target_{name}"].notna().to_numpy()
         aucs.append(roc_auc_score(frames[0][f"target_{name}"][known], mean[known]))
     assert score([path.read_bytes() for path in paths]).evidence.auc == pytest.approx(np.mean(aucs))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--train-fraction", "0.5"], "labels must be all of images, whose images have several findings, got 50 %"),
+        (["--imbalance", "class_weights"], "imbalance must be none with the loss bce"),
+    ],
+)
+def test_what_counts_classes_is_refused(images: Path, words: list[str], said: str) -> None:
+    ended = run(images.parent, "--methods", "linear", "--dry-run", *words)
+    assert ended.returncode == 2 and said in ended.stderr

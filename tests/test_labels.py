@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import sklearn.utils
 import torch
-import torch.nn.functional as F
 from bench_process import TINY, options_of
 from test_check import write_manifest
 from test_recipe import CONFIG, Config, Small, weights
 from tiny_images import make_images
 
 import bench
-from benchmarks.config import LABEL_WORDS, LabelBudget, RunConfig
+from benchmarks.config import LABEL_WORDS, LabelBudget, LossName, RunConfig
 from benchmarks.data.augment import Preprocessing
 from benchmarks.data.batches import Split, iterate, training_order
 from benchmarks.data.dataset import Dataset, Sample, open_dataset
@@ -26,6 +25,7 @@ from benchmarks.data.training_set import TrainingSet, choose_training_set
 from benchmarks.errors import UserError
 from benchmarks.records.frame import load_frame
 from benchmarks.suite.plan import make_plan
+from benchmarks.tasks import TASKS
 from benchmarks.training import loop
 from benchmarks.training.bench import Bench
 from benchmarks.training.checkpoint import Checkpoints
@@ -259,7 +259,7 @@ def test_class_weights_are_sklearns_and_the_mean_is_weighted() -> None:
         for row, y in zip(logits.tolist(), labels.tolist(), strict=True)
     ]
     expected = sum(terms) / sum(by_class[labels])
-    found = make_loss("class_weights", UNEQUAL, 3, CPU)(logits, labels)
+    found = make_loss("class_weights", UNEQUAL, 3, CPU, "cross_entropy")(logits, labels)
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -272,11 +272,11 @@ def test_logit_adjustment_is_the_papers_formula() -> None:
         math.log(1 + sum(share[z] / share[y] * math.exp(row[z] - row[y]) for z in range(3) if z != y))
         for row, y in zip(logits.tolist(), labels.tolist(), strict=True)
     ]
-    assert make_loss("logit_adjustment", UNEQUAL, 3, CPU)(logits, labels).item() == pytest.approx(
+    assert make_loss("logit_adjustment", UNEQUAL, 3, CPU, "cross_entropy")(logits, labels).item() == pytest.approx(
         np.mean(terms), rel=1e-5
     )
-    assert make_loss("none", UNEQUAL, 3, CPU) is F.cross_entropy
-    assert make_loss("balanced_sampling", UNEQUAL, 3, CPU) is F.cross_entropy
+    assert make_loss("none", UNEQUAL, 3, CPU, "cross_entropy") is TASKS["cross_entropy"].loss
+    assert make_loss("balanced_sampling", UNEQUAL, 3, CPU, "cross_entropy") is TASKS["cross_entropy"].loss
 
 
 def test_balanced_sampling_draws_every_class_alike() -> None:
@@ -338,3 +338,8 @@ def test_all_numbers_of_labels_share_a_cache_and_stand_in_their_own_blocks(
     assert "Linear probe (2-shot, logit adjustment)" in table and "Linear probe (logit adjustment)" in table
     assert table.count("\n## images") == 2
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["corn", "bce"])
+def test_another_loss_is_left_as_it_is(name: LossName) -> None:
+    assert make_loss("balanced_sampling", UNEQUAL, 3, CPU, name) is TASKS[name].loss

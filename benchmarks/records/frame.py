@@ -77,14 +77,14 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     backbone_requested, fallback, weights_source, weights_sha256, weights_note, device, device_type, precision,
     attention, batch_size, epochs, grad_checkpointing, warmup_epochs, decay_all, resample_patch_embed, optimizer,
     frozen_weights, normalized_by (`dataset` or `backbone`), train_labels (`all`, or how many), keep_steps; then
-    loss_name, uncertain, train_fraction, shots, imbalance, offload, recompute, backbone_family, backbone_pool, preload, lr,
-    weight_decay, tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch, torch, started, names_key (with
-    which names in predictions are hashed); code_digest and method_digest (of the code that trained: what
+    loss_name, uncertain, compile, train_fraction, shots, imbalance, offload, recompute, backbone_family,
+    backbone_pool, preload, lr, weight_decay, tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch,
+    torch, started, names_key (with which names in predictions are hashed); code_digest and method_digest (of the code that trained: what
     all methods share, and the method's own), version, commit, dirty.
     Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).
     Scores (0-1, on the test split unless named val_): val_auc, auc, accuracy, balanced_accuracy, macro_f1, loss; kappa
-    (-1 to 1, without weights) or, where the classes are grades, quadratic_kappa and mae (in grades): `ordered`, which
-    runs did not say before, when all had quadratic weights.
+    (-1 to 1, without weights) or, where the classes are grades, quadratic_kappa and mae (in grades): `ordered`,
+    which runs did not say before, when all had quadratic weights.
     Memory in bytes: {measured,predicted}_{setup,preload,train,eval}_peak_{allocated,reserved,process}_bytes,
     host_peak_bytes, cache_bytes. Time: seconds_{total,...}, images_per_second_{train,eval,preload};
     preload_seconds is what computing the features took when it was done, seconds_preload what this run waited for.
@@ -102,7 +102,6 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     soup_used, soup_best_val_auc.
     predictions_sha256: of the file of predictions, which was compared with it when the record was read.
     Of a damaged run, whose state is `damaged`, there is only what says where it belongs.
-    compile: how training steps were compiled.
     Missing values are missing (NA), whatever the reason. No text names a place or machine, whatever a record holds.
     """
     rows = [
