@@ -290,7 +290,7 @@ def test_what_is_of_class_folders_alone_says_so(folder: Path) -> None:
     assert evaluated.returncode == 2 and "which tells findings; use bench.py predict" in evaluated.stderr
     named = run(folder, "--methods", "knn", "--dry-run")
     assert named.returncode == 2 and "(neighbours share one vote among the classes), got bce on images" in named.stderr
-    group = run(folder, "--methods", "probes", "--set", "ep.num_queries=16", "--dry-run")
+    group = run(folder, "--methods", "probes", "--set", "ep.num_queries=16", "attentive_probe.head_dim=16", "--dry-run")
     assert group.returncode == 0 and "simpleshot must have images of one class each" in group.stderr
     other = run(folder, "--methods", "linear", "--loss", "cross_entropy", "--dry-run")
     assert other.returncode == 2 and "loss must be one for images of several findings, as images has" in other.stderr

@@ -181,6 +181,7 @@ def test_frame_has_every_column_and_missing_is_missing() -> None:
         "augmented",
         "normalized_by",
         "stopping_asked",
+        "train_labels",
         "majority_share",
         "num_classes",
         "train_losses",
