@@ -306,6 +306,6 @@ def test_the_table_is_sound() -> None:
     for name, info in DATASETS.items():
         assert name == info.name
         assert len(set(info.classes)) == len(info.classes) >= 2
-        assert all(0 < value < 1 for value in (*info.mean, *info.std))
+        assert all(0 < value < 1 for value in (*(info.mean or ()), *(info.std or ())))
         assert info.synthetic == (info.generate is not None)
         assert info.licence

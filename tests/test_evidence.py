@@ -265,7 +265,7 @@ def test_runs_store_the_groups_of_a_prepared_folder(tmp_path: Path) -> None:
     plain = open_dataset(str(root), tmp_path, tmp_path / "cache")
     samples = [sample for split in plain.splits.values() for sample in split]
     entries = [
-        Entry(s.path, s.path.split("/")[0], plain.classes[s.label], f"patient {s.path[-5]}", s.path, "")
+        Entry(s.path, s.path.split("/")[0], plain.classes[cast(int, s.label)], f"patient {s.path[-5]}", s.path, "")
         for s in samples
     ]
     split = {"kind": "ours", "parts": {}, "group_key": "patient", "seed": 0, "digest": split_digest(entries)}

@@ -177,7 +177,7 @@ def _maker(value_of: Mapping[str, str]) -> Any:
 def _unpack(stored: Arrays) -> RunGroups:
     images, names = json.loads(bytes(stored["names"]).decode())
     rows = zip(stored["counts"].tolist(), stored["values"], stored["resampled"], strict=True)
-    groups = (GroupScores(*counts, values, resampled) for counts, values, resampled in rows)
+    groups = (GroupScores(size, few, classes, *part) for (size, few, classes), *part in rows)
     return RunGroups(images, dict(zip(names, groups, strict=True)))
 
 

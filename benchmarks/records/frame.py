@@ -79,7 +79,8 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     frozen_weights, normalized_by (`dataset` or `backbone`), train_labels (`all`, or how many), keep_steps; then
     loss_name, uncertain, compile, train_fraction, shots, imbalance, offload, recompute, backbone_family,
     backbone_pool, preload, lr, weight_decay, tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch,
-    torch, started, names_key (with which names in predictions are hashed); code_digest and method_digest (of the code that trained: what
+    torch, started, names_key (with which names in predictions are hashed); code_digest and method_digest (of the code
+    that trained: what
     all methods share, and the method's own), version, commit, dirty.
     Parameters: trainable_total, trainable_head, trainable (without head), frozen, percent (0-100).
     Scores (0-1, on the test split unless named val_): val_auc, auc, accuracy, balanced_accuracy, macro_f1, loss; kappa
