@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.bounds import typed
 from benchmarks.choices import one_of
 from benchmarks.commands.contract import Command
-from benchmarks.commands.options import add_data_root, add_plugins, folder
+from benchmarks.commands.options import add_data_root, add_plugins
+from benchmarks.errors import UserError
 from benchmarks.names import printable
+from benchmarks.storage.files import file_in_the_way
 
 if TYPE_CHECKING:
     from benchmarks.prepare.build import Outcome
+    from benchmarks.raw.files import RawFiles
     from datasets.info import DatasetInfo
+
+FORMS = {
+    "medmnist": "a .npz file of a two-dimensional set of MedMNIST, official splits",
+    "huggingface": "an image folder (train, validation and test, with class folders or metadata.csv or .jsonl), or "
+    "parquet files; nothing is downloaded",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("dataset", metavar="NAME", help="see below")
     parser.add_argument(
-        "--raw", type=folder("raw"), required=True, metavar="DIR", help="holds the download, in any tree, zipped or not"
+        "--raw",
+        type=Path,
+        required=True,
+        metavar="DIR|FILE",
+        help="holds the download, in any tree, zipped or not; of medmnist its .npz file, of huggingface a folder or a "
+        ".parquet file",
+    )
+    parser.add_argument(
+        "--label",
+        metavar="COLUMN",
+        help="of huggingface: the classes in metadata.csv, metadata.jsonl or parquet files (default: label, or the "
+        "only one that is named as such columns are)",
     )
     add_data_root(parser)
     parser.add_argument(
@@ -74,17 +94,41 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.suite.progress import CountProgress
     from datasets import DATASETS
 
-    known = [name for name, info in DATASETS.items() if info.find is not None]
-    info = DATASETS[one_of("dataset", known, args.dataset)]
+    raw = args.raw.expanduser()
+    print(f"looking through {raw}", file=sys.stderr)
+    info, files = _dataset(args.dataset, raw, args.label, args.split_file is not None)
     request = Request(
-        args.raw.expanduser(), args.data_root / info.name, args.max_side, args.seed, args.split_file,
-        args.allow_incomplete, args.skip_unreadable, args.image_level, args.overwrite, args.link, args.bit_depth,
+        raw, args.data_root / info.name, args.max_side, args.seed, args.split_file, args.allow_incomplete,
+        args.skip_unreadable, args.image_level, args.overwrite, args.link, args.bit_depth, args.label, files,
     )  # fmt: skip
-    print(f"looking through {request.raw}", file=sys.stderr)
     with CountProgress(f"converting images of {info.name}") as progress:
         outcome = prepare(info, request, progress, DATASETS)
     print("\n".join(map(printable, _summary(info, outcome))))
     return 0
+
+
+def _dataset(name: str, raw: Path, label: str | None, own_split: bool) -> "tuple[DatasetInfo, RawFiles | None]":
+    """The dataset of the table, or the one that a file or folder of a known form makes, with what that holds."""
+    from benchmarks.prepare.huggingface import open_huggingface
+    from benchmarks.prepare.medmnist import open_medmnist
+    from datasets import DATASETS
+
+    known = [name for name, info in DATASETS.items() if info.find is not None]
+    one_of("dataset", [*known, *FORMS], name)
+    if label is not None and name != "huggingface":
+        raise UserError(f"--label must be given for huggingface alone, got {label!r} for {name}; leave it out")
+    if name in known:
+        if file := file_in_the_way(raw):
+            raise UserError(f"raw must be a folder and no file ({file} is one), got {str(raw)!r}")
+        return DATASETS[name], None
+    opened = open_medmnist(raw) if name == "medmnist" else open_huggingface(raw, label, own_split)
+    made = opened.info.name
+    if made in DATASETS or not made or made.startswith("."):
+        raise UserError(
+            f"--raw names the dataset, so its name must be none that is known ({', '.join(DATASETS)}) and must not "
+            f"begin with a dot, got {str(raw)!r}; rename it"
+        )
+    return opened.info, opened.files
 
 
 def _side(text: str) -> Any:
@@ -95,7 +139,9 @@ def _describe_datasets(parser: argparse.ArgumentParser) -> None:
     """Appends to the help what each dataset is and where to get it."""
     from datasets import DATASETS
 
-    lines = ["datasets:"]
+    lines = ["forms of files, which become the dataset that --raw names:"]
+    lines += [f"  {name}: {text}" for name, text in FORMS.items()]
+    lines += ["datasets:"]
     for info in DATASETS.values():
         if info.find is None:
             continue

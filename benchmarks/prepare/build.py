@@ -65,7 +65,7 @@ def prepare(info: DatasetInfo, request: Request, on_progress: Progress, datasets
     old = _read_target(request, request.settings(info.official))
     if old is not None and old["complete"]:
         return Outcome(request.target, old, None)
-    found = find_samples(info, scan(request.raw), datasets)
+    found = find_samples(info, request.files or scan(request.raw), datasets)
     if not request.skip_unreadable:
         refuse_unreadable(dict(found.unreadable))
     if not request.allow_incomplete:

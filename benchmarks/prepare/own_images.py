@@ -101,10 +101,10 @@ def _from_table(source: Path, folder: Path, paths: str | None, labels: str | Non
     status = source.stat()
     rows = read_table(RawFile(source.parent, source.name, "", status.st_size, status.st_mtime_ns))
     columns = list(rows[0]) if rows else []
-    path_column = _column("paths", columns, paths, PATHS, source)
-    label_column = _column("labels", columns, labels, LABELS, source)
+    path_column = column_of("paths", columns, paths, PATHS, source)
+    label_column = column_of("labels", columns, labels, LABELS, source)
     files = _files([row[path_column] for row in rows], folder, source)
-    _check_labels([row[label_column] for row in rows], label_column, source)
+    check_labels([row[label_column] for row in rows], label_column, source)
     common = Path(os.path.commonpath([file.parent for file in files]))
     found = [
         OwnImage(file, row[label_column], file.relative_to(common).as_posix(), None, row)
@@ -116,8 +116,19 @@ def _from_table(source: Path, folder: Path, paths: str | None, labels: str | Non
     return found
 
 
-def _column(option: str, columns: list[str], asked: str | None, usual: Collection[str], source: Path) -> str:
-    """The column asked for, else the only one with a usual name."""
+def column_of(option: str, columns: list[str], asked: str | None, usual: Collection[str], source: Path) -> str:
+    """The column asked for, else the only one with a usual name.
+
+    Args:
+        option: With which one is asked for; without dashes.
+        columns: Of the table, in lower case.
+        asked: Name of a column; None to look for one.
+        usual: Names to look for.
+        source: The table, for messages.
+
+    Raises:
+        UserError: There is none, or there are several.
+    """
     if asked is not None:
         if asked.lower() not in columns:
             raise UserError(
@@ -168,8 +179,17 @@ def _at(folder: Path, path: str) -> Path | None:
     return Path(os.path.normpath(place)) if path and place.is_file() else None
 
 
-def _check_labels(labels: Iterable[str], column: str, source: Path) -> None:
-    """A label becomes the name of a folder."""
+def check_labels(labels: Iterable[str], column: str, source: Path) -> None:
+    """Checks labels, which become names of folders.
+
+    Args:
+        labels: Of the rows of a table, below its header.
+        column: That they are from.
+        source: The table, for messages.
+
+    Raises:
+        UserError: One cannot name a folder.
+    """
     for number, label in enumerate(labels, 2):
         if not label or label != label.strip() or "/" in label or is_litter(label) or not label.isprintable():
             raise UserError(

@@ -4,18 +4,30 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.choices import SPLITS
 from benchmarks.errors import UserError
-from benchmarks.raw.files import RawFile
+from benchmarks.raw.files import RawFile, RawFiles
 from benchmarks.raw.match import image_id
 from benchmarks.raw.tables import Row, read_table
 from benchmarks.storage.files import why_no_file
-from datasets.info import RawSample
+from datasets.info import DatasetInfo, RawSample
 
 MAX_SIDE = 1536
 EXCLUDE = "exclude"
+
+
+class Opened(NamedTuple):
+    """A dataset that is in no table, as a file or folder of a known form describes it.
+
+    Attributes:
+        files: The file, or what the folder holds.
+        info: The dataset, with its images found.
+    """
+
+    files: RawFiles
+    info: DatasetInfo
 
 
 @dataclass(frozen=True)
@@ -23,7 +35,7 @@ class Request:
     """What is asked for.
 
     Attributes:
-        raw: The folder of the download.
+        raw: The folder of the download, or its one file.
         target: The dataset's folder to be.
         max_side: Shorter side in pixels to which larger images are reduced; None for no limit.
         seed: Of the splits that are ours.
@@ -34,6 +46,8 @@ class Request:
         overwrite: Make a dataset anew that was made with other settings.
         link: Hard-link plain files of the raw folder instead of copying them.
         bit_depth: Of images of more than 8 bits that do not say what is black and white; None to find it.
+        label: Column of the classes; None for the usual one, or where there is no table.
+        files: What the download holds, of a dataset that is in no table; None to look for it.
     """
 
     raw: Path
@@ -47,6 +61,8 @@ class Request:
     overwrite: bool = False
     link: bool = False
     bit_depth: int | None = None
+    label: str | None = None
+    files: RawFiles | None = None
 
     def settings(self, official: Sequence[str]) -> dict[str, Any]:
         """What decides the result, for comparison with what an existing dataset was made with."""
@@ -57,7 +73,14 @@ class Request:
             "split_file": hashlib.sha256(self.split_file.read_bytes()).hexdigest() if self.split_file else None,
             "image_level": self.image_level,
             "bit_depth": self.bit_depth,
+            "label": self.label,
+            "download": _digest(self.files) if self.files else None,
         }
+
+
+def _digest(files: RawFiles) -> str:
+    """Tells downloads apart by names and sizes: other images under a name that was used are not taken for the same."""
+    return hashlib.sha256(repr([(file.source, file.size) for file in files.files]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

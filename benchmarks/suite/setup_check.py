@@ -20,7 +20,7 @@ from benchmarks.storage.folders import files_below
 
 GIB = 2**30
 LEAST_FREE = 5 * GIB  # features of a small suite, or a few kept models
-OPTIONAL_PACKAGES = ("tensorboard", "mlflow", "wandb", "bitsandbytes", "captum", "onnxruntime", "onnxscript")
+OPTIONAL_PACKAGES = ("tensorboard", "mlflow", "wandb", "bitsandbytes", "captum", "onnxruntime", "onnxscript", "pyarrow")
 OPTIONAL_PROGRAMS = {
     "TeX": ("lualatex", "pdflatex"),
     "SLURM": ("sbatch",),
