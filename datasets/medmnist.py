@@ -23,10 +23,11 @@ class MedMnist(NamedTuple):
 
     Attributes:
         title: Its name as published.
-        classes: By label number; of several findings an image, their names.
+        classes: By label number, or findings by column.
         images: Where the images come from, to be cited.
         licence: Terms.
         ordered: Whether the classes are grades.
+        findings: Whether an image may have several of them, or none.
     """
 
     title: str
@@ -34,6 +35,7 @@ class MedMnist(NamedTuple):
     images: str
     licence: str = _TERMS
     ordered: bool = False
+    findings: bool = False
 
     @property
     def citation(self) -> str:
@@ -49,6 +51,15 @@ SETS: Mapping[str, MedMnist] = {
             "cancer-associated stroma", "colorectal adenocarcinoma epithelium",
         ),
         "Kather et al., PLOS Medicine 16:e1002730, 2019",
+    ),
+    "chestmnist": MedMnist(
+        "ChestMNIST",
+        (
+            "atelectasis", "cardiomegaly", "effusion", "infiltration", "mass", "nodule", "pneumonia", "pneumothorax",
+            "consolidation", "edema", "emphysema", "fibrosis", "pleural", "hernia",
+        ),
+        "Wang et al., ChestX-ray8, CVPR 2017",
+        findings=True,
     ),
     "dermamnist": MedMnist(
         "DermaMNIST",

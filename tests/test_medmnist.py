@@ -1,5 +1,6 @@
 """bench.py prepare medmnist, on synthetic files of the published shapes: every image where its label and split say."""
 
+import csv
 import os
 import zipfile
 from collections.abc import Callable
@@ -77,11 +78,49 @@ def test_grades_are_ordered_and_terms_are_kept(folder: Path, capsys: pytest.Capt
     assert bench.main(["check", "retinamnist_64", "--format", "json"]) == 0
 
 
+def finding_tables(num_findings: int, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
+    """A set with several findings an image, each there in half of 24 images of a split."""
+    random = np.random.default_rng(seed)
+    content: dict[str, npt.NDArray[Any]] = {}
+    for split in COUNTS:
+        content[f"{split}_images"] = random.integers(0, 256, (24, 28, 28), np.uint8)
+        columns = [random.permutation(np.arange(24) % 2) for _ in range(num_findings)]
+        content[f"{split}_labels"] = np.stack(columns, 1).astype(np.uint8)
+    return content
+
+
+@pytest.mark.parametrize(("name", "num_findings"), [("chestmnist", 14), ("own", 3)])
+def test_findings_become_a_table(name: str, num_findings: int, folder: Path) -> None:
+    content = finding_tables(num_findings)
+    assert prepare("medmnist", write(f"{name}.npz", content), folder / "data") == 0
+    with (folder / "data" / name / "labels.csv").open(newline="") as file:
+        listed = list(csv.DictReader(file))
+    names = SETS[name].classes if name in SETS else ("0", "1", "2")
+    assert len(listed) == 72 and set(listed[0]) == {"path", "split", "group", *names}
+    for row in listed:
+        split, number = Path(row["path"]).stem.split("_")
+        assert row["split"] == split
+        assert [int(row[column]) for column in names] == content[f"{split}_labels"][int(number)].tolist()
+    dataset = open_dataset(name, folder / "data", folder / "cache")
+    assert dataset.classes == names and dataset.findings
+
+
+def test_another_table_of_findings_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(
+        capsys, write("chestmnist.npz", finding_tables(3)), "train_labels must be integers of shape (24, 14), a row"
+    )
+    content = finding_tables(14)
+    content["val_labels"][0, 0] = 2
+    refused(capsys, write("chestmnist.npz", content), "val_labels must be 0 to 1, got 2")
+    uneven = finding_tables(3) | {"test_labels": np.zeros((24, 2), np.uint8)}
+    refused(capsys, write("own.npz", uneven), "test_labels must be integers of shape (24, 3), a row")
+
+
 def test_published_numbers_of_classes() -> None:
     """Of Yang et al. 2023, table 1."""
     assert {name: len(known.classes) for name, known in SETS.items()} == {
         "pathmnist": 9, "dermamnist": 7, "octmnist": 4, "pneumoniamnist": 2, "retinamnist": 5, "breastmnist": 2,
-        "bloodmnist": 8, "tissuemnist": 8, "organamnist": 11, "organcmnist": 11, "organsmnist": 11,
+        "bloodmnist": 8, "chestmnist": 14, "tissuemnist": 8, "organamnist": 11, "organcmnist": 11, "organsmnist": 11,
     }  # fmt: skip
     assert [name for name, known in SETS.items() if known.ordered] == ["retinamnist"]
     assert [name for name, known in SETS.items() if known.licence != "CC BY 4.0"] == ["dermamnist"]
@@ -129,9 +168,9 @@ IMAGES, LABELS = np.zeros((12, 28, 28), np.uint8), np.zeros((12, 1), np.uint8)
         (replaced(train_images=IMAGES[0]), "got uint8 of shape (28, 28)"),
         (replaced(train_images=IMAGES[..., None]), "got uint8 of shape (12, 28, 28, 1)"),
         (replaced(train_images=np.zeros((12, 64, 64), np.uint8)), "images must have one shape in all splits, got"),
-        (replaced(train_labels=LABELS[:5]), "train_labels must be 12 integers, one for each of train_images"),
+        (replaced(train_labels=LABELS[:5]), "train_labels must be integers of shape (12, 1) or (12,), a row for each"),
         (replaced(train_labels=LABELS.astype(np.float64)), "got float64 of shape (12, 1)"),
-        (replaced(train_labels=np.zeros((12, 14), np.uint8)), "got 14 findings an image in train_labels"),
+        (replaced(train_labels=np.zeros((12, 14), np.uint8)), "of shape (12, 1) or (12,), a row for each"),
         (replaced(train_labels=LABELS + 2), "train_labels must be 0 to 1, got 2"),
         (replaced(train_labels=LABELS.astype(np.int8) - 1), "train_labels must be 0 to 1, got -1"),
         (replaced(val_labels=np.zeros((6, 1), np.uint8)), "must have images in each split, got none in val/"),
