@@ -142,6 +142,15 @@ def test_fused_attention_tells_what_each_token_receives(attend: Attend, monkeypa
     torch.testing.assert_close(received, attention.mean(dim=2), rtol=1e-5, atol=1e-7)
 
 
+def test_no_image_depends_on_its_company() -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(5, 3, 17, 8) for _ in range(3))
+    together = attend_fused(query, key, value, 8**-0.5)
+    for i in range(5):
+        alone = attend_fused(query[[i]], key[[i]], value[[i]], 8**-0.5)
+        assert all(torch.equal(one[0], all_[i]) for one, all_ in zip(alone, together, strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_fused_attention_counts_in_fp32_what_tokens_in_16_bits_receive(dtype: torch.dtype) -> None:
     """Against fp32 arithmetic on the same 16-bit queries and keys; 16-bit counts would be off by up to 4e-3."""

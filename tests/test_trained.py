@@ -92,16 +92,21 @@ def method(request: pytest.FixtureRequest) -> str:
 
 
 def test_a_kept_model_gives_the_logits_of_its_run(folder: Path, method: str) -> None:
-    """To the last bit, as the computation is the same: the test split merged, as it was tested, validation unmerged."""
+    """To the last bit, as the computation is the same: the test split merged, as it was tested, validation unmerged.
+
+    Not so with features in 16 bits: how MKL rounds a token depends on its place among so few, and they lie elsewhere
+    among those that are extracted at once.
+    """
     model, stored = load(folder, method)
     tested, before = logits_of(model, folder, stored, "test")
-    np.testing.assert_array_equal(tested, before)
+    tolerance = 1e-6 if METHODS[method].has_extractor else 0
+    np.testing.assert_allclose(tested, before, rtol=0, atol=tolerance)
     recipe = METHODS[method].recipe(model.model, make_config(method, model.config.method_settings()), 1)
     if recipe.before_inference is not None:
         model, _ = load(folder, method, merge=False)
         apart, _ = logits_of(model, folder, stored, "test")
         np.testing.assert_allclose(apart, tested, atol=1e-4)
-    np.testing.assert_array_equal(*logits_of(model, folder, stored, "val"))
+    np.testing.assert_allclose(*logits_of(model, folder, stored, "val"), rtol=0, atol=tolerance)
 
 
 def test_bytes_of_a_task_are_those_of_the_file(folder: Path, method: str) -> None:

@@ -115,7 +115,12 @@ def attend_fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tup
     score is made once, else in two passes of the fused kernel.
     """
     if query.is_cpu and query.dtype == torch.float32 and not torch.compiler.is_exporting():
-        return attend_in_chunks(query, key, value, scale, CACHED_SCORES * torch.get_num_threads())
+        max_scores = CACHED_SCORES * torch.get_num_threads()
+        found = []
+        for image in zip(query, key, value, strict=True):  # copies, so that none depends on its company or its place
+            own = [tensor.clone(memory_format=torch.contiguous_format)[None] for tensor in image]
+            found.append(attend_in_chunks(own[0], own[1], own[2], scale, max_scores))
+        return torch.cat([attended for attended, _ in found]), torch.cat([received for _, received in found])
     return attend_in_two_passes(query, key, value, scale)
 
 
