@@ -25,6 +25,7 @@ from benchmarks.analysis.comparison import SameImages
 from benchmarks.analysis.ensembles import score
 from benchmarks.analysis.evidence import finding_evidence, read_evidence
 from benchmarks.analysis.extra_scores import SCORES
+from benchmarks.analysis.folds import fold_evidence
 from benchmarks.analysis.run_scores import read_scores
 from benchmarks.data.dataset import open_dataset
 from benchmarks.errors import UserError
@@ -328,3 +329,16 @@ def test_an_ensemble_averages_probabilities_of_findings(folder: Path) -> None:
 def test_what_counts_classes_is_refused(images: Path, words: list[str], said: str) -> None:
     ended = run(images.parent, "--methods", "linear", "--dry-run", *words)
     assert ended.returncode == 2 and said in ended.stderr
+
+
+def test_over_folds_each_finding_keeps_its_own_images() -> None:
+    """Twice the images with and without each: the interval is that of one test split in which every image is twice."""
+    frame = predictions(5)[0].assign(group="")
+    one = read_evidence(frame.to_csv(index=False).encode())
+    copies = pd.concat([frame, frame.assign(path="again " + frame["path"])])
+    twice = read_evidence(copies.to_csv(index=False).encode())
+    folds = fold_evidence([one, one])
+    assert folds.num_parts == 2 and folds.num_images == 2 * one.num_images
+    expected, found = (SameImages([{0: each}]).intervals()[0] for each in (twice, folds))
+    assert expected is not None and found is not None
+    assert found[:3] == pytest.approx(expected[:3], abs=2e-3)

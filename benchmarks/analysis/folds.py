@@ -17,7 +17,7 @@ from benchmarks.analysis.evidence import Evidence
 from benchmarks.records.frame import PROTOCOL
 
 _FOLD = r"^(?P<family>.+)-fold(?P<fold>\d+)$"  # of a dataset's name, as `split` gives it
-_SCORES = ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "quadratic_kappa", "loss", "val_auc")
+_SCORES = ("auc", "accuracy", "balanced_accuracy", "macro_f1", "kappa", "quadratic_kappa", "mae", "loss", "val_auc")
 
 
 def fold_evidence(runs: Sequence[Evidence]) -> Evidence:
@@ -40,6 +40,7 @@ def fold_evidence(runs: Sequence[Evidence]) -> Evidence:
         class_units=np.sum([run.class_units for run in runs], axis=0),
         classes=runs[0].classes,
         confusion=np.sum([run.confusion for run in runs], axis=0),
+        num_parts=runs[0].num_parts,
     )
 
 
@@ -78,8 +79,9 @@ def folds_together(
                 )
                 continue
             rows.append(_row(ordered) | {"dataset": str(family), "dataset_digest": digest})
-            if all(run_id in evidence for run_id in ordered["run_id"]):
-                found[rows[-1]["run_id"]] = fold_evidence([evidence[run_id] for run_id in ordered["run_id"]])
+            theirs = [evidence[run_id] for run_id in ordered["run_id"] if run_id in evidence]
+            if len(theirs) == len(ordered) and len({one.classes for one in theirs}) == 1:  # the same findings scored
+                found[rows[-1]["run_id"]] = fold_evidence(theirs)
     return pd.DataFrame(rows, columns=list(frame)).astype(frame.dtypes.to_dict()), found, problems
 
 

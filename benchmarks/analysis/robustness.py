@@ -22,7 +22,7 @@ from benchmarks.records.record import predictions_path
 KIND = "corruptions"  # of evaluations that this is about
 CLEAN = "test"  # what the clean images are called in a file of predictions
 ALL = "all"  # the mean over corruptions
-_LAYOUT = "robustness-1"  # of the kept files
+_LAYOUT = "robustness-2"  # of the kept files
 _GAINED = (
     *("data", "data_digest", "data_label", "corruption", "severity", "seeds_evaluated", "num_images", "fewest_units"),
     *("corrupted_mean", "corrupted_sd", "corrupted_low", "corrupted_high", "clean_mean"),
@@ -100,7 +100,7 @@ def load_conditions(results: Path, frame: pd.DataFrame) -> tuple[dict[str, Condi
 def _made(data: bytes) -> Arrays:
     found = read_conditions(data)
     clean = found[None]
-    names = json.dumps([clean.images, clean.unit, clean.classes, list(found)])
+    names = json.dumps([clean.images, clean.unit, clean.classes, clean.num_parts, list(found)])
     return {
         "names": np.frombuffer(names.encode(), np.uint8),
         "auc": np.array([run.auc for run in found.values()]),
@@ -113,11 +113,11 @@ def _made(data: bytes) -> Arrays:
 
 
 def _unpack(stored: Arrays) -> dict[Condition | None, Evidence]:
-    images, unit, classes, conditions = json.loads(bytes(stored["names"]).decode())
+    images, unit, classes, num_parts, conditions = json.loads(bytes(stored["names"]).decode())
     return {
         None if condition is None else Condition(*condition): Evidence(
             images, unit, float(stored["auc"][i]), stored["influence"][i], float(stored["design_effect"][i]),
-            stored["class_images"], stored["class_units"], tuple(classes), stored["confusion"][i],
+            stored["class_images"], stored["class_units"], tuple(classes), stored["confusion"][i], num_parts,
         )
         for i, condition in enumerate(conditions)
     }  # fmt: skip
@@ -182,7 +182,7 @@ def _rows(runs: Runs) -> Iterator[dict[str, Any]]:
     tested = SameImages(cells)
     drops = tested.compare([(0, i) for i in range(1, len(cells))])
     clean = float(np.mean([run.auc for run in cells[0].values()]))
-    images = int(next(iter(cells[0].values())).class_images.sum())
+    images = next(iter(cells[0].values())).num_images
     shared = {"seeds_evaluated": len(runs), "num_images": images, "fewest_units": tested.fewest, "clean_mean": clean}
     names: list[tuple[str | None, int | None]] = [(None, 0), *groups]
     for place, cell, interval, drop in zip(names, cells, tested.intervals(), [None, *drops], strict=True):

@@ -28,7 +28,7 @@ from benchmarks.records.record import predictions_path
 from benchmarks.scores import log_odds
 
 GAP = "gap"  # in the place of a subgroup
-_LAYOUT = "subgroups-1"  # of the kept files
+_LAYOUT = "subgroups-2"  # of the kept files
 _COUNTS = ("num_images", "fewest", "num_classes")  # the first of `GroupScores`
 _BY_IMAGE = ("labels", "values", "units", "called")  # of a part
 ALL_SCORES: dict[str, Score] = {AUC: Score("AUC", 1), **SCORES}
