@@ -19,6 +19,7 @@ from test_report import as_shown
 
 from benchmarks.records.record import write_record
 from benchmarks.report.html_page import write_report
+from benchmarks.report.tables import escape_latex
 from benchmarks.report.trade_off_plot import pareto_front
 
 pytestmark = pytest.mark.browser
@@ -109,6 +110,65 @@ def test_filters_hold_for_the_whole_page(page: Chrome) -> None:
     assert find(page, "#shown").text == "1 of 28 rows"
     find(page, "#filters button").click()
     WebDriverWait(page, 5).until(lambda _: len(column(page, "Method")) == 28)
+
+
+def test_a_view_is_shared_by_its_address(chrome: Chrome, folder: Path) -> None:
+    address = (folder / "report.html").as_uri()
+    chrome.get(address)
+    settle(chrome)
+    assert chrome.current_url == address
+    choose(chrome, "filter-label", "FPT")
+    choose(chrome, "filter-dataset", HOSTILE_DATASET)
+    chrome.execute_script(
+        "const card = byId('card'); card.value = 1;"
+        "for (const event of ['input', 'change']) card.dispatchEvent(new Event(event))"
+    )
+    shared, rows, size = chrome.current_url, column(chrome, "Image side"), find(chrome, "#card-size").text
+    chrome.get("about:blank")
+    chrome.get(shared)
+    settle(chrome)
+    assert column(chrome, "Method") == ["FPT"] * len(rows) and column(chrome, "Image side") == rows
+    assert find(chrome, "#filter-dataset").get_attribute("value") == HOSTILE_DATASET
+    assert find(chrome, "#card-size").text == size
+    chrome.get(f"{address}?filter-label=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E&filter-none=x&records=1&card=%3Cb%3E")
+    settle(chrome)
+    assert len(column(chrome, "Method")) == 28 and not chrome.find_elements(By.CSS_SELECTOR, "img")
+    assert console(chrome) == []
+
+
+def test_the_table_is_copied_as_latex(page: Chrome) -> None:
+    choose(page, "filter-dataset", HOSTILE_DATASET)
+    find(page, "#copy-latex").click()
+    WebDriverWait(page, 5).until(lambda _: find(page, "#copied").text != "")
+    lines = str(find(page, "#latex").get_attribute("value")).splitlines()
+    first, last = lines.index(r"\midrule"), lines.index(r"\bottomrule")
+    methods = [line.partition(" & ")[0] for line in lines[first + 1 : last]]
+    assert methods == [escape_latex(name) for name in column(page, "Method")]
+    assert all(line.endswith(r" \\") for line in lines[first + 1 : last])
+    assert lines[1].count("r") > 5 and len({line.count(" & ") for line in lines[first + 1 : last]}) == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_in_light_and_dark(page: Chrome, scheme: str) -> None:
+    """WCAG's contrast of text on the page and of quiet text, at least 4.5."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    paper = luminance(page, "body", "backgroundColor")
+    for selector in ("body", ".note", "#results th", "#filters label", "nav a"):
+        text = luminance(page, selector, "color")
+        assert (max(text, paper) + 0.05) / (min(text, paper) + 0.05) >= 4.5, selector
+    assert (paper > 0.5) == (scheme == "light")
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def luminance(page: Chrome, selector: str, name: str) -> float:
+    """The relative luminance of a colour (WCAG 2.2)."""
+    colour = page.execute_script(
+        "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]", selector, name
+    )
+    shares = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    red, green, blue = (share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_filters_that_match_nothing_say_so(page: Chrome) -> None:
@@ -251,6 +311,13 @@ def test_confusion_matrix_counts_the_test_images(page: Chrome) -> None:
     assert sum(map(int, texts(page, "#confusion td"))) == 40
     assert sum(map(int, texts(page, "#class-results td:nth-child(2)"))) == 40
     choose(page, "learning-quantity", "Training loss")
+
+
+def test_learning_curves_show_chance(page: Chrome) -> None:
+    shapes = "return document.getElementById('learning-plot').layout.shapes.map(({ y0 }) => y0)"
+    assert page.execute_script(shapes) == [0.5]
+    choose(page, "learning-quantity", "Training loss")
+    assert page.execute_script(shapes) == []
 
 
 def test_learning_curves_ring_the_epoch_that_was_picked(page: Chrome) -> None:

@@ -32,6 +32,7 @@ from benchmarks.report.page_parts import pack
 from benchmarks.report.page_runs import Part, make_parts, origins_of, page_frame
 from benchmarks.report.page_use import use_panels
 from benchmarks.report.style import Style, styles
+from benchmarks.report.tables import TEX
 from methods import idea_of
 
 # What a row says elsewhere: in its place, its protocol or its footnotes.
@@ -109,6 +110,7 @@ def collect(
     ]
     content = {
         "definitions": definitions(table),
+        "tex": TEX,
         "needs": f"the highest peak of a run's phases, {MARGIN:.0%} of it for fragmentation and the prediction's "
         f"error, and {CONTEXT_BYTES['train'] / 2**20:,.0f} MiB of CUDA context, as bench.py fit counts",
         "problems": [hide_places(problem, _folders(results)) for problem in faults],

@@ -54,7 +54,7 @@ NO_EVIDENCE: Mapping[str, Evidence] = MappingProxyType({})
 _RANKS_MD = ("{}", "**{}**", "<u>{}</u>")
 _RANKS_TEX = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
 _RANKS_CONSOLE = ("", "bold", "underline")
-_TEX = {
+TEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
     **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": r"\textendash{}", "−": "$-$", "·": r"$\cdot$", "…": r"\ldots{}"},
@@ -156,7 +156,7 @@ def escape_markdown(text: str) -> str:
 def escape_latex(text: str) -> str:
     """Text that LaTeX prints as it stands; a control character, which it refuses, as its escape."""
     shown = _CONTROL.sub(lambda found: printable(found[0]), re.sub(r"\s+", " ", text))
-    return _LIGATURE.sub(r"\1{}", "".join(_TEX.get(character, character) for character in shown))
+    return _LIGATURE.sub(r"\1{}", "".join(TEX.get(character, character) for character in shown))
 
 
 def _header(header: str, better: int) -> str:

@@ -107,6 +107,23 @@ function makeFilters() {
   }
 }
 
+const SHARED = [...Object.keys(FILTERS).map((name) => `filter-${name}`), "card"]; // controls whose values the address holds
+
+/** Sets the controls as the address says; what they do not offer is left out. */
+function readAddress() {
+  for (const [id, value] of new URLSearchParams(location.search)) {
+    const control = SHARED.includes(id) ? byId(id) : null;
+    if (!control || (control.options && ![...control.options].some((option) => option.value === value))) continue;
+    control.value = value;
+  }
+}
+
+/** Has the address hold what differs from the page as it opens, so that a view can be shared. */
+function writeAddress(untouched) {
+  const view = new URLSearchParams(SHARED.filter((id) => byId(id).value !== untouched[id]).map((id) => [id, byId(id).value]));
+  history.replaceState(null, "", `${location.pathname}${view.size ? `?${view}` : ""}${location.hash}`);
+}
+
 /** Choices of what a figure shows: dataset and protocol, with the resolution if asked; synthetic images come last. */
 function choices(rows, withResolution) {
   const seen = new Map();

@@ -200,14 +200,17 @@ function drawCurves(rows, contents) {
     .sort(([a], [b]) => few.has(a) - few.has(b)) // the grey ones below
     .flatMap(([label, own]) => curveTraces(label, own, key, best, few.has(label)));
   byId("learning-caption").textContent = [
+    key === "val_auc" ? "Dotted line: chance." : "",
     "A line a run, its seeds alike; the large ringed marker is the epoch that validation picked.",
     saidOfFew(lines.size, few.size, "full fine-tuning and the best of each idea"),
     ...group(chosen[0]).footnotes.filter((note) => DATA.auc_marks.includes(note[0])),
-  ].join(" ");
+  ].filter(Boolean).join(" ");
+  const chance = { type: "line", xref: "paper", x0: 0, x1: 1, y0: 0.5, y1: 0.5, line: { color: "#555", width: 1, dash: "dot" } };
   const last = Math.max(...drawn.flatMap(({ history }) => history.map(({ epoch }) => epoch)));
   draw("learning-plot", traces, {
     xaxis: { ...AXIS, title: { text: "Epoch" }, tick0: 0, dtick: Math.ceil(last / 10) },
     yaxis: { ...AXIS, title: { text: QUANTITIES[key] ?? plain(key.replace(/_/g, " ")) } },
+    shapes: key === "val_auc" ? [chance] : [],
   });
 }
 

@@ -16,6 +16,8 @@ function drawAbout() {
   byId("definitions").textContent = `${DATA.definitions} † predicted, not measured.`;
 }
 
+let untouched = {}; // values of the controls as the page opens
+
 function drawAll() {
   const rows = shownRows();
   byId("shown").textContent = `${rows.length} of ${plural(DATA.rows.length, "row")}`;
@@ -26,6 +28,7 @@ function drawAll() {
   drawLearning(rows);
   drawClasses(rows);
   drawScoreCurves(rows);
+  writeAddress(untouched);
 }
 
 function followHash(scroll) {
@@ -36,6 +39,8 @@ function followHash(scroll) {
 function start() {
   makeFilters();
   makeMemoryControls();
+  untouched = Object.fromEntries(SHARED.map((id) => [id, byId(id).value]));
+  readAddress();
   drawAbout();
   drawMachines();
   drawAll();
@@ -47,6 +52,8 @@ function start() {
   for (const id of ["trade-off-group", "trade-off-cost"]) on(id, "change", () => drawTradeOff(shownRows()));
   for (const id of ["memory-setting", "memory-quantity"]) on(id, "change", drawMemory);
   on("card", "input", drawMemory);
+  on("card", "change", () => writeAddress(untouched));
+  on("copy-latex", "click", copyLatex);
   for (const id of ["learning-group", "learning-quantity"]) on(id, "change", () => drawLearning(shownRows()));
   on("classes-group", "change", () => drawClasses(shownRows()));
   for (const id of ["curves-group", "curves-row", "curves-kind"]) on(id, "change", () => drawScoreCurves(shownRows()));

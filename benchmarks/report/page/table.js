@@ -115,3 +115,29 @@ function drawProtocols(rows) {
     make("p", {}, `${part.dataset}, protocol ${part.block}: ${part.protocol}. ${part.spread}. ${part.preloading}`),
     ...part.footnotes.map((line) => make("p", {}, line)))));
 }
+
+const tex = (text) => [...text].map((character) => DATA.tex[character] ?? character).join("");
+
+/** The rows and columns that are shown, without their runs, as a booktabs table. */
+function latexOf(rows) {
+  const columns = tableColumns().filter(({ runs }) => !runs);
+  const line = (cells) => `${cells.join(" & ")} \\\\`;
+  const bold = ["$1", "\\textbf{$1}", "\\underline{$1}"];
+  const cell = (column, row) => {
+    const [text, mark, rank] = column.cell(row);
+    return bold[rank].replace("$1", () => tex(text)) + tex(mark);
+  };
+  const head = columns.map(({ title, better }) => tex(`${title}${{ "-1": " ↓", 0: "", 1: " ↑" }[better]}`));
+  const align = columns.map(({ words }) => (words ? "l" : "r")).join("");
+  const body = sorted(rows, columns).map((row) => line(columns.map((column) => cell(column, row))));
+  return ["% Needs \\usepackage{booktabs}.", `\\begin{tabular}{${align}}`, "\\toprule", line(head), "\\midrule", ...body, "\\bottomrule", "\\end{tabular}", ""].join("\n");
+}
+
+/** Copies the table as LaTeX where the browser lets a page do so, and shows it in any case. */
+async function copyLatex() {
+  const box = byId("latex");
+  box.value = latexOf(shownRows());
+  box.hidden = false;
+  box.select();
+  byId("copied").textContent = await navigator.clipboard?.writeText(box.value).then(() => "Copied.", () => null) ?? "Selected below: copy it from there.";
+}
