@@ -1,6 +1,8 @@
 """Compiled steps: the same losses and weights, a warm-up of its own, and what is refused before any work."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from benchmarks.report.missing_runs import seed_commands
 from benchmarks.training import compiled
 from benchmarks.training.compiled import check_compile
 
+CAN_COMPILE = any(map(shutil.which, compiled.CPU_COMPILERS))
+
 
 @pytest.fixture(autouse=True)
 def nothing_compiled_before() -> None:
@@ -24,6 +28,7 @@ def nothing_compiled_before() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not CAN_COMPILE and "CI" not in os.environ, reason="needs a C++ compiler")
 def test_compiled_steps_give_the_same_losses_and_their_warm_up_is_no_epochs(tmp_path: Path) -> None:
     """With dropout, which draws the same numbers; against a run that is not compiled."""
     make_images(tmp_path / "images")
@@ -45,6 +50,7 @@ def test_compiled_steps_give_the_same_losses_and_their_warm_up_is_no_epochs(tmp_
     assert "predicted_memory" not in other["measurements"] and "predicted_memory" in plain["measurements"]
 
 
+@pytest.mark.skipif(not CAN_COMPILE and "CI" not in os.environ, reason="needs a C++ compiler")
 def test_a_step_that_cannot_be_compiled_says_what_to_leave_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: object, **__: object) -> Any:
         raise torch._dynamo.exc.TorchDynamoException("a value cannot be saved\nand more")
