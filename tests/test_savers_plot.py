@@ -85,3 +85,15 @@ def test_the_command_predicts_each_saver(tmp_path: Path, capsys: pytest.CaptureF
     offloaded = MemoryPoint("full", 32, 4, backbone, precision="bf16", attention="sdpa", offload="activations")
     assert told["False", "offloaded"] == predict_memory(offloaded).highest.allocated < told["False", "none"]
     assert (tmp_path / "savers.png").is_file()
+
+
+def test_rows_of_one_resolution_are_told_apart_in_80_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = "vit_tiny_patch16_224[depth=2,embed_dim=48,num_heads=3]"
+    words = ["memory", "--each-saver", "--methods", "lora", "--res", "32", "--batch-size", "4", "--backbone", backbone]
+    assert bench.main([*words, "--cache", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    lines = [line for line in said.out.splitlines() if line.startswith("| lora")]
+    assert len({line.rpartition("|")[0].rpartition("|")[0] for line in lines}) == len(lines) == 8
+    assert "MiB" in said.err

@@ -43,6 +43,7 @@ DEFAULTS: dict[str, list[Any]] = {
 }
 EACH_SAVER_RES = [224, 512, 768, 1024, 1536]
 # What is left out first where the terminal is narrow.
+_TURNED = "MiB allocated at the highest, in the whole run; --wide shows each phase and counter"
 _DETAILS = (
     *("peak_process_mib", "peak_reserved_mib", "source", "status", "savers", "backbone", "batch_size"),
     "grad_checkpointing",
@@ -141,7 +142,7 @@ def _show(args: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
 
     frame = points_frame(rows)
     if _narrow(args, frame):
-        print("MiB allocated at the highest, in the whole run; --wide shows each phase and counter", file=sys.stderr)
+        print(_TURNED, file=sys.stderr)
     _print(args, frame, by_resolution)
     if args.plot:
         from benchmarks.memory.measured import read_measured
@@ -182,7 +183,11 @@ def _each_saver(args: argparse.Namespace) -> int:
     args.res = args.res or EACH_SAVER_RES
     points = [saving for point in grid(args) for saving in with_each_saver(point)]
     frame = points_frame(_predict(args, points))
-    _print(args, frame, by_saver)
+    if args.format == "md" and not args.wide:  # at one resolution, too: rows differ in what saves
+        print(_TURNED, file=sys.stderr)
+        print_frame(by_saver(frame), args.format, details=_DETAILS)
+    else:
+        _print(args, frame, by_saver)
     if args.plot:
         from benchmarks.report.savers_plot import plot_savers
 
