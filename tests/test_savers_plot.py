@@ -87,9 +87,7 @@ def test_the_command_predicts_each_saver(tmp_path: Path, capsys: pytest.CaptureF
     assert (tmp_path / "savers.png").is_file()
 
 
-def test_rows_of_one_resolution_are_told_apart(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_of_one_resolution_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     backbone = "vit_tiny_patch16_224[depth=2,embed_dim=48,num_heads=3]"
     words = ["memory", "--each-saver", "--methods", "lora", "--res", "32", "--batch-size", "4", "--backbone", backbone]
     assert bench.main([*words, "--cache", str(tmp_path)]) == 0
