@@ -144,6 +144,8 @@ def test_the_table_is_copied_as_latex(page: Chrome) -> None:
     first, last = lines.index(r"\midrule"), lines.index(r"\bottomrule")
     methods = [line.partition(" & ")[0] for line in lines[first + 1 : last]]
     assert methods == [escape_latex(name) for name in column(page, "Method")]
+    page.execute_script("DATA.rows[0].cells[0][0] = \"a--b,,  c''d\"")
+    assert page.execute_script("return tex(DATA.rows[0].cells[0][0])") == escape_latex("a--b,,  c''d")
     assert all(line.endswith(r" \\") for line in lines[first + 1 : last])
     assert lines[1].count("r") > 5 and len({line.count(" & ") for line in lines[first + 1 : last]}) == 1
 

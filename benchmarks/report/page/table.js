@@ -116,7 +116,8 @@ function drawProtocols(rows) {
     ...part.footnotes.map((line) => make("p", {}, line)))));
 }
 
-const tex = (text) => [...text].map((character) => DATA.tex[character] ?? character).join("");
+/** Text as LaTeX prints it; hyphens, commas and apostrophes, which it would join, stay apart. */
+const tex = (text) => [...text.replace(/\s+/g, " ")].map((character) => DATA.tex[character] ?? character).join("").replace(/([-,'])(?=\1)/g, "$1{}");
 
 /** The rows and columns that are shown, without their runs, as a booktabs table. */
 function latexOf(rows) {

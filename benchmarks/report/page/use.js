@@ -16,7 +16,7 @@ function drawUse() {
 }
 
 function useTable({ caption, columns, rows }) {
-  const fixed = { scope: "row", style: "position: sticky; left: 0; background: #fff; border-right: 1px solid var(--line)" };
+  const fixed = { scope: "row", style: "position: sticky; left: 0; background: var(--paper); border-right: 1px solid var(--line)" };
   const head = columns.map((title, i) => make("th", { scope: "col", className: i ? "" : "text" }, title));
   const body = rows.map(({ cells, resolution }, i) => make("tr", { className: i && rows[i - 1].resolution !== resolution ? "new-part" : "" },
     ...cells.map((cell, j) => (j ? make("td", {}, cell) : make("th", fixed, cell)))));
