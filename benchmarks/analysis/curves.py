@@ -11,9 +11,8 @@ from scipy.special import softmax
 from benchmarks.analysis.calibration import NUM_BINS, bins, scaled
 from benchmarks.analysis.extra_scores import cumulated, positives
 from benchmarks.analysis.influence import Floats, Integers
-from benchmarks.analysis.kept import FOLDER, Arrays, Kept
+from benchmarks.analysis.kept import FOLDER, Arrays, Kept, load_kept
 from benchmarks.analysis.run_scores import scored
-from benchmarks.records.record import predictions_path
 from benchmarks.scores import log_odds
 
 GRID = np.linspace(0, 1, 41)  # of false-positive rate, and of recall
@@ -127,20 +126,16 @@ def _deviation(drawn: Floats) -> Floats:
 
 def load_curves(results: Path, frame: pd.DataFrame) -> dict[str, Curves]:
     """The curves of finished runs whose predictions can be read; what cannot, `evidence.load_evidence` names."""
-    found = {}
-    finished = frame.loc[frame["state"] == "ok", ["run_id", "predictions_sha256"]].drop_duplicates("run_id")
-    with Kept(results / FOLDER, _LAYOUT, _made) as kept:
-        for run_id, digest in finished.to_numpy():
-            try:
-                arrays = kept.of(predictions_path(results, run_id), None if pd.isna(digest) else digest)
-            except (FileNotFoundError, ValueError):
-                continue
-            values, deviations = (
-                {kind: arrays[f"{kind}.{part}"] for kind in KINDS if f"{kind}.{part}" in arrays}
-                for part in ("values", "deviations")
-            )
-            found[run_id] = Curves(values, deviations)
-    return found
+    kept = Kept(results / FOLDER, _LAYOUT, _made)
+    return load_kept(kept, results, frame[frame["state"] == "ok"], lambda _, arrays: _unpack(arrays))[0]
+
+
+def _unpack(arrays: Arrays) -> Curves:
+    values, deviations = (
+        {kind: arrays[f"{kind}.{part}"] for kind in KINDS if f"{kind}.{part}" in arrays}
+        for part in ("values", "deviations")
+    )
+    return Curves(values, deviations)
 
 
 def _made(data: bytes) -> Arrays:

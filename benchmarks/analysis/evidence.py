@@ -14,10 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks.analysis.influence import Floats, Integers, mean_influence, units_of_classes
-from benchmarks.analysis.kept import FOLDER, Arrays, Kept, not_theirs
+from benchmarks.analysis.kept import FOLDER, Arrays, Kept, load_kept
 from benchmarks.analysis.predictions import Predictions, SplitPredictions, Tested
 from benchmarks.errors import UserError
-from benchmarks.records.record import predictions_path
 from benchmarks.scores import log_odds
 
 _LAYOUT = "evidence-7"  # of the kept files
@@ -80,22 +79,16 @@ def load_evidence(
         The evidence by run id, and one line for each file that is damaged or belies its record. The caller shows
         these lines and exits non-zero.
     """
-    evidence, problems = {}, []
-    finished = frame.loc[(frame["state"] == "ok") & frame["auc"].notna(), ["run_id", "auc", "predictions_sha256"]]
-    with Kept((keep or results) / FOLDER, _LAYOUT, _made) as kept:
-        for run_id, auc, digest in finished.to_numpy():
-            path = predictions_path(results, run_id)
-            try:
-                found = _unpack(kept.of(path, None if pd.isna(digest) else digest))
-                if abs(found.auc - auc) > _TOLERANCE:
-                    raise UserError(f"they give an AUC of {found.auc:.6f}, the record says {auc:.6f}")
-            except FileNotFoundError:
-                continue
-            except ValueError as error:
-                problems.append(not_theirs(path, error))
-            else:
-                evidence[run_id] = found
-    return evidence, problems
+    finished = frame[(frame["state"] == "ok") & frame["auc"].notna()]
+    recorded = dict(zip(finished["run_id"], finished["auc"], strict=True))
+
+    def unpack(run_id: str, arrays: Arrays) -> Evidence:
+        found, auc = _unpack(arrays), recorded[run_id]
+        if abs(found.auc - auc) > _TOLERANCE:
+            raise UserError(f"they give an AUC of {found.auc:.6f}, the record says {auc:.6f}")
+        return found
+
+    return load_kept(Kept((keep or results) / FOLDER, _LAYOUT, _made), results, finished, unpack)
 
 
 def read_evidence(data: bytes) -> Evidence:

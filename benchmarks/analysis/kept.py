@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from benchmarks.errors import UserError
+from benchmarks.records.record import predictions_path
 from benchmarks.storage.files import read_disposable, read_regular, write_disposable
 
 FOLDER = ".statistics"
@@ -23,6 +25,7 @@ _DIGITS = 32  # of the hex digest of a file
 _SECONDS = 20.0  # of making, after which what was made is written, lest it be lost with a process that is killed
 
 Arrays = Mapping[str, NDArray[Any]]
+T = TypeVar("T")
 
 
 def not_theirs(path: Path, error: ValueError) -> str:
@@ -109,6 +112,38 @@ class Kept:
 
     def _path(self, shard: str) -> Path:
         return self._folder / f"{self._layout}-{shard}"
+
+
+def load_kept(
+    kept: Kept,
+    results: Path,
+    runs: pd.DataFrame,
+    unpack: Callable[[str, Arrays], T],
+    said: Callable[[str, Path, ValueError], str] = lambda run_id, path, error: not_theirs(path, error),
+) -> tuple[dict[str, T], list[str]]:
+    """What is made of the predictions of runs by id, and a line for each file that cannot be read or is none of theirs.
+
+    A run without a file is left out.
+
+    Args:
+        kept: Makes it, or has it from before.
+        results: The root under which the files lie.
+        runs: As `records.runs_frame` gives them.
+        unpack: What it is, from the run's id and the arrays; raises ValueError where they belie the record.
+        said: The line, from the run's id, the file, and what is wrong with it.
+    """
+    found: dict[str, T] = {}
+    problems = []
+    with kept:
+        for run_id, digest in runs[["run_id", "predictions_sha256"]].drop_duplicates("run_id").to_numpy():
+            path = predictions_path(results, run_id)
+            try:
+                found[run_id] = unpack(run_id, kept.of(path, None if pd.isna(digest) else digest))
+            except FileNotFoundError:
+                continue
+            except ValueError as error:
+                problems.append(said(run_id, path, error))
+    return found, problems
 
 
 def _packed(kept: Mapping[str, Arrays]) -> bytes:

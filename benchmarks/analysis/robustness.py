@@ -15,9 +15,8 @@ import pandas as pd
 from benchmarks.analysis.comparison import SameImages
 from benchmarks.analysis.evaluations import data_labels
 from benchmarks.analysis.evidence import Evidence, evidence_of, ranked_by
-from benchmarks.analysis.kept import FOLDER, Arrays, Kept, not_theirs
+from benchmarks.analysis.kept import FOLDER, Arrays, Kept, load_kept
 from benchmarks.analysis.predictions import Predictions
-from benchmarks.records.record import predictions_path
 
 KIND = "corruptions"  # of evaluations that this is about
 CLEAN = "test"  # what the clean images are called in a file of predictions
@@ -83,18 +82,8 @@ def load_conditions(results: Path, frame: pd.DataFrame) -> tuple[dict[str, Condi
         results: Where evaluations lie, under which what was read is kept.
         frame: They, as `records.runs_frame` gives them.
     """
-    found: dict[str, Conditions] = {}
-    problems = []
-    with Kept(results / FOLDER, _LAYOUT, _made) as kept:
-        for run_id, digest in frame[["run_id", "predictions_sha256"]].to_numpy():
-            path = predictions_path(results, run_id)
-            try:
-                found[run_id] = _unpack(kept.of(path, None if pd.isna(digest) else digest))
-            except FileNotFoundError:
-                continue
-            except ValueError as error:
-                problems.append(not_theirs(path, error))
-    return found, problems
+    kept = Kept(results / FOLDER, _LAYOUT, _made)
+    return load_kept(kept, results, frame, lambda _, arrays: _unpack(arrays))
 
 
 def _made(data: bytes) -> Arrays:

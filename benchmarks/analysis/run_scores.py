@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from benchmarks.analysis.extra_scores import Fitted, extra_scores, fit
 from benchmarks.analysis.influence import Floats, units_of_classes
-from benchmarks.analysis.kept import FOLDER, Arrays, Kept, not_theirs
+from benchmarks.analysis.kept import FOLDER, Arrays, Kept, load_kept
 from benchmarks.analysis.predictions import Predictions, SplitPredictions, Tested
 from benchmarks.analysis.resamples import NUM_RESAMPLES, resample_weights
-from benchmarks.records.record import predictions_path
 
 _LAYOUT = "scores-3"  # of the kept files
 _LEAST = 1e-300  # of a probability whose logarithm stands for a logit
@@ -122,20 +121,11 @@ def load_scores(
     Returns:
         The scores by run id, and one line for each file that cannot be read.
     """
-    found, problems = {}, []
-    finished = frame.loc[frame["state"] == "ok", ["run_id", "predictions_sha256"]].drop_duplicates("run_id")
-    with Kept(results / FOLDER, _LAYOUT, _made) as kept:
-        for run_id, digest in finished.to_numpy():
-            if run_ids is not None and run_id not in run_ids:
-                continue
-            path = predictions_path(results, run_id)
-            try:
-                found[run_id] = _unpack(kept.of(path, None if pd.isna(digest) else digest))
-            except FileNotFoundError:
-                continue
-            except ValueError as error:
-                problems.append(not_theirs(path, error))
-    return found, problems
+    finished = frame[frame["state"] == "ok"]
+    if run_ids is not None:
+        finished = finished[finished["run_id"].isin(run_ids)]
+    kept = Kept(results / FOLDER, _LAYOUT, _made)
+    return load_kept(kept, results, finished, lambda _, arrays: _unpack(arrays))
 
 
 def _made(data: bytes) -> Arrays:

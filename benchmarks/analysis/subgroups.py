@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from benchmarks.analysis.extra_scores import SCORES, Score, cumulated, partial_auc
 from benchmarks.analysis.inference import LEVEL
 from benchmarks.analysis.influence import Floats, Integers, units_of_classes
-from benchmarks.analysis.kept import FOLDER, Arrays, Kept, not_theirs
+from benchmarks.analysis.kept import FOLDER, Arrays, Kept, load_kept, not_theirs
 from benchmarks.analysis.resamples import resample_weights
 from benchmarks.analysis.run_scores import Scored, ScoredPart, part_scores, scored
 from benchmarks.analysis.score_intervals import ScoreInterval, mean_interval
 from benchmarks.choices import AUC, FEW_UNITS
 from benchmarks.errors import UserError
-from benchmarks.records.record import predictions_path
 from benchmarks.scores import log_odds
 
 GAP = "gap"  # in the place of a subgroup
@@ -137,23 +136,22 @@ def load_groups(
         values: Of the images by the id of a run whose images they are; other runs are left out.
     """
     found: dict[str, RunGroups] = {}
-    problems = []
+    problems: list[str] = []
     finished = frame[(frame["state"] == "ok") & frame["run_id"].isin(values)]
     for _, runs in finished.groupby(finished["run_id"].map(lambda run_id: id(values[run_id])), sort=False):
         value_of = values[runs["run_id"].iloc[0]]
         digest = hashlib.sha256(json.dumps(sorted(value_of.items())).encode(errors="surrogateescape")).hexdigest()
-        with Kept(results / FOLDER, f"{_LAYOUT}-{digest[:16]}", _maker(value_of)) as kept:
-            for run_id, sha256 in runs[["run_id", "predictions_sha256"]].drop_duplicates("run_id").to_numpy():
-                path = predictions_path(results, run_id)
-                try:
-                    found[run_id] = _unpack(kept.of(path, None if pd.isna(sha256) else sha256))
-                except FileNotFoundError:
-                    continue
-                except NotListed as error:
-                    problems.append(f"manifest must list every test image of {run_id}, got none of {error}")
-                except ValueError as error:
-                    problems.append(not_theirs(path, error))
+        kept = Kept(results / FOLDER, f"{_LAYOUT}-{digest[:16]}", _maker(value_of))
+        own, faults = load_kept(kept, results, runs, lambda _, arrays: _unpack(arrays), _said)
+        found |= own
+        problems += faults
     return found, problems
+
+
+def _said(run_id: str, path: Path, error: ValueError) -> str:
+    if isinstance(error, NotListed):
+        return f"manifest must list every test image of {run_id}, got none of {error}"
+    return not_theirs(path, error)
 
 
 def _maker(value_of: Mapping[str, str]) -> Any:
