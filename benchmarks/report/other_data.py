@@ -10,12 +10,10 @@ from benchmarks.analysis.evidence import Evidence, load_evidence
 from benchmarks.analysis.summary import blocks, summary
 from benchmarks.choices import FEW_UNITS
 from benchmarks.records.stored import evaluation_results
-from benchmarks.report.captions import FEW, protocol, title
+from benchmarks.report.captions import FEW, title
 from benchmarks.report.columns import interval_of, shown_p
 from benchmarks.report.entries import Column, Entry
-from benchmarks.report.tables import LATEX_PACKAGES, escape_markdown, label_name, latex_table, markdown_rows
-from benchmarks.storage.csv_cells import csv_text
-from benchmarks.storage.files import write_atomic
+from benchmarks.report.table_parts import TablePart, write_parts
 
 KIND = "data"  # of evaluations that this table is about
 NAME = "other_data"
@@ -73,9 +71,11 @@ def write_other_data(
     table, problems = other_data(results, frame, evidence, mix_code)
     if table.empty:
         return [], problems
-    texts = {"md": _markdown(table), "csv": csv_text(table), "tex": _latex(table)}
-    paths = [write_atomic(results / "tables" / f"{NAME}.{ending}", text.encode()) for ending, text in texts.items()]
-    return paths, problems
+    parts = [
+        TablePart(heading, rows, COLUMNS, few_units_note(rows["external_fewest_units"]))
+        for heading, rows in parts_of(table)
+    ]
+    return write_parts(results, NAME, "Trained models on other images", HOW, table, parts), problems
 
 
 def other_data(
@@ -102,28 +102,3 @@ def few_units_note(fewest: pd.Series) -> list[str]:
     if not (few < FEW_UNITS).any():
         return []
     return [f"{FEW} The rarest class has {few.min():.0f} images or patients: under {FEW_UNITS}, intervals are rough."]
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    parts = ["# Trained models on other images\n"]
-    for heading, rows in parts_of(table):
-        parts += [
-            f"## {escape_markdown(heading)}\n",
-            f"{escape_markdown(protocol(rows))}. Protocol {rows['block'].iloc[0]}.\n",
-            markdown_rows(rows, COLUMNS),
-            *(f"{escape_markdown(note)}\n" for note in few_units_note(rows["external_fewest_units"])),
-        ]
-    return "\n".join([*parts, "## How to read\n", f"{HOW}\n"])
-
-
-def _latex(table: pd.DataFrame) -> str:
-    return LATEX_PACKAGES + "\n".join(
-        latex_table(
-            rows,
-            COLUMNS,
-            f"{heading}. {protocol(rows)}. {HOW}",
-            f"{NAME}-{label_name(heading)}",
-            few_units_note(rows["external_fewest_units"]),
-        )
-        for heading, rows in parts_of(table)
-    )

@@ -9,12 +9,10 @@ from benchmarks.analysis.evaluations import load_evaluations
 from benchmarks.analysis.robustness import ALL, KIND, load_conditions, robustness_rows
 from benchmarks.analysis.summary import blocks, summary
 from benchmarks.records.stored import evaluation_results
-from benchmarks.report.captions import protocol, title
+from benchmarks.report.captions import title
 from benchmarks.report.entries import Column, Entry
 from benchmarks.report.other_data import few_units_note
-from benchmarks.report.tables import LATEX_PACKAGES, escape_markdown, label_name, latex_table, markdown_rows
-from benchmarks.storage.csv_cells import csv_text
-from benchmarks.storage.files import write_atomic
+from benchmarks.report.table_parts import TablePart, write_parts
 
 NAME = "robustness"
 TITLES = {
@@ -59,16 +57,15 @@ def write_robustness(results: Path, frame: pd.DataFrame, mix_code: bool = False)
     rows, problems = load_robustness(results, frame, summary(frame, mix_code))
     if rows.empty:
         return [], problems
-    texts = {"md": _markdown(rows), "csv": csv_text(rows), "tex": _latex(rows)}
-    paths = [write_atomic(results / "tables" / f"{NAME}.{ending}", text.encode()) for ending, text in texts.items()]
-    return paths, problems
+    return write_parts(results, NAME, "Trained models on corrupted images", HOW, rows, list(_parts(rows))), problems
 
 
-def _parts(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """A heading and its table: one dataset and protocol, one set of images, a row a cell."""
+def _parts(rows: pd.DataFrame) -> Iterator[TablePart]:
+    """The table of each dataset and protocol, and set of images, a row a cell."""
     for block in blocks(rows):
         for name, part in block.groupby("data_label", sort=True):
-            yield f"{title(block)}, corrupted images of {name}", _wide(part)
+            heading, table = f"{title(block)}, corrupted images of {name}", _wide(part)
+            yield TablePart(heading, table, _columns(table), few_units_note(table["fewest_units"]))
 
 
 def _wide(part: pd.DataFrame) -> pd.DataFrame:
@@ -106,25 +103,3 @@ def _drop(name: str) -> Callable[[pd.Series], Entry]:
         return Entry(f"{change} ({low} to {high})".replace("-", "−"))
 
     return entry
-
-
-def _markdown(rows: pd.DataFrame) -> str:
-    parts = ["# Trained models on corrupted images\n"]
-    for heading, table in _parts(rows):
-        parts += [
-            f"## {escape_markdown(heading)}\n",
-            f"{escape_markdown(protocol(table))}. Protocol {table['block'].iloc[0]}.\n",
-            markdown_rows(table, _columns(table)),
-            *(f"{escape_markdown(note)}\n" for note in few_units_note(table["fewest_units"])),
-        ]
-    return "\n".join([*parts, "## How to read\n", f"{HOW}\n"])
-
-
-def _latex(rows: pd.DataFrame) -> str:
-    return LATEX_PACKAGES + "\n".join(
-        latex_table(
-            table, _columns(table), f"{heading}. {protocol(table)}. {HOW}", f"{NAME}-{label_name(heading)}",
-            few_units_note(table["fewest_units"]),
-        )
-        for heading, table in _parts(rows)
-    )  # fmt: skip

@@ -12,11 +12,9 @@ from benchmarks.choices import AUC, FEW_UNITS
 from benchmarks.data.manifest import read_column
 from benchmarks.errors import UserError
 from benchmarks.names import shortened
-from benchmarks.report.captions import protocol, title
+from benchmarks.report.captions import title
 from benchmarks.report.entries import Column, Entry
-from benchmarks.report.tables import LATEX_PACKAGES, escape_markdown, label_name, latex_table, markdown_rows
-from benchmarks.storage.csv_cells import csv_text
-from benchmarks.storage.files import write_atomic
+from benchmarks.report.table_parts import TablePart, write_parts
 from benchmarks.storage.name_key import hashed, read_key
 
 HOW = (
@@ -76,19 +74,19 @@ def write_subgroups(
     rows = subgroup_rows(summary(frame, mix_code), groups, [AUC, *scores])
     if rows.empty:
         return [], problems + unread
-    texts = {"md": _markdown(rows, column), "csv": csv_text(rows), "tex": _latex(rows, column)}
     name = f"subgroups-{shortened(re.sub(r'[^A-Za-z0-9_-]', '_', column))}"
-    paths = [write_atomic(results / "tables" / f"{name}.{ending}", text.encode()) for ending, text in texts.items()]
+    parts = list(_parts(rows, column))
+    paths = write_parts(results, name, f"Subgroups by {column}", HOW, rows, parts, label="subgroups")
     return paths, problems + unread
 
 
-def _parts(rows: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame, list[Column], list[str]]]:
-    """A heading, a row a cell, its columns and notes: one dataset and protocol, one score."""
+def _parts(rows: pd.DataFrame, column: str) -> Iterator[TablePart]:
+    """The table of each dataset and protocol, and score, a row a cell."""
     for block in blocks(rows):
         for name, part in block.groupby("score", sort=False):
             values = list(dict.fromkeys(part.loc[~part["is_gap"] & part["scored"].astype(bool), "subgroup"]))
             cells = part.drop_duplicates(["resolution", "label"])
-            yield (
+            yield TablePart(
                 f"{title(block)} by {column}: {ALL_SCORES[str(name)].title}",
                 cells,
                 _columns(part, values),
@@ -139,24 +137,3 @@ def _notes(part: pd.DataFrame) -> list[str]:
     ]
     notes = [f"{', '.join(counts)}."] if counts else []
     return notes + ([f"Too small to be scored, under {FEW_UNITS} of a class: {', '.join(small)}."] if small else [])
-
-
-def _markdown(rows: pd.DataFrame, column: str) -> str:
-    parts = [f"# Subgroups by {escape_markdown(column)}\n"]
-    for heading, cells, columns, notes in _parts(rows, column):
-        parts += [
-            f"## {escape_markdown(heading)}\n",
-            f"{escape_markdown(protocol(cells))}. Protocol {cells['block'].iloc[0]}.\n",
-            markdown_rows(cells, columns),
-            *(f"{escape_markdown(note)}\n" for note in notes),
-        ]
-    return "\n".join([*parts, "## How to read\n", f"{HOW}\n"])
-
-
-def _latex(rows: pd.DataFrame, column: str) -> str:
-    return LATEX_PACKAGES + "\n".join(
-        latex_table(
-            cells, columns, f"{heading}. {protocol(cells)}. {HOW}", f"subgroups-{label_name(heading)}", notes
-        )
-        for heading, cells, columns, notes in _parts(rows, column)
-    )  # fmt: skip
