@@ -11,8 +11,8 @@ from benchmarks.errors import UserError
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.records.private import private
 from benchmarks.records.schema import Peaks
-from benchmarks.records.seal import is_sealed_as, sealed
-from benchmarks.storage.files import parse_as, parse_json, read_regular, write_atomic
+from benchmarks.records.seal import read_unchanged, sealed
+from benchmarks.storage.files import write_atomic
 
 Schema = Literal[1]
 SCHEMA: int = get_args(Schema)[0]
@@ -96,11 +96,6 @@ def read_point(path: Path) -> Record:
         UserError: The file is no such record, or not what was stored.
     """
     try:
-        data = read_regular(path)
-        parse_as(_MEASURED, data, "record")
-        record: Record = parse_json(data)
-        if not is_sealed_as(data, record):
-            raise UserError("its content has changed since it was stored")
+        return read_unchanged(path, _MEASURED, "record")
     except UserError as error:
         raise UserError(f"record must be a measured point, got {str(path)!r} ({error}): delete it") from error
-    return record

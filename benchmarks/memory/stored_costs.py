@@ -10,8 +10,8 @@ from typing_extensions import TypedDict
 from benchmarks.errors import UserError
 from benchmarks.memory.measured import Point
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.records.seal import is_sealed_as, sealed
-from benchmarks.storage.files import parse_as, parse_json, read_regular, write_atomic
+from benchmarks.records.seal import read_unchanged, sealed
+from benchmarks.storage.files import write_atomic
 
 Schema = Literal[1]
 SCHEMA: int = get_args(Schema)[0]
@@ -60,12 +60,7 @@ def read_costs(results: Path) -> tuple[list[StoredCost], list[str]]:
     found, problems = [], []
     for path in sorted((results / COSTS).glob("*/*.json")):
         try:
-            data = read_regular(path)
-            parse_as(_COST, data, "cost")
-            cost: StoredCost = parse_json(data)
-            if not is_sealed_as(data, cost):
-                raise UserError("its content has changed since it was stored")
-            found.append(cost)
+            found.append(read_unchanged(path, _COST, "cost"))
         except (OSError, UserError) as error:
             problems.append(f"cost must be what was stored, got {str(path)!r} ({error}): delete it, or store it again")
     return found, problems

@@ -6,7 +6,13 @@ file. It tells a mistake, a bad disk or an edit; who means to deceive can make a
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
+
+from benchmarks.errors import UserError
+from benchmarks.storage.files import parse_as, parse_json, read_regular
 
 DIGEST = "sha256"  # its key
 
@@ -31,6 +37,26 @@ def is_sealed_as(data: bytes, record: dict[str, Any]) -> bool:
     # As JSON again only where spaces or line ends were changed: it takes as long as all other reading.
     body = data.removesuffix(tail) + _END if data.endswith(tail) else _body(record)
     return hashlib.sha256(body).hexdigest() == digest
+
+
+def read_unchanged(path: Path, model: TypeAdapter[Any], name: str) -> dict[str, Any]:
+    """What a sealed file holds.
+
+    Args:
+        path: The file.
+        model: That it follows.
+        name: What it is called in messages.
+
+    Raises:
+        UserError: It does not follow the model, or is not what was stored.
+        OSError: It cannot be read.
+    """
+    data = read_regular(path)
+    parse_as(model, data, name)
+    content: dict[str, Any] = parse_json(data)
+    if not is_sealed_as(data, content):
+        raise UserError("its content has changed since it was stored")
+    return content
 
 
 _END = b"\n}"
