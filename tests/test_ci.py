@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / ".ci" / "run"
-PROGRAMS = ("chromium", "chromedriver", "slurmctld", "slurmd", "munged", "lualatex", "pdflatex")
+PROGRAMS = ("chromium", "chromedriver", "slurmctld", "slurmd", "munged", "g++", "lualatex", "pdflatex")
 BROWSER = "install -y -qq chromium chromium-driver"
 SLURM = "install -y -qq --no-install-recommends slurm-wlm munge"
+COMPILER = "install -y -qq g++"
 TEX = "install -y -qq --no-install-recommends texlive-luatex texlive-latex-recommended"
 STAND_INS = {
     "apt-get": '[ "$1" = update ] || { echo "$@" >> "$LOG"; exit "$APT_STATUS"; }',
@@ -22,8 +23,8 @@ STAND_INS = {
     ("present", "apt_status", "asked"),
     [
         (PROGRAMS, 1, []),
-        (("chromium", "slurmctld", "slurmd", "pdflatex"), 0, [BROWSER, SLURM, TEX]),
-        (PROGRAMS[:2], 1, [SLURM] * 3 + [TEX] * 3),
+        (("chromium", "slurmctld", "slurmd", "pdflatex"), 0, [BROWSER, SLURM, COMPILER, TEX]),
+        (PROGRAMS[:2], 1, [SLURM] * 3 + [COMPILER] * 3 + [TEX] * 3),
     ],
     ids=["all present", "some present", "none to be had"],
 )
