@@ -1,7 +1,5 @@
 """How many seeds or images would do, against a closed formula and a simulation."""
 
-import math
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -47,12 +45,30 @@ def test_of_two_sources_each_is_asked_for_alone() -> None:
     assert variance_parts(values, whole.images, whole.images).seeds[0] == pytest.approx(0.01**2 / 3)
 
 
+def test_where_neither_does_alone_both_do_together() -> None:
+    """Seeds and images are drawn: the mean of so many is told from 0 in four of five trials, and not with half."""
+    change, by_image, by_seed, seeds_now, units_now = 0.02, 0.15, 0.02, 4, 50
+    stored = parts(by_image**2 / units_now, by_seed**2 / seeds_now)._replace(told=np.array([1.0]))
+    need = needed(change, stored, seeds_now, units_now, LEVEL)
+    assert need.seeds is None and need.units is None and need.together is not None
+    seeds, units = need.together
+    assert seeds in (8, 16, 32, 64)
+    assert 0.75 < share_told(change, by_image, by_seed, seeds, units) < 0.88
+    assert share_told(change, by_image, by_seed, seeds, units // 2) < 0.75
+
+
+def share_told(change: float, by_image: float, by_seed: float, seeds: int, units: int) -> float:
+    """Of 4,000 means over images and seeds, those above what normal variances of known size leave to chance."""
+    error = np.sqrt(by_image**2 / units + by_seed**2 / seeds)
+    means = np.random.default_rng(0).normal(change, error, 4_000)
+    return float((means > stats.norm.isf(LEVEL) * error).mean())
+
+
 def test_what_no_number_tells_is_said() -> None:
-    assert needed(1e-6, parts(0.02**2, 0.01**2), 3, 100, LEVEL) == (None, None)
-    assert needed(0.0, parts(0.02**2, 0.0), 3, 100, LEVEL) == (None, None)
+    assert needed(1e-6, parts(0.02**2, 0.01**2), 3, 100, LEVEL) == (None, None, None)
+    assert needed(0.0, parts(0.02**2, 0.0), 3, 100, LEVEL) == (None, None, None)
 
 
 def test_no_fewer_than_there_are() -> None:
     need = needed(0.5, parts(1e-6, 1e-6), 7, 50, LEVEL)
-    assert need == (8, 51)
-    assert math.isfinite(sum(filter(None, need)))
+    assert need == (8, 51, None)

@@ -16,10 +16,14 @@ _MOST_TIMES = 1000  # as many test units
 
 
 class Need(NamedTuple):
-    """What would do, each with the other as it is: seeds in all, test units in all; None where no number would."""
+    """What would do: seeds in all or test units in all, the other as it is, or, where neither does, both together.
+
+    None where no number would, and `together` where one of them does alone.
+    """
 
     seeds: int | None
     units: int | None
+    together: tuple[int, int] | None
 
 
 def needed(change: float, parts: Parts, num_seeds: int, num_units: int, level: float) -> Need:
@@ -28,7 +32,8 @@ def needed(change: float, parts: Parts, num_seeds: int, num_units: int, level: f
     It is taken to be as large as it looks.
 
     The variance over images falls with test units, that over seeds with seeds. What seeds tell is taken to be what
-    these few have told: two differ from run to run, and so does the answer.
+    these few have told: two differ from run to run, and so does the answer. Of both together it is the pair, seeds
+    doubled and doubled again, of the least product.
 
     Args:
         change: The difference of mean AUC (0-1), of either sign.
@@ -51,8 +56,22 @@ def needed(change: float, parts: Parts, num_seeds: int, num_units: int, level: f
 
     enough = next((number for number in range(num_seeds + 1, MOST_SEEDS + 1) if does(number, 1.0)), None)
     most = _MOST_TIMES * num_units
-    units = bisect_left(range(most + 1), True, num_units + 1, key=lambda units: does(num_seeds, units / num_units))
-    return Need(enough, units if units <= most else None)
+
+    def units(seeds_in_all: int) -> int | None:
+        fewest = bisect_left(range(most + 1), True, num_units + 1, key=lambda n: does(seeds_in_all, n / num_units))
+        return fewest if fewest <= most else None
+
+    alone = units(num_seeds)
+    if enough is not None or alone is not None:
+        return Need(enough, alone, None)
+    pairs = [(seeds_in_all, units(seeds_in_all)) for seeds_in_all in _doubled(num_seeds)]
+    found = [(seeds_in_all, fewest) for seeds_in_all, fewest in pairs if fewest is not None]
+    return Need(None, None, min(found, key=math.prod, default=None))
+
+
+def _doubled(num_seeds: int) -> list[int]:
+    """Twice as many seeds, and twice as many again, up to `MOST_SEEDS`."""
+    return [num_seeds * 2**times for times in range(1, MOST_SEEDS.bit_length()) if num_seeds * 2**times <= MOST_SEEDS]
 
 
 def within_reach(differences: Floats, images: float, level: float) -> bool:

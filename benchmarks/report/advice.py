@@ -173,9 +173,12 @@ def _next(step: NextStep, command: str | None) -> str:
         ways.append(f"about {step.need.seeds} seeds in all")
     if step.need.units is not None:
         ways.append(f"about {step.need.units:,} test images or patients")
+    if step.need.together is not None:
+        seeds, units = step.need.together
+        ways.append(f"about {seeds} seeds in all together with {units:,} test images or patients")
     apart = f"{first} and {second} are {100 * abs(step.change):.1f} apart with {step.seeds_now} seeds"
     if not ways:
-        return f"{apart}: neither {MOST_SEEDS} seeds nor a thousand times the test images would tell them apart."
+        return f"{apart}: {MOST_SEEDS} seeds and a thousand times the test images would not tell them apart."
     run = f" ({command})" if command and step.need.seeds is not None else ""
     return f"{apart}; to tell them apart with a chance of 80 %: {' or '.join(ways)}{run}."
 
@@ -209,4 +212,4 @@ def _step_data(step: NextStep | None) -> dict[str, Any] | None:
     if step is None:
         return None
     now = {"labels": list(step.labels), "change": step.change, "seeds_now": step.seeds_now, "units_now": step.units_now}
-    return now | {"seeds": step.need.seeds, "units": step.need.units}
+    return now | step.need._asdict()
