@@ -227,7 +227,7 @@ def test_more_seeds_are_asked_for_by_a_command_that_the_program_takes(results: P
     [
         (Need(6, 900, None), "about 6 seeds in all or about 900 test images or patients (bench ...)"),
         (Need(None, 900, None), "about 900 test images or patients."),
-        (Need(None, None, (12, 900)), "about 12 seeds in all together with 900 test images or patients."),
+        (Need(None, None, (12, 900)), "about 12 seeds in all together with 900 test images or patients (bench ...)."),
         (Need(None, None, None), "100 seeds and a thousand times the test images would not tell them apart."),
     ],
 )

@@ -25,6 +25,11 @@ class Need(NamedTuple):
     units: int | None
     together: tuple[int, int] | None
 
+    @property
+    def seeds_to_run(self) -> int | None:
+        """Seeds in all that are asked for, be it alone or together with test units."""
+        return self.together[0] if self.together else self.seeds
+
 
 def needed(change: float, parts: Parts, num_seeds: int, num_units: int, level: float) -> Need:
     """What would tell a difference, which is not told now, from none with a probability of `POWER`.

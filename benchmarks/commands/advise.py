@@ -76,12 +76,12 @@ def run(args: argparse.Namespace) -> int:
 def _command(verdict: "Verdict") -> str | None:
     """The command lines of the next step."""
     step = verdict.next_step
-    if step is None or step.need.seeds is None:
+    if step is None or step.need.seeds_to_run is None:
         return None
     from benchmarks.report.missing_runs import seed_commands  # imports torch
 
     rows = verdict.rows[verdict.rows["label"].isin(step.labels)]
-    return " && ".join(seed_commands(rows, step.need.seeds))
+    return " && ".join(seed_commands(rows, step.need.seeds_to_run))
 
 
 COMMAND = Command(

@@ -179,7 +179,7 @@ def _next(step: NextStep, command: str | None) -> str:
     apart = f"{first} and {second} are {100 * abs(step.change):.1f} apart with {step.seeds_now} seeds"
     if not ways:
         return f"{apart}: {MOST_SEEDS} seeds and a thousand times the test images would not tell them apart."
-    run = f" ({command})" if command and step.need.seeds is not None else ""
+    run = f" ({command})" if command and step.need.seeds_to_run is not None else ""
     return f"{apart}; to tell them apart with a chance of 80 %: {' or '.join(ways)}{run}."
 
 
