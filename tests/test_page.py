@@ -19,7 +19,7 @@ from test_report import as_shown
 
 from benchmarks.records.record import write_record
 from benchmarks.report.html_page import write_report
-from benchmarks.report.tables import escape_latex
+from benchmarks.report.latex import escape_latex
 from benchmarks.report.trade_off_plot import pareto_front
 
 pytestmark = pytest.mark.browser

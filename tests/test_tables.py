@@ -14,7 +14,8 @@ from rich.console import Console
 from benchmarks.analysis.summary import performance_memory_efficiency, performance_parameter_efficiency, summary
 from benchmarks.records.frame import runs_frame
 from benchmarks.records.schema import Record
-from benchmarks.report.tables import console_table, escape_latex, escape_markdown, write_tables
+from benchmarks.report.latex import escape_latex
+from benchmarks.report.tables import console_table, escape_markdown, write_tables
 from methods import METHODS
 
 

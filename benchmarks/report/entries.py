@@ -30,3 +30,8 @@ class Column(NamedTuple):
     short: str
     better: int
     entry: Callable[[pd.Series], Entry]
+
+    @property
+    def arrow(self) -> str:
+        """What its header ends in: which way is better."""
+        return {-1: " ↓", 0: "", 1: " ↑"}[self.better]

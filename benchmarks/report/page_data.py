@@ -27,12 +27,12 @@ from benchmarks.report.advice import heading, sentences, short
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import AUC_MARKS, auc_marks, definitions, footnotes, preloading, protocol, spread, title
 from benchmarks.report.columns import columns_of, idea_title, rows_by_resolution
+from benchmarks.report.latex import TEX
 from benchmarks.report.page_memory import highest_points, measured_name, measured_points, run_points
 from benchmarks.report.page_parts import pack
 from benchmarks.report.page_runs import Part, make_parts, origins_of, page_frame
 from benchmarks.report.page_use import use_panels
 from benchmarks.report.style import Style, styles
-from benchmarks.report.tables import TEX
 from methods import idea_of
 
 # What a row says elsewhere: in its place, its protocol or its footnotes.

@@ -10,9 +10,10 @@ from benchmarks.analysis.summary import blocks, summary
 from benchmarks.names import printable
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import AUC_MARKS, CODE, INCIDENT, footnotes, protocol, spread, title
+from benchmarks.report.latex import LATEX_PACKAGES, escape_latex, latex_table
 from benchmarks.report.missing_runs import commands
 from benchmarks.report.paper_table import PaperTable, beside_published, paper_columns, paper_tables, published_figures
-from benchmarks.report.tables import LATEX_PACKAGES, escape_latex, escape_markdown, latex_table, markdown_rows
+from benchmarks.report.tables import escape_markdown, markdown_rows
 from benchmarks.storage.csv_cells import csv_text
 from benchmarks.storage.files import write_atomic
 

@@ -8,7 +8,8 @@ import pandas as pd
 
 from benchmarks.report.captions import protocol
 from benchmarks.report.entries import Column
-from benchmarks.report.tables import LATEX_PACKAGES, escape_markdown, label_name, latex_table, markdown_rows
+from benchmarks.report.latex import LATEX_PACKAGES, label_name, latex_table
+from benchmarks.report.tables import escape_markdown, markdown_rows
 from benchmarks.storage.csv_cells import csv_text
 from benchmarks.storage.files import write_atomic
 

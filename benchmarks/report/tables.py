@@ -20,7 +20,6 @@ from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import blocks, summary
 from benchmarks.analysis.verdict import Limits, Verdict, verdicts
 from benchmarks.errors import UserError
-from benchmarks.names import printable
 from benchmarks.report.advice import NOT_EQUAL, heading, sentences
 from benchmarks.report.baselines import add_baselines, of_methods
 from benchmarks.report.captions import (
@@ -32,50 +31,22 @@ from benchmarks.report.captions import (
     rank_marks,
     spread,
     title,
-    told_apart,
 )
 from benchmarks.report.columns import auc_entry, columns_of, rows_by_resolution, shown_p
 from benchmarks.report.entries import Column, Entry
 from benchmarks.report.finding_rows import finding_sections
 from benchmarks.report.label_captions import LABELS_SAID, overtaken, steps_said
+from benchmarks.report.latex import latex
 from benchmarks.report.rank_captions import TO_FULL, difference, lacking, least_p, ranks, unranked
 from benchmarks.report.score_columns import brief_columns
 from benchmarks.storage.csv_cells import csv_text
 from benchmarks.storage.files import write_atomic
 
-LATEX_PACKAGES = (
-    "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc};\n"
-    "% with letters that are not Latin, lualatex or xelatex, and in place of fontenc \\usepackage{fontspec} with the\n"
-    "% \\setmainfont of a font that has them.\n"
-)
 SCORES_A_ROW = 4  # of a terminal's tables
 Addition = Callable[[pd.DataFrame], pd.DataFrame]
 NO_EVIDENCE: Mapping[str, Evidence] = MappingProxyType({})
 _RANKS_MD = ("{}", "**{}**", "<u>{}</u>")
-_RANKS_TEX = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
 _RANKS_CONSOLE = ("", "bold", "underline")
-TEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
-    **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": r"\textendash{}", "−": "$-$", "·": r"$\cdot$", "…": r"\ldots{}"},
-    **{'"': r"\textquotedbl{}", "`": r"\textasciigrave{}"},
-    **{
-        "↑": r"$\uparrow$",
-        "↓": r"$\downarrow$",
-        "†": r"$^{\dagger}$",
-        "‡": r"$^{\ddagger}$",
-        "§": r"$^{\S}$",
-        "¶": r"$^{\P}$",
-        "‖": r"$^{\|}$",
-        "⋆": r"$^{\star}$",
-        "△": r"$^{\triangle}$",
-        "◊": r"$^{\diamond}$",
-        "⊗": r"$^{\otimes}$",
-        "⊘": r"$^{\oslash}$",
-    },
-}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_LIGATURE = re.compile("([-,'])(?=\\1)")  # what LaTeX would join: hyphens to a dash, commas and apostrophes to quotes
 
 
 def write_tables(
@@ -117,7 +88,7 @@ def write_tables(
     texts = {
         f"{name}.md": _markdown(table, found, evidence, of_findings),
         f"{name}.csv": csv_text(table),
-        f"{name}.tex": _latex(table),
+        f"{name}.tex": latex(table),
     }
     if len(of_findings):
         texts[f"{name}.findings.csv"] = csv_text(of_findings)
@@ -153,16 +124,6 @@ def escape_markdown(text: str) -> str:
     return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it stands; a control character, which it refuses, as its escape."""
-    shown = _CONTROL.sub(lambda found: printable(found[0]), re.sub(r"\s+", " ", text))
-    return _LIGATURE.sub(r"\1{}", "".join(TEX.get(character, character) for character in shown))
-
-
-def _header(header: str, better: int) -> str:
-    return header + {-1: " ↓", 0: "", 1: " ↑"}[better]
-
-
 def _markdown(
     table: pd.DataFrame, found: Sequence[Verdict], evidence: Mapping[str, Evidence], of_findings: pd.DataFrame
 ) -> str:
@@ -187,7 +148,7 @@ def _markdown(
 
 def markdown_rows(block: pd.DataFrame, columns: Sequence[Column]) -> str:
     """A block as a markdown table."""
-    headers = ["Resolution", *(_header(escape_markdown(column.header), column.better) for column in columns)]
+    headers = ["Resolution", *(escape_markdown(column.header) + column.arrow for column in columns)]
     rows: list[list[str]] = []
     for resolution, group, ideas in rows_by_resolution(block, columns):
         for i, (entries, idea) in enumerate(zip(group, ideas, strict=True)):
@@ -268,62 +229,6 @@ def _entry_md(entry: Entry) -> str:
     return _RANKS_MD[entry.rank].format(escape_markdown(entry.text)) + entry.mark
 
 
-def _latex(table: pd.DataFrame) -> str:
-    parts = list(blocks(table))
-    first = [block.iloc[0] for block in parts]
-    names = {place: label_name(f"{row['dataset']}-{row['block']}") for place, row in enumerate(first)}
-    names = told_apart(names, {place: str(row["dataset_digest"]) for place, row in enumerate(first)})
-    return LATEX_PACKAGES + "\n".join(_latex_block(block, names[place]) for place, block in enumerate(parts))
-
-
-def label_name(text: str) -> str:
-    """What of a text may stand in a LaTeX label."""
-    return re.sub("[^a-z0-9]+", "-", text.lower())
-
-
-def _latex_block(block: pd.DataFrame, name: str) -> str:
-    caption = f"{title(block)}. {protocol(block)}. {spread(block)}. {definitions(block)}"
-    return latex_table(block, columns_of(block), caption, name, footnotes(block))
-
-
-def latex_table(
-    block: pd.DataFrame, columns: Sequence[Column], caption: str, name: str, notes: Sequence[str] = ()
-) -> str:
-    """A block as a LaTeX table with a caption above, notes below, and the label `tab:<name>`."""
-    lines = [
-        r"\begin{table*}",
-        r"\centering",
-        rf"\caption{{{escape_latex(caption)}}}",
-        rf"\label{{tab:{name}}}",
-        rf"\begin{{tabular}}{{ll{'r' * (len(columns) - 1)}}}",
-        r"\toprule",
-        _row_tex(["Resolution", *(escape_latex(_header(column.header, column.better)) for column in columns)]),
-    ]
-    for resolution, group, ideas in rows_by_resolution(block, columns):
-        lines.append(r"\midrule")
-        for i, (entries, idea) in enumerate(zip(group, ideas, strict=True)):
-            lines += _placetex(idea, len(columns), first=i == 0) if idea else []
-            lines.append(_row_tex([escape_latex(resolution) if i == 0 else "", *map(_entry_tex, entries)]))
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    if notes:
-        shown = r" \\ ".join(map(escape_latex, notes))
-        lines += [r"\par\smallskip", rf"\parbox{{\textwidth}}{{\footnotesize {shown}}}"]
-    return "\n".join([*lines, r"\end{table*}", ""])
-
-
-def _placetex(idea: str, num_columns: int, first: bool) -> list[str]:
-    heading = rf" & \multicolumn{{{num_columns}}}{{l}}{{\emph{{{escape_latex(idea)}}}}} \\"
-    return [heading] if first else [r"\addlinespace", heading]
-
-
-def _row_tex(texts: list[str]) -> str:
-    return " & ".join(texts) + r" \\"
-
-
-def _entry_tex(entry: Entry) -> str:
-    return _RANKS_TEX[entry.rank].format(escape_latex(entry.text)) + escape_latex(entry.mark)
-
-
 def _console_block(block: pd.DataFrame) -> Table:
     scores = {column.short for column in brief_columns(block)}
     columns = [column for column in columns_of(block) if column.short and column.short not in scores]
@@ -346,7 +251,7 @@ def _console_rows(block: pd.DataFrame, columns: Sequence[Column], above: Text, b
     view.add_column("Side\npx", no_wrap=True)
     for column in columns:
         left = column.better == 0 and column.header == "Method"
-        header = Text(_header(column.short, column.better))
+        header = Text(column.short + column.arrow)
         view.add_column(
             header,
             justify="left" if left else "right",
