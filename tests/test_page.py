@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from browser import browser, console, requests, set_width
@@ -121,7 +122,7 @@ def test_a_view_is_shared_by_its_address(chrome: Chrome, folder: Path) -> None:
     choose(chrome, "filter-dataset", HOSTILE_DATASET)
     chrome.execute_script(
         "const card = byId('card'); card.value = 1;"
-        "for (const event of ['input', 'change']) card.dispatchEvent(new Event(event))"
+        "for (const event of ['input', 'change']) card.dispatchEvent(new Event(event, { bubbles: true }))"
     )
     shared, rows, size = chrome.current_url, column(chrome, "Image side"), find(chrome, "#card-size").text
     chrome.get("about:blank")
@@ -130,9 +131,17 @@ def test_a_view_is_shared_by_its_address(chrome: Chrome, folder: Path) -> None:
     assert column(chrome, "Method") == ["FPT"] * len(rows) and column(chrome, "Image side") == rows
     assert find(chrome, "#filter-dataset").get_attribute("value") == HOSTILE_DATASET
     assert find(chrome, "#card-size").text == size
-    chrome.get(f"{address}?filter-label=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E&filter-none=x&records=1&card=%3Cb%3E")
+    hostile = "<img src=x onerror=alert(1)>"
+    asked = {"filter-label": hostile, "filter-none": "x", "records": "1", "my-card": "<b>", "margin": "0.3"}
+    asked |= {"curves-row": hostile, "all-columns": "2", "open": "nothing", "trade-off-cost": "money", "card": "4"}
+    chrome.get(f"{address}?{urlencode(asked)}")
     settle(chrome)
     assert len(column(chrome, "Method")) == 28 and not chrome.find_elements(By.CSS_SELECTOR, "img")
+    notes = texts(chrome, "#address-note p")
+    assert len(notes) == len(asked)
+    for name, value in asked.items():
+        assert any(f"{'a panel' if name == 'open' else name} “{value}”" in note for note in notes), name
+    assert chrome.current_url == address
     assert console(chrome) == []
 
 
@@ -190,6 +199,7 @@ def test_card_slider_shows_what_fits(page: Chrome) -> None:
     for key, card in ((Keys.HOME, 4), (Keys.ARROW_RIGHT, 6), (Keys.END, 192)):
         slider.send_keys(key)
         assert find(page, "#card-size").text == f"{card} GB" == slider.get_attribute("aria-valuetext")
+        assert find(page, "#my-card-size").text == f"{card} GB"
         assert f"fit a {card} GB card" in find(page, "#card-summary").text
         seen.append(len(texts(page, "#fits td.yes")))
         assert seen[-1] == sum(need is not None and need <= card * GIB for need in needs)
@@ -243,16 +253,18 @@ def test_names_stay_text(page: Chrome) -> None:
 
 
 def test_the_answer_comes_first_and_follows_the_filters(page: Chrome) -> None:
-    stored = page.execute_script("return DATA.verdicts")
+    stored = page.execute_script(
+        "return ADVICE.places.map((place) => ({ ...place, dataset: DATA.groups[place.group].dataset,"
+        " short: shortOf(place, limits()), sentences: sentencesOf(place, limits()) }))"
+    )
     assert page.execute_script("return document.querySelector('main section').id") == "verdict"
     assert texts(page, "#verdicts summary") == [f"{entry['short']} · {entry['heading']}" for entry in stored]
     assert texts(page, "#verdicts details[open] li") == []  # more than three places are a line each
     resolution = str(stored[0]["resolution"])
     Select(find(page, "#filter-dataset")).select_by_visible_text(HOSTILE_DATASET)
     Select(find(page, "#filter-resolution")).select_by_value(resolution)
-    place = page.execute_script("return DATA.groups.map(({ dataset }) => dataset)")
     shown = [
-        entry for entry in stored if place[entry["group"]] == HOSTILE_DATASET and str(entry["resolution"]) == resolution
+        entry for entry in stored if entry["dataset"] == HOSTILE_DATASET and str(entry["resolution"]) == resolution
     ]
     assert len(shown) == len(texts(page, "#verdicts summary"))
     assert texts(page, "#verdicts details[open] li") == [line for entry in shown for line in entry["sentences"]]

@@ -13,10 +13,11 @@ from fixed_records import METHOD_FACTS, make_record, store_with_predictions
 from inside import finish_inside
 
 from benchmarks.analysis.evidence import Evidence, load_evidence
+from benchmarks.analysis.next_step import NextStep
 from benchmarks.analysis.power import Need
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import summary
-from benchmarks.analysis.verdict import Limits, NextStep, Verdict, verdicts
+from benchmarks.analysis.verdict import Limits, Verdict, verdicts
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.command_line import make_parser
 from benchmarks.memory.needs import needed_bytes

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from benchmarks.analysis.comparison import FEWEST, SameImages
+from benchmarks.analysis.comparison import FEWEST
 from benchmarks.analysis.evidence import Evidence
 from benchmarks.analysis.inference import LEVEL
-from benchmarks.analysis.power import Need, needed
-from benchmarks.analysis.significance import cell_evidence
+from benchmarks.analysis.next_step import NextStep, next_step
 from benchmarks.choices import FEW_UNITS
 from benchmarks.records.schema import DAMAGED
 
@@ -68,16 +67,6 @@ class Candidate(NamedTuple):
     seconds: float | None
     storage_bytes: int | None
     fits: bool | None
-
-
-class NextStep(NamedTuple):
-    """What would tell two methods apart, with a probability of 80 %, were they as far apart as they look."""
-
-    labels: tuple[str, str]
-    change: float
-    seeds_now: int
-    units_now: int
-    need: Need
 
 
 @dataclass(frozen=True)
@@ -133,10 +122,9 @@ def verdicts(table: pd.DataFrame, evidence: Mapping[str, Evidence], limits: Limi
 
 
 def _verdict(rows: pd.DataFrame, evidence: Mapping[str, Evidence], limits: Limits) -> Verdict:
-    compared = rows[rows["complete"] & rows["auc_mean"].notna()]
-    compared = compared.sort_values("auc_mean", ascending=False, kind="stable")
+    compared = compared_rows(rows)
     everyone = [_candidate(row, limits) for _, row in compared.iterrows()]
-    candidates = [found for found in everyone if _may(found, limits)]
+    candidates = [found for found in everyone if may(found, limits)]
     cheapest = _cheapest([found for found in candidates if found.fits is not False])
     return Verdict(
         place={name: rows[name].iloc[0] for name in ("dataset", "dataset_label", "block", "resolution")},
@@ -150,9 +138,15 @@ def _verdict(rows: pd.DataFrame, evidence: Mapping[str, Evidence], limits: Limit
         seeds=int(compared["seeds_ok"].max()) if len(compared) else 0,
         units=_whole(compared["auc_num_units"].max()) if len(compared) else None,
         unit=_known(compared["auc_unit"].dropna().iloc[0]) if compared["auc_unit"].notna().any() else None,
-        forbids=list(_forbids(rows, compared, limits)),
-        next_step=_next_step(compared, cheapest.get("memory"), evidence),
+        forbids=list(forbids(rows, compared, limits)),
+        next_step=next_step(compared, cheapest.get("memory"), evidence),
     )
+
+
+def compared_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of methods all of whose seeds finished, by AUC, the highest first."""
+    compared = rows[rows["complete"] & rows["auc_mean"].notna()]
+    return compared.sort_values("auc_mean", ascending=False, kind="stable")
 
 
 def _candidate(row: pd.Series, limits: Limits) -> Candidate:
@@ -160,7 +154,6 @@ def _candidate(row: pd.Series, limits: Limits) -> Candidate:
     parameters = _whole(row["trainable_total"])
     # Where nothing trains there is no time of training, and what is kept instead of weights is not counted.
     seconds = _known(row["preload_seconds"]) if parameters == 0 else _sum(row["seconds_train"], row["preload_seconds"])
-    low = _known(row["vs_full_low"])
     return Candidate(
         label=str(row["label"]),
         method=str(row["method"]),
@@ -170,9 +163,9 @@ def _candidate(row: pd.Series, limits: Limits) -> Candidate:
         to_best=_known(row["vs_best_change"]),
         p_best=_known(row["vs_best_p"]),
         to_full=_known(row["vs_full_change"]),
-        to_full_low=low,
+        to_full_low=_known(row["vs_full_low"]),
         to_full_high=_known(row["vs_full_high"]),
-        not_inferior=_not_inferior(row, low, limits.margin),
+        not_inferior=not_inferior(row, limits.margin),
         memory_bytes=memory,
         memory_source=_known(row["memory_source"]),
         parameters=parameters,
@@ -192,15 +185,17 @@ def _fits(memory: int | None, seconds: float | None, limits: Limits) -> bool | N
     return None if None in kept else all(kept)
 
 
-def _not_inferior(row: pd.Series, low: float | None, margin: float | None) -> bool | None:
+def not_inferior(row: pd.Series, margin: float | None) -> bool | None:
+    """Whether a row of the summary is shown to lie within a margin (0-1) of full fine-tuning; None: not tested."""
     if margin is None:
         return None
     if row["is_full"]:
         return True
+    low = _known(row["vs_full_low"])
     return None if low is None else low > -margin
 
 
-def _may(found: Candidate, limits: Limits) -> bool:
+def may(found: Candidate, limits: Limits) -> bool:
     """Whether a method is among those to choose from."""
     if limits.margin is not None:
         return bool(found.not_inferior)
@@ -234,8 +229,14 @@ def left_out(rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
             yield str(row["label"]), words.get(row["state"], str(row["state"]))
 
 
-def _forbids(rows: pd.DataFrame, compared: pd.DataFrame, limits: Limits) -> Iterator[str]:
-    """Why no conclusion may be drawn, the gravest first."""
+def forbids(rows: pd.DataFrame, compared: pd.DataFrame, limits: Limits) -> Iterator[str]:
+    """Why no conclusion may be drawn, the gravest first.
+
+    Args:
+        rows: All of a place.
+        compared: Those that `compared_rows` gives.
+        limits: What was asked for.
+    """
     if rows["synthetic"].any():
         yield "images that a program drew rank no method"
     if (rows["weights_source"] == "none").any():
@@ -274,28 +275,6 @@ def _forbids(rows: pd.DataFrame, compared: pd.DataFrame, limits: Limits) -> Iter
 
 def _units(rows: pd.DataFrame) -> str:
     return "patients (or other groups)" if (rows["auc_unit"] == "group").any() else "images"
-
-
-def _next_step(compared: pd.DataFrame, choice: str | None, evidence: Mapping[str, Evidence]) -> NextStep | None:
-    """What would tell the best from the choice or, where that is the best, from the next; None where all is told.
-
-    Args:
-        compared: Rows by AUC, the highest first.
-        choice: Label of what to use.
-        evidence: By run id.
-    """
-    undecided = compared[compared["is_best"] | (compared["vs_best_p"] > LEVEL)]
-    if len(undecided) < 2 or undecided["seeds_ok"].min() < 2:
-        return None
-    best, *rest = (row for _, row in undecided.iterrows())
-    other = next((row for row in rest if row["label"] == choice), rest[0])
-    found = SameImages([cell_evidence(row, evidence) for row in (best, other)]).variance(0, 1)
-    if found is None:
-        return None
-    change, num_seeds, parts = found
-    units = int(best["auc_num_units"])
-    need = needed(change, parts, num_seeds, units, LEVEL / (len(compared) - 1))
-    return NextStep((str(best["label"]), str(other["label"])), change, num_seeds, units, need)
 
 
 def _known(value: Any) -> Any:

@@ -4,16 +4,17 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from benchmarks.analysis.next_step import NextStep
 from benchmarks.analysis.power import MOST_SEEDS
-from benchmarks.analysis.verdict import Candidate, Limits, NextStep, Verdict
+from benchmarks.analysis.verdict import Candidate, Limits, Verdict
 
-_COSTS = {
+COSTS = {
     "parameters": "fewest trainable parameters",
     "time": "fastest to train",
     "storage": "least to store for each task",
 }
 MIB, GIB = 2**20, 2**30
-_MOST_NAMED = 8  # methods in a sentence
+MOST_NAMED = 8  # methods in a sentence
 _FEW_PLACES = 3  # of which all is said
 _WIDTH = 80  # of a terminal
 _WHOLE_WORDS: dict[str, Any] = {"break_on_hyphens": False, "break_long_words": False}
@@ -89,12 +90,12 @@ def sentences(verdict: Verdict, limits: Limits, command: str | None = None) -> I
     yield answer
     if len(verdict.candidates) > 1:
         cheapest: dict[str, list[str]] = {}
-        for cost in (cost for cost in _COSTS if cost in verdict.cheapest):
-            cheapest.setdefault(verdict.cheapest[cost], []).append(_COSTS[cost])
+        for cost in (cost for cost in COSTS if cost in verdict.cheapest):
+            cheapest.setdefault(verdict.cheapest[cost], []).append(COSTS[cost])
         yield from (f"{label}, of these: {', '.join(words)}." for label, words in cheapest.items())
     if verdict.others:
-        told = [f"{found.label} {_points(found.auc)}{_why_not(found, limits)}" for found in verdict.others]
-        what = "Ruled out" if limits.margin is None else f"Not shown to be within {_points(limits.margin)} of it"
+        told = [f"{found.label} {points(found.auc)}{why_not(found, limits)}" for found in verdict.others]
+        what = "Ruled out" if limits.margin is None else f"Not shown to be within {points(limits.margin)} of it"
         yield f"{what}: {_listed(told)}."
     too_dear = [found.label for found in verdict.candidates if found.fits is False]
     if too_dear:
@@ -103,9 +104,9 @@ def sentences(verdict: Verdict, limits: Limits, command: str | None = None) -> I
     if unknown:
         yield f"Not known to keep to the limits, for want of memory or time: {_listed(unknown)}."
     if verdict.left_out:
-        yield f"Not compared: {_listed([f'{label} ({why})' for label, why in verdict.left_out.items()])}."
+        yield left_out_words(verdict)
     if verdict.next_step:
-        yield _next(verdict.next_step, command)
+        yield next_words(verdict.next_step, command)
 
 
 def _answer(verdict: Verdict, limits: Limits) -> str:
@@ -113,27 +114,32 @@ def _answer(verdict: Verdict, limits: Limits) -> str:
         return "Nothing to choose from: no method finished all its seeds."
     able = [found for found in verdict.candidates if found.fits is not False]
     if not verdict.candidates:
-        return f"No method is shown to be within {_points(limits.margin)} of full fine-tuning."
+        return f"No method is shown to be within {points(limits.margin)} of full fine-tuning."
     if not able:
         return "None of the methods to choose from keeps to the limits."
     chosen = next((found for found in able if found.label == verdict.choice), None)
-    named = _listed([f"{found.label} {_points(found.auc)}{_interval(found)}" for found in able])
+    named = _listed([f"{found.label} {points(found.auc)}{interval(found)}" for found in able])
     if limits.margin is not None:
-        among = f"shown to lie no more than {_points(limits.margin)} below full fine-tuning"
+        among = f"shown to lie no more than {points(limits.margin)} below full fine-tuning"
     else:
         among = f"not told apart from the best, {verdict.best}"
     if len(able) == 1:
         only = able[0]
         what = f"the only method {among}" if limits.margin is not None or only.label != verdict.best else "the best"
-        return f"Use {only.label} (AUC {_points(only.auc)}{_interval(only)}): {what}{_memory(only)}."
+        return f"Use {only.label} (AUC {points(only.auc)}{interval(only)}): {what}{memory_words(only)}."
     if chosen is None:
         return f"{len(able)} methods are {among}: {named}. Their memory is not known alike, so none is called leanest."
-    return (
-        f"Use {chosen.label}: of {len(able)} methods {among}, it takes the least memory{_memory(chosen)}. AUC: {named}."
-    )
+    least = f"it takes the least memory{memory_words(chosen)}"
+    return f"Use {chosen.label}: of {len(able)} methods {among}, {least}. AUC: {named}."
 
 
-def _memory(found: Candidate) -> str:
+def left_out_words(verdict: Verdict) -> str:
+    """Which methods were not compared, and why."""
+    return f"Not compared: {_listed([f'{label} ({why})' for label, why in verdict.left_out.items()])}."
+
+
+def memory_words(found: Candidate) -> str:
+    """What its whole run takes, as it goes on a sentence; empty where that is not known."""
     if found.memory_bytes is None:
         return ""
     size = found.memory_bytes
@@ -141,7 +147,8 @@ def _memory(found: Candidate) -> str:
     return f", {text} for the whole run{' (predicted)' if found.memory_source == 'predicted' else ''}"
 
 
-def _why_not(found: Candidate, limits: Limits) -> str:
+def why_not(found: Candidate, limits: Limits) -> str:
+    """In brackets, why a method is not among those to choose from."""
     if limits.margin is None:
         return "" if found.p_best is None else f" (p {_p(found.p_best)})"
     if found.to_full_low is None:
@@ -153,20 +160,23 @@ def _p(value: float) -> str:
     return "under 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _interval(found: Candidate) -> str:
-    return "" if found.low is None or found.high is None else f" [{_points(found.low)}, {_points(found.high)}]"
+def interval(found: Candidate) -> str:
+    """The interval of its AUC in percent, as it follows the AUC; empty where none is known."""
+    return "" if found.low is None or found.high is None else f" [{points(found.low)}, {points(found.high)}]"
 
 
-def _points(value: float | None) -> str:
+def points(value: float | None) -> str:
+    """An AUC or a margin (0-1) in percent."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
 def _listed(words: Sequence[str]) -> str:
-    more = len(words) - _MOST_NAMED
-    return ", ".join(words[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(words) - MOST_NAMED
+    return ", ".join(words[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _next(step: NextStep, command: str | None) -> str:
+def next_words(step: NextStep, command: str | None) -> str:
+    """The next step in a sentence, with the command line that does it."""
     first, second = step.labels
     ways = []
     if step.need.seeds is not None:

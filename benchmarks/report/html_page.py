@@ -15,6 +15,7 @@ from benchmarks.storage.files import write_atomic
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = (
     "core.js",
+    "address.js",
     "parts.js",
     "verdict.js",
     "table.js",

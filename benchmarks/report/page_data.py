@@ -16,14 +16,12 @@ from benchmarks.analysis.evidence import load_evidence
 from benchmarks.analysis.headline import load_wanted, with_scores
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import CELL, block_ids, blocks, refusals, summary
-from benchmarks.analysis.verdict import Limits, Verdict, verdicts
 from benchmarks.memory.measured import measured_records
 from benchmarks.memory.needs import CONTEXT_BYTES, MARGIN
 from benchmarks.privacy import hide_places
 from benchmarks.records.frame import PROTOCOL
 from benchmarks.records.private import anonymous, private
 from benchmarks.records.record import predictions_path
-from benchmarks.report.advice import heading, sentences, short
 from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import AUC_MARKS, auc_marks, definitions, footnotes, preloading, protocol, spread, title
 from benchmarks.report.columns import columns_of, idea_title, rows_by_resolution
@@ -32,6 +30,7 @@ from benchmarks.report.page_memory import highest_points, measured_name, measure
 from benchmarks.report.page_parts import pack
 from benchmarks.report.page_runs import Part, make_parts, origins_of, page_frame
 from benchmarks.report.page_use import use_panels
+from benchmarks.report.page_verdict import page_verdicts
 from benchmarks.report.style import Style, styles
 from methods import idea_of
 
@@ -85,10 +84,10 @@ def collect(
     evidence, unreadable = load_evidence(results, frame)
     wanted = load_wanted(results, frame, families)
     table = summary(frame, mix_code)
-    found: list[Verdict] = []
     if len(table):
         table = add_significance(table, evidence)
-        found = list(verdicts(table, evidence, Limits()))
+    advice = page_verdicts(table, evidence, list(blocks(table)))
+    if len(table):
         table = add_baselines(with_scores(table, wanted))
     shown = anonymous if nameless else private
     measured = {measured_name(path): shown(record) for path, record in measured_records(results).items()}
@@ -126,7 +125,7 @@ def collect(
             }
             for block in blocks(table)
         ],
-        "verdicts": _verdicts(found, list(blocks(table))),
+        "advice": advice,
         "rows": rows,
         "runs": {"id": list(frame["run_id"]), "row": rows_of_runs, "seed": list(frame["seed"])}
         | {"state": list(frame["state"]), "part": part_of_runs},
@@ -139,21 +138,6 @@ def collect(
     if panels:
         content["use"] = panels
     return PageData(_plain(content), {name: part.data for name, part in parts.items()}, faults)
-
-
-def _verdicts(found: Sequence[Verdict], parts: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:
-    """What to use at each place, with the number of its part of the table."""
-    numbers = {(part["dataset_label"].iloc[0], part["block"].iloc[0]): number for number, part in enumerate(parts)}
-    return [
-        {
-            "group": numbers[verdict.place["dataset_label"], verdict.place["block"]],
-            "resolution": verdict.place["resolution"],
-            "heading": heading(verdict),
-            "short": short(verdict),
-            "sentences": list(sentences(verdict, Limits())),
-        }
-        for verdict in found
-    ]
 
 
 def _folders(results: Path) -> dict[Path, str]:

@@ -36,12 +36,17 @@ function plural(number, noun) {
   return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** Fills a select, and keeps what was chosen where it is still there. */
+/** Fills a select, and keeps what was chosen where it is still there; `key` is what the address calls an option. */
 function fill(select, options) {
   const before = select.value;
-  select.replaceChildren(...options.map(({ value, text }) => make("option", { value: String(value), textContent: text })));
+  select.replaceChildren(...options.map(({ value, text, key = value }) => {
+    const option = make("option", { value: String(value), textContent: text });
+    option.dataset.key = key;
+    return option;
+  }));
   if (options.some((option) => String(option.value) === before)) select.value = before;
   select.disabled = options.length === 0;
+  takeAsked(select);
 }
 
 /** Shows why there is nothing to show; an empty reason shows the content again. */
@@ -107,23 +112,6 @@ function makeFilters() {
   }
 }
 
-const SHARED = [...Object.keys(FILTERS).map((name) => `filter-${name}`), "card"]; // controls whose values the address holds
-
-/** Sets the controls as the address says; what they do not offer is left out. */
-function readAddress() {
-  for (const [id, value] of new URLSearchParams(location.search)) {
-    const control = SHARED.includes(id) ? byId(id) : null;
-    if (!control || (control.options && ![...control.options].some((option) => option.value === value))) continue;
-    control.value = value;
-  }
-}
-
-/** Has the address hold what differs from the page as it opens, so that a view can be shared. */
-function writeAddress(untouched) {
-  const view = new URLSearchParams(SHARED.filter((id) => byId(id).value !== untouched[id]).map((id) => [id, byId(id).value]));
-  history.replaceState(null, "", `${location.pathname}${view.size ? `?${view}` : ""}${location.hash}`);
-}
-
 /** Choices of what a figure shows: dataset and protocol, with the resolution if asked; synthetic images come last. */
 function choices(rows, withResolution) {
   const seen = new Map();
@@ -131,10 +119,10 @@ function choices(rows, withResolution) {
     const { dataset, block, protocol } = group(row);
     const value = withResolution ? `${row.group}/${row.resolution}` : String(row.group);
     const side = withResolution ? `, ${row.resolution_text}` : "";
-    seen.set(value, `${dataset}${side} · ${block}: ${protocol}`);
+    seen.set(value, { value, text: `${dataset}${side} · ${block}: ${protocol}`, key: `${dataset}${side}, ${block}` });
   }
   const drawn = (value) => Number(DATA.groups[parseInt(value, 10)].synthetic);
-  return [...seen].map(([value, text]) => ({ value, text })).sort((a, b) => drawn(a.value) - drawn(b.value));
+  return [...seen.values()].sort((a, b) => drawn(a.value) - drawn(b.value));
 }
 
 const LAYOUT = {

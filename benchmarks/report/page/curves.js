@@ -11,7 +11,7 @@ const CURVES = {
 function drawScoreCurves(rows) {
   fill(byId("curves-group"), choices(rows, true));
   const chosen = rows.filter((row) => `${row.group}/${row.resolution}` === byId("curves-group").value && runsOf(row.index).length);
-  fill(byId("curves-row"), chosen.map((row) => ({ value: row.index, text: row.label })));
+  fill(byId("curves-row"), chosen.map((row) => ({ value: row.index, text: row.label, key: row.label })));
   const row = chosen.find(({ index }) => String(index) === byId("curves-row").value);
   drawWith("curves", partOf(byId("curves-group")), ({ curves }) => drawCurve(rows, row, curves?.[row?.index]));
 }

@@ -1,7 +1,6 @@
 "use strict";
 // Memory over resolution, and what of it fits a card.
 
-const CARDS_GB = [4, 6, 8, 10, 11, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 141, 192]; // sold as GB, and hold about as many GiB
 const cardSize = () => CARDS_GB[byId("card").value];
 
 /** The points of the setting that is chosen, a measurement in place of the prediction of the same point. */
@@ -18,14 +17,13 @@ function makeMemoryControls() {
   for (const { setting } of DATA.memory) counts.set(setting, (counts.get(setting) ?? 0) + 1);
   const settings = [...counts].sort((a, b) => b[1] - a[1]).map(([value]) => ({ value, text: value }));
   fill(byId("memory-setting"), settings);
-  byId("card").max = CARDS_GB.length - 1;
-  byId("card").value = CARDS_GB.indexOf(24);
+  makeRange("card", CARDS_GB, 24);
 }
 
 function drawMemory() {
   const card = cardSize();
-  byId("card-size").textContent = `${card} GB`;
-  byId("card").setAttribute("aria-valuetext", `${card} GB`);
+  byId("card-size").textContent = cardText(card);
+  byId("card").setAttribute("aria-valuetext", cardText(card));
   const points = memoryPoints();
   const quantity = byId("memory-quantity").value;
   const reason = !DATA.memory.length

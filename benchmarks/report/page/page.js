@@ -16,8 +16,6 @@ function drawAbout() {
   byId("definitions").textContent = `${DATA.definitions} † predicted, not measured.`;
 }
 
-let untouched = {}; // values of the controls as the page opens
-
 function drawAll() {
   const rows = shownRows();
   byId("shown").textContent = `${rows.length} of ${plural(DATA.rows.length, "row")}`;
@@ -28,7 +26,13 @@ function drawAll() {
   drawLearning(rows);
   drawClasses(rows);
   drawScoreCurves(rows);
-  writeAddress(untouched);
+  writeAddress();
+}
+
+/** My card is one, wherever it is chosen: a slider follows the other. */
+function followCard(chosen, other, by) {
+  const place = Number(byId(chosen).value) + by;
+  if (place >= 0) byId(other).value = place;
 }
 
 function followHash(scroll) {
@@ -38,9 +42,12 @@ function followHash(scroll) {
 
 function start() {
   makeFilters();
+  makeVerdictControls();
   makeMemoryControls();
-  untouched = Object.fromEntries(SHARED.map((id) => [id, byId(id).value]));
   readAddress();
+  followCard("my-card", "card", -1);
+  checkPanels(new Set([...document.querySelectorAll("details[data-panel]")].map(({ dataset }) => dataset.panel).concat(ADVICE.places.map(placeKey))));
+  for (const details of document.querySelectorAll("details[data-panel]")) details.replaceWith(panel(details.dataset.panel, details.open, ...details.children));
   drawAbout();
   drawMachines();
   drawAll();
@@ -51,8 +58,10 @@ function start() {
   on("all-columns", "change", () => drawTable(shownRows()));
   for (const id of ["trade-off-group", "trade-off-cost"]) on(id, "change", () => drawTradeOff(shownRows()));
   for (const id of ["memory-setting", "memory-quantity"]) on(id, "change", drawMemory);
-  on("card", "input", drawMemory);
-  on("card", "change", () => writeAddress(untouched));
+  on("my-card", "input", () => { followCard("my-card", "card", -1); drawVerdicts(shownRows()); drawMemory(); });
+  on("card", "input", () => { followCard("card", "my-card", 1); drawVerdicts(shownRows()); drawMemory(); });
+  on("margin", "input", () => drawVerdicts(shownRows()));
+  document.addEventListener("change", writeAddress);
   on("copy-latex", "click", copyLatex);
   for (const id of ["learning-group", "learning-quantity"]) on(id, "change", () => drawLearning(shownRows()));
   on("classes-group", "change", () => drawClasses(shownRows()));
