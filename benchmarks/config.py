@@ -17,6 +17,7 @@ Offload = Literal["none", "activations"]
 Recompute = Literal["none", "cheap"]
 Optimizer = Literal["adamw", "adamw8bit", "sgd", "lion"]
 FrozenWeights = Literal["fp32", "bf16"]
+Quantize = Literal["none", "int8", "nf4"]
 Uncertain = Literal["ignore", "zero", "one"]  # what an uncertain finding counts as in training
 LossName = Literal["cross_entropy", "bce", "corn"]  # each belongs to a task, see `benchmarks.tasks`
 KeepModels = Literal["lean", "all", "best", "none"]  # which trained models stay
@@ -34,12 +35,14 @@ class Savers:
         recompute: `cheap`: blocks compute again what is cheap in the backward pass (selective checkpointing).
         optimizer: Of all that trains, where the method brings none of its own.
         frozen_weights: The type in which frozen weights of linear and convolution layers lie.
+        quantize: In how few bits frozen weights of the backbone's linear layers lie, of methods that train nothing too.
     """
 
     offload: Offload = field(default="none", metadata=_LATER)
     recompute: Recompute = field(default="none", metadata=_LATER)
     optimizer: Optimizer = field(default="adamw", metadata=_LATER)
     frozen_weights: FrozenWeights = field(default="fp32", metadata=_LATER)
+    quantize: Quantize = field(default="none", metadata=_LATER)
 
     @property
     def used_savers(self) -> dict[str, Any]:
@@ -53,6 +56,7 @@ SAVER_WORDS: dict[str, dict[Any, str]] = {
     "recompute": {"cheap": "selective checkpointing"},
     "optimizer": {"adamw8bit": "8-bit AdamW", "sgd": "SGD", "lion": "Lion"},
     "frozen_weights": {"bf16": "bf16 weights"},
+    "quantize": {"int8": "int8 weights", "nf4": "NF4 weights"},
 }
 LABEL_WORDS: dict[str, dict[Any, str]] = {
     "imbalance": {

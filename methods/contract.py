@@ -104,7 +104,8 @@ class Recipe:
         after_step: `after_step(model, step)` behind the optimiser's step number `step` (from 0), gradients still there;
             True says that other parameters train from now on: what `requires_grad` says then holds.
         before_inference: `before_inference(model)` gets a copy of the trained model, and returns what is used: the copy
-            with its additions merged into the weights, or another module with the same inputs and outputs.
+            with its additions merged into the weights, or another module with the same inputs and outputs. It is not
+            called where frozen weights are quantised: a merged weight would have to be quantised anew.
     """
 
     groups: Callable[[nn.Module], ParameterGroups] | None = None

@@ -57,6 +57,7 @@ OTHERS: dict[str, Any] = {
     "recompute": "cheap",
     "optimizer": "sgd",
     "frozen_weights": "bf16",
+    "quantize": "nf4",
     "compile": "default",
     "train_fraction": 0.25,
     "shots": 5,

@@ -33,6 +33,7 @@ def size(point: MemoryPoint) -> int:
     left = 20 - 4 * (point.grad_checkpointing is True) - 8 * (point.offload == "activations")
     left += 5 * (point.grad_checkpointing is True and point.offload == "activations")
     left -= (point.precision == "bf16") + (point.optimizer == "adamw8bit") + 3 * (point.frozen_weights == "bf16")
+    left -= {"none": 0, "int8": 4, "nf4": 5}[point.quantize]
     return left
 
 
@@ -59,6 +60,7 @@ def found(point: MemoryPoint, gib: int, check: Any = accept, **allowed: bool) ->
     [
         *[(19, "", True), (15, "checkpointing", True), (11, "offloaded", True)],
         *[(8, "bf16 weights, offloaded", False), (7, "bf16 weights, 8-bit AdamW, offloaded", False)],
+        *[(6, "int8 weights, 8-bit AdamW, offloaded", False), (5, "NF4 weights, 8-bit AdamW, offloaded", False)],
     ],
 )
 @pytest.mark.usefixtures("sizes")
@@ -70,20 +72,22 @@ def test_the_change_of_least_cost_is_found(gib: int, words: str, keeps: bool) ->
 
 @pytest.mark.usefixtures("sizes")
 def test_what_fits_with_nothing_tells_the_least_it_needs() -> None:
-    assert found(POINT, 6) == LeastChange(None, needed_bytes(7 * GIB))
+    assert found(POINT, 4) == LeastChange(None, needed_bytes(5 * GIB))
 
 
 @pytest.mark.usefixtures("sizes")
 def test_changes_are_only_those_that_may_be() -> None:
     fp32 = replace(POINT, precision="fp32")
-    for gib, expected in {11: "8-bit AdamW, offloaded", 10: "bf16, bf16 weights, offloaded"}.items():
+    fits = {11: "8-bit AdamW, offloaded", 8: "int8 weights, offloaded", 5: "bf16, NF4 weights, 8-bit AdamW, offloaded"}
+    for gib, expected in fits.items():
         change = found(fp32, gib).change
         assert change is not None and change.words == expected
     words = [one.words for one in changes(fp32, may_checkpoint=False, may_bf16=False)]
-    assert words == ["", "offloaded", "8-bit AdamW", "8-bit AdamW, offloaded"]
+    changing = ["8-bit AdamW"] + [f"{kind} weights{more}" for kind in ("int8", "NF4") for more in ("", ", 8-bit AdamW")]
+    assert words == ["", "offloaded", *(word for one in changing for word in (one, f"{one}, offloaded"))]
     saving = replace(POINT, offload="activations", frozen_weights="bf16")
     words = [one.words for one in changes(saving, may_checkpoint=False, may_bf16=True)]
-    assert words == ["", "8-bit AdamW"]
+    assert words == ["", *changing]
 
 
 @pytest.mark.usefixtures("sizes")

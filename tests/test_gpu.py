@@ -8,6 +8,7 @@ import pytest
 import torch
 from bench_process import TINY, finish, records
 from tiny_images import make_images
+from torch import nn
 
 from benchmarks.config import Attention
 from benchmarks.data.augment import Preprocessing, draw_augmentation
@@ -17,6 +18,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
 from benchmarks.model.build import build_parts
 from benchmarks.model.method_config import make_config
+from benchmarks.training.quantized import Kind, QuantizedLinear
 from methods.side.fpt_parts.lean_extraction import attend_fused, attend_in_chunks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
@@ -28,6 +30,9 @@ POINTS = [
     MemoryPoint("vpt", 512, precision="bf16", attention="sdpa", grad_checkpointing=True),
     MemoryPoint("fpt", 512, precision="fp32", attention="sdpa"),
     MemoryPoint("fpt_plus", 512, precision="bf16", attention="sdpa"),
+    MemoryPoint("lora", 512, precision="bf16", attention="sdpa", quantize="nf4"),
+    MemoryPoint("adapter", 512, precision="fp32", attention="sdpa", quantize="int8"),
+    MemoryPoint("fpt", 512, precision="bf16", attention="sdpa", quantize="nf4"),
 ]
 
 
@@ -108,6 +113,20 @@ def test_compiled_steps_give_the_same_losses(tmp_path: Path, method: str, mode: 
         record = run_suite(folder, "--methods", method, "--compile", how, "--precision", "fp32")[method]
         found[how] = [entry["loss"] for entry in record["measurements"]["history"]]
     assert found[mode] == pytest.approx(found["none"], rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_quantised_layer_is_that_of_the_cpu(kind: Kind) -> None:
+    torch.manual_seed(0)
+    layer, x, upstream = QuantizedLinear(nn.Linear(768, 3072), kind), torch.randn(8, 768), torch.randn(8, 3072)
+    found = []
+    for device in ("cpu", "cuda"):
+        layer, leaf = layer.to(device), x.to(device).requires_grad_()
+        (gradient,) = torch.autograd.grad(layer(leaf), leaf, upstream.to(device))
+        found.append([tensor.detach().cpu() for tensor in (layer.weight, layer(leaf), gradient)])
+    (weight, *others), (on_gpu, *others_on_gpu) = found
+    assert torch.equal(weight, on_gpu)
+    torch.testing.assert_close(others_on_gpu, others, rtol=1e-4, atol=1e-4)
 
 
 def test_augmentation_is_that_of_the_cpu() -> None:

@@ -69,7 +69,7 @@ def test_every_part_that_may_be_named_runs_in_order_and_a_failed_one_stops_no_ot
     refused = run_session(tmp_path, "everything")
     assert refused.ended.returncode == 2 and refused.commands == []
     (named,) = re.findall(r"^part must be (.*), got 'everything'$", refused.ended.stderr, re.M)
-    assert [*session.parts, "compiled", *EVERY] == re.split(", | or ", named)
+    assert [*session.parts, "compiled", "quantized", *EVERY] == re.split(", | or ", named)
     assert session.ended.returncode == 1 and "== half: ended with status 3" in session.ended.stderr
 
 
@@ -110,6 +110,14 @@ def test_compiled_steps_are_timed_in_a_call_of_its_own(tmp_path: Path) -> None:
     assert found.parts == ["compiled"] and found.limits[0] <= 600
     assert found.commands[0][:2] == ["-m", "benchmarks.speed.compiled"]
     assert compiled.make_parser().parse_args(found.commands[0][2:]).device == "cuda"
+
+
+def test_quantised_weights_are_measured_and_compared_in_a_call_of_its_own(tmp_path: Path) -> None:
+    found = run_session(tmp_path, "quantized", "compare")
+    assert found.parts == ["quantized", "quantized", "compare"] and sum(found.limits) <= 600
+    parsed = [make_parser(COMMANDS["memory"]).parse_args(command[2:]) for command in found.commands[:2]]
+    points = {point for args in parsed for point in grid(args)}
+    assert {point.quantize for point in points} == {"int8", "nf4"} and len(points) == 2 * 5 * 2 * 2
 
 
 def test_parts_are_chosen_by_name(tmp_path: Path) -> None:

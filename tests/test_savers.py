@@ -52,7 +52,7 @@ def made(method: str, savers: Savers = NO_SAVERS) -> Parts:
     torch.manual_seed(0)
     options = NARROW.get(method, {}) | ({"side_reduction": 4} if method in ("fpt", "fpt_plus") else {})
     parts = build_parts(method, make_config(method, options), BACKBONE, 3, 64)
-    save_weights(parts.model, savers)
+    save_weights(parts, savers)
     parts.model.set_grad_checkpointing(savers.recompute == "cheap")  # type: ignore[operator]
     return parts
 
@@ -255,9 +255,10 @@ def test_losses_of_cast_weights_are_those_of_autocast(method: str) -> None:
 
 def test_predicted_parameters_are_those_of_the_cast_model() -> None:
     point = MemoryPoint("lora", 64, 1, "vit_tiny_patch16_224[depth=2]", precision="bf16", frozen_weights="bf16")
-    model = build_parts("lora", make_config("lora", {}), point.backbone, 5, 64).model
+    parts = build_parts("lora", make_config("lora", {}), point.backbone, 5, 64)
+    model = parts.model
     plain = sum(parameter.nbytes for parameter in model.parameters())
-    save_weights(model, point)
+    save_weights(parts, point)
     cast = sum(parameter.nbytes for parameter in model.parameters())
     predicted = predict_memory(point).phases["setup"].breakdown["parameters"]
     assert cast < 0.6 * plain and 0 <= predicted - cast < 512 * len(list(model.parameters()))

@@ -181,7 +181,7 @@ def _each_saver(args: argparse.Namespace) -> int:
     from benchmarks.memory.table import by_saver, points_frame
 
     args.res = args.res or EACH_SAVER_RES
-    points = [saving for point in grid(args) for saving in with_each_saver(point)]
+    points = [saving for point in grid(args) for saving in with_each_saver(point).values()]
     frame = points_frame(_predict(args, points))
     if args.format == "md" and not args.wide:  # at one resolution, too: rows differ in what saves
         print(_TURNED, file=sys.stderr)

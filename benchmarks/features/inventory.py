@@ -72,6 +72,7 @@ def _read(cache: CacheFiles) -> tuple[str, dict[str, Any]]:
         "keep_ratio": extractor.get("keep_ratio"),
         "storage": extractor.get("storage") or next(iter(stored.features.values()))[1],
         "precision": stored.key.get("precision"),
+        "quantize": stored.key.get("quantize", "none"),
         "code": (stored.key.get("code") or "")[:8],
     }
     return state, about

@@ -4,6 +4,7 @@ All compute in fp32, whatever the precision of the run.
 """
 
 import contextlib
+import copy
 import io
 import json
 import tempfile
@@ -20,11 +21,13 @@ from torch.export import Dim, ExportedProgram
 
 from benchmarks.data.augment import Preprocessing
 from benchmarks.errors import MissingError, UserError, one_line
-from benchmarks.inference.trained import TrainedModel
+from benchmarks.inference.trained import TrainedModel, merged
 from benchmarks.model.backbone import create_backbone, head_prefixes
+from benchmarks.model.build import Parts
 from benchmarks.model.spec import parse_spec
 from benchmarks.storage.files import not_writable, write_atomic
 from benchmarks.storage.modes import make_folder
+from benchmarks.training.quantized import dequantize
 from methods.backbone import Backbone
 from methods.contract import IMAGE, ImageModel
 from methods.probes.linear import LinearProbe
@@ -173,6 +176,7 @@ def export_merged(model: TrainedModel, path: Path) -> float:
     """Writes a model's whole network under timm's names, its card in the metadata, once that gives the same logits.
 
     What `timm.create_model` has to be given is in the card under `timm`; pixels are normalised as the card says.
+    Quantised weights are written in fp32, what was added merged into them.
 
     Returns:
         The largest difference of a logit on images of noise.
@@ -182,7 +186,7 @@ def export_merged(model: TrainedModel, path: Path) -> float:
     """
     if model.task.name == "ordinal":
         raise _refusal(model, "outputs of CORN, which are no logits of classes")
-    backbone, weight, bias = _whole(model)
+    backbone, weight, bias = _whole(_in_fp32(model))
     classes, side = len(model.classes), model.sides[IMAGE]
     with torch.random.fork_rng():
         timms: Any = create_backbone(model.config.backbone, side).trunk
@@ -205,6 +209,17 @@ def export_merged(model: TrainedModel, path: Path) -> float:
     tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in timms.state_dict().items()}
     write_atomic(path, bytes(save(tensors, {CARD: text})), "out", private=True)
     return difference
+
+
+def _in_fp32(model: TrainedModel) -> TrainedModel:
+    """The model as it is, or a copy whose weights are no longer quantised and have in them what was added."""
+    if model.config.quantize == "none":
+        return model
+    parts = copy.deepcopy(Parts(model.model, model.extractor))
+    for part in (parts.model, parts.extractor):
+        if part is not None:
+            dequantize(part)
+    return TrainedModel(model.card, merged(model.card, parts), model.device)
 
 
 def _whole(model: TrainedModel) -> tuple[Backbone, Tensor, Tensor]:

@@ -192,7 +192,8 @@ def load_model(
         device: `cpu` or `cuda:<n>`.
         cache: Where the backbone's weights are looked for, and downloaded to.
         weights: A file of the backbone's weights; None for the place they were from.
-        merge: Whether additions are merged into the weights, where the method does so, as for the run's test.
+        merge: Whether additions are merged into the weights, where the method does so, as for the run's test; they
+            never are into quantised ones.
 
     Raises:
         UserError: It is no such file, or what it needs is missing or another than it was.
@@ -221,7 +222,7 @@ def in_use(
         name: For messages.
     """
     parts = build_trained(card, kept, cache, weights, name)
-    if merge:
+    if merge and _config_of(card).quantize == "none":
         parts = merged(card, parts)
     place = torch.device(device)
     if place.type == "cuda":
@@ -247,7 +248,7 @@ def build_trained(card: Card, kept: Kept, cache: Path, weights: str | None, name
             config.method, make_config(config.method, config.method_settings()), config.backbone,
             TASKS[config.loss].num_outputs(len(classes)), card["input"]["views"][IMAGE], config.attention, False, state,
         )  # fmt: skip
-    save_weights(parts.model, config)
+    save_weights(parts, config)
     if not put_back(parts, kept):
         raise UserError(
             f"model must have what it does not hold built as in its training, got others for {name!r}: versions of "

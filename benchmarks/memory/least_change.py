@@ -26,6 +26,10 @@ CHANGING: dict[str, Settings] = {
     "bf16 weights": {"frozen_weights": "bf16"},
     "8-bit AdamW": {"optimizer": "adamw8bit"},
     "bf16 weights, 8-bit AdamW": {"frozen_weights": "bf16", "optimizer": "adamw8bit"},
+    "int8 weights": {"quantize": "int8"},
+    "int8 weights, 8-bit AdamW": {"quantize": "int8", "optimizer": "adamw8bit"},
+    "NF4 weights": {"quantize": "nf4"},
+    "NF4 weights, 8-bit AdamW": {"quantize": "nf4", "optimizer": "adamw8bit"},
 }
 
 

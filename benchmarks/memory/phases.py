@@ -38,7 +38,7 @@ def point_resolution(point: MemoryPoint) -> int:
 
 
 def build_point(point: MemoryPoint) -> Parts:
-    """The method's parts on random weights, on the default device; what is frozen is as it computes."""
+    """The method's parts on random weights, on the default device; what is frozen lies as it does in a run."""
     config = make_config(point.method, dict(point.options))
     parts = build_parts(
         point.method,
@@ -49,7 +49,7 @@ def build_point(point: MemoryPoint) -> Parts:
         point.attention,
         point.grad_checkpointing or point.recompute == "cheap",
     )
-    save_weights(parts.model, point)
+    save_weights(parts, point)
     if parts.extractor is not None:
         cast_frozen(parts.extractor, point.precision, parts.model.parameters())
     return parts

@@ -58,6 +58,8 @@ def build_parts(
     """
     check_needs(backbone, METHODS[method])
     network = create_backbone(backbone, resolution, state_dict)
+    for module in network.modules():
+        module._is_pretrained = True  # type: ignore[assignment]
     with _options_of(method):
         model = METHODS[method].build(network, num_classes, config)
         extractor = METHODS[method].extractor(network, config)
@@ -71,6 +73,11 @@ def build_parts(
             set_attention(part, attention)
     _checkpoint(model, grad_checkpointing, backbone)
     return Parts(model.train(), None if extractor is None else extractor.eval())
+
+
+def is_pretrained(module: nn.Module) -> bool:
+    """Whether a module of a built method came with the backbone, or is a copy of one that did."""
+    return bool(getattr(module, "_is_pretrained", False))
 
 
 def _checkpoint(model: Any, enable: bool, backbone: str) -> None:

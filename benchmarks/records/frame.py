@@ -32,6 +32,7 @@ PROTOCOL = (
     "resample_patch_embed",
     "optimizer",
     "frozen_weights",
+    "quantize",
     "normalized_by",
     "train_labels",
     "keep_steps",
@@ -76,8 +77,8 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     split_group_key, split_digest, resolution (asked), effective_resolution (run), seed. Protocol: backbone (used),
     backbone_requested, fallback, weights_source, weights_sha256, weights_note, device, device_type, precision,
     attention, batch_size, epochs, grad_checkpointing, warmup_epochs, decay_all, resample_patch_embed, optimizer,
-    frozen_weights, normalized_by (`dataset` or `backbone`), train_labels (`all`, or how many), keep_steps; then
-    loss_name, uncertain, compile, train_fraction, shots, imbalance, offload, recompute, backbone_family,
+    frozen_weights, quantize, normalized_by (`dataset` or `backbone`), train_labels (`all`, or how many), keep_steps;
+    then loss_name, uncertain, compile, train_fraction, shots, imbalance, offload, recompute, backbone_family,
     backbone_pool, preload, lr, weight_decay, tuned_lr, tuned_trials, tuned_at_edge (of a chosen rate), best_epoch,
     torch, started, names_key (with which names in predictions are hashed); code_digest and method_digest (of the code
     that trained: what

@@ -101,6 +101,7 @@ class Config(TypedDict, total=False):
     warmup_epochs: Count | None
     optimizer: str | None
     frozen_weights: str | None
+    quantize: str | None
     offload: str | None
     recompute: str | None
     resample_patch_embed: bool | None

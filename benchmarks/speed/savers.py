@@ -30,11 +30,12 @@ def table(methods: Sequence[str], resolutions: Sequence[int], backbone: str, cac
         for method in methods
         for side in resolutions
     ]
-    predictions = predict_points([saving for point in plain for saving in with_each_saver(point)], cache)
+    saving = [with_each_saver(point) for point in plain]
+    predictions = predict_points([one for each in saving for one in each.values()], cache)
     rows = []
-    for point in plain:
-        row: dict[str, object] = {"method": point.method, "px": point.resolution}
-        for name in SAVERS:
+    for point, each in zip(plain, saving, strict=True):
+        row: dict[str, object] = {"method": point.method, "px": point.resolution} | dict.fromkeys(SAVERS, "-")
+        for name in each:
             made = next(predictions)
             whole, training = (peak.allocated / MIB for peak in (made.highest, made.phases["train"]))
             row[name] = f"{whole:,.0f} ({training:,.0f})"

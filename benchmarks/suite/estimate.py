@@ -117,7 +117,7 @@ def _add_features(disk: dict[tuple[object, ...], int], dataset: str, point: Memo
     """Adds a feature cache, unless one of those before it serves: of the same features, with all parts and more."""
     config = make_config(point.method, dict(point.options))
     kind, parts = feature_kind(point.method, config, point.backbone)
-    shared = (dataset, kind, point.backbone, point.resolution, point.precision, point.attention)
+    shared = (dataset, kind, point.backbone, point.resolution, point.precision, point.attention, point.quantize)
     if not any(key[:-1] == shared and parts <= key[-1] for key in disk):  # type: ignore[operator]
         disk[(*shared, parts)] = size
 

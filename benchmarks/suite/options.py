@@ -20,6 +20,7 @@ from benchmarks.config import (
     Offload,
     Optimizer,
     Precision,
+    Quantize,
     Recompute,
     Uncertain,
 )
@@ -263,6 +264,10 @@ class SuiteOptions(OptionModel):
         FrozenWeights,
         Option("type of frozen linear and convolution weights; bf16 with --precision bf16 (default: fp32)", "factors"),
     ] = "fp32"
+    quantize: Annotated[
+        Quantize,
+        Option("frozen weights of the backbone's linear layers in 8 or 4 bits (default: none)", "factors"),
+    ] = "none"
     compile: Annotated[
         Compile,
         Option("training steps by torch.compile; reduce-overhead adds CUDA graphs (default: none)", "factors"),

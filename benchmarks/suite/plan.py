@@ -283,7 +283,7 @@ def _plan_run(
         precision=options.precision or ("bf16" if device_type == "cuda" else "fp32"),
         attention=options.attention,
         grad_checkpointing=options.grad_checkpointing and trains,
-        **(savers_of(vars(options)) if trains else {}),
+        **(savers_of(vars(options)) if trains else {"quantize": options.quantize}),
         preload=METHODS[method].has_extractor and options.preload != "off",
         device_type=device_type,
         decay_all=options.decay_all and trains,

@@ -234,7 +234,7 @@ class Run:
             config.method, self.method_config, config.backbone, num_outputs, resolution, config.attention,
             config.grad_checkpointing or config.recompute == "cheap", load_weights(self.weights),
         )  # fmt: skip
-        save_weights(parts.model, config)
+        save_weights(parts, config)
         return Parts(parts.model.to(self.device), parts.extractor)
 
     def _train_and_test(self, bench: Bench, splits: dict[str, Split], dataset: Dataset) -> None:
@@ -252,7 +252,7 @@ class Run:
         if self.built is not None:
             with self.clock("keep"):
                 self.kept = kept_of(bench.model, self.built)
-        if bench.recipe.before_inference is not None:
+        if bench.recipe.before_inference is not None and self.config.quantize == "none":
             bench.model = bench.recipe.before_inference(copy.deepcopy(bench.model))
         metrics, logits = evaluate(bench, splits["test"], "test")
         self.measurements["test"] = metrics

@@ -1,11 +1,13 @@
-"""Frozen weights in the type that they compute in."""
+"""Frozen weights in few bits, or in the type that they compute in."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
-from benchmarks.config import Precision, Savers
+from benchmarks.config import Precision, Quantize, Savers
+from benchmarks.model.build import Parts
+from benchmarks.training.quantized import quantize_frozen
 from benchmarks.training.step import AUTOCAST_DTYPES
 
 # Layers whose weights autocast casts before it uses them, by their exact class: another one, derived from these, may
@@ -37,12 +39,14 @@ def cast_frozen(module: nn.Module, precision: Precision, spared: Iterable[nn.Par
             parameter.data = parameter.data.to(dtype)
 
 
-def save_weights(model: nn.Module, savers: Savers) -> None:
-    """Makes frozen weights of a model that was built as small as is asked for; best before it goes to a GPU."""
+def save_weights(parts: Parts, savers: Savers) -> None:
+    """Makes frozen weights of a method that was built as small as is asked for; best before it goes to a GPU."""
+    if savers.quantize != "none":
+        quantize_frozen(parts, savers.quantize)
     if savers.frozen_weights == "bf16":
-        cast_frozen(model, "bf16")
+        cast_frozen(parts.model, "bf16")
 
 
-def weights_type(precision: Precision) -> str:
-    """The type of frozen weights that are cast, as records hold it."""
-    return str(AUTOCAST_DTYPES[precision] or torch.float32).removeprefix("torch.")
+def weights_type(precision: Precision, quantize: Quantize = "none") -> str:
+    """The type of frozen weights that are cast or quantised, as records hold it."""
+    return str(AUTOCAST_DTYPES[precision] or torch.float32).removeprefix("torch.") if quantize == "none" else quantize

@@ -31,7 +31,7 @@ from methods.contract import IMAGE
 # cache's files have a version of their own.
 EXTRACTS = (
     *("benchmarks/images/", "benchmarks/model/"),
-    *(f"benchmarks/training/{name}.py" for name in ("frozen", "preload", "step")),
+    *(f"benchmarks/training/{name}.py" for name in ("frozen", "preload", "quantized", "step")),
     *(f"benchmarks/data/{name}.py" for name in ("augment", "batches", "image_store")),
 )
 
@@ -98,11 +98,12 @@ class Preloading:
             )
             for name, split in splits.items()
         }
-        return featured, _measurements(cache, sum(map(len, splits.values())), weights_type(self.config.precision))
+        weights = weights_type(self.config.precision, self.config.quantize)
+        return featured, _measurements(cache, sum(map(len, splits.values())), weights)
 
     def _request(self, extractor: nn.Module, splits: Mapping[str, Split], starts: Mapping[str, int]) -> FeatureRequest:
         config, view = self.config, splits["train"].views[IMAGE]
-        plugins = digests_of(config.method, config.backbone)
+        plugins, quantize = digests_of(config.method, config.backbone), config.quantize
         key = {
             "backbone": config.backbone,
             "weights": config.weights_sha256 or f"random, seed {config.seed}",
@@ -115,7 +116,8 @@ class Preloading:
             "device_type": self.device.type,
             "extractor": extractor.identity,
             "code": code_digest((*EXTRACTS, *method_files(METHODS[config.method].extractor.__module__))),
-        } | ({"plugins": plugins} if plugins else {})
+        }
+        key |= ({"plugins": plugins} if plugins else {}) | ({"quantize": quantize} if quantize != "none" else {})
         shapes, parts = feature_shapes(config.method, self.method_config, config.backbone, view.shape[-1])
         batches = [
             range(start, min(start + config.batch_size, starts[name] + len(split)))

@@ -1,14 +1,16 @@
 """Whether what is asked for to save memory can be had."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from benchmarks.errors import UserError
-from benchmarks.model.build import build_parts
+from benchmarks.model.build import Parts, build_parts
 from benchmarks.model.variants import Variant
 from benchmarks.training.optimizers import check_optimizer
+from benchmarks.training.quantized import has_frozen_layers
 from methods import METHODS
 
 
@@ -28,6 +30,13 @@ def check_savers(
     """
     check_optimizer(settings["optimizer"])
     _check_recompute(settings)
+    if settings["quantize"] != "none":
+        for variant in variants:
+            if reason := why_not_quantized(variant.method, variant.config, backbone):
+                raise UserError(
+                    f"quantize must be none for {variant.name}, {reason}, got {settings['quantize']!r}; leave out "
+                    "--quantize, or the method"
+                )
     if settings["frozen_weights"] == "fp32":
         return
     others = [precision for precision in precisions if precision != "bf16"]
@@ -58,9 +67,25 @@ def _check_recompute(settings: Mapping[str, Any]) -> None:
 
 def starts_from_data(variant: Variant, backbone: str) -> bool:
     """Whether a method that trains puts training images through the backbone before; found on the meta device."""
-    method = METHODS[variant.method]
-    if method.gradient_free or method.has_extractor:
+    return _starts_from_data(variant.method, variant.config, _on_meta(variant.method, variant.config, backbone))
+
+
+def _starts_from_data(method: str, config: Any, parts: Parts) -> bool:
+    if METHODS[method].gradient_free or METHODS[method].has_extractor:
         return False
     with torch.device("meta"):
-        model = build_parts(variant.method, variant.config, backbone, 2).model
-        return method.recipe(model, variant.config, 1).prepare is not None
+        return METHODS[method].recipe(parts.model, config, 1).prepare is not None
+
+
+def _on_meta(method: str, config: Any, backbone: str) -> Parts:
+    with torch.device("meta"):
+        return build_parts(method, config, backbone, 2)
+
+
+@functools.cache
+def why_not_quantized(method: str, config: Any, backbone: str) -> str:
+    """Why the weights of a backbone cannot be quantised under a method, with its Config; empty where they can."""
+    parts = _on_meta(method, config, backbone)
+    if _starts_from_data(method, config, parts):
+        return "which starts from data with weights in fp32"
+    return "" if has_frozen_layers(parts) else "which leaves no linear layer of the backbone frozen"
