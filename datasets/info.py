@@ -7,12 +7,13 @@ from pathlib import Path
 from benchmarks.choices import HEADLINES, one_of
 from benchmarks.raw.files import RawFile, RawFiles
 
-SEPARATOR, UNSURE = "|", "?"  # in the label of an image with findings
+SEPARATOR, UNSURE, UNKNOWN = "|", "?", "~"  # in the label of an image with findings
 
 
-def finding_label(there: Sequence[str], uncertain: Sequence[str] = ()) -> str:
-    """The label of an image with findings: the names of those that are there, and of uncertain ones with a mark."""
-    return SEPARATOR.join([*there, *(f"{name}{UNSURE}" for name in uncertain)])
+def finding_label(there: Sequence[str], uncertain: Sequence[str] = (), unknown: Sequence[str] = ()) -> str:
+    """The label of an image with findings: names of those that are there, of uncertain and unknown ones with a mark."""
+    marked = [f"{name}{mark}" for names, mark in ((uncertain, UNSURE), (unknown, UNKNOWN)) for name in names]
+    return SEPARATOR.join([*there, *marked])
 
 
 @dataclass(frozen=True)

@@ -285,8 +285,6 @@ def test_of_one_seed_the_p_is_delongs() -> None:
 
 
 def test_what_is_of_class_folders_alone_says_so(folder: Path) -> None:
-    checked = finish_inside(folder, "check", "images")
-    assert checked.returncode == 2 and "check must be of class folders, got a table of findings" in checked.stderr
     evaluated = finish_inside(folder, "evaluate", "best", "--data", "images")
     assert evaluated.returncode == 2 and "which tells findings; use bench.py predict" in evaluated.stderr
     named = run(folder, "--methods", "knn", "--dry-run")

@@ -26,6 +26,7 @@ from tiny_images import COUNTS, make_images
 import bench
 from benchmarks.analysis.evidence import load_evidence
 from benchmarks.check.problems import findings
+from benchmarks.check.shortcuts import probes
 from benchmarks.check.survey import survey
 from benchmarks.data.dataset import open_dataset
 from benchmarks.data.manifest import COLUMNS, Entry, count, split_digest, write_manifest
@@ -195,7 +196,8 @@ def open_prepared(root: Path, name: str, data: bytes) -> None:
         dataset = open_dataset(str(root), root.parent, root.parent / "cache")
         json.dumps(dataset.split_origin.as_json() if dataset.split_origin else None)
     with only_clean_errors():
-        findings(survey(root, None))
+        found = survey(root, None)
+        findings(found, probes(found))
     with only_clean_errors():
         prepare(DATASETS["covid"], Request(root.parent / "none", root), lambda done, total: None, DATASETS)
 

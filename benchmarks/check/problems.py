@@ -1,15 +1,20 @@
 """What is wrong with a prepared folder: one function a kind of fault, each of which finds all there are.
 
+What is wrong with a table of findings alone is in `benchmarks.check.table_problems`.
+
 What is no fault of the folder, but may make a run's numbers mean something else, is in `benchmarks.check.concerns`.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from benchmarks.check.concerns import concerns
 from benchmarks.check.finding import LEVELS, Finding
+from benchmarks.check.shortcuts import Told
 from benchmarks.check.survey import Survey, by_pixels, class_key, expected_counts
+from benchmarks.check.table_problems import TABLE_CHECKS
 from benchmarks.choices import SPLITS
 from benchmarks.data.bit_depth import FILE as BIT_DEPTH
 from benchmarks.data.classes import FILE, MARK, natural_key
@@ -23,12 +28,12 @@ from benchmarks.storage.folders import link_fault
 IMBALANCE = 10  # images of the largest class for one of the smallest, from which on a note is made
 
 
-def findings(found: Survey, sides: Sequence[int] = ()) -> list[Finding]:
-    """All that was found, problems first, then in the order of the checks; `sides` as of `concerns`."""
-    of_folders = (_splits, _folder_names, _classes, _order)
+def findings(found: Survey, told: Told, sides: Sequence[int] = ()) -> list[Finding]:
+    """All that was found, problems first, then in the order of the checks; `told` and `sides` as of `concerns`."""
+    of_folders = (_splits, _folder_names, _classes, _order) if found.table is None else TABLE_CHECKS
     of_files = (_files, _differences, _same_pixels, _groups, _counts, _manifest, _depths, _channels, _balance)
     everything = [finding for check in (*of_folders, *of_files) for finding in check(found)]
-    everything += concerns(found, sides)
+    everything += concerns(found, told, sides)
     return sorted(everything, key=lambda finding: LEVELS.index(finding.level))
 
 
@@ -115,14 +120,18 @@ def _same_pixels(found: Survey) -> Iterator[Finding]:
     for files in by_pixels(found.images):
         others = ", ".join(file.path for file in files[1:])
         splits = [split for split in SPLITS if any(file.split == split for file in files)]
-        labels = sorted({file.label for file in files}, key=natural_key)
+        pairs = itertools.combinations(files, 2)
+        labels = sorted({name for pair in pairs for name in found.differing(*pair)}, key=natural_key)
         if len(splits) > 1:
             detail = f"is in {' and '.join(splits)}, the same image as {others}; keep it in one split"
             yield Finding("problem", "leak", files[0].path, detail)
-        if len(labels) > 1:
-            detail = f"is labelled {' and '.join(labels)}, the same image as {others}; decide on one"
+        if labels:
+            said = (
+                f"labelled {' and '.join(labels)}" if found.table is None else f"with and without {', '.join(labels)}"
+            )
+            detail = f"is {said}, the same image as {others}; decide on one"
             yield Finding("problem", "label", files[0].path, detail)
-        if len(splits) == len(labels) == 1:
+        if len(splits) == 1 and not labels:
             yield Finding("note", "duplicate", files[0].path, f"is the same image as {others}")
 
 
@@ -130,9 +139,8 @@ def _groups(found: Survey) -> Iterator[Finding]:
     """Patients, exams or lesions in more than one split."""
     members: dict[str, dict[str, str]] = {}
     for file in found.files:
-        row = found.manifest.get(file.path)
-        if row is not None and row.group:
-            members.setdefault(row.group, {}).setdefault(file.split, file.path)
+        if file.path in found.groups:
+            members.setdefault(found.groups[file.path], {}).setdefault(file.split, file.path)
     for group, first in members.items():
         if len(first) > 1:
             detail = f"this group is in {' and '.join(first)}: {', '.join(first.values())}; keep it in one split"
@@ -211,8 +219,8 @@ def _channels(found: Survey) -> Iterator[Finding]:
     grey = sum(file.facts.grey for file in found.images if file.facts)
     if 0 < grey < len(found.images):
         detail = (
-            f"grey and colour files are mixed ({_modes(found)}); see in the table of pixels whether that goes with the "
-            "class"
+            f"grey and colour files are mixed ({_modes(found)}); see in the table of pixels whether that goes with a "
+            f"{'class' if found.table is None else 'finding'}"
         )
         yield Finding("note", "depth", "all", detail)
 
@@ -223,6 +231,8 @@ def _modes(found: Survey) -> str:
 
 
 def _balance(found: Survey) -> Iterator[Finding]:
+    if found.table is not None:  # most findings are rare, and `few` says which are too rare
+        return
     counts = Counter(file.label for file in found.images if file.split == "train")
     if counts and max(counts.values()) >= IMBALANCE * min(counts.values()):
         (large, most), *_, (small, least) = counts.most_common()

@@ -1,4 +1,4 @@
-"""The image sheet: a few images of each class and split on one page, to be looked at."""
+"""The image sheet: a few images of each class, or with each finding, and split on one page, to be looked at."""
 
 import io
 from pathlib import Path
@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.check.survey import File, Survey, class_key
+from benchmarks.check.survey import File, Survey
 from benchmarks.choices import SPLITS
 from benchmarks.images.decode import read_thumbnail
 from benchmarks.names import printable
@@ -22,35 +22,36 @@ FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
 
 
 def draw_sheet(found: Survey, title: str, samples: int, seed: int) -> bytes:
-    """A PNG with a row for each class and, side by side, a few images of each split, in their own proportions.
+    """A PNG with a row for each class or finding, a few images of each split side by side, in their own proportions.
 
     Args:
         found: What the folder holds; only readable images are shown.
         title: Above all.
-        samples: Images for each class and split.
+        samples: Images for each class, or finding, and split.
         seed: Which ones.
     """
     block = samples * TILE[0] + GAP
     size = (LABELS + len(SPLITS) * block, HEADER + len(found.classes) * TILE[1])
     sheet = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
+    kind = "class" if found.table is None else "finding"
     large, small = (ImageFont.truetype(FONT, points) for points in (13, 9))
-    pen.text((8, 6), f"{title}; {samples} of each class and split, seed {seed}", INK, large)
+    pen.text((8, 6), f"{title}; {samples} of each {kind} and split, seed {seed}", INK, large)
     for column, split in enumerate(SPLITS):
         left = LABELS + column * block
         count = sum(file.split == split for file in found.images)
         pen.text((left, 30), f"{split}: {count} images", INK, large)
-        for row, name in enumerate(found.classes):
+        shown = found.showing([file for file in found.images if file.split == split])
+        for row, files in enumerate(shown.values()):
             top = HEADER + row * TILE[1]
-            files = [file for file in found.images if (file.split, file.label) == (split, class_key(name))]
             if not files:
                 pen.text((left, top + TILE[1] // 2), "none", FAINT, large)
             for position, file in enumerate(_choose(files, samples, np.random.default_rng([seed, column, row]))):
                 image = read_thumbnail(found.root / file.path, THUMBNAIL, found.scale)
                 corner = (left + position * TILE[0], top)
                 sheet.paste(image, (corner[0] + (THUMBNAIL - image.width) // 2, top + (THUMBNAIL - image.height) // 2))
-                shown = _fitting(Path(file.path).name, small, THUMBNAIL)
-                pen.text((corner[0], top + THUMBNAIL + 2), shown, FAINT, small)
+                name = _fitting(Path(file.path).name, small, THUMBNAIL)
+                pen.text((corner[0], top + THUMBNAIL + 2), name, FAINT, small)
     for row, name in enumerate(found.classes):
         top = HEADER + row * TILE[1]
         pen.text((8, top + TILE[1] // 2 - 16), _fitting(name, large, LABELS - 16), INK, large)

@@ -11,7 +11,7 @@ from benchmarks.bounds import typed
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_cache, add_data_root, add_format, add_plugins
 from benchmarks.commands.printing import markdown_table, print_narrow
-from benchmarks.errors import MachineError, UserError
+from benchmarks.errors import MachineError
 from benchmarks.names import printable, shortened
 from benchmarks.storage.csv_cells import csv_text
 
@@ -33,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_root(parser)
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="image sheet (default: one in CACHE/check)")
     parser.add_argument(
-        "--samples", type=typed("samples"), default=4, metavar="N", help="a class and split, there (default: 4)"
+        "--samples",
+        type=typed("samples"),
+        default=4,
+        metavar="N",
+        help="a class, or finding, and split, there (default: 4)",
     )
     parser.add_argument("--seed", type=typed("seed"), default=0, metavar="N", help="which samples (default: 0)")
     parser.add_argument(
@@ -51,18 +55,14 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.check.finding import LEVELS, Finding
     from benchmarks.check.problems import findings
     from benchmarks.check.sheet import draw_sheet
-    from benchmarks.check.survey import survey, tables
+    from benchmarks.check.shortcuts import probes
+    from benchmarks.check.survey import survey
+    from benchmarks.check.tables import tables
     from benchmarks.data.dataset import find_root
-    from benchmarks.data.findings import has_findings
     from benchmarks.data.hashes import differences, path_key
     from benchmarks.suite.progress import CountProgress
 
     info, root = find_root(args.dataset, args.data_root)
-    if has_findings(root):
-        raise UserError(
-            f"check must be of class folders, got a table of findings in {str(root)!r}; what is wrong with the table, "
-            "and identical images in several splits, a run says before it starts: add --dry-run to one"
-        )
     with CountProgress("decoding images") as progress:
         found = survey(root, info, progress)
     name = printable(root.resolve().name)
@@ -71,8 +71,9 @@ def run(args: argparse.Namespace) -> int:
         different, known = differences(root, paths, args.cache)
         found = dataclasses.replace(found, differences=different)
         print(f"hashed {len(paths)} files again; of {known} known to runs, {len(different)} differ", file=sys.stderr)
-    faults = findings(found, args.res)
-    everything = tables(found) | {"findings": pd.DataFrame(faults, columns=Finding._fields, dtype=object)}
+    told = probes(found)
+    faults = findings(found, told, args.res)
+    everything = tables(found, told) | {"findings": pd.DataFrame(faults, columns=Finding._fields, dtype=object)}
     print_tables(everything, args.format, args.wide)
     sheet = args.sheet or args.cache / "check" / f"{info.name if info else f'{shortened(name)}-{path_key(root)}'}.png"
     write_sheet(sheet, draw_sheet(found, info.title if info else name, args.samples, args.seed))

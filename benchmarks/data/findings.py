@@ -7,7 +7,7 @@ known. What the table does not list is no image of the dataset.
 
 import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -71,6 +71,15 @@ class Findings(NamedTuple):
         }
 
 
+class NumberFault(NamedTuple):
+    """Too few images: where, what a table must do, what it has, and what to do."""
+
+    split: str
+    rule: str
+    got: str
+    remedy: str
+
+
 def has_findings(root: Path) -> bool:
     """Whether a table says what a folder's images show: there is one with splits, or no folder of these."""
     path = root / FILE
@@ -86,6 +95,20 @@ def read_findings(root: Path) -> Findings:
     Raises:
         UserError: It is no such table, its images are not there, or it has too little to train on and to score.
     """
+    found = parse_findings(root)
+    _check_files(root, found.rows)
+    _check_groups(root / FILE, found)
+    for fault in number_faults(found):
+        raise _refused(root / FILE, f"{fault.rule}, got {fault.got}", fault.remedy)
+    return found
+
+
+def parse_findings(root: Path) -> Findings:
+    """Reads the table of a folder, whatever images are there, and however many.
+
+    Raises:
+        UserError: It is no such table.
+    """
     path = root / FILE
     header, *lines = _read(path)
     for name in ("path", "split"):
@@ -96,12 +119,7 @@ def read_findings(root: Path) -> Findings:
     if twice or not names or "" in names:
         got = f"{twice[0]!r} twice" if twice else "none of a finding" if not names else "one without a name"
         raise _refused(path, f"name each column once, a finding each, got {got}", "mend its first line")
-    rows = tuple(sorted(_rows(path, header, names, lines)))
-    found = Findings(names, rows, "group" in header)
-    _check_files(root, found)
-    _check_groups(path, found)
-    _check_numbers(path, found)
-    return found
+    return Findings(names, tuple(sorted(_rows(path, header, names, lines))), "group" in header)
 
 
 def write_findings(root: Path, names: Sequence[str], rows: Sequence[Row]) -> None:
@@ -194,11 +212,16 @@ def _value(text: str, path: Path, name: str, number: int) -> int | None:
         ) from None
 
 
-def _check_files(root: Path, found: Findings) -> None:
+def is_inside(path: str) -> bool:
+    """Whether a path of a table is one inside its folder, in UTF-8."""
+    place = PurePosixPath(path)
+    return bool(path) and not place.is_absolute() and ".." not in place.parts and is_text(path)
+
+
+def _check_files(root: Path, rows: Sequence[Row]) -> None:
     missing = []
-    for row in found.rows:
-        place = PurePosixPath(row.path)
-        if place.is_absolute() or ".." in place.parts or not is_text(row.path) or not row.path:
+    for row in rows:
+        if not is_inside(row.path):
             raise _refused(root / FILE, f"hold paths inside the folder, in UTF-8, got {row.path!r}", "mend it")
         if not (root / row.path).is_file():
             missing.append(row.path)
@@ -224,23 +247,19 @@ def _check_groups(path: Path, found: Findings) -> None:
         )
 
 
-def _check_numbers(path: Path, found: Findings) -> None:
-    empty = [split for split in SPLITS if not found.split(split)]
-    if empty:
-        raise _refused(path, f"have images in train, val and test, got none in {', '.join(empty)}", "add some")
-    train = targets_of([row.values for row in found.split("train")])
+def number_faults(found: Findings) -> Iterator[NumberFault]:
+    """What a table has too little of to train on and to score."""
+    for split in SPLITS:
+        if not found.split(split):
+            yield NumberFault(split, "have images in train, val and test", f"none in {split}", "add some")
+    train = targets_of([row.values for row in found.split("train")]).reshape(-1, len(found.names))
     for value, words in ((1, "with"), (0, "without")):
         lacking = [name for name, there in zip(found.names, (train == value).any(axis=0), strict=True) if not there]
         if lacking:
-            raise _refused(
-                path,
-                f"have training images with and without each finding, got none {words} {', '.join(lacking)}",
-                "take the column out, or add some",
-            )
+            rule = "have training images with and without each finding"
+            remedy = "take the column out, or add some"
+            yield NumberFault("train", rule, f"none {words} {', '.join(lacking)}", remedy)
     for split in ("val", "test"):
-        if len(unscored(found, split)) == len(found.names):
-            raise _refused(
-                path,
-                f"have a finding that at least {FEW_UNITS} images of {split} have and {FEW_UNITS} do not, got none",
-                "add images, or others of train",
-            )
+        if found.split(split) and len(unscored(found, split)) == len(found.names):
+            rule = f"have a finding that at least {FEW_UNITS} images of {split} have and {FEW_UNITS} do not"
+            yield NumberFault(split, rule, "none", "add images, or others of train")

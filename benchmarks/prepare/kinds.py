@@ -11,7 +11,9 @@ from pathlib import Path
 from benchmarks.data.classes import ClassOrder, write_class_order
 from benchmarks.data.findings import UNCERTAIN, Row, Values, read_findings, write_findings
 from benchmarks.data.manifest import Entry, count
-from datasets.info import SEPARATOR, UNSURE, DatasetInfo
+from datasets.info import SEPARATOR, UNKNOWN, UNSURE, DatasetInfo, finding_label
+
+_SAID = (1, UNCERTAIN, None)  # of a finding, in the order of a label; what is not said is absent
 
 
 def strata(info: DatasetInfo, labels: Iterable[str]) -> dict[str, int]:
@@ -27,13 +29,20 @@ def strata(info: DatasetInfo, labels: Iterable[str]) -> dict[str, int]:
 
 def positives(label: str) -> list[str]:
     """The findings that a label has."""
-    return [name for name in label.split(SEPARATOR) if name and not name.endswith(UNSURE)]
+    return [name for name in label.split(SEPARATOR) if name and not name.endswith((UNSURE, UNKNOWN))]
 
 
 def values_of(label: str, names: Sequence[str]) -> Values:
     """What a label says of each finding."""
     said = set(label.split(SEPARATOR))
-    return tuple(1 if name in said else UNCERTAIN if f"{name}{UNSURE}" in said else 0 for name in names)
+    meant: list[tuple[str, int | None]] = [("", 1), (UNSURE, UNCERTAIN), (UNKNOWN, None)]
+    return tuple(next((value for mark, value in meant if f"{name}{mark}" in said), 0) for name in names)
+
+
+def label_of(values: Values, names: Sequence[str]) -> str:
+    """The label that says this of each finding."""
+    named = {wanted: [name for name, value in zip(names, values, strict=True) if value == wanted] for wanted in _SAID}
+    return finding_label(*named.values())
 
 
 def place_of(info: DatasetInfo, split: str, label: str, name: str) -> str:
