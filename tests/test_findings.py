@@ -284,9 +284,7 @@ def test_of_one_seed_the_p_is_delongs() -> None:
         assert compared.p == pytest.approx(2 * norm.sf(abs(change) / np.sqrt(variance)), abs=0.1)
 
 
-def test_what_is_of_class_folders_alone_says_so(folder: Path) -> None:
-    evaluated = finish_inside(folder, "evaluate", "best", "--data", "images")
-    assert evaluated.returncode == 2 and "which tells findings; use bench.py predict" in evaluated.stderr
+def test_methods_of_one_class_say_so(folder: Path) -> None:
     named = run(folder, "--methods", "knn", "--dry-run")
     assert named.returncode == 2 and "(neighbours share one vote among the classes), got bce on images" in named.stderr
     group = run(folder, "--methods", "probes", "--set", "ep.num_queries=16", "attentive_probe.head_dim=16", "--dry-run")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.analysis.comparison import FEWEST, Cell, Comparison, SameImages
-from benchmarks.analysis.evidence import Evidence
+from benchmarks.analysis.evidence import Evidence, FindingEvidence, joined
 from benchmarks.analysis.inference import Differences, variance_parts
 from benchmarks.names import told_apart
 from benchmarks.records.frame import load_frame
@@ -78,18 +78,26 @@ def is_current(evaluations: pd.DataFrame, frame: pd.DataFrame) -> pd.Series:
 
 
 def evaluation_rows(
-    table: pd.DataFrame, evidence: Mapping[str, Evidence], evaluations: pd.DataFrame, outside: Mapping[str, Evidence]
+    table: pd.DataFrame,
+    evidence: Mapping[str, Evidence],
+    evaluations: pd.DataFrame,
+    outside: Mapping[str, Evidence],
+    findings: Mapping[str, FindingEvidence],
 ) -> pd.DataFrame:
     """A row for each cell and each other set of images that models of it were evaluated on.
+
+    Of findings it is of their mean, over those that can be scored in both, and a row for each of these follows.
 
     Args:
         table: As `summary.summary` gives it.
         evidence: Of runs by id.
         evaluations: Of one kind, as `records.runs_frame` gives them.
         outside: The evidence of evaluations by id.
+        findings: That of each finding, of runs and of evaluations by id; none of classes.
 
     Returns:
-        The columns of `table`, and: data, data_digest, data_label (names told apart); seeds_evaluated (how many of the
+        The columns of `table`, and: data, data_digest, data_label (names told apart); finding (which one a row is of),
+        scored_findings (those that a mean is over, with commas between); seeds_evaluated (how many of the
         cell's runs), num_images; {internal,external}_mean and _sd (AUC of these runs, 0-1), external_low, _high (its
         95 % interval); external_fewest_units (of the rarest class);
         drop_change (internal less external), drop_low, _high (95 %), drop_p. Missing where predictions are.
@@ -98,9 +106,17 @@ def evaluation_rows(
     rows = [
         row.to_dict() | {"data": name, "data_digest": digest, "data_label": labels[name, digest]} | found
         for _, row in table.iterrows()
-        for (name, digest), found in _of_cell(row, evidence, evaluations, outside)
+        for (name, digest), found in _of_cell(row, evidence, evaluations, outside, findings)
     ]
-    gained = (*_NAMES, "seeds_evaluated", "num_images", *_NUMBERS, "external_fewest_units")
+    gained = (
+        *_NAMES,
+        "finding",
+        "scored_findings",
+        "seeds_evaluated",
+        "num_images",
+        *_NUMBERS,
+        "external_fewest_units",
+    )
     columns = [*table.columns, *gained, *(f"drop_{name}" for name in _DROP)]
     return pd.DataFrame(rows, columns=columns)
 
@@ -116,7 +132,11 @@ def data_labels(evaluations: pd.DataFrame) -> dict[tuple[str, str], str]:
 
 
 def _of_cell(
-    row: pd.Series, evidence: Mapping[str, Evidence], evaluations: pd.DataFrame, outside: Mapping[str, Evidence]
+    row: pd.Series,
+    evidence: Mapping[str, Evidence],
+    evaluations: pd.DataFrame,
+    outside: Mapping[str, Evidence],
+    findings: Mapping[str, FindingEvidence],
 ) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
     """What is known of a cell's runs on each set of images that any of them was evaluated on."""
     seeds = dict(zip(str(row["run_ids"]).split(), map(int, str(row["run_seeds"]).split()), strict=True))
@@ -125,10 +145,20 @@ def _of_cell(
         whose = dict(zip(group["evaluation_run_id"], group["run_id"], strict=True))
         internal = {seeds[run_id]: evidence[run_id] for run_id in whose if run_id in evidence}
         external = {seeds[run_id]: outside[other] for run_id, other in whose.items() if other in outside}
-        yield (
-            (str(name), str(digest)),
-            {"seeds_evaluated": len(group)} | _numbers(internal, external, group["auc"].tolist()),
-        )
+        known = [findings[run_id] for ids in whose.items() for run_id in ids if run_id in findings]
+        shared = {"seeds_evaluated": len(group)}
+        if len(known) < 2 * len(whose) or not all(one.scored for one in known):  # of classes, or not to be read
+            yield (str(name), str(digest)), shared | _numbers(internal, external, group["auc"].tolist())
+            continue
+        common = [each for each in known[0].scored if all(each in one.scored for one in known)]
+        for chosen in [common, *([each] for each in common)]:
+            inside, outer = (
+                {seeds[run_id]: joined([findings[one].scored[each] for each in chosen]) for run_id, one in pairs}
+                for pairs in (zip(whose, whose, strict=True), whose.items())
+            )
+            which = {"scored_findings": ", ".join(common)} if chosen is common else {"finding": chosen[0]}
+            aucs = [run.auc for run in outer.values()]
+            yield (str(name), str(digest)), shared | which | _numbers(inside, outer, aucs)
 
 
 def _numbers(internal: Cell, external: Cell, aucs: Sequence[float]) -> dict[str, Any]:

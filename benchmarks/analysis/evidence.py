@@ -4,8 +4,9 @@ Reading them takes milliseconds a run, up to a tenth of a second with many image
 runs. What it gave is kept, see `kept.Kept`.
 """
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ from benchmarks.analysis.influence import Floats, Integers, mean_influence, unit
 from benchmarks.analysis.kept import FOLDER, Arrays, Kept, load_kept
 from benchmarks.analysis.predictions import Predictions, SplitPredictions, Tested
 from benchmarks.errors import UserError
+from benchmarks.records.record import predictions_path
 from benchmarks.scores import log_odds
+from benchmarks.storage.files import read_regular
 
 _LAYOUT = "evidence-7"  # of the kept files
 _NUMBERS = ("auc", "design_effect", "num_parts")
@@ -130,6 +133,35 @@ def finding_evidence(data: bytes) -> FindingEvidence:
         alone = test._replace(parts=(part,), names=(name,))
         scored[name] = evidence_of(alone, [ranked_by(part, predictions.are_logits)])
     return FindingEvidence(scored, tuple(name for name in predictions.classes if name not in scored))
+
+
+def joined(parts: Sequence[Evidence]) -> Evidence:
+    """The evidence of the mean AUC of several findings of one test split, each as `finding_evidence` gives it."""
+    together = np.zeros(max(len(part.influence) for part in parts))
+    for part in parts:
+        together[: len(part.influence)] += part.influence / len(parts)
+    return parts[0]._replace(
+        auc=float(np.mean([part.auc for part in parts])),
+        influence=together,
+        design_effect=float(np.mean([part.design_effect for part in parts])),
+        class_images=np.concatenate([part.class_images for part in parts]),
+        class_units=np.concatenate([part.class_units for part in parts]),
+        classes=tuple(name for part in parts for name in part.classes),
+        confusion=np.concatenate([part.confusion for part in parts]),
+        num_parts=len(parts),
+    )
+
+
+def load_finding_evidence(results: Path, run_ids: Iterable[str]) -> dict[str, FindingEvidence]:
+    """The evidence of each finding of runs, or evaluations, by id; without those whose files cannot be read.
+
+    Which ones, `load_evidence` says.
+    """
+    found = {}
+    for run_id in run_ids:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            found[run_id] = finding_evidence(read_regular(predictions_path(results, run_id)))
+    return found
 
 
 def ranked_by(part: SplitPredictions, are_logits: bool) -> Floats:

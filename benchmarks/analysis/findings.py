@@ -11,10 +11,8 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.analysis.comparison import SameImages, between
-from benchmarks.analysis.evidence import FindingEvidence, finding_evidence
+from benchmarks.analysis.evidence import FindingEvidence, load_finding_evidence
 from benchmarks.analysis.statistics import holm
-from benchmarks.records.record import predictions_path
-from benchmarks.storage.files import read_regular
 
 _PLACE = ["block", "dataset_label", "resolution"]
 COLUMNS = (
@@ -65,10 +63,8 @@ def _cell(row: "pd.Series[Any]", results: Path, theirs: set[str]) -> dict[int, F
     runs = list(zip(str(row["run_seeds"]).split(), str(row["run_ids"]).split(), strict=True))
     if not runs or not theirs.issuperset(run_id for _, run_id in runs):
         return {}
-    try:
-        return {int(seed): finding_evidence(read_regular(predictions_path(results, name))) for seed, name in runs}
-    except (FileNotFoundError, ValueError):
-        return {}  # which one, `evidence.load_evidence` says
+    found = load_finding_evidence(results, [name for _, name in runs])
+    return {int(seed): found[name] for seed, name in runs} if len(found) == len(runs) else {}
 
 
 def _place(group: pd.DataFrame, cells: Mapping[Any, Mapping[int, FindingEvidence]]) -> list[dict[str, Any]]:

@@ -47,9 +47,13 @@ def read_conditions(data: bytes) -> dict[Condition | None, Evidence]:
     """
     predictions = Predictions(data)
     found: dict[Condition | None, Evidence] = {}
+    scored = predictions.split(CLEAN).names
     for name in predictions.splits:
-        test = predictions.split(name)
-        found[_condition(name)] = evidence_of(test, [ranked_by(part, predictions.are_logits) for part in test.parts])
+        tested = predictions.split(name)
+        parts = tuple(part for part in tested.parts if part.finding in (None, *scored))  # the same on clean images
+        found[_condition(name)] = evidence_of(
+            tested._replace(parts=parts, names=scored), [ranked_by(part, predictions.are_logits) for part in parts]
+        )
     return found
 
 

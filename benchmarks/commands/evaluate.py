@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         type=Path,
-        metavar="FOLDER",
-        help="labelled images of the same classes: <class>/<images>, or the same below test/ (default with "
-        "--corruptions: the run's own dataset)",
+        metavar="FOLDER|TABLE",
+        help="labelled images of the same classes: <class>/<images>, or the same below test/; of findings a csv table "
+        "with path and a column each, or a folder with labels.csv (default with --corruptions: the run's own dataset)",
     )
     parser.add_argument(
         "--corruptions",
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="text with a line 'folder: class' for each folder, where folders are named otherwise; without a class, "
-        "its images are left out",
+        "its images are left out; of findings 'column: finding'",
     )
     parser.add_argument(
         "--all-seeds",
@@ -56,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluates each model, and prints the AUC there and before; what is stored is not done again."""
     from benchmarks.inference.labelled_folder import open_labelled, read_class_map
+    from benchmarks.inference.labelled_table import open_labelled_table
+    from benchmarks.storage.notes import say
     from benchmarks.tasks import task_of
 
     check_named(args.results, "results")
@@ -67,13 +69,15 @@ def run(args: argparse.Namespace) -> int:
         check_suite(args.corruptions)
     class_map = None if args.class_map is None else read_class_map(args.class_map)
     for record in _records(args):
-        if task_of(record["run"]["config"]).has_findings:
-            raise UserError(
-                f"model must be one of classes, as the folder has them, got {record['run_id']}, which tells findings; "
-                "use bench.py predict on the images, which gives the probability of each"
-            )
         place = _own_folder(record, args) if args.data is None else args.data
-        data = open_labelled(place, record["run"]["dataset"]["classes"], class_map, args.cache)
+        classes = record["run"]["dataset"]["classes"]
+        notes: list[str] = []
+        if task_of(record["run"]["config"]).has_findings:
+            data, notes = open_labelled_table(place, classes, class_map, args.cache)
+        else:
+            data = open_labelled(place, classes, class_map, args.cache)
+        for note in notes:
+            say(note)
         (_other_data if args.corruptions is None else _corrupted)(args, record, data)
     print("bench.py tables shows intervals and the drop", file=sys.stderr)
     return 0
@@ -94,8 +98,19 @@ def _other_data(args: argparse.Namespace, record: "Record", data: "LabelledFolde
         found = evaluate(args.results, record, model, data, args.batch_size, _progress)
     else:
         print(f"{run_id} is evaluated on {data.name}: stored", file=sys.stderr)
-    before, now = (entry["measurements"]["test"]["auc"] for entry in (record, found))
+    (before, inside), (now, outside) = (_auc_and_findings(entry) for entry in (record, found))
     print(f"{run_id}: AUC {now:.4f} on {len(data.names)} images of {data.name}, {before:.4f} on its test split")
+    if inside != outside:
+        print(
+            f"  means over {outside} and {inside} findings: see bench.py tables for those that are scored on both",
+            file=sys.stderr,
+        )
+
+
+def _auc_and_findings(record: "Record") -> tuple[float, int]:
+    """The AUC of a record, and over how many classes or findings it is a mean."""
+    test = record["measurements"]["test"]
+    return test["auc"], sum(auc is not None for auc in test["auc_per_class"].values())
 
 
 def _corrupted(args: argparse.Namespace, record: "Record", data: "LabelledFolder") -> None:

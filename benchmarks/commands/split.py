@@ -1,4 +1,4 @@
-"""bench.py split: from a folder of classes or a table of labels to train, val and test, no patient in two of them."""
+"""bench.py split: from class folders, or a table of labels or findings, to splits with no patient in two of them."""
 
 import argparse
 import re
@@ -14,6 +14,7 @@ from benchmarks.names import printable
 
 if TYPE_CHECKING:
     from benchmarks.prepare.own_groups import Grouping
+    from benchmarks.prepare.own_images import OwnImage
     from benchmarks.prepare.own_split import Made
 
 
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER|TABLE",
         help="a folder with a folder of images per class, maybe below train and test, which then stays the test split; "
-        "or a csv or xlsx table with a path and a label in each row",
+        "or a csv or xlsx table with a path and a label, or a column for each finding, in each row",
     )
     groups = parser.add_mutually_exclusive_group(required=True)
     groups.add_argument(
@@ -55,6 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=folder("images"), metavar="DIR", help="of a table, default: where it lies")
     parser.add_argument("--paths", metavar="COLUMN", help="of the table, where it is not named path, file, image, ...")
     parser.add_argument("--labels", metavar="COLUMN", help="of the table, where it is not named label, class, ...")
+    parser.add_argument(
+        "--findings",
+        nargs="+",
+        default=(),
+        metavar="COLUMN",
+        help="of the table, which hold 1 with a finding, 0 without, -1 uncertain, nothing where it is unknown (default "
+        "without a column of labels: all but path, group and split)",
+    )
     parser.add_argument("--name", metavar="NAME", help="of the dataset (default: that of FOLDER or TABLE and '-split')")
     add_data_root(parser)
     parser.add_argument("--copy", action="store_true", help="copy the images instead of making links to them")
@@ -64,27 +73,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Shows the groups on stderr, splits, and prints what was made."""
+    from benchmarks.prepare.own_findings import said_findings
     from benchmarks.prepare.own_groups import find_groups, shown_groups
-    from benchmarks.prepare.own_images import find_own_images
     from benchmarks.prepare.own_split import SplitRequest, split_own
     from benchmarks.suite.progress import CountProgress
 
     source = args.source.expanduser()
     name = _name(args.name or f"{source.resolve().stem if source.is_file() else source.resolve().name}-split")
-    images = find_own_images(source, args.images, args.paths, args.labels)
+    images, findings = _images(source, args)
     grouping = _grouping(args)
     groups = find_groups(images, grouping)
-    print("\n".join(map(printable, shown_groups(images, groups, grouping.key))), file=sys.stderr)
+    said = said_findings(images, findings) if findings else []
+    said += shown_groups(images, groups, grouping.key, len(findings))
+    print("\n".join(map(printable, said)), file=sys.stderr)
     if args.dry_run:
         return 0
     request = SplitRequest(
         source, args.data_root, name, args.val, args.test, args.folds, args.seed, grouping.key, args.copy,
-        args.overwrite,
+        args.overwrite, findings,
     )  # fmt: skip
     with CountProgress("decoding images") as progress:
         made = split_own(images, groups, request, progress)
     print("\n".join(printable(line) for dataset in made for line in _summary(dataset)))
     return 0
+
+
+def _images(source: Path, args: argparse.Namespace) -> "tuple[list[OwnImage], tuple[str, ...]]":
+    """The images, and the findings that a table tells of them, if it does."""
+    from benchmarks.prepare.own_findings import find_own_findings, finding_columns
+    from benchmarks.prepare.own_images import find_own_images
+
+    if args.findings and (args.labels is not None or not source.is_file()):
+        raise UserError(
+            "--findings must be of a table without --labels, got "
+            f"{'both' if args.labels is not None else repr(str(source))}; leave one out, or name the table"
+        )
+    if source.is_file() and args.labels is None:
+        findings = finding_columns(source, [args.groups] if args.groups else [], args.paths, args.findings)
+        if findings:
+            return find_own_findings(source, args.images, args.paths, findings), findings
+    return find_own_images(source, args.images, args.paths, args.labels), ()
 
 
 def _pattern(text: str) -> str | Fault:
@@ -114,13 +142,16 @@ def _name(name: str) -> str:
 
 
 def _summary(made: "Made") -> list[str]:
+    from benchmarks.data.findings import has_findings
+
     about = made.about
     done = "made of links" if made.new and not about["settings"]["copy"] else "copied" if made.new else "already there"
-    num_images = sum(sum(classes.values()) for classes in about["counts"].values())
-    lines = [f"{made.root.name}: {num_images:,} images in {made.root}, {done}"]
+    images = about["images"]
+    lines = [f"{made.root.name}: {sum(images.values()):,} images in {made.root}, {done}"]
     for split in ("train", "val", "test"):
         counts = ", ".join(f"{name} {number:,}" for name, number in about["counts"][split].items())
-        lines.append(f"  {split:5} ({about['split']['parts'][split]}): {counts}")
+        several = f"{images[split]:,} images, " if has_findings(made.root) else ""
+        lines.append(f"  {split:5} ({about['split']['parts'][split]}): {several}{counts}")
     lines.append(
         f"  {about['num_groups']:,} groups ({about['split']['group_key']}), none in two splits; "
         f"split {about['split']['digest'][:12]}"

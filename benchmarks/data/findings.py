@@ -30,6 +30,18 @@ _SHOWN = 5
 Values = tuple[int | None, ...]  # of each finding: 1, 0, UNCERTAIN, or None where it is not known
 
 
+# What a cell says.
+SAID: Mapping[str, int | None] = {
+    "": None,
+    "0": 0,
+    "1": 1,
+    "-1": UNCERTAIN,
+    "0.0": 0,
+    "1.0": 1,
+    "-1.0": UNCERTAIN,
+}
+
+
 class Row(NamedTuple):
     """An image of the table."""
 
@@ -96,7 +108,7 @@ def read_findings(root: Path) -> Findings:
         UserError: It is no such table, its images are not there, or it has too little to train on and to score.
     """
     found = parse_findings(root)
-    _check_files(root, found.rows)
+    check_files(root / FILE, found.rows)
     _check_groups(root / FILE, found)
     for fault in number_faults(found):
         raise _refused(root / FILE, f"{fault.rule}, got {fault.got}", fault.remedy)
@@ -110,16 +122,44 @@ def parse_findings(root: Path) -> Findings:
         UserError: It is no such table.
     """
     path = root / FILE
+    names = [name for name in read_header(path) if name not in OWN_COLUMNS]
+    if not names:
+        raise _refused(path, "name each column once, a finding each, got none of a finding", "mend its first line")
+    return parse_table(path, names)
+
+
+def read_header(path: Path) -> list[str]:
+    """The columns of a table.
+
+    Raises:
+        UserError: It is no table, one has no name, or two have the same.
+    """
+    header = _read(path)[0]
+    twice = [name for name, number in Counter(header).items() if number > 1]
+    if twice or "" in header:
+        got = f"{twice[0]!r} twice" if twice else "one without a name"
+        raise _refused(path, f"name each column once, a finding each, got {got}", "mend its first line")
+    return header
+
+
+def parse_table(path: Path, names: Sequence[str], split: str | None = None) -> Findings:
+    """Reads a table.
+
+    Args:
+        path: The table.
+        names: Its columns that are findings.
+        split: Of all images, where it has no column that says that; None where it must have one.
+
+    Raises:
+        UserError: It is no such table.
+    """
     header, *lines = _read(path)
-    for name in ("path", "split"):
+    for name in ("path", "split") if split is None else ("path",):
         if name not in header:
             raise _refused(path, f"have the columns path, split and one for each finding, got no {name!r}", "add it")
-    names = tuple(name for name in header if name not in OWN_COLUMNS)
-    twice = [name for name, number in Counter(header).items() if number > 1]
-    if twice or not names or "" in names:
-        got = f"{twice[0]!r} twice" if twice else "none of a finding" if not names else "one without a name"
-        raise _refused(path, f"name each column once, a finding each, got {got}", "mend its first line")
-    return Findings(names, tuple(sorted(_rows(path, header, names, lines))), "group" in header)
+    if "split" not in header:
+        header, lines = [*header, "split"], [[*line, split or ""] for line in lines]
+    return Findings(tuple(names), tuple(sorted(_rows(path, header, names, lines))), "group" in header)
 
 
 def write_findings(root: Path, names: Sequence[str], rows: Sequence[Row]) -> None:
@@ -170,14 +210,16 @@ def _read(path: Path) -> list[list[str]]:
         text = read_regular(path).decode("utf-8-sig")
         lines = [line for line in csv.reader(text.splitlines(keepends=True)) if line]
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{FILE} must be a csv file in UTF-8, got {str(path)!r} ({error}); write it anew") from error
+        raise UserError(
+            f"{path.name} must be a csv file in UTF-8, got {str(path)!r} ({error}); write it anew"
+        ) from error
     if not lines:
         raise _refused(path, "have a first line that names its columns, got none", "write it anew")
     return [[name.strip() for name in lines[0]], *lines[1:]]
 
 
 def _refused(path: Path, rule: str, remedy: str) -> UserError:
-    return UserError(f"{FILE} must {rule} in {str(path)!r}; {remedy}")
+    return UserError(f"{path.name} must {rule} in {str(path)!r}; {remedy}")
 
 
 def _rows(path: Path, header: list[str], names: Sequence[str], lines: Sequence[list[str]]) -> list[Row]:
@@ -198,12 +240,9 @@ def _rows(path: Path, header: list[str], names: Sequence[str], lines: Sequence[l
     return rows
 
 
-_KNOWN: Mapping[str, int | None] = {"": None, "0": 0, "1": 1, "-1": UNCERTAIN, "0.0": 0, "1.0": 1, "-1.0": UNCERTAIN}
-
-
 def _value(text: str, path: Path, name: str, number: int) -> int | None:
     try:
-        return _KNOWN[text.strip()]
+        return SAID[text.strip()]
     except KeyError:
         raise _refused(
             path,
@@ -218,20 +257,24 @@ def is_inside(path: str) -> bool:
     return bool(path) and not place.is_absolute() and ".." not in place.parts and is_text(path)
 
 
-def _check_files(root: Path, rows: Sequence[Row]) -> None:
+def check_files(path: Path, rows: Sequence[Row]) -> None:
+    """Checks the images of a table, which lie where its paths say below the folder of the table.
+
+    Raises:
+        UserError: One lies elsewhere, is not there, or is no image.
+    """
+    root = path.parent
     missing = []
     for row in rows:
         if not is_inside(row.path):
-            raise _refused(root / FILE, f"hold paths inside the folder, in UTF-8, got {row.path!r}", "mend it")
+            raise _refused(path, f"hold paths inside the folder, in UTF-8, got {row.path!r}", "mend it")
         if not (root / row.path).is_file():
             missing.append(row.path)
         elif irregular(root / row.path) is not None or not is_image(root / row.path):
-            raise _refused(root / FILE, f"list only images, got {row.path!r}", "take it out or convert it to PNG")
+            raise _refused(path, f"list only images, got {row.path!r}", "take it out or convert it to PNG")
     if missing:
         listed = ", ".join(map(repr, missing[:_SHOWN]))
-        raise _refused(
-            root / FILE, f"list images that are there, got {len(missing)} that are not: {listed}", "mend its paths"
-        )
+        raise _refused(path, f"list images that are there, got {len(missing)} that are not: {listed}", "mend its paths")
 
 
 def _check_groups(path: Path, found: Findings) -> None:

@@ -97,7 +97,7 @@ def evaluate(
         raise UserError(
             f"data must be images that can be read, got {len(problems)} that cannot: {problems[0]}; mend or remove them"
         )
-    predictions = labelled(model, data, frame.drop(columns="path"))
+    predictions = labelled(data, frame.drop(columns="path"))
     evaluation = {"kind": DATA, "data": data.as_json()}
     return store_evaluation(
         results, record, evaluation_id(record["run_id"], data), evaluation, predictions, model.device,
@@ -105,9 +105,9 @@ def evaluate(
     )  # fmt: skip
 
 
-def labelled(model: TrainedModel, data: LabelledFolder, frame: pd.DataFrame, split: str = SPLIT) -> pd.DataFrame:
+def labelled(data: LabelledFolder, frame: pd.DataFrame, split: str = SPLIT) -> pd.DataFrame:
     """Probabilities and logits of all images of a folder, in their order, as `store_evaluation` takes them."""
-    about = {"split": split, "path": data.names, "label": [model.classes[label] for label in data.labels]}
+    about = {"split": split, "path": data.names, **data.labels}
     groups = {} if data.groups is None else {"group": data.groups}
     return pd.concat([pd.DataFrame(about | groups), frame], axis=1)
 
@@ -146,7 +146,11 @@ def store_evaluation(
     run["started"] = datetime.now(UTC).isoformat(timespec="seconds")
     classes, ordered = run["dataset"]["classes"], bool(run["dataset"].get("ordered"))
     tested = predictions[predictions["split"] == SPLIT]
-    labels = np.array([classes.index(label) for label in tested["label"]])
+    task = task_of(run["config"])
+    if task.has_findings:
+        labels = tested[[f"target_{name}" for name in classes]].to_numpy(dtype=np.float64, na_value=np.nan)
+    else:
+        labels = np.array([classes.index(label) for label in tested["label"]])
     logits = tested[[f"logit_{label}" for label in classes]].to_numpy()
     if key is not None:
         run["names_key"], predictions = key_id(key), hash_names(predictions, key)
@@ -156,7 +160,7 @@ def store_evaluation(
         "run_id": name,
         "status": {"state": "ok", "message": None, "phase": None},
         "run": run,
-        "measurements": {"test": metrics_of(labels, logits, classes, ordered, task_of(run["config"]))} | dict(measured),
+        "measurements": {"test": metrics_of(labels, logits, classes, ordered, task)} | dict(measured),
         "environment": describe_environment(device),
         "evaluation": whose | {"model_sha256": record["model_sha256"], "code": describe_code()} | evaluation,
     }

@@ -1,4 +1,4 @@
-"""A labelled folder that a model was not trained on: its images, with the classes that the model knows."""
+"""Labelled images that a model was not trained on, with the classes or findings that the model knows."""
 
 import hashlib
 from collections import Counter
@@ -23,38 +23,47 @@ ClassMap = dict[str, str | None]  # a class of the model for each class folder, 
 
 @dataclass(frozen=True)
 class LabelledFolder:
-    """Images of another folder, by class and path.
+    """Images of another folder, by class and path, or of a table of findings, by path.
 
     Attributes:
         root: The folder.
         names: Paths of the images, relative to it.
-        labels: Indices of their classes, in the order of the model's.
-        groups: Of each image (patient, lesion, ...), where a manifest of `prepare` says them.
-        counts: Images by class.
+        labels: What predictions say of them: `label`, a class, or `target_<finding>`, 0, 1 or missing, of each finding
+            of the model.
+        groups: Of each image (patient, lesion, ...), where a manifest of `prepare`, or the table, says them.
+        counts: Images by class, or with each finding.
         class_map: As it was given.
-        digest: Hex SHA-256 over class, path below the class folders' parent, and content of every image.
+        digest: Hex SHA-256 over class, path below the class folders' parent, and content of every image; of findings
+            over these, and what is said of each in the place of the class.
+        title: The folder's name, or the table's where that has one of its own.
+        findings: What is known of each finding, for records; None of classes.
     """
 
     root: Path
     names: list[str]
-    labels: list[int]
+    labels: dict[str, Any]
     groups: list[str] | None
     counts: dict[str, int]
     class_map: ClassMap | None
     digest: str
+    title: str
+    findings: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
-        """The folder's name."""
-        return printable(self.root.resolve().name)
+        """What it is called."""
+        return printable(self.title)
 
     def as_json(self) -> dict[str, Any]:
         """For records."""
-        return {"name": self.name, "digest": self.digest, "counts": self.counts, "class_map": self.class_map}
+        found = {"name": self.name, "digest": self.digest, "counts": self.counts, "class_map": self.class_map}
+        return found | ({"findings": self.findings} if self.findings else {})
 
 
 def read_class_map(path: Path) -> ClassMap:
     """Reads a file with a line `folder: class` for each class folder; a folder without a class is left out.
+
+    Of a table of findings `column: finding`.
 
     Raises:
         UserError: It is no such file.
@@ -110,7 +119,9 @@ def open_labelled(root: Path, classes: Sequence[str], class_map: ClassMap | None
     total = hashlib.sha256()
     for label, name in images:
         total.update("\0".join([classes[label], name.removeprefix(prefix), hashes[name]]).encode() + b"\n")
-    return LabelledFolder(root, names, labels, _groups(root, names), counts, class_map, total.hexdigest())
+    said = {"label": [classes[label] for label in labels]}
+    groups, name = _groups(root, names), root.resolve().name
+    return LabelledFolder(root, names, said, groups, counts, class_map, total.hexdigest(), name)
 
 
 def _mapped(place: Path, classes: Sequence[str], class_map: ClassMap | None) -> ClassMap:

@@ -72,7 +72,7 @@ def evaluate_corrupted(
         frame = add_probabilities(
             pd.DataFrame(index=range(len(data.names))), model.classes, np.concatenate(found), model.task
         )
-        parts.append(labelled(model, data, frame, split_name(*condition)))
+        parts.append(labelled(data, frame, split_name(*condition)))
     evaluation = {"kind": CORRUPTED, "data": data.as_json(), "settings": settings()}
     return store_evaluation(
         results, record, evaluation_id(record["run_id"], data, CORRUPTED), evaluation,

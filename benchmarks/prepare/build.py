@@ -21,7 +21,7 @@ from benchmarks.errors import UserError
 from benchmarks.images.depth import Extent, Scale, common_extent, scale_of
 from benchmarks.prepare.batch import Batch, Progress, convert_all, find_extents, refuse_unreadable
 from benchmarks.prepare.find import check_counts, check_listed, deviations, find_samples, first, observed_counts
-from benchmarks.prepare.kinds import counts_of, place_of, strata, write_kind
+from benchmarks.prepare.kinds import counts_of, place_of, values_of, write_kind
 from benchmarks.prepare.request import Request, UserSplit, read_split_file
 from benchmarks.prepare.splits import Assignment, Item, assign
 from benchmarks.prepare.stage import Stage
@@ -163,11 +163,10 @@ def _check_user_groups(samples: list[RawSample], user: UserSplit) -> None:
 
 
 def _assign(info: DatasetInfo, samples: list[RawSample], batch: Batch, request: Request) -> Assignment:
-    stratum = strata(info, (sample.label for sample in samples))
     items = [
         Item(
             sample.stem,
-            stratum[sample.label],
+            values_of(sample.label, info.classes) if info.findings else info.classes.index(sample.label),
             sample.group,
             batch.converted[sample.stem].pixels,
             sample.split,
@@ -195,7 +194,7 @@ def _entries(info: DatasetInfo, samples: list[RawSample], batch: Batch, assignme
 def _check_classes(info: DatasetInfo, entries: list[Entry], given: Mapping[str, str]) -> None:
     if info.findings:
         return  # what each split must have of them, `write_kind` checks
-    counts = counts_of(info, entries)
+    counts = counts_of(entries, info.classes if info.findings else ())
     empty = {split: [name for name in info.classes if not counts.get(split, {}).get(name)] for split in SPLITS}
     places = [f"{split}/{name}" for split, names in empty.items() for name in names]
     advice = {
@@ -239,7 +238,7 @@ def _about(
         "split": origin.as_json(),
         "num_images": len(entries),
         "num_groups": len({entry.group for entry in entries}),
-        "counts": counts_of(info, entries),
+        "counts": counts_of(entries, info.classes if info.findings else ()),
         "observed": observed_counts(found),
         "expected": dict(info.expected),
         "notes": notes,

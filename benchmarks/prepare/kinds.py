@@ -1,11 +1,10 @@
-"""What preparing does for datasets of classes and for those of findings: strata, places, counts, and the table.
+"""What preparing does for datasets of classes and for those of findings: labels, places, counts, and the table.
 
 The label of an image with findings is one text, as `datasets.info.finding_label` writes it: manifests have one column
 for either.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.data.classes import ClassOrder, write_class_order
@@ -14,17 +13,6 @@ from benchmarks.data.manifest import Entry, count
 from datasets.info import SEPARATOR, UNKNOWN, UNSURE, DatasetInfo, finding_label
 
 _SAID = (1, UNCERTAIN, None)  # of a finding, in the order of a label; what is not said is absent
-
-
-def strata(info: DatasetInfo, labels: Iterable[str]) -> dict[str, int]:
-    """By label the stratum that splits of ours are dealt in: the class or, of findings, the rarest; 0 for none."""
-    if not info.findings:
-        return {name: number for number, name in enumerate(info.classes)}
-    labels = list(labels)
-    number_of = Counter(name for label in labels for name in positives(label))
-    ranked = sorted(number_of, key=lambda name: (-number_of[name], name))
-    places = {name: place for place, name in enumerate(ranked, start=1)}
-    return {label: max((places[name] for name in positives(label)), default=0) for label in labels}
 
 
 def positives(label: str) -> list[str]:
@@ -50,16 +38,21 @@ def place_of(info: DatasetInfo, split: str, label: str, name: str) -> str:
     return f"{split}/{name}" if info.findings else f"{split}/{label}/{name}"
 
 
-def counts_of(info: DatasetInfo, entries: Sequence[Entry]) -> dict[str, dict[str, int]]:
-    """Images per split and class, or with each finding."""
-    if not info.findings:
+def counts_of(entries: Sequence[Entry], findings: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Images per split and class, or with each of the findings, where there are any."""
+    if not findings:
         return count(entries)
     counted: dict[str, dict[str, int]] = {}
     for entry in entries:
-        of_split = counted.setdefault(entry.split, dict.fromkeys(info.classes, 0))
+        of_split = counted.setdefault(entry.split, dict.fromkeys(findings, 0))
         for name in positives(entry.label):
             of_split[name] += 1
     return counted
+
+
+def rows_of(entries: Sequence[Entry], findings: Sequence[str]) -> list[Row]:
+    """What the table says of the images of a manifest."""
+    return [Row(entry.path, entry.split, entry.group, values_of(entry.label, findings)) for entry in entries]
 
 
 def write_kind(tree: Path, info: DatasetInfo, entries: Sequence[Entry]) -> None:
@@ -71,6 +64,5 @@ def write_kind(tree: Path, info: DatasetInfo, entries: Sequence[Entry]) -> None:
     if not info.findings:
         write_class_order(tree, ClassOrder(info.classes, info.ordered))
         return
-    rows = [Row(entry.path, entry.split, entry.group, values_of(entry.label, info.classes)) for entry in entries]
-    write_findings(tree, info.classes, rows)
+    write_findings(tree, info.classes, rows_of(entries, info.classes))
     read_findings(tree)

@@ -37,7 +37,7 @@ def find_groups(images: Sequence[OwnImage], grouping: Grouping) -> list[str]:
         UserError: An image has none, or there is no such column or tag.
     """
     if grouping.kind == "image":
-        return [f"image-{image.split or ''}/{image.label}/{image.name}" for image in images]
+        return [f"image-{image.split or ''}/{image.shown}" for image in images]
     if grouping.kind == "pattern":
         groups = [_matched(re.search(grouping.text, image.name)) for image in images]
         advice = "change --group-pattern so that it finds the patient in every name"
@@ -59,22 +59,23 @@ def find_groups(images: Sequence[OwnImage], grouping: Grouping) -> list[str]:
     return groups
 
 
-def shown_groups(images: Sequence[OwnImage], groups: Sequence[str], key: str) -> list[str]:
-    """What a user should look at before the groups are relied on, a line each."""
+def shown_groups(images: Sequence[OwnImage], groups: Sequence[str], key: str, num_findings: int = 0) -> list[str]:
+    """What a user should look at before the groups are relied on, a line each; `num_findings` is 0 of classes."""
     members: dict[str, list[OwnImage]] = {}
     for image, group in zip(images, groups, strict=True):
         members.setdefault(group, []).append(image)
     sizes = [len(inside) for inside in members.values()]
     mixed = sum(len({image.label for image in inside}) > 1 for inside in members.values())
+    several = "several classes" if num_findings == 0 else "images with other findings"
     lines = [
         f"groups by {key}: {len(members):,} of {len(images):,} images, {min(sizes)} to {max(sizes)} each; "
-        f"{mixed:,} hold several classes"
+        f"{mixed:,} hold {several}"
     ]
     for group, inside in sorted(members.items(), key=lambda item: -len(item[1]))[:_EXAMPLES]:
-        lines.append(f"  {group}: {first((f'{image.label}/{image.name}' for image in inside), _NAMES)}")
+        lines.append(f"  {group}: {first((image.shown for image in inside), _NAMES)}")
     if len(members) == len(images):
         lines.append("  each image is its own group: where patients have several images, they may leak between splits")
-    elif len(members) < 3 * len({image.label for image in images}):
+    elif len(members) < 3 * (num_findings or len({image.label for image in images})):
         lines.append("  that is few: see whether it tells patients apart")
     return lines
 

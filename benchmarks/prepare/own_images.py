@@ -2,12 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.choices import SPLITS
 from benchmarks.data.dataset import list_folders, list_images
+from benchmarks.data.findings import Values
 from benchmarks.data.layout import layout_advice, split_like
 from benchmarks.data.manifest import has_manifest
 from benchmarks.errors import MissingError, UserError
@@ -32,6 +33,7 @@ class OwnImage(NamedTuple):
         name: Its path below the class folder, or below the folder that holds all images of a table.
         split: `train` or `test` where it lies in a folder of that name; None where it is to be decided.
         row: Of the table; empty without one.
+        values: What the table says of each finding; empty of classes. The label says the same in one text.
     """
 
     file: Path
@@ -39,6 +41,12 @@ class OwnImage(NamedTuple):
     name: str
     split: str | None
     row: Row
+    values: Values = ()
+
+    @property
+    def shown(self) -> str:
+        """Its name, as a user knows it; with its class."""
+        return self.name if self.values else f"{self.label}/{self.name}"
 
     @property
     def source(self) -> str:
@@ -98,22 +106,36 @@ def _from_folder(source: Path) -> list[OwnImage]:
 
 
 def _from_table(source: Path, folder: Path, paths: str | None, labels: str | None) -> list[OwnImage]:
-    status = source.stat()
-    rows = read_table(RawFile(source.parent, source.name, "", status.st_size, status.st_mtime_ns))
+    rows = read_table(table_file(source))
     columns = list(rows[0]) if rows else []
     path_column = column_of("paths", columns, paths, PATHS, source)
     label_column = column_of("labels", columns, labels, LABELS, source)
-    files = _files([row[path_column] for row in rows], folder, source)
+    files = files_of([row[path_column] for row in rows], folder, source)
     check_labels([row[label_column] for row in rows], label_column, source)
     common = Path(os.path.commonpath([file.parent for file in files]))
     found = [
         OwnImage(file, row[label_column], file.relative_to(common).as_posix(), None, row)
         for file, row in zip(files, rows, strict=True)
     ]
-    hidden = [image.name for image in found if any(map(is_litter, Path(image.name).parts))]
+    refuse_hidden(found, source)
+    return found
+
+
+def table_file(source: Path) -> RawFile:
+    """A table as what reads tables takes it."""
+    status = source.stat()
+    return RawFile(source.parent, source.name, "", status.st_size, status.st_mtime_ns)
+
+
+def refuse_hidden(images: Sequence[OwnImage], source: Path) -> None:
+    """Refuses images that no dataset would list.
+
+    Raises:
+        UserError: One is a hidden file, or lies in a hidden folder.
+    """
+    hidden = [image.name for image in images if any(map(is_litter, Path(image.name).parts))]
     if hidden:
         raise UserError(f"images must not be hidden files, got {first(hidden)} in {str(source)!r}; rename them")
-    return found
 
 
 def column_of(option: str, columns: list[str], asked: str | None, usual: Collection[str], source: Path) -> str:
@@ -145,8 +167,17 @@ def column_of(option: str, columns: list[str], asked: str | None, usual: Collect
     return known[0]
 
 
-def _files(paths: list[str], folder: Path, source: Path) -> list[Path]:
-    """The file of each row: at its path, or else the only one below the folder with that name."""
+def files_of(paths: list[str], folder: Path, source: Path) -> list[Path]:
+    """The file of each row: at its path, or else the only one below the folder with that name.
+
+    Args:
+        paths: Of the rows.
+        folder: That holds the files.
+        source: The table, for messages.
+
+    Raises:
+        UserError: A row has no file, or several; or several have one.
+    """
     found = [_at(folder, path) for path in paths]
     if None in found:
         by_name: dict[str, list[Path]] = {}

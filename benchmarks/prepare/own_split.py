@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from benchmarks.data.bit_depth import FILE as BIT_DEPTH
 from benchmarks.data.bit_depth import file_extent, stated_depth
 from benchmarks.data.classes import FILE as CLASSES
 from benchmarks.data.classes import class_order
+from benchmarks.data.findings import Findings, number_faults, write_findings
 from benchmarks.data.manifest import (
     Entry,
     SplitOrigin,
@@ -29,6 +31,7 @@ from benchmarks.images.decode import in_order, inspect_image
 from benchmarks.images.depth import common_extent, scale_of
 from benchmarks.prepare.batch import Progress
 from benchmarks.prepare.find import first
+from benchmarks.prepare.kinds import counts_of, rows_of
 from benchmarks.prepare.own_images import OwnImage
 from benchmarks.prepare.splits import Assignment, Item, assign, assign_folds
 from benchmarks.storage.name_key import KEY_FILE
@@ -51,6 +54,7 @@ class SplitRequest:
         group_key: What a group is.
         copy: Copy the images instead of linking to them.
         overwrite: Replace datasets that were made with other settings or from other images.
+        findings: Names of what images may have several of; none of classes.
     """
 
     source: Path
@@ -63,6 +67,7 @@ class SplitRequest:
     group_key: str = "image"
     copy: bool = False
     overwrite: bool = False
+    findings: tuple[str, ...] = ()
 
     @property
     def targets(self) -> list[Path]:
@@ -105,7 +110,7 @@ def split_own(
     pixels = _pixel_digests(images, request, on_progress)
     classes = sorted({image.label for image in images})
     items = [
-        Item(str(number), classes.index(image.label), group, digest, image.split)
+        Item(str(number), image.values or classes.index(image.label), group, digest, image.split)
         for number, (image, group, digest) in enumerate(zip(images, groups, pixels, strict=True))
     ]
     if request.folds:
@@ -114,7 +119,8 @@ def split_own(
         test = _TEST if request.test is None else request.test
         shares = {"train": 1 - request.val - test, "val": request.val, "test": test}
         assignments = [assign(items, {"test": "user"} if given else {}, request.seed, shares)]
-    class_order(_root(request.source), classes)  # what is wrong with classes.txt is said before anything is written
+    if not request.findings:
+        class_order(_root(request.source), classes)  # what is wrong with classes.txt is said before anything is written
     planned = []
     for target, assignment in zip(request.targets, assignments, strict=True):
         files = _entries(images, pixels, assignment)
@@ -184,7 +190,7 @@ def _entries(images: Sequence[OwnImage], pixels: Sequence[str], assignment: Assi
     for number, (image, digest) in enumerate(zip(images, pixels, strict=True)):
         split = assignment.splits.get(str(number))
         if split is not None:
-            path, group = f"{split}/{image.label}/{image.name}", assignment.groups[str(number)]
+            path, group = f"{split}/{image.shown}", assignment.groups[str(number)]
             entries[Entry(path, split, image.label, group, image.source, digest)] = image.file
     return entries
 
@@ -196,6 +202,14 @@ def _check_entries(entries: list[Entry], classes: list[str], request: SplitReque
             f"groups must lie in one split each, got {len(spanning)} in the given train and test splits: "
             f"{first(spanning)}; give a table of paths and labels to split them anew"
         )
+    if request.findings:
+        table = Findings(request.findings, tuple(rows_of(entries, request.findings)), True)
+        for fault in number_faults(table):
+            raise UserError(
+                f"the splits of {str(request.source)!r} must {fault.rule}, got {fault.got}; add images, or take a "
+                "column out"
+            )
+        return
     counts = count(entries)
     empty = [f"{split}/{name}" for split in SPLITS for name in classes if not counts.get(split, {}).get(name)]
     if empty:
@@ -212,7 +226,7 @@ def _about(request: SplitRequest, entries: list[Entry], assignment: Assignment, 
     if assignment.identical:
         notes.append(
             f"{assignment.identical} images have an identical one: kept in one split, {len(assignment.dropped)} left "
-            f"out of the given train split; {assignment.contradictory} of them differ in class"
+            f"out of the given train split; {assignment.contradictory} of them differ in what they are labelled"
         )
     parts = {"train": "ours", "val": "ours", "test": "user" if given else "ours"}
     origin = SplitOrigin("ours", parts, request.group_key, request.seed, split_digest(entries))
@@ -224,7 +238,8 @@ def _about(request: SplitRequest, entries: list[Entry], assignment: Assignment, 
         "complete": True,
         "split": origin.as_json(),
         "num_groups": len({entry.group for entry in entries}),
-        "counts": count(entries),
+        "counts": counts_of(entries, request.findings),
+        "images": dict(Counter(entry.split for entry in entries)),
         "notes": notes,
         "excluded": [],
     }
@@ -268,8 +283,11 @@ def _write(target: Path, files: dict[Entry, Path], about: dict[str, Any], reques
                 shutil.copyfile(file, place)
             else:
                 place.symlink_to(file.resolve())
+        if request.findings:
+            write_findings(made, request.findings, rows_of(list(files), request.findings))
         write_manifest(made, list(files), about)
-        beside = [(_root(request.source), name) for name in (CLASSES, BIT_DEPTH)]
+        names = (BIT_DEPTH,) if request.findings else (CLASSES, BIT_DEPTH)
+        beside = [(_root(request.source), name) for name in names]
         for folder, name in [*beside, (target, KEY_FILE)]:  # stored results were hashed with the key
             if (folder / name).is_file():
                 shutil.copy2(folder / name, made / name)

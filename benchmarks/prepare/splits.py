@@ -9,7 +9,12 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.choices import SPLITS
+from benchmarks.data.findings import Values
+from benchmarks.prepare.stratify import stratify
 
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 LEAST = 0.5  # of its share of a class's groups, which a split has at least: else one large group could fill it
@@ -20,14 +25,14 @@ class Item(NamedTuple):
 
     Attributes:
         key: Names the image.
-        label: Index of its class.
+        label: Index of its class, or what is said of each finding.
         group: Patient, exam, lesion, ...
         pixels: Digest of its pixels.
         split: Where the publisher or the user puts it; None where we decide.
     """
 
     key: str
-    label: int
+    label: int | Values
     group: str
     pixels: str
     split: str | None
@@ -41,7 +46,7 @@ class Assignment(NamedTuple):
         groups: Of each image; groups that share an identical image are one.
         dropped: Images left out, and the identical image that is kept.
         identical: How many images have an identical one.
-        contradictory: How many of these have an identical one of another class.
+        contradictory: How many of these have an identical one of another label.
     """
 
     splits: dict[str, str]
@@ -148,10 +153,15 @@ def _join(items: Sequence[Item]) -> dict[str, str]:
 
 
 def _divide(items: Sequence[Item], shares: Mapping[str, float], seed: int | str) -> dict[str, str]:
-    """Deals whole groups of each stratum, large ones first."""
+    """Deals whole groups of each stratum, large ones first; of findings by iterative stratification."""
     members: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         members[item.group].append(item)
+    if any(isinstance(item.label, tuple) for item in items):
+        names = sorted(members)
+        sizes = np.array([len(members[name]) for name in names])
+        dealt = stratify(names, sizes, np.stack([_numbers(members[name]) for name in names]), shares, seed)
+        return {item.key: split for name, split in zip(names, dealt, strict=True) for item in members[name]}
     strata: dict[int, list[str]] = defaultdict(list)
     for group, inside in members.items():
         strata[_stratum(inside)].append(group)
@@ -161,6 +171,12 @@ def _divide(items: Sequence[Item], shares: Mapping[str, float], seed: int | str)
         dealt = _deal([len(members[group]) for group in ordered], shares)
         splits |= {item.key: split for group, split in zip(ordered, dealt, strict=True) for item in members[group]}
     return splits
+
+
+def _numbers(items: Sequence[Item]) -> NDArray[np.int64]:
+    """Images with each finding, and those without it: what is not known of them, and uncertain, counts as neither."""
+    values = np.array([[-1 if value is None else value for value in item.label] for item in items])  # type: ignore[union-attr]
+    return np.concatenate([(values == 1).sum(axis=0), (values == 0).sum(axis=0)])
 
 
 def least_groups(num_groups: int, shares: Mapping[str, float]) -> dict[str, int]:
@@ -197,7 +213,7 @@ def _deal(sizes: Sequence[int], shares: Mapping[str, float]) -> list[str]:
 
 def _stratum(items: Sequence[Item]) -> int:
     """The label of most images of a group; of several, the highest: the worst grade, the malignant breast."""
-    labels = Counter(item.label for item in items)
+    labels = Counter(item.label for item in items if isinstance(item.label, int))
     return max(labels, key=lambda label: (labels[label], label))
 
 

@@ -399,17 +399,26 @@ class Environment(TypedDict, total=False):
     process: Annotated[Literal["fresh", "reused"] | None, Column(None)]
 
 
+class EvaluatedFindings(TypedDict, total=False):
+    """Of a table of findings: its images, those of which each finding is known, and findings that are not scored."""
+
+    images: Count
+    known: dict[str, Count]
+    unscored: list[str]
+
+
 class EvaluationData(TypedDict, total=False):
     """The images of an evaluation: their folder's name, a digest over class, path and content, and counts by class.
 
-    class_map: which class of the model each class folder was taken for, none for one that was left out; null where
-    folders are named as the classes are.
+    class_map: which class of the model each class folder was taken for, or which finding each column, none for one that
+    was left out; null where folders or columns are named as the classes or findings are.
     """
 
     name: Required[Annotated[str, Column("evaluation_data")]]
     digest: Required[Annotated[str, Column("evaluation_data_digest")]]
     counts: dict[str, Count]
     class_map: dict[str, str | None] | None
+    findings: EvaluatedFindings
 
 
 class Soup(TypedDict, total=False):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.analysis.evaluations import evaluation_rows, load_evaluations
-from benchmarks.analysis.evidence import Evidence, load_evidence
+from benchmarks.analysis.evidence import Evidence, load_evidence, load_finding_evidence
 from benchmarks.analysis.summary import blocks, summary
 from benchmarks.choices import FEW_UNITS
 from benchmarks.records.stored import evaluation_results
@@ -18,11 +18,12 @@ from benchmarks.report.table_parts import TablePart, write_parts
 KIND = "data"  # of evaluations that this table is about
 NAME = "other_data"
 HOW = (
-    "AUC: macro one-vs-rest, mean ± sample standard deviation over the seeds that were evaluated, with a 95 % interval "
-    "over images and seeds. Own test split: the same models on the test images of the dataset that they were trained "
-    "on. Drop: own test split less other images, with a 95 % interval and two-sided p: the two sets of images are "
-    "independent samples, seeds are paired. With one seed, interval and p are of that trained model alone. Nothing "
-    "here ranks methods: what is chosen by these images is no longer tested on them."
+    "AUC: macro one-vs-rest, of findings their mean, over those that can be scored on both; mean ± sample standard "
+    "deviation over the seeds that were evaluated, with a 95 % interval over images and seeds. Own test split: the "
+    "same models on the test images of the dataset that they were trained on. Drop: own test split less other images, "
+    "with a 95 % interval and two-sided p: the two sets of images are independent samples, seeds are paired. With one "
+    "seed, interval and p are of that trained model alone. Nothing here ranks methods: what is chosen by these images "
+    "is no longer tested on them."
 )
 
 
@@ -44,14 +45,18 @@ def _drop(row: pd.Series) -> Entry:
     return Entry(f"{change}, {low} to {high} ({shown_p(row['drop_p'])})".replace("-", "−"))
 
 
+METHOD = Column("Method", "Method", 0, lambda row: Entry(str(row["label"])))
 COLUMNS = (
-    Column("Method", "Method", 0, lambda row: Entry(str(row["label"]))),
+    METHOD,
     _auc("external"),
     Column("95 % CI (%)", "", 0, interval_of("external")),
     _auc("internal"),
     Column("Drop, 95 % CI (p)", "", 0, _drop),
     Column("Seeds", "", 0, lambda row: Entry(f"{row['seeds_evaluated']} of {row['seeds_ok']}")),
 )
+
+
+_FINDING = Column("Finding", "Finding", 0, lambda row: Entry(str(row["finding"])))
 
 
 def write_other_data(
@@ -71,10 +76,7 @@ def write_other_data(
     table, problems = other_data(results, frame, evidence, mix_code)
     if table.empty:
         return [], problems
-    parts = [
-        TablePart(heading, rows, COLUMNS, few_units_note(rows["external_fewest_units"]))
-        for heading, rows in parts_of(table)
-    ]
+    parts = list(parts_of(table))
     return write_parts(results, NAME, "Trained models on other images", HOW, table, parts), problems
 
 
@@ -86,14 +88,30 @@ def other_data(
     if evaluations.empty:
         return pd.DataFrame(), problems
     outside, unread = load_evidence(evaluation_results(results), evaluations)
-    return evaluation_rows(summary(frame, mix_code), evidence, evaluations, outside), problems + unread
+    theirs = evaluations[evaluations["loss_name"] == "bce"]
+    findings = load_finding_evidence(results, theirs["evaluation_run_id"])
+    findings |= load_finding_evidence(evaluation_results(results), theirs["run_id"])
+    return evaluation_rows(summary(frame, mix_code), evidence, evaluations, outside, findings), problems + unread
 
 
-def parts_of(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """A heading and its rows: one dataset and protocol, one set of other images."""
+def parts_of(table: pd.DataFrame) -> Iterator[TablePart]:
+    """A table for each dataset, protocol and set of other images; of findings one more, of each of them."""
     for block in blocks(table):
         for name, rows in block.groupby("data_label", sort=True):
-            yield f"{title(block)} → {name}", rows
+            heading, means, single = f"{title(block)} → {name}", rows[rows["finding"].isna()], rows["finding"].notna()
+            yield TablePart(heading, means, COLUMNS, [*_over_findings(means), *_few_units(means)])
+            if single.any():
+                by_finding = rows[single].sort_values("finding", kind="stable")
+                yield TablePart(f"{heading}, by finding", by_finding, (_FINDING, *COLUMNS), _few_units(by_finding))
+
+
+def _over_findings(rows: pd.DataFrame) -> list[str]:
+    scored = rows["scored_findings"].dropna().unique()
+    return [f"AUCs are means over the findings that can be scored on both: {each}." for each in scored]
+
+
+def _few_units(rows: pd.DataFrame) -> list[str]:
+    return few_units_note(rows["external_fewest_units"])
 
 
 def few_units_note(fewest: pd.Series) -> list[str]:

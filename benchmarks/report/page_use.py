@@ -11,7 +11,9 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.stored_costs import StoredCost, read_costs
 from benchmarks.names import variant_title
 from benchmarks.report.captions import protocol, title
-from benchmarks.report.other_data import COLUMNS, HOW, few_units_note, other_data, parts_of
+from benchmarks.report.entries import Column
+from benchmarks.report.other_data import HOW, METHOD, other_data, parts_of
+from benchmarks.report.table_parts import TablePart
 from methods import TITLES
 
 COSTS_SAID = (
@@ -57,23 +59,27 @@ def use_panels(
 def _elsewhere(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {
-            "caption": " ".join([f"{heading}. {protocol(rows)}.", *few_units_note(rows["external_fewest_units"])]),
-            "columns": ["Method", "Image side", *(column.header for column in COLUMNS[1:])],
+            "caption": " ".join([f"{part.heading}. {protocol(part.rows)}.", *part.notes]),
+            "columns": ["Method", "Image side", *(column.header for column in _further(part))],
             "rows": [
                 {
-                    **{"label": row["label"], "resolution": row["resolution"], "dataset": title(rows)},
+                    **{"label": row["label"], "resolution": row["resolution"], "dataset": title(part.rows)},
                     "block": row["block"],
-                    "cells": [str(row["label"]), f"{row['resolution']} px", *_texts(row)],
+                    "cells": [str(row["label"]), f"{row['resolution']} px", *_texts(part, row)],
                 }
-                for _, row in rows.iterrows()
+                for _, row in part.rows.iterrows()
             ],
         }
-        for heading, rows in parts_of(table)
+        for part in parts_of(table)
     ]
 
 
-def _texts(row: pd.Series) -> Iterable[str]:
-    entries = (column.entry(row) for column in COLUMNS[1:])
+def _further(part: TablePart) -> list[Column]:
+    return [column for column in part.columns if column is not METHOD]
+
+
+def _texts(part: TablePart, row: pd.Series) -> Iterable[str]:
+    entries = (column.entry(row) for column in _further(part))
     return (entry.text + entry.mark for entry in entries)
 
 
