@@ -315,18 +315,6 @@ def test_an_ensemble_averages_probabilities_of_findings(folder: Path) -> None:
     assert score([path.read_bytes() for path in paths]).evidence.auc == pytest.approx(np.mean(aucs))
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--train-fraction", "0.5"], "labels must be all of images, whose images have several findings, got 50 %"),
-        (["--imbalance", "class_weights"], "imbalance must be none with the loss bce"),
-    ],
-)
-def test_what_counts_classes_is_refused(images: Path, words: list[str], said: str) -> None:
-    ended = run(images.parent, "--methods", "linear", "--dry-run", *words)
-    assert ended.returncode == 2 and said in ended.stderr
-
-
 def test_over_folds_each_finding_keeps_its_own_images() -> None:
     """Twice the images with and without each: the interval is that of one test split in which every image is twice."""
     frame = predictions(5)[0].assign(group="")

@@ -15,8 +15,8 @@ import bench
 from benchmarks.choices import SPLITS
 from benchmarks.data.dataset import open_dataset
 from benchmarks.data.findings import targets_of
+from benchmarks.data.stratify import stratify
 from benchmarks.prepare.kinds import label_of, values_of
-from benchmarks.prepare.stratify import stratify
 from datasets.info import finding_label
 
 NAMES = ("Mass", "Edema", "Tube")

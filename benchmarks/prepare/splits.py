@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.choices import SPLITS
 from benchmarks.data.findings import Values
-from benchmarks.prepare.stratify import stratify
+from benchmarks.data.stratify import stratify
 
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 LEAST = 0.5  # of its share of a class's groups, which a split has at least: else one large group could fill it

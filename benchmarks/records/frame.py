@@ -223,10 +223,15 @@ def _train_classes(record: Record) -> dict[str, Any]:
     if not counts:
         return {"num_train": None, "class_entropy": None}
     if dataset.get("findings"):
-        known = dataset["findings"]["known"]["train"]
-        parts = [(dataset["counts"]["train"][name], number) for name, number in known.items() if number]
-        lost = sum(_entropy([with_it, number - with_it]) * number for with_it, number in parts)
-        return {"num_train": num_images(dataset, "train"), "class_entropy": lost / max(sum(known.values()), 1)}
+        some = dataset.get("trained_on") or {}
+        known = some.get("known") or dataset["findings"]["known"]["train"]
+        with_it = some.get("counts") or dataset["counts"]["train"]
+        num_train = some.get("num_images") or num_images(dataset, "train")
+        if record["run"]["config"].get("imbalance") == "class_weights":
+            return {"num_train": num_train, "class_entropy": math.log(2)}  # either side is half of the loss
+        parts = [(with_it[name], number) for name, number in known.items() if number]
+        lost = sum(_entropy([own, number - own]) * number for own, number in parts)
+        return {"num_train": num_train, "class_entropy": lost / max(sum(known.values()), 1)}
     if record["run"]["config"].get("imbalance") in ("class_weights", "balanced_sampling"):
         return {"num_train": sum(counts), "class_entropy": math.log(len(counts))}  # classes are of one size in the loss
     return {"num_train": sum(counts), "class_entropy": _entropy(counts)}

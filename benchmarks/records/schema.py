@@ -137,12 +137,16 @@ class Counts(TypedDict, total=False):
 
 
 class TrainedOn(TypedDict):
-    """The images that were trained on, where these are not the whole training split, and the units that they are of."""
+    """The images that were trained on, where these are not the whole training split, and the units that they are of.
+
+    counts: by class, or with each finding; known: those of which each finding is known.
+    """
 
     num_images: Annotated[Positive, Column(None)]
     counts: dict[str, Count]
     unit: Annotated[str, Column(None)]
     num_units: Annotated[Positive, Column("num_train_units")]
+    known: NotRequired[dict[str, Count]]
 
 
 class FindingsPart(TypedDict, total=False):

@@ -41,11 +41,6 @@ def labelled_sets(options: SuiteOptions, dataset: Dataset) -> list[Labelled]:
     batch_size = options.batch_size or dataset.batch_size
     found = []
     for budget in options.label_budgets:
-        if dataset.findings and not budget.is_whole:
-            raise UserError(
-                f"labels must be all of {dataset.name}, whose images have several findings, got {budget.train_labels}; "
-                "leave out --train-fraction and --shots"
-            )
         chosen = choose_training_set(dataset, budget)
         num_images = len(dataset.splits["train"] if chosen is None else chosen.rows)
         found.append(Labelled(dataset, budget, num_images, chosen.digest if chosen else None, batch_size))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.config import LossName, Places, RunConfig, identity, savers_of
+from benchmarks.config import Imbalance, LossName, Places, RunConfig, identity, savers_of
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.findings import notes_on_findings
 from benchmarks.data.identical import notes_on, refuse_leaks
@@ -154,11 +154,7 @@ def _fitting_tasks(
     kept = list(variants)
     for variant, dataset in itertools.product(variants, datasets.values()):
         loss, why = loss_of(variant.method, dataset, options.loss), METHODS[variant.method].one_class
-        if loss != "cross_entropy" and options.imbalance != "none":
-            raise UserError(
-                f"imbalance must be none with the loss {loss}, as it is of classes and cross-entropy, got "
-                f"{options.imbalance} on {dataset.name}; leave out --imbalance"
-            )
+        _check_imbalance(loss, options.imbalance, dataset.name)
         if not why or loss == "cross_entropy" or variant not in kept:
             continue
         said = f"images of one class each and cross-entropy ({why}), got {loss} on {dataset.name}"
@@ -167,6 +163,20 @@ def _fitting_tasks(
         notes.append(f"{variant.name} must have {said}: it is left out")
         kept.remove(variant)
     return kept
+
+
+def _check_imbalance(loss: LossName, imbalance: Imbalance, name: str) -> None:
+    """What is to be done about imbalance is defined for the loss."""
+    if loss == "corn" and imbalance != "none":
+        raise UserError(
+            f"imbalance must be none with the loss {loss}, as it is of classes and cross-entropy, or of findings, got "
+            f"{imbalance} on {name}; leave out --imbalance"
+        )
+    if loss == "bce" and imbalance == "balanced_sampling":
+        raise UserError(
+            f"imbalance must be class_weights or logit_adjustment on {name}, got balanced_sampling: an image that is "
+            "drawn brings all of its findings, so in general no way of drawing makes each as common as its absence"
+        )
 
 
 def loss_of(method: str, dataset: Dataset, asked: LossName | None) -> LossName:

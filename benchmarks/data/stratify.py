@@ -1,4 +1,4 @@
-"""Iterative stratification: splits in which every label has its share, though a unit may have several.
+"""Iterative stratification: parts in which every label has its share, though a unit may have several.
 
 Source: Sechidis, Tsoumakas, Vlahavas, On the Stratification of Multi-Label Data, ECML PKDD 2011, algorithm 1. The
 package iterative-stratification deals single images alone; here a unit may be a patient with several.
@@ -56,6 +56,32 @@ def stratify(
     for unit in sorted(np.flatnonzero(left).tolist(), key=lambda unit: (-sizes[unit], lots[names[unit]])):
         deal(unit, (wanted,))
     return dealt
+
+
+def nested_part(
+    names: Sequence[str], sizes: NDArray[np.int64], labels: NDArray[np.int64], wanted: float, seed: int | str
+) -> set[str]:
+    """Units of about so many images, which are part of those for any larger number.
+
+    The units are stratified into halves again and again, and the first ones taken: a half, a quarter and so on have
+    their share of every label, what is between about theirs.
+
+    Args:
+        names, sizes, labels, seed: As of `stratify`.
+        wanted: Images; the number nearest to it is taken.
+    """
+    if len(names) == 1:
+        return set(names) if 2 * wanted >= sizes[0] else set()
+    dealt = np.array(stratify(names, sizes, labels, {"first": 1.0, "second": 1.0}, seed)) == "first"
+    if dealt.all() or not dealt.any():  # one unit outweighs all others
+        dealt = np.arange(len(names)) == 0
+    halves = [np.flatnonzero(dealt == side).tolist() for side in (True, False)]
+    before = int(sizes[halves[0]].sum())
+    found: set[str] = set()
+    for places, rest in zip(halves, (min(wanted, before), wanted - before), strict=True):
+        if rest > 0:
+            found |= nested_part([names[i] for i in places], sizes[places], labels[places], rest, seed)
+    return found
 
 
 def _lot(seed: int | str, name: str) -> bytes:
