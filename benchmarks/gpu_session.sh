@@ -3,6 +3,7 @@
 #   benchmarks/gpu_session.sh [first] [tests] [paper] [default] [half] [checkpointing] [compare] [speed]   (default: these)
 #   benchmarks/gpu_session.sh compiled          steps under --compile, with and without CUDA graphs, beside plain ones
 #   benchmarks/gpu_session.sh quantized compare  frozen weights in 8 and 4 bits, measured and beside what is predicted
+#   benchmarks/gpu_session.sh loading           what loading preloaded features costs
 #   benchmarks/gpu_session.sh every, benchmarks/gpu_session.sh every_paper     all methods: ten minutes each, then compare
 #   WHEELS=.whl    a folder of wheels to install first, for a machine without a network: rich with its needs, filelock 3.30
 #   RESULTS=DIR    where records go (default: .cache/gpu-session); what is to stay goes to results/measured/ by hand
@@ -48,7 +49,7 @@ for name in ${*:-first tests paper default half checkpointing compare speed}; do
         measure checkpointing 60 --methods "${PAPERS[@]}" --precision fp32 bf16 fp16 --attention sdpa --res 384 1024 \
             --grad-checkpointing ;;
     compare) part compare 60 $PYTHON bench.py memory --compare --results "$RESULTS" --format csv ;;
-    speed) part speed 60 $PYTHON -m benchmarks.speed.fpt --device cuda --parts steps loading extraction ;;
+    speed) part speed 60 $PYTHON -m benchmarks.speed.fpt --device cuda --parts steps extraction ;;
     compiled)
         part compiled 590 $PYTHON -m benchmarks.speed.compiled --device cuda --methods "${PAPERS[@]}" ;;
     quantized)
@@ -56,11 +57,12 @@ for name in ${*:-first tests paper default half checkpointing compare speed}; do
             measure quantized 270 --methods linear lora adapter fpt fpt_plus --precision fp32 bf16 --attention sdpa \
                 --res 512 1024 --quantize $kind
         done ;;
+    loading) part loading 590 $PYTHON -m benchmarks.speed.loading --device cuda ;;
     # Every method at the papers' resolution, a call each.
     every) measure every 590 --methods all --precision bf16 --attention sdpa --res 512 ;;
     every_paper) measure every_paper 590 --methods all --precision fp32 --attention eager --res 512 ;;
     *)
-        echo "part must be first, tests, paper, default, half, checkpointing, compare, speed, compiled, quantized, every or every_paper, got '$name'" >&2
+        echo "part must be first, tests, paper, default, half, checkpointing, compare, speed, compiled, loading, quantized, every or every_paper, got '$name'" >&2
         exit 2 ;;
     esac
 done

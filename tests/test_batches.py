@@ -1,7 +1,6 @@
 """Batches: a seeded order, fixed views that are never augmented, and the normalisation as its formula."""
 
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import numpy as np
@@ -9,9 +8,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.data import batches
 from benchmarks.data.augment import Preprocessing, draw_augmentation
 from benchmarks.data.batches import Split, iterate, sequential_order, training_order
-from benchmarks.features.cache import FeatureRows
+from benchmarks.features.cache import FeatureRows, ForEach
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)
@@ -27,7 +27,9 @@ VIEWS = {"image": IMAGES, "image_low": LOW}
 class StoredFeatures:
     """Stands in for the rows of a feature cache."""
 
-    def read(self, indices: NDArray[np.int64], pin: bool, pool: ThreadPoolExecutor) -> dict[str, torch.Tensor]:
+    sample_bytes = FEATURES[0].nbytes
+
+    def read(self, indices: NDArray[np.int64], pin: bool, for_each: ForEach) -> dict[str, torch.Tensor]:
         return {"keys": torch.from_numpy(FEATURES[indices])}
 
 
@@ -63,9 +65,9 @@ def test_the_sequential_order_is_every_sample_once() -> None:
 
 def test_batches_are_the_samples_normalised_by_the_formula() -> None:
     order = sequential_order(11, 4)
-    batches = list(iterate(SPLIT, order, PREPROCESSING, CPU, augment=False))
-    assert len(batches) == 3
-    for indices, (inputs, labels) in zip(order, batches, strict=True):
+    found = list(iterate(SPLIT, order, PREPROCESSING, CPU, augment=False))
+    assert len(found) == 3
+    for indices, (inputs, labels) in zip(order, found, strict=True):
         assert set(inputs) == {"image", "image_low", "keys"}
         assert inputs["image"].dtype == inputs["image_low"].dtype == torch.float32
         assert inputs["image"].numpy() == pytest.approx(formula(IMAGES[indices]), abs=1e-5)
@@ -138,6 +140,47 @@ def test_augmented_images_stay_in_range() -> None:
     identity = Preprocessing((0.0,) * 3, (1.0,) * 3, CPU)
     images = identity(torch.from_numpy(IMAGES), draw_augmentation(len(IMAGES), IMAGES.shape[-1]))
     assert images.min() >= 0 and images.max() <= 1
+
+
+@pytest.mark.parametrize("small_bytes", [0, 1, 3 * 4 * SPLIT.sample_bytes, 2**22])
+def test_batches_are_those_of_a_plain_loop_however_many_are_read_at_once(
+    small_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read by threads, three at a time or all at once: the same batches, and as much drawn for augmentation."""
+    monkeypatch.setattr(batches, "SMALL_BYTES", small_bytes)
+    order = [*training_order(11, 4, seeded(0), 41), np.array([10, 2])]
+    torch.manual_seed(0)
+    found = list(iterate(SPLIT, order, PREPROCESSING, CPU, augment=True))
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    for indices, (inputs, labels) in zip(order, found, strict=True):
+        low = torch.from_numpy(np.stack([LOW[index] for index in indices]))
+        image = torch.from_numpy(np.stack([IMAGES[index] for index in indices]))
+        assert torch.equal(inputs["image_low"], PREPROCESSING(low, draw_augmentation(len(indices), 4)))
+        assert torch.equal(inputs["image"], PREPROCESSING(image))
+        assert np.array_equal(inputs["keys"], np.stack([FEATURES[index] for index in indices]))
+        assert labels.tolist() == [LABELS[index] for index in indices]
+    assert torch.equal(torch.rand(1), drawn)
+
+
+def test_small_batches_are_read_together_and_large_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Counted(StoredFeatures):
+        def read(self, indices: NDArray[np.int64], pin: bool, for_each: ForEach) -> dict[str, torch.Tensor]:
+            asked.append(len(indices))
+            return super().read(indices, pin, for_each)
+
+    split = Split(LABELS, {}, cast(FeatureRows, Counted()))
+    for small_bytes, expected in (
+        (7 * 2 * Counted.sample_bytes, [11]),
+        (4 * Counted.sample_bytes, [4, 4, 3]),
+        (0, [2, 2, 2, 2, 2, 1]),
+    ):
+        monkeypatch.setattr(batches, "SMALL_BYTES", small_bytes)
+        asked.clear()
+        assert len(list(iterate(split, sequential_order(11, 2), PREPROCESSING, CPU, augment=False))) == 6
+        assert asked == expected
 
 
 def test_an_error_of_the_reader_reaches_the_loop() -> None:

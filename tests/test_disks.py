@@ -202,7 +202,7 @@ def test_a_disk_that_fills_up_while_features_are_computed_keeps_those_that_are_w
         cache = open_feature_cache(disk, request, compute, pytest.fail)
         assert len(asked[1]) < len(asked[0])
         with ThreadPoolExecutor(1) as pool:
-            rows = cache.read(np.arange(6), False, pool)["feature"]
+            rows = cache.read(np.arange(6), False, pool.map)["feature"]
         assert rows[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 

@@ -74,7 +74,7 @@ def build(root: Path, compute: Any = None, asked: FeatureRequest | None = None) 
 
 def read(cache: FeatureCache | FeatureRows, *indices: int) -> dict[str, Tensor]:
     with ThreadPoolExecutor(2) as pool:
-        return cache.read(np.array(indices), False, pool)
+        return cache.read(np.array(indices), False, pool.map)
 
 
 def folders(root: Path) -> list[Path]:
@@ -321,6 +321,21 @@ def test_a_killed_process_gives_up_its_lock_and_loses_nothing(tmp_path: Path) ->
     cache = build(tmp_path, extraction)
     assert extraction.batches in (BATCHES[1:], BATCHES[2:])
     assert torch.equal(read(cache, *range(5))["keys"], KEYS)
+
+
+@pytest.mark.parametrize("parts", [(2, 3, 5), (3, 5), (2, 5)])
+@pytest.mark.parametrize("block_bytes", [0, 3 * ROW_BYTES, 2**18])
+def test_samples_are_where_a_plain_loop_puts_them_however_many_are_copied_at_once(
+    tmp_path: Path, parts: tuple[int, ...], block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.features.cache.BLOCK_BYTES", block_bytes)
+    build(tmp_path)
+    cache = build(tmp_path, never, request(parts))
+    places = [PARTS.index(part) for part in parts]
+    for indices in ([3, 0, 4, 4, 1, 2, 0], [2]):
+        for found in (read(cache, *indices), cache.read(np.array(indices), False, map)):
+            for name, tensor in ALL.items():
+                assert torch.equal(found[name], torch.stack([tensor[index][places] for index in indices]))
 
 
 def test_memory_of_batches_is_used_again_once_no_tensor_lies_in_it() -> None:

@@ -84,6 +84,7 @@ def test_changes_are_only_those_that_may_be() -> None:
         assert change is not None and change.words == expected
     words = [one.words for one in changes(fp32, may_checkpoint=False, may_bf16=False)]
     changing = ["8-bit AdamW"] + [f"{kind} weights{more}" for kind in ("int8", "NF4") for more in ("", ", 8-bit AdamW")]
+    changing += ["Lion", "SGD"]
     assert words == ["", "offloaded", *(word for one in changing for word in (one, f"{one}, offloaded"))]
     saving = replace(POINT, offload="activations", frozen_weights="bf16")
     words = [one.words for one in changes(saving, may_checkpoint=False, may_bf16=True)]
@@ -98,6 +99,30 @@ def test_what_a_method_refuses_is_no_change_for_it() -> None:
 
     change = found(POINT, 13, refuse).change
     assert change is not None and change.words == "bf16 weights, checkpointing"
+
+
+@pytest.mark.usefixtures("sizes")
+def test_other_optimizers_are_tried_where_8_bits_cannot_be_had() -> None:
+    def refuse(point: MemoryPoint) -> None:
+        if point.optimizer == "adamw8bit":
+            raise UserError("optimizer adamw8bit must have the library bitsandbytes, got none")
+
+    def fits_with(optimizer: str) -> Any:
+        return lambda point: 5 + 4 * (point.optimizer != optimizer)
+
+    for optimizer, words in {"lion": "Lion", "sgd": "SGD"}.items():
+        tried = changes(POINT, may_checkpoint=True, may_bf16=False)
+        with pytest.MonkeyPatch.context() as patch:
+            sized = fits_with(optimizer)
+            patch.setattr(
+                search,
+                "predict_point",
+                lambda point, cache, sized=sized: SimpleNamespace(
+                    highest=SimpleNamespace(allocated=sized(point) * GIB)
+                ),
+            )
+            change = least_change(POINT, needed_bytes(5 * GIB), Path(), tried, refuse).change
+        assert change is not None and (change.words, change.keeps_numbers) == (words, False)
 
 
 def test_a_real_search_agrees_with_direct_predictions(tmp_path: Path) -> None:
@@ -145,6 +170,18 @@ def test_stored_auc_ranks_what_a_card_can_train(
     assert all(float(row["low"]) < float(row["auc"]) < float(row["high"]) for row in rows[:4])
     assert "the highest stored AUC of what fits is that of Full fine-tuning" in said
     assert "on 8 GB with no combination: Adapter" in said
+
+
+def test_it_is_said_that_no_stored_run_used_another_optimizer(
+    tmp_path: Path, sizes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes["lora"] = lambda point: 10 - 5 * (point.optimizer == "sgd")
+    sizes["full"] = sizes["linear"] = sizes["adapter"] = lambda point: 1
+    stored(tmp_path)
+    rows, said = fit(tmp_path, capsys, "--gpu-memory", "8GB", "--methods", "lora", "full")
+    assert ("LoRA", "SGD", "no: other numbers") in [(row["method"], row["with"], row["auc_holds"]) for row in rows]
+    told = [line for line in said.splitlines() if "with Lion or SGD" in line]
+    assert any("fit LoRA; no stored run" in line for line in told) and not any("Full" in line for line in told)
 
 
 def test_without_stored_runs_there_is_no_auc(

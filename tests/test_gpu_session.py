@@ -14,7 +14,7 @@ from benchmarks.commands import COMMANDS
 from benchmarks.commands.command_line import make_parser
 from benchmarks.commands.memory import grid
 from benchmarks.environment import ROOT
-from benchmarks.speed import compiled, fpt
+from benchmarks.speed import compiled, fpt, loading
 from methods import METHODS
 
 SCRIPT = ROOT / "benchmarks" / "gpu_session.sh"
@@ -29,6 +29,7 @@ printf '%s ' "$1" >> "$LOG"
 """
 
 
+ALONE = {"compiled": compiled, "loading": loading}  # benchmarks that take a call of their own
 EVERY = ["every", "every_paper"]  # all methods, by name only
 
 
@@ -69,7 +70,7 @@ def test_every_part_that_may_be_named_runs_in_order_and_a_failed_one_stops_no_ot
     refused = run_session(tmp_path, "everything")
     assert refused.ended.returncode == 2 and refused.commands == []
     (named,) = re.findall(r"^part must be (.*), got 'everything'$", refused.ended.stderr, re.M)
-    assert [*session.parts, "compiled", "quantized", *EVERY] == re.split(", | or ", named)
+    assert [*session.parts, *ALONE, "quantized", *EVERY] == re.split(", | or ", named)
     assert session.ended.returncode == 1 and "== half: ended with status 3" in session.ended.stderr
 
 
@@ -105,11 +106,12 @@ def test_every_method_is_measured_in_a_call_of_its_own(tmp_path: Path, part: str
     assert {point.method for point in points} == set(METHODS)
 
 
-def test_compiled_steps_are_timed_in_a_call_of_its_own(tmp_path: Path) -> None:
-    found = run_session(tmp_path, "compiled")
-    assert found.parts == ["compiled"] and found.limits[0] <= 600
-    assert found.commands[0][:2] == ["-m", "benchmarks.speed.compiled"]
-    assert compiled.make_parser().parse_args(found.commands[0][2:]).device == "cuda"
+@pytest.mark.parametrize("part", ALONE)
+def test_a_long_benchmark_has_a_call_of_its_own(tmp_path: Path, part: str) -> None:
+    found = run_session(tmp_path, part)
+    assert found.parts == [part] and found.limits[0] <= 600
+    assert found.commands[0][:2] == ["-m", f"benchmarks.speed.{part}"]
+    assert ALONE[part].make_parser().parse_args(found.commands[0][2:]).device == "cuda"
 
 
 def test_quantised_weights_are_measured_and_compared_in_a_call_of_its_own(tmp_path: Path) -> None:

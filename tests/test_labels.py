@@ -239,7 +239,9 @@ def test_a_part_of_a_split_is_that_part() -> None:
     images = np.arange(6, dtype=np.uint8).repeat(3 * 4).reshape(6, 3, 2, 2)
 
     class Rows:
-        def read(self, indices: Any, pin: bool, pool: Any) -> dict[str, torch.Tensor]:
+        sample_bytes = 8
+
+        def read(self, indices: Any, pin: bool, for_each: Any) -> dict[str, torch.Tensor]:
             return {"keys": torch.from_numpy(10 * indices)}
 
     whole = Split(np.array([0, 1, 0, 1, 1, 0]), {"image": images}, Rows())  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from benchmarks.inference.trained import load_run
 from benchmarks.memory.phases import build_point
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
-from benchmarks.memory.savers import SAVERS, with_each_saver
+from benchmarks.memory.savers import SAVERS, why_refused, with_each_saver
 from benchmarks.model.build import Parts
 from benchmarks.records.frame import runs_frame
 from benchmarks.training.quantized import Kind, QuantizedLinear
@@ -75,12 +75,15 @@ def test_predicted_training_is_plain_training_without_the_weights(kind: Kind) ->
     assert gone + 2 * linear - at_once - 2**16 <= lower <= gone + 2 * linear + 2**16
 
 
-def test_a_prediction_with_each_saver_leaves_out_what_is_refused() -> None:
+def test_what_leaves_nothing_frozen_refuses_quantised_weights_of_each_saver() -> None:
     full, lora = (
         with_each_saver(MemoryPoint(method, 64, 1, BACKBONE, precision="bf16")) for method in ("full", "lora")
     )
-    assert lora.keys() == SAVERS.keys()
-    assert {name for name in SAVERS if "quantize" in SAVERS[name]} == SAVERS.keys() - full.keys()
+    assert lora.keys() == full.keys() == SAVERS.keys()
+    assert not any(why_refused(point) for point in lora.values())
+    assert {name for name, point in full.items() if why_refused(point)} == {
+        name for name in SAVERS if "quantize" in SAVERS[name]
+    }
     assert {point.quantize for point in lora.values()} == {"none", "int8", "nf4"}
 
 

@@ -81,11 +81,34 @@ def test_the_command_predicts_each_saver(tmp_path: Path, capsys: pytest.CaptureF
     words += ["--format", "csv", "--cache", str(tmp_path), "--plot", str(tmp_path / "savers")]
     assert bench.main(words) == 0
     rows = [row for row in csv.DictReader(io.StringIO(capsys.readouterr().out)) if row["phase"] == "whole run"]
-    told = {(row["grad_checkpointing"], row["savers"]): int(row["peak_allocated_bytes"]) for row in rows}
-    assert len(told) == len(rows) == 8  # no quantised weights, as nothing is frozen
+    told = {(row["grad_checkpointing"], row["savers"]): row["peak_allocated_bytes"] for row in rows}
+    assert len(told) == len(rows) == len(SAVERS)
+    refused = {savers for (_, savers), size in told.items() if not size}
+    assert len(refused) == 3 and all("weights" in savers for savers in refused)  # quantised, as nothing is frozen
     offloaded = MemoryPoint("full", 32, 4, backbone, precision="bf16", attention="sdpa", offload="activations")
-    assert told["False", "offloaded"] == predict_memory(offloaded).highest.allocated < told["False", "none"]
+    assert int(told["False", "offloaded"]) == predict_memory(offloaded).highest.allocated < int(told["False", "none"])
     assert (tmp_path / "savers.png").is_file()
+
+
+def test_a_saver_that_a_method_refuses_is_said_below_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = "vit_tiny_patch16_224[depth=2,embed_dim=48,num_heads=3]"
+    words = ["memory", "--each-saver", "--methods", "eva", "--res", "32", "--batch-size", "4", "--backbone", backbone]
+    assert bench.main([*words, "--cache", str(tmp_path), "--plot", str(tmp_path / "savers")]) == 0
+    said = capsys.readouterr()
+    cells = {line.split("|")[2].strip(): line.split("|")[-2].strip() for line in said.out.splitlines() if "eva" in line}
+    refused = {saver for saver, cell in cells.items() if cell == "refused"}
+    assert refused == {saver for saver in cells if "bf16 weights" in saver} and len(refused) == 2 < len(cells)
+    assert all(cell.isdigit() for saver, cell in cells.items() if saver not in refused)
+    reason = "frozen weights must lie in fp32 for eva, which starts from data"
+    assert f"eva with bf16 weights is refused: {reason}" in said.err
+
+
+def test_what_is_refused_without_a_saver_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["memory", "--each-saver", "--methods", "lora", "--res", "8", "--cache", str(tmp_path)]
+    assert bench.main(words) != 0
+    assert "is refused" not in capsys.readouterr().err
 
 
 def test_rows_of_one_resolution_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,7 +81,7 @@ def test_one_cache_serves_all_methods(tmp_path: Path) -> None:
         cache = open_feature_cache(tmp_path, request, lambda missing: iter([{"outputs": outputs}]), lambda: None)
         assert cache.reused == (method != "lst")
         with ThreadPoolExecutor(1) as pool:
-            read.append(cache.read(np.arange(IMAGES), False, pool)["outputs"])
+            read.append(cache.read(np.arange(IMAGES), False, pool.map)["outputs"])
         assert torch.equal(read[-1], make(method)[2]["outputs"])
     assert [each.shape[1] for each in read] == [4, 4, 4, 2, 2]
 

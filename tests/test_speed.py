@@ -19,7 +19,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory, trace_run
 from benchmarks.model.resolved_weights import Weights
 from benchmarks.records.frame import load_frame
-from benchmarks.speed import images, inference, memory, ranks, scale, short_runs
+from benchmarks.speed import images, inference, loading, memory, ranks, scale, short_runs
 from benchmarks.suite.planned import PlannedRun
 
 
@@ -143,3 +143,15 @@ def test_the_benchmark_of_inference_prints_a_row_a_method(tmp_path: Path, capsys
     assert len(rows) == len(inference.METHODS) + 1 and len(header) == 10
     assert [cell.strip() for cell in rows[0]][-3:-2] == ["1.00"] and rows[0][-1].strip() == "0"
     assert "LoRA, merged" in {row[1].strip() for row in rows}
+
+
+def test_the_benchmark_of_loading_prints_its_shares(capsys: pytest.CaptureFixture[str]) -> None:
+    assert loading.main(["--methods", "linear", "--steps", "4", "--rounds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "OMP_WAIT_POLICY" in printed
+    lines = [line for line in printed.splitlines() if line.startswith("|")]
+    head, row = ([cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], lines[2]))
+    found = dict(zip(head, row, strict=True))
+    assert (found["method"], found["steps"]) == ("linear", "4") and float(found["wall ms"]) > 0
+    ways = [f"{kind}: {way}" for kind in ("wall", "processor") for way in ("before", "now", "first")]
+    assert all(found[way].endswith("%") for way in ways)

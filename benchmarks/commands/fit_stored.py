@@ -161,10 +161,11 @@ def _fitted(job: _Job) -> dict[str, Any]:
     from benchmarks.memory.least_change import changes, least_change
     from benchmarks.memory.needs import GIB
     from benchmarks.memory.predict import PredictionError
+    from benchmarks.memory.savers import check_point
 
     tried = changes(job.point, job.may_checkpoint, job.may_bf16)
     try:
-        found = least_change(job.point, job.memory, job.cache, tried, _check)
+        found = least_change(job.point, job.memory, job.cache, tried, check_point)
     except PredictionError as error:
         return {"with": "-", "keeps": None, "needed_gib": None, "note": str(error)}
     except UserError as error:
@@ -172,17 +173,6 @@ def _fitted(job: _Job) -> dict[str, Any]:
     words = "no combination" if found.change is None else found.change.words or "nothing more"
     keeps = None if found.change is None else found.change.keeps_numbers
     return {"with": words, "keeps": keeps, "needed_gib": round(found.needed_bytes / GIB, 1)}
-
-
-def _check(point: "MemoryPoint") -> None:
-    """Refuses savers that do not go together with the method, as commands do that are told them."""
-    from benchmarks.model.method_config import make_config
-    from benchmarks.model.variants import Variant
-    from benchmarks.training.savers import check_savers
-
-    config = make_config(point.method, dict(point.options))
-    variant = Variant(point.method, point.options, point.options, config)
-    check_savers(vars(point), [point.precision], [variant], point.backbone)
 
 
 def _row(one: Wanted, found: dict[str, Any]) -> dict[str, Any]:
@@ -213,6 +203,12 @@ def answers(rows: "pd.DataFrame", memory: int) -> Iterable[str]:
             )
         elif not _is_missing(dataset):
             yield f"{where}: nothing fits {card} with the numbers of its stored AUC"
+        changed = place.loc[place["with"].str.contains("Lion|SGD"), "method"]
+        if len(changed):
+            yield (
+                f"{where}: with Lion or SGD instead of their own optimiser fit {', '.join(changed)}; no stored run of "
+                "theirs says how accurate that is, and it wants rates of its own"
+            )
         too_large = place.loc[place["with"] == "no combination", "method"]
         if len(too_large):
             yield f"{where}: on {card} with no combination: {', '.join(too_large)}"

@@ -177,23 +177,53 @@ def _predict(args: argparse.Namespace, points: "Sequence[MemoryPoint]") -> list[
 
 
 def _each_saver(args: argparse.Namespace) -> int:
-    from benchmarks.memory.savers import with_each_saver
     from benchmarks.memory.table import by_saver, points_frame
 
     args.res = args.res or EACH_SAVER_RES
-    points = [saving for point in grid(args) for saving in with_each_saver(point).values()]
-    frame = points_frame(_predict(args, points))
+    rows, refused = _rows_of_each_saver(args)
+    frame = points_frame(rows)
     if args.format == "md" and not args.wide:  # at one resolution, too: rows differ in what saves
         print(_TURNED, file=sys.stderr)
         print_frame(by_saver(frame), args.format, details=_DETAILS)
     else:
         _print(args, frame, by_saver)
+    for line in dict.fromkeys(refused):
+        print(line, file=sys.stderr)
     if args.plot:
         from benchmarks.report.savers_plot import plot_savers
 
-        for path in plot_savers(frame, args.plot):
+        for path in plot_savers(frame[frame["status"] == "ok"], args.plot):
             print(path, file=sys.stderr)
     return 0
+
+
+def _rows_of_each_saver(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of all points with each saver, and why some are refused: what is refused without any saver is an error."""
+    from benchmarks.memory.prediction_cache import predict_points
+    from benchmarks.memory.savers import why_refused, with_each_saver
+    from benchmarks.memory.table import point_rows, savers_text
+
+    plain = grid(args)
+    points = [saving for point in plain for saving in with_each_saver(point).values()]
+    reasons: dict[MemoryPoint, UserError] = {}
+
+    def refuse(point: "MemoryPoint", error: UserError) -> None:
+        if point in plain:
+            raise error
+        reasons[point] = error
+
+    for point in points:
+        if error := why_refused(point):
+            refuse(point, error)
+    print("predicted on fake tensors, not measured", file=sys.stderr)
+    allowed = [point for point in points if point not in reasons]
+    made = {item.point: item.as_record() for item in predict_points(allowed, args.cache, say, refuse)}
+    status = {point: {"state": "ok"} for point in made}
+    status |= {point: {"state": "refused", "phase": "setup"} for point in reasons}
+    known = [point for point in points if point in status]
+    rows = [row for point in known for row in point_rows(point, made.get(point), status[point], "predicted")]
+    words = {point: "checkpointing, " * point.grad_checkpointing + savers_text(point) for point in reasons}
+    return rows, [f"{point.variant} with {words[point]} is refused: {reasons[point]}" for point in reasons]
 
 
 def _breakdown(args: argparse.Namespace) -> int:

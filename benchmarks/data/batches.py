@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.data.augment import Preprocessing, draw_for_views
-from benchmarks.features.cache import FeatureRows
+from benchmarks.features.cache import FeatureRows, ForEach
 from benchmarks.images.decode import num_workers
 
 READ_AHEAD = 2  # batches
+# Smaller batches are read in place, as many at once as this holds: a thread's turn takes longer than reading them.
+SMALL_BYTES = 2**22
+Batch = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]  # views, features and labels, on the host
 
 
 class Images(Protocol):
@@ -51,6 +54,12 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of what is stored of a sample: views and features."""
+        views = sum(int(np.prod(store.shape[1:])) for store in self.views.values())
+        return views + (0 if self.features is None else self.features.sample_bytes)
 
     @property
     def epoch_images(self) -> int:
@@ -108,13 +117,9 @@ def iterate(
         device: Where batches go.
         augment: Whether views are augmented, but for the fixed ones; all views of an image alike.
     """
-    pin = device.type == "cuda"
-    with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(num_workers()) as pool:
-        pending = deque(reader.submit(_read, split, indices, pin, pool) for indices in order[:READ_AHEAD])
-        for position in range(len(order)):
-            views, features, labels = pending.popleft().result()
-            if position + READ_AHEAD < len(order):
-                pending.append(reader.submit(_read, split, order[position + READ_AHEAD], pin, pool))
+    for batches in _readings(split, order, pin=device.type == "cuda"):
+        while batches:
+            views, features, labels = batches.popleft()
             augmented = views.keys() - split.fixed_views if augment else ()
             drawn = draw_for_views(len(labels), {name: views[name].shape[-1] for name in augmented})
             inputs = {
@@ -125,13 +130,34 @@ def iterate(
             del inputs, views, features
 
 
-def _read(
-    split: Split, indices: NDArray[np.int64], pin: bool, pool: ThreadPoolExecutor
-) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+def _readings(split: Split, order: Sequence[NDArray[np.int64]], pin: bool) -> Iterator[deque[Batch]]:
+    """All batches in order, small ones several at a time."""
+    at_once = SMALL_BYTES // max(1, max(map(len, order), default=0) * split.sample_bytes)
+    if at_once > 1:
+        for start in range(0, len(order), at_once):
+            yield _read(split, order[start : start + at_once], pin, map)
+        return
+    with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(num_workers()) as pool:
+        pending = deque(reader.submit(_read, split, [indices], pin, pool.map) for indices in order[:READ_AHEAD])
+        for position in range(len(order)):
+            batches = pending.popleft().result()
+            if position + READ_AHEAD < len(order):
+                pending.append(reader.submit(_read, split, [order[position + READ_AHEAD]], pin, pool.map))
+            yield batches
+
+
+def _read(split: Split, batches: Sequence[NDArray[np.int64]], pin: bool, for_each: ForEach) -> deque[Batch]:
+    """Reads some batches at once; each is a part of the tensors that they share."""
+    indices, sizes = np.concatenate(batches), [len(batch) for batch in batches]
     labels = torch.from_numpy(split.labels[indices])
     indices = indices if split.rows is None else split.rows[indices]
     views = {name: torch.from_numpy(np.asarray(array[indices])) for name, array in split.views.items()}
     if pin:
         views = {name: view.pin_memory() for name, view in views.items()}
-    features = split.features.read(indices, pin, pool) if split.features is not None else {}
-    return views, features, labels
+    features = split.features.read(indices, pin, for_each) if split.features is not None else {}
+
+    def parts_of(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        parts = {name: tensor.split(sizes) for name, tensor in tensors.items()}
+        return ({name: tensors[place] for name, tensors in parts.items()} for place in range(len(sizes)))
+
+    return deque(zip(parts_of(views), parts_of(features), labels.split(sizes), strict=True))

@@ -10,7 +10,7 @@ import json
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ from benchmarks.features.cache_files import DESCRIPTION, STATE, CacheFiles, Desc
 from benchmarks.storage.locks import held_lock
 
 WHOLE = (0,)  # the parts of features that have no such axis
+BLOCK_BYTES = 2**18  # of small samples that are copied at once: little enough for a core's cache
+ForEach = Callable[[Callable[[Any], None], Iterable[Any]], Iterator[None]]
 Compute = Callable[[Sequence[range]], Iterator[Mapping[str, Tensor]]]
 
 
@@ -66,7 +68,8 @@ class FeatureCache:
 
     Attributes:
         name: Name of its folder.
-        num_bytes: Bytes on disk of what was asked for.
+        sample_bytes: Bytes of a sample, of what was asked for.
+        num_bytes: The same of all samples, on disk.
         state: At what cost it was made.
     """
 
@@ -80,15 +83,16 @@ class FeatureCache:
         self._chosen: Any = slice(first, first + len(self._positions)) if consecutive else self._positions
         self._checked = np.zeros(stored.num_samples, bool)
         self._buffers = Buffers()
-        self.num_bytes = stored.num_samples * stored.row_bytes(len(self._positions))
+        self.sample_bytes = stored.row_bytes(len(self._positions))
+        self.num_bytes = stored.num_samples * self.sample_bytes
 
-    def read(self, indices: NDArray[np.int64], pin: bool, pool: ThreadPoolExecutor) -> dict[str, Tensor]:
+    def read(self, indices: NDArray[np.int64], pin: bool, for_each: ForEach) -> dict[str, Tensor]:
         """The features of some samples, `(B, ...)` by name; a row is checked when it is read for the first time.
 
         Args:
             indices: Of the samples.
             pin: Whether the tensors lie in pinned memory, from which copies to a GPU need no waiting.
-            pool: Threads that read.
+            for_each: As `map`, or that of threads, which then read.
 
         Raises:
             MachineError: A row is damaged.
@@ -99,15 +103,17 @@ class FeatureCache:
         }
         rows = {name: tensor.numpy() for name, tensor in batch.items()}
 
-        def read_row(place: int) -> None:
-            index = int(indices[place])
+        def read_block(places: NDArray[np.int64]) -> None:
+            at: Any = places[0] if len(places) == 1 else places  # one alone is copied straight to its place
             for name, array in self._files.arrays.items():
-                rows[name][place] = array[index, self._chosen]
-            if not self._checked[index]:
-                self._files.check_row(index, {name: row[place] for name, row in rows.items()}, self._positions)
-                self._checked[index] = True
+                rows[name][at] = array[indices[at], self._chosen]
+            for place in places[~self._checked[indices[places]]]:
+                self._files.check_row(indices[place], {name: row[place] for name, row in rows.items()}, self._positions)
+                self._checked[indices[place]] = True
 
-        list(pool.map(read_row, np.argsort(indices)))  # in the order of the file
+        in_file_order = np.argsort(indices)
+        size = max(1, BLOCK_BYTES // self.sample_bytes) if isinstance(self._chosen, slice) else 1
+        list(for_each(read_block, (in_file_order[start : start + size] for start in range(0, len(indices), size))))
         return batch if self._request.parts else {name: tensor[:, 0] for name, tensor in batch.items()}
 
     def _empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], pin: bool) -> Tensor:
@@ -138,7 +144,7 @@ class Buffers:
         for place, (array, user) in enumerate(self._arrays):
             if user() is None and array.dtype == dtype and array.shape[1:] == shape[1:] and len(array) >= shape[0]:
                 return place, array
-        array = np.empty(shape, dtype)
+        array: NDArray[Any] = torch.empty(shape, dtype=getattr(torch, dtype.name)).numpy()  # aligned, unlike numpy's
         self._arrays.append((array, weakref.ref(array)))
         return len(self._arrays) - 1, array
 
@@ -150,9 +156,14 @@ class FeatureRows:
     cache: FeatureCache
     start: int
 
-    def read(self, indices: NDArray[np.int64], pin: bool, pool: ThreadPoolExecutor) -> dict[str, Tensor]:
+    @property
+    def sample_bytes(self) -> int:
+        """As that of the cache."""
+        return self.cache.sample_bytes
+
+    def read(self, indices: NDArray[np.int64], pin: bool, for_each: ForEach) -> dict[str, Tensor]:
         """As `FeatureCache.read`, by the split's own indices."""
-        return self.cache.read(indices + self.start, pin, pool)
+        return self.cache.read(indices + self.start, pin, for_each)
 
 
 def open_feature_cache(

@@ -20,7 +20,7 @@ KEEPING: dict[str, Settings] = {
     "offloaded": {"offload": "activations"},
     "checkpointing, offloaded": {"grad_checkpointing": True, "offload": "activations"},
 }
-# Those that change numbers, the least first. SGD and Lion keep more than AdamW in 8 bits and want other rates.
+# Those that change numbers, the least first. Lion and SGD keep more than AdamW in 8 bits and want other rates.
 CHANGING: dict[str, Settings] = {
     "": {},
     "bf16 weights": {"frozen_weights": "bf16"},
@@ -30,6 +30,10 @@ CHANGING: dict[str, Settings] = {
     "int8 weights, 8-bit AdamW": {"quantize": "int8", "optimizer": "adamw8bit"},
     "NF4 weights": {"quantize": "nf4"},
     "NF4 weights, 8-bit AdamW": {"quantize": "nf4", "optimizer": "adamw8bit"},
+    "Lion": {"optimizer": "lion"},
+    "bf16 weights, Lion": {"frozen_weights": "bf16", "optimizer": "lion"},
+    "SGD": {"optimizer": "sgd"},
+    "bf16 weights, SGD": {"frozen_weights": "bf16", "optimizer": "sgd"},
 }
 
 

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from benchmarks.config import RunConfig
 from benchmarks.environment import CODE_DIGEST
+from benchmarks.errors import UserError
 from benchmarks.features.cache import digest
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction, PredictionError, map_points, predict_memory
@@ -44,8 +45,15 @@ def _fail(error: PredictionError) -> None:
     raise error
 
 
+def _refuse(point: MemoryPoint, error: UserError) -> None:
+    raise error
+
+
 def predict_points(
-    points: Iterable[MemoryPoint], cache: Path, tell: Callable[[PredictionError], None] = _fail
+    points: Iterable[MemoryPoint],
+    cache: Path,
+    tell: Callable[[PredictionError], None] = _fail,
+    refuse: Callable[[MemoryPoint, UserError], None] = _refuse,
 ) -> Iterator[Prediction]:
     """Predicts points in order; what was predicted before is read, the rest is stored as it is made.
 
@@ -53,6 +61,7 @@ def predict_points(
         points: What to predict; a point that comes twice is predicted once.
         cache: Folder of caches; predictions lie in its `predictions`.
         tell: Gets the error of a point that cannot be predicted, and returns where that point is to be left out.
+        refuse: The same of a point that is none its method can work with.
     """
     points = list(points)
     known: dict[MemoryPoint, Prediction | None] = dict(stored_predictions(points, cache))
@@ -62,18 +71,20 @@ def predict_points(
             made = next(fresh)
             if isinstance(made, PredictionError):
                 tell(made)
+            elif isinstance(made, UserError):
+                refuse(point, made)
             else:
                 _write(made, _path(point, cache))
-            known[point] = None if isinstance(made, PredictionError) else made
+            known[point] = made if isinstance(made, Prediction) else None
         prediction = known[point]
         if prediction is not None:
             yield prediction
 
 
-def _try_to_predict(point: MemoryPoint) -> Prediction | PredictionError:
+def _try_to_predict(point: MemoryPoint) -> Prediction | PredictionError | UserError:
     try:
         return predict_memory(point)
-    except PredictionError as error:
+    except (PredictionError, UserError) as error:
         return error
 
 

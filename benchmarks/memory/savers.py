@@ -3,9 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
+from benchmarks.errors import UserError
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.model.method_config import make_config
-from benchmarks.training.savers import why_not_quantized
+from benchmarks.model.variants import Variant
+from benchmarks.training.savers import check_savers
 
 # Those that leave all numbers as they are come first.
 SAVERS: dict[str, dict[str, Any]] = {
@@ -30,15 +32,24 @@ SAVERS: dict[str, dict[str, Any]] = {
 
 
 def with_each_saver(point: MemoryPoint) -> dict[str, MemoryPoint]:
-    """A point with each of `SAVERS` that it can have, by name.
+    """A point with each of `SAVERS`, by name; some are refused, see `why_refused`."""
+    return {name: replace(point, **savers) for name, savers in SAVERS.items()}
 
-    Weights in bf16 only where it computes in bf16; quantised ones where its method leaves linear layers frozen.
+
+def check_point(point: MemoryPoint) -> None:
+    """Refuses savers that do not go together with the method, as commands do that are told them.
+
+    Raises:
+        UserError: Which, and what to do.
     """
-    config = make_config(point.method, dict(point.options))
-    saving = {name: replace(point, **savers) for name, savers in SAVERS.items()}
-    return {
-        name: one
-        for name, one in saving.items()
-        if (one.frozen_weights == "fp32" or one.precision == "bf16")
-        and (one.quantize == "none" or not why_not_quantized(point.method, config, point.backbone))
-    }
+    variant = Variant(point.method, point.options, point.options, make_config(point.method, dict(point.options)))
+    check_savers(vars(point), [point.precision], [variant], point.backbone)
+
+
+def why_refused(point: MemoryPoint) -> UserError | None:
+    """What `check_point` raises."""
+    try:
+        check_point(point)
+    except UserError as error:
+        return error
+    return None

@@ -1,21 +1,17 @@
 """FPT's and FPT+'s fast path against their plain modules: memory, step time, bytes and extraction, in one run.
 
-    python -m benchmarks.speed.fpt [--device cuda] [--parts memory steps loading bytes extraction]
+    python -m benchmarks.speed.fpt [--device cuda] [--parts memory steps bytes extraction]
 
 Memory is predicted (fake tensors, every storage; without cuBLAS's workspace, so that it compares with the authors'
 figure, see docs/methods.md). Times are medians of pairs: each round runs the baseline's step, then ours.
 """
 
 import argparse
-import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -24,14 +20,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from benchmarks.data.augment import Preprocessing
-from benchmarks.data.batches import Split, iterate, training_order
-from benchmarks.features.cache import FeatureCache, FeatureRequest, FeatureRows, open_feature_cache
 from benchmarks.memory import trace
 from benchmarks.memory.phases import build_point
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
-from benchmarks.model.build import Parts, build_parts, feature_shapes
+from benchmarks.model.build import Parts, feature_shapes
 from benchmarks.model.method_config import make_config
 from benchmarks.training.step import extraction_step, make_optimization, training_step
 from methods.side.fpt_parts.fast_path import plain_path
@@ -128,45 +121,6 @@ def _seconds(step: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def loading_table(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
-    """An epoch on features from the cache against one on features that lie ready: loading should cost nothing."""
-    for method in METHODS:
-        num_batches = 6
-        with tempfile.TemporaryDirectory() as root:
-            cache = _cache(method, Path(root), num_batches * BATCH)
-            side = make_config(method, {}).side_resolution
-            images = np.random.default_rng(0).integers(0, 256, (num_batches * BATCH, 3, side, side), dtype=np.uint8)
-            split = Split(np.zeros(len(images), np.int64), {"image_low": images}, FeatureRows(cache, 0))
-            model = build_parts(method, make_config(method, {}), BACKBONE, 5, 512).model.to(device)
-            optimization = make_optimization(model, 1e-4, 0.1, "fp32", device.type)
-            preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3, device)
-            order = training_order(len(images), BATCH, torch.Generator().manual_seed(0))
-            ready = [next(iterate(split, order[:1], preprocessing, device, augment=False))] * num_batches
-
-            def epoch(batches: Any, model: nn.Module = model, optimization: Any = optimization) -> None:
-                for inputs, labels in batches:
-                    training_step(model, inputs, labels, optimization)
-
-            def loaded(split: Split = split, order: Any = order, preprocessing: Any = preprocessing) -> None:
-                epoch(iterate(split, order, preprocessing, device, augment=False))
-
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                started = time.perf_counter()
-                cache.read(order[0], False, pool)
-                read = time.perf_counter() - started
-            times = compare([loaded, lambda ready=ready: epoch(ready)], device, rounds)  # type: ignore[misc]
-            times = {"cached (s)": times["before (s)"], "ready (s)": times["after (s)"], "ratio": times["ratio"]}
-            yield {"method": method, "device": device.type, "read of a batch (s)": round(read, 4)} | times
-
-
-def _cache(method: str, root: Path, num_images: int) -> FeatureCache:
-    shapes, parts = feature_shapes(method, make_config(method, {}), BACKBONE, 512)
-    batches = [range(start, start + BATCH) for start in range(0, num_images, BATCH)]
-    batch = {name: torch.randn(BATCH, *shape).to(getattr(torch, dtype)) for name, (shape, dtype) in shapes.items()}
-    request = FeatureRequest({}, parts, shapes, batches)
-    return open_feature_cache(root, request, lambda missing: (batch for _ in missing), lambda: None)
-
-
 def bytes_table(device: torch.device, rounds: int) -> Iterator[dict[str, Any]]:
     """Bytes of an image's features at 512 px in each storage type, beside the authors'."""
     for method in METHODS:
@@ -202,7 +156,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--rounds", type=int, default=7, help="pairs to time (default: 7)")
-    names = ("memory", "steps", "loading", "bytes", "extraction")
+    names = ("memory", "steps", "bytes", "extraction")
     parser.add_argument("--parts", nargs="+", choices=names, default=list(names), help="default: all")
     return parser
 
@@ -217,7 +171,6 @@ def main() -> int:
     tables: dict[str, Callable[..., Iterable[dict[str, Any]]]] = {
         "memory": memory_table,
         "steps": steps_table,
-        "loading": loading_table,
         "bytes": bytes_table,
         "extraction": extraction_table,
     }

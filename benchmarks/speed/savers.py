@@ -16,7 +16,7 @@ import pandas as pd
 from benchmarks.choices import DEFAULT_BACKBONE
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.prediction_cache import predict_points
-from benchmarks.memory.savers import SAVERS, with_each_saver
+from benchmarks.memory.savers import SAVERS, why_refused, with_each_saver
 from benchmarks.storage.csv_cells import csv_text
 
 METHODS_SHOWN = ("full", "lora", "adapter", "fpt", "fpt_plus")
@@ -30,7 +30,7 @@ def table(methods: Sequence[str], resolutions: Sequence[int], backbone: str, cac
         for method in methods
         for side in resolutions
     ]
-    saving = [with_each_saver(point) for point in plain]
+    saving = [{name: one for name, one in with_each_saver(point).items() if not why_refused(one)} for point in plain]
     predictions = predict_points([one for each in saving for one in each.values()], cache)
     rows = []
     for point, each in zip(plain, saving, strict=True):

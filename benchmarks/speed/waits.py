@@ -131,8 +131,9 @@ class _Features:
 
     def __init__(self, shapes: dict[str, tuple[tuple[int, ...], str]]) -> None:
         self.shapes = shapes
+        self.sample_bytes = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
 
-    def read(self, indices: Any, pin: bool, pool: Any) -> dict[str, Tensor]:
+    def read(self, indices: Any, pin: bool, for_each: Any) -> dict[str, Tensor]:
         return {
             name: torch.from_numpy(np.ones((len(indices), *shape), dtype))
             for name, (shape, dtype) in self.shapes.items()
