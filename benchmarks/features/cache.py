@@ -144,9 +144,9 @@ class Buffers:
         for place, (array, user) in enumerate(self._arrays):
             if user() is None and array.dtype == dtype and array.shape[1:] == shape[1:] and len(array) >= shape[0]:
                 return place, array
-        array: NDArray[Any] = torch.empty(shape, dtype=getattr(torch, dtype.name)).numpy()  # aligned, unlike numpy's
-        self._arrays.append((array, weakref.ref(array)))
-        return len(self._arrays) - 1, array
+        made = torch.empty(shape, dtype=getattr(torch, dtype.name)).numpy()  # aligned, unlike numpy's own
+        self._arrays.append((made, weakref.ref(made)))
+        return len(self._arrays) - 1, made
 
 
 @dataclass(frozen=True)

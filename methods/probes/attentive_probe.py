@@ -22,12 +22,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.backbone import Backbone
 from methods.contract import IMAGE, Count, Method, OptionError, new_head
-from methods.probes.last_tokens import TokenDtype, attention_to, computable, extractor, pool
+from methods.probes.last_tokens import TokenDtype, attention_to, extractor, pool, standardized
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class CrossAttention(nn.Module):
         of_keys = self.key_value.weight.chunk(2)[0].unflatten(0, heads)  # (A, E, D)
         asked = self.query(query).unflatten(0, heads) * self.head_dim**-0.5  # (A, E)
         queries = torch.einsum("ae,aed->ad", asked, of_keys) * self.norm.weight
-        return queries, computable(F.layer_norm(tokens.float(), tokens.shape[-1:], eps=self.norm.eps))
+        return queries, standardized(tokens, self.norm.eps)
 
 
 class AttentiveProbe(nn.Module):

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.backbone import Backbone
 from methods.contract import freeze
+from methods.side.fpt_parts.parts import at_once, parts
 
 TokenDtype = Literal["float16", "float32"]
 DTYPES: dict[TokenDtype, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
@@ -67,5 +69,25 @@ def attention_to(queries: Tensor, tokens: Tensor) -> Tensor:
 
 def computable(tokens: Tensor) -> Tensor:
     """Stored tokens in the type that products are computed in, made once: each product would make a copy of its own."""
+    return tokens.to(_computed_in(tokens))
+
+
+def standardized(tokens: Tensor, eps: float) -> Tensor:
+    """Tokens of mean 0 and variance 1 `(B, N, D)`, as `computable` gives them; a few images at a time in fp32.
+
+    Args:
+        tokens: `(B, N, D)`
+        eps: Added to the variance.
+    """
+    width = tokens.shape[-1:]
+    if torch.compiler.is_exporting():  # no number of images is fixed there
+        return computable(F.layer_norm(tokens.float(), width, eps=eps))
+    made = torch.empty_like(tokens, dtype=_computed_in(tokens))
+    for part in parts(len(tokens), at_once(2 * 4 * tokens[0].numel(), tokens)):
+        made[part] = F.layer_norm(tokens[part].float(), width, eps=eps)
+    return made
+
+
+def _computed_in(tokens: Tensor) -> torch.dtype:
     device = tokens.device.type
-    return tokens.to(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32)
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
