@@ -11,6 +11,7 @@ from fixed_records import MIB, make_record, store_with_predictions
 
 import bench
 from benchmarks.analysis.evidence import load_evidence
+from benchmarks.analysis.front import pareto_front
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import summary
 from benchmarks.records.frame import load_frame, runs_frame
@@ -199,7 +200,7 @@ def test_figures_of_many_name_a_few(of_many: list[Record], figures: list[Any], t
     rows, points = figures
     assert [text.get_text() for text in rows.axes[0].get_yticklabels()] == list(looks)  # a page has room for all
     places = [(list(group["memory_bytes"]), list(group["auc_mean"])) for _, group in block.groupby("resolution")]
-    front = [trade_off_plot.pareto_front(*place) for place in places]
+    front = [pareto_front(*place) for place in places]
     for axes, steps in zip(points.axes, front, strict=True):
         texts = {text.get_text() for text in axes.texts}
         assert "Full fine-tuning" in texts and len(steps) <= len(texts) <= len(steps) + 1

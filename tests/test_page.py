@@ -21,7 +21,6 @@ from test_report import as_shown
 from benchmarks.records.record import write_record
 from benchmarks.report.html_page import write_report
 from benchmarks.report.latex import escape_latex
-from benchmarks.report.trade_off_plot import pareto_front
 
 pytestmark = pytest.mark.browser
 
@@ -105,7 +104,7 @@ def test_filters_hold_for_the_whole_page(page: Chrome) -> None:
     assert column(page, "Method") == ["FPT"] * 2 and column(page, "Image side") == ["448 px"] * 2
     assert find(page, "#shown").text == "2 of 28 rows"
     assert [trace["name"] for trace in drawn(page, "trade-off-plot")] == ["Pareto front", "FPT, training alone", "FPT"]
-    assert {trace["name"] for trace in drawn(page, "learning-plot")} == {"FPT"}
+    assert {trace["name"] for trace in drawn(page, "learning-plot")} == {"FPT", "FPT, test"}
     assert texts(page, "#fits tbody th") == ["FPT"]
     choose(page, "filter-dataset", HOSTILE_DATASET)
     assert find(page, "#shown").text == "1 of 28 rows"
@@ -270,32 +269,31 @@ def test_the_answer_comes_first_and_follows_the_filters(page: Chrome) -> None:
     assert texts(page, "#verdicts details[open] li") == [line for entry in shown for line in entry["sentences"]]
 
 
-def test_pareto_front_is_that_of_the_plots(page: Chrome) -> None:
-    costs, gains = [3.0, 1.0, 2.0, 2.0, 5.0, 4.0], [0.7, 0.5, 0.6, 0.65, 0.7, 0.9]
-    points = [{"x": x, "y": y} for x, y in zip(costs, gains, strict=True)]
-    front = page.execute_script("return paretoFront(arguments[0])", points)
-    assert [(point["x"], point["y"]) for point in front] == pareto_front(costs, gains)
-
-
 def test_cost_and_dataset_change_the_trade_off(page: Chrome) -> None:
-    shown = {trace["name"]: trace for trace in drawn(page, "trade-off-plot")}
-    assert shown["FPT"]["x"] == [int(1_730 * 0.5**2.4 * MIB), 1_730 * MIB]
-    assert shown["FPT, training alone"]["x"][3:] == [1_730 * MIB, 1_222 * MIB, None]  # the larger side
-    assert {name.split(",")[0] for name in shown if "training alone" in name} == {"Linear probe", "FPT", "FPT+"}
+    shown = panels(page)
+    assert [panel["FPT"]["x"] for panel in shown] == [[int(1_730 * 0.5**2.4 * MIB)], [1_730 * MIB]]
+    assert shown[1]["FPT, training alone"]["x"] == [1_730 * MIB, 1_222 * MIB, None]
+    names = {name.split(",")[0] for panel in shown for name in panel if "training alone" in name}
+    assert names == {"Linear probe", "FPT", "FPT+"}
     assert "Lighter marks: training alone" in find(page, "#trade-off-caption").text
-    assert set(shown["FPT"]["marker"]["symbol"]) == {"x"}  # measured: filled
+    assert set(shown[0]["FPT"]["marker"]["symbol"]) == {"x"}  # measured: filled
     choose(page, "trade-off-cost", "trainable parameters, head included")
-    assert {trace["name"]: trace for trace in drawn(page, "trade-off-plot")}["Linear probe"]["x"] == [3_845] * 2
+    assert [panel["Linear probe"]["x"] for panel in panels(page)] == [[3_845]] * 2
     choose(page, "trade-off-cost", "GPU memory of training alone")
-    shown = {trace["name"]: trace for trace in drawn(page, "trade-off-plot")}
-    assert shown["FPT"]["x"] == [int(1_222 * 0.5**2.4 * MIB), 1_222 * MIB]
-    assert not [name for name in shown if "training alone" in name]
+    shown = panels(page)
+    assert [panel["FPT"]["x"] for panel in shown] == [[int(1_222 * 0.5**2.4 * MIB)], [1_222 * MIB]]
+    assert not [name for panel in shown for name in panel if "training alone" in name]
     choose(page, "trade-off-cost", "GPU memory of the whole run")
     Select(find(page, "#trade-off-group")).select_by_index(1)  # the laptop's, synthetic, comes last
     assert "predicted, not measured" in find(page, "#trade-off-caption").text
     assert "this ranks nothing" in find(page, "#trade-off-caption").text
-    hollow = {trace["name"]: trace for trace in drawn(page, "trade-off-plot")}["FPT"]["marker"]["symbol"]
-    assert set(hollow) == {"x-open"}
+    assert set(panels(page)[0]["FPT"]["marker"]["symbol"]) == {"x-open"}
+
+
+def panels(page: Chrome) -> list[dict[str, Any]]:
+    """The traces of AUC against cost by name, for each resolution."""
+    traces = drawn(page, "trade-off-plot")
+    return [{trace["name"]: trace for trace in traces if trace["xaxis"] == axis} for axis in ("x", "x2")]
 
 
 def test_a_point_leads_to_its_record(page: Chrome) -> None:
@@ -329,7 +327,7 @@ def test_confusion_matrix_counts_the_test_images(page: Chrome) -> None:
 
 def test_learning_curves_show_chance(page: Chrome) -> None:
     shapes = "return document.getElementById('learning-plot').layout.shapes.map(({ y0 }) => y0)"
-    assert page.execute_script(shapes) == [0.5]
+    assert page.execute_script(shapes) == [50, 0]  # chance, and what parts the test from the epochs
     choose(page, "learning-quantity", "Training loss")
     assert page.execute_script(shapes) == []
 
@@ -370,7 +368,7 @@ def test_many_seeds_are_offered_when_asked_for(chrome: Chrome, tmp_path: Path) -
     assert texts(chrome, "#results summary") == ["12 seeds"] and not texts(chrome, "#results tbody a")
     find(chrome, "#results summary").send_keys(Keys.ENTER)
     WebDriverWait(chrome, 5).until(lambda _: len(texts(chrome, "#results tbody a")) == 12)
-    lines, rings = drawn(chrome, "learning-plot")
+    lines, rings, _ = drawn(chrome, "learning-plot")
     assert (lines["mode"], lines["x"].count(None), rings["x"]) == ("lines", 11, [7] * 12)
     assert len(texts(chrome, "#record-choice option")) == 1
     find(chrome, "#record-choice").send_keys(Keys.TAB)  # it is focused first

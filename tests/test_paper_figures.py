@@ -15,6 +15,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 from test_plots import texts, watch
 
 from benchmarks.analysis.evidence import load_evidence
+from benchmarks.analysis.front import Front, find_front
 from benchmarks.analysis.significance import add_significance
 from benchmarks.analysis.summary import summary
 from benchmarks.records.frame import load_frame, runs_frame
@@ -28,7 +29,7 @@ from benchmarks.report.page_data import _SYMBOLS, collect
 from benchmarks.report.places import MARKER, WHISKER, Box, dodged, placed_labels
 from benchmarks.report.plots import write_plots
 from benchmarks.report.style import styles
-from benchmarks.report.trade_off_plot import Front, find_front, told_apart_inside
+from benchmarks.report.trade_off_plot import told_apart_inside
 from methods import TITLES
 
 MIB, GIB = 2.0**20, 2.0**30

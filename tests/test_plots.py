@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from benchmarks.analysis.front import pareto_front
 from benchmarks.analysis.summary import method_rank
 from benchmarks.records.frame import runs_frame
 from benchmarks.records.schema import Record
@@ -23,7 +24,6 @@ from benchmarks.report.page_data import _SYMBOLS
 from benchmarks.report.places import moved_apart
 from benchmarks.report.plots import write_plots
 from benchmarks.report.style import Style, styles
-from benchmarks.report.trade_off_plot import pareto_front
 from methods import METHODS, TITLES
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -26,6 +26,7 @@ from benchmarks.report.baselines import add_baselines
 from benchmarks.report.captions import AUC_MARKS, auc_marks, definitions, footnotes, preloading, protocol, spread, title
 from benchmarks.report.columns import columns_of, idea_title, rows_by_resolution
 from benchmarks.report.latex import TEX
+from benchmarks.report.page_fronts import page_fronts
 from benchmarks.report.page_memory import highest_points, measured_name, measured_points, run_points
 from benchmarks.report.page_parts import pack
 from benchmarks.report.page_runs import Part, make_parts, origins_of, page_frame
@@ -91,7 +92,7 @@ def collect(
         table = add_baselines(with_scores(table, wanted))
     shown = anonymous if nameless else private
     measured = {measured_name(path): shown(record) for path, record in measured_records(results).items()}
-    rows, columns, extra, places = _rows(table)
+    rows, columns, extra, places, fronts = _rows(table)
     placed = in_every_budget(frame).drop_duplicates("run_id")  # a run of several blocks counts in the first
     rows_of_runs = [places.get(place) for place in _places(placed, block_ids(placed))]
     labels = [None if row is None else rows[row]["label"] for row in rows_of_runs]
@@ -126,6 +127,7 @@ def collect(
             for block in blocks(table)
         ],
         "advice": advice,
+        "fronts": fronts,
         "rows": rows,
         "runs": {"id": list(frame["run_id"]), "row": rows_of_runs, "seed": list(frame["seed"])}
         | {"state": list(frame["state"]), "part": part_of_runs},
@@ -163,20 +165,22 @@ def _without_predictions(results: Path, frame: pd.DataFrame) -> Iterator[str]:
 
 def _rows(
     table: pd.DataFrame,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str], dict[tuple[Any, ...], int]]:
-    """The rows of the table, its columns, the names of those shown when asked for, and where each cell is."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str], dict[tuple[Any, ...], int], dict[str, Any]]:
+    """The rows of the table, its columns, names of those shown when asked for, where each cell is, and the fronts."""
     if table.empty:
-        return [], [], [], {}
+        return [], [], [], {}, {}
     columns = columns_of(table)
     extra = [str(name) for name in table.columns if name not in _SAID and table[name].notna().any()]
     rows: list[dict[str, Any]] = []
     keys = dict(zip(table.index, _places(table, table["block"]), strict=True))
     places: dict[tuple[Any, ...], int] = {}
+    numbers: dict[Hashable, int] = {}
+    fronts: dict[str, Any] = {}
     for group, block in enumerate(blocks(table)):
         parts = zip(rows_by_resolution(block, columns), block.groupby("resolution", sort=True), strict=True)
         for (resolution, entries, _), (_, part) in parts:
             for row_entries, (i, row) in zip(entries, part.iterrows(), strict=True):
-                places[keys[i]] = len(rows)
+                places[keys[i]] = numbers[i] = len(rows)
                 rows.append(
                     {
                         **{
@@ -192,8 +196,9 @@ def _rows(
                         "extra": [_raw(name, row[name]) for name in extra],
                     }
                 )
+            fronts[f"{group}/{part['resolution'].iloc[0]}"] = page_fronts(part, numbers)
     shown = [{"title": column.header, "better": column.better} for column in columns]
-    return rows, shown, [name.replace("_bytes", " (MiB)").replace("_", " ") for name in extra], places
+    return rows, shown, [name.replace("_bytes", " (MiB)").replace("_", " ") for name in extra], places, fronts
 
 
 def _places(runs: pd.DataFrame, block: Iterable[str]) -> Iterator[tuple[Any, ...]]:

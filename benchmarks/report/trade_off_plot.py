@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
-from benchmarks.analysis.inference import LEVEL
+from benchmarks.analysis.front import Front, find_front
 from benchmarks.analysis.influence import Floats
 from benchmarks.report.axes import TICK_WIDTH, auc_limits, draw_chance, memory_axis
 from benchmarks.report.canvas import finish, rc
@@ -36,20 +36,6 @@ from benchmarks.report.style import COLUMN, MANY, PAGE, Style
 
 _MOST_INSIDE = 6  # named in a caption
 _BAND, _LINE = "0.86", "0.6"
-
-
-class Front(NamedTuple):
-    """What is worth its memory: steps of memory and AUC (0-1), and from where a band is all that can be told.
-
-    steps: as `pareto_front` has them, up to the band. members: labels of what is not told apart from the best, and low
-    and high their lowest and highest mean AUC; empty where nothing could be tested. start: memory of the cheapest.
-    """
-
-    steps: list[tuple[float, float]]
-    members: list[str]
-    start: float | None = None
-    low: float | None = None
-    high: float | None = None
 
 
 def plot_trade_off(block: pd.DataFrame, looks: Mapping[str, Style], path: Path) -> list[Path] | str:
@@ -110,32 +96,6 @@ def plot_trade_off(block: pd.DataFrame, looks: Mapping[str, Style], path: Path) 
         )
         plt.close(figure)
     return paths
-
-
-def find_front(rows: pd.DataFrame) -> Front:
-    """The front of complete cells: measured ones, or all where none is, as these cannot be compared with predicted."""
-    complete = rows[rows["complete"]]
-    source = "measured" if (complete["memory_source"] == "measured").any() else "predicted"
-    rivals = complete[complete["memory_source"] == source]
-    steps = pareto_front(rivals["memory_bytes"].to_list(), rivals["auc_mean"].to_list())
-    if "vs_best_p" not in rivals or not (rivals["vs_best_p"] >= 0).any():
-        return Front(steps, [])
-    members = rivals[(rivals["is_best"] == True) | (rivals["vs_best_p"] > LEVEL)]  # noqa: E712, missing where unknown
-    if members.empty:
-        return Front(steps, [])
-    start = float(members["memory_bytes"].min())
-    means = members["auc_mean"]
-    before = [step for step in steps if step[0] < start]
-    return Front(before, members["label"].to_list(), start, float(means.min()), float(means.max()))
-
-
-def pareto_front(costs: Sequence[float], gains: Sequence[float]) -> list[tuple[float, float]]:
-    """The (cost, gain) pairs that no other pair matches at lower cost or at higher gain, by rising cost."""
-    front: list[tuple[float, float]] = []
-    for cost, gain in sorted(zip(costs, gains, strict=True), key=lambda pair: (pair[0], -pair[1])):
-        if not front or gain > front[-1][1]:
-            front.append((cost, gain))
-    return front
 
 
 def training_alone(row: pd.Series) -> float | None:

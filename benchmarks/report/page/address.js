@@ -81,11 +81,11 @@ function checkPanels(keys) {
 
 /** Has the address hold what differs from the page as it opens. */
 function writeAddress() {
-  const view = new URLSearchParams(ASKED);
+  const view = new URLSearchParams();
   for (const control of document.querySelectorAll(CONTROLS)) {
-    const value = control.id && control.dataset.view !== "no" ? viewOf(control) : null;
+    const value = control.id && control.dataset.view !== "no" ? ASKED.get(control.id) ?? viewOf(control) : null;
     if (value !== null) view.set(control.id, value);
   }
-  for (const [key, open] of PANELS) view.append(open ? "open" : "closed", key);
+  for (const [key, open] of [...PANELS].sort()) view.append(open ? "open" : "closed", key);
   history.replaceState(null, "", `${location.pathname}${view.size ? `?${view}` : ""}${location.hash}`);
 }

@@ -135,8 +135,8 @@ const LAYOUT = {
 };
 const AXIS = { gridcolor: "#e4e4e4", linecolor: "#555", showline: true, ticks: "outside", zeroline: false, automargin: true };
 
-/** Draws a figure with its legend below it; a point that carries a record's name leads to that record. */
-async function draw(id, traces, layout) {
+/** Draws a figure of some height with its legend below it; a point that carries a record's name leads to that record. */
+async function draw(id, traces, layout, height) {
   await PLOTLY; // and what is measured below has the whole page laid out
   const plot = byId(id);
   const narrow = plot.clientWidth < 600;
@@ -144,15 +144,15 @@ async function draw(id, traces, layout) {
   const entrywidth = 20 + 7 * Math.max(...entries.map((name) => name.length));
   const columns = Math.max(1, Math.floor(plot.clientWidth / (entrywidth + 55)));
   const legendHeight = 24 * Math.ceil(entries.length / columns);
-  plot.style.height = `${(narrow ? 390 : 480) + legendHeight}px`;
+  plot.style.height = `${(height ?? (narrow ? 390 : 480)) + legendHeight + (height ? 110 : 0)}px`;
   const shared = {
     ...LAYOUT,
     margin: { l: 10, r: narrow ? 10 : 24, t: 30, b: legendHeight + 80 },
     legend: { orientation: "h", x: 0, xref: "container", xanchor: "left", y: 0, yref: "container", yanchor: "bottom", entrywidth, tracegroupgap: 0 },
     dragmode: narrow ? false : "zoom", // a finger on a figure is to scroll the page
   };
-  const modeBarButtons = [["toImage", ...(narrow ? [] : ["zoom2d", "pan2d"]), "resetScale2d"]];
-  Plotly.react(plot, traces, { ...shared, ...layout }, { displaylogo: false, modeBarButtons });
+  const modeBarButtons = [["toImage", "zoom2d", "pan2d", "resetScale2d"]];
+  Plotly.react(plot, traces, { ...shared, ...layout }, { displaylogo: false, displayModeBar: !narrow, modeBarButtons });
   if (!plot.dataset.linked) {
     plot.dataset.linked = "yes";
     plot.on("plotly_click", ({ points }) => {

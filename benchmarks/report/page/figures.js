@@ -1,10 +1,9 @@
 "use strict";
-// AUC against cost with its Pareto front, and learning curves.
+// AUC against cost, a panel a resolution with its front; and what figures of AUC share.
 
 const HOLLOW = "-open";
 
 const NEAR_CHANCE = 60; // percent: an axis that reaches below shows chance, 50
-const LEVEL = 0.05; // at which methods are told apart
 
 /** What the table flags in a row: marks of its method, AUC and seeds, and the seeds where some are lacking. */
 function markOf(row) {
@@ -25,26 +24,11 @@ function intervalOf(row) {
   return ends.includes(null) ? null : ends.map((end) => 100 * end);
 }
 
-/** Points not told apart from the best of their resolution; empty where nothing could be tested. */
-function notToldApart(points) {
-  const p = ({ row }) => storedOf(row, "vs best p");
-  return points.some((point) => p(point) !== null) ? points.filter((point) => p(point) > LEVEL) : [];
-}
-
-/** Points that no other matches at lower cost or higher gain, by rising cost. */
-function paretoFront(points) {
-  const front = [];
-  for (const point of [...points].sort((a, b) => a.x - b.x || b.y - a.y)) {
-    if (!front.length || point.y > front.at(-1).y) front.push(point);
-  }
-  return front;
-}
-
-/** Ticks of a log axis of bytes, at powers of two, as many as can be read. */
-function byteTicks(values) {
+/** Ticks of a log axis of bytes, at powers of two, at most so many. */
+function byteTicks(values, most = 7) {
   const low = Math.floor(Math.log2(Math.min(...values)));
   const high = Math.ceil(Math.log2(Math.max(...values)));
-  const step = Math.ceil((high - low) / 7) || 1;
+  const step = Math.ceil((high - low) / most) || 1;
   const ticks = [];
   for (let power = low; power <= high; power += step) ticks.push(2 ** power);
   return { type: "log", tickvals: ticks, ticktext: ticks.map(bytes) };
@@ -62,47 +46,30 @@ function drawTradeOff(rows) {
   const cost = byId("trade-off-cost").value;
   const points = chosen
     .filter((row) => row.auc_mean !== null && row.costs[cost][0] !== null)
-    .map((row) => ({ row, x: row.costs[cost][0], y: 100 * row.auc_mean, predicted: row.costs[cost][1], alone: cost === "run" ? trainingAlone(row) : null }));
+    .map((row) => ({ ...placeOf(row, cost), alone: cost === "run" ? trainingAlone(row) : null }));
   const missing = chosen.filter((row) => runsOf(row.index).length && !points.some((point) => point.row.index === row.index));
   const reason = !DATA.rows.length ? NO_RUNS : !rows.length ? NO_MATCH : points.length ? ""
     : "No finished run here has both an AUC and this cost. Choose another dataset, protocol or cost, or run bench.py --retry-failed.";
   showEmpty("trade-off", reason, byId("trade-off-plot"), byId("trade-off-caption"));
   if (reason) return;
-  const several = new Set(points.map(({ row }) => row.resolution)).size > 1;
-  // What is left of a method after its failures competes with nothing; nor does measured memory with predicted.
-  const complete = points.filter(({ row }) => row.complete);
-  const measured = complete.filter((point) => !point.predicted);
-  const rivals = measured.length ? measured : complete;
-  const members = several ? [] : notToldApart(rivals);
-  const start = Math.min(...members.map(({ x }) => x));
-  const front = paretoFront(rivals).filter(({ x }) => x < start);
+  const panels = [...Map.groupBy(points, ({ row }) => row.resolution)].sort(([a], [b]) => a - b)
+    .map(([resolution, own]) => ({ resolution, own, front: frontOf(chosen[0].group, resolution, cost) }));
   const lines = Object.keys(DATA.styles).map((label) => [label, points.filter(({ row }) => row.label === label)]).filter(([, own]) => own.length);
-  const cheapest = members.filter(({ x }) => x === start);
-  const named = namedHere(lines, [...front, ...cheapest]);
-  const traces = lines.filter(([label]) => named.has(label)).map(([label, own]) => tradeOffTrace(label, own, cost, several));
-  traces.unshift(...traces.map(({ name }) => name).flatMap((name) => aloneTrace(points.filter(({ row, alone }) => plain(row.label) === name && alone !== null))));
-  traces.unshift(...lines.filter(([label]) => !named.has(label)).map(([label, own]) => greyPoints(label, own, cost)));
-  const end = Math.max(...points.map(({ x }) => x)) * 1.15;
-  const [low, high] = [Math.min, Math.max].map((pick) => pick(...members.map(({ y }) => y)));
-  if (members.length) traces.unshift({
-    name: "not told apart from the best", mode: "lines", fill: "toself", fillcolor: "rgba(0, 0, 0, 0.12)", line: { color: "#999", width: 1 }, hoverinfo: "skip",
-    x: [start, end, end, start, start], y: [low, low, high, high, low],
-  });
-  if (front.length) traces.unshift({
-    name: members.length ? "best for less memory" : "Pareto front", mode: "lines", line: { shape: "hv", color: "#888", width: 1.5 }, hoverinfo: "skip",
-    x: [...front.map(({ x }) => x), members.length ? start : end], y: [...front.map(({ y }) => y), members.length ? low : front.at(-1).y],
-  });
+  const named = namedHere(lines, panels.flatMap(({ front }) => [...front.steps, ...front.members.filter(({ x }) => x === front.start)]));
+  const end = Math.max(...points.map(({ x }) => x), ...panels.flatMap(({ front }) => front.members.map(({ x }) => x))) * 1.15;
+  const traces = panels.flatMap((panel, number) => panelTraces(panel, cost, lines, named, end)
+    .map((trace) => ({ ...trace, xaxis: axisName("x", number), yaxis: axisName("y", number) })));
+  const listed = new Set(); // what the legend has: each name once
+  for (const trace of traces) {
+    trace.legendgroup = trace.name;
+    trace.showlegend = trace.showlegend !== false && !listed.has(trace.name);
+    if (trace.showlegend) listed.add(trace.name);
+  }
   const lowest = Math.min(...points.map(({ row, y }) => intervalOf(row)?.[0] ?? y));
-  const chance = { type: "line", xref: "paper", x0: 0, x1: 1, y0: 50, y1: 50, line: { color: "#555", width: 1, dash: "dot" } };
+  drawPanels(panels, traces, cost, points, lowest < NEAR_CHANCE);
   const memory = cost !== "trainable";
-  const axis = memory ? byteTicks(points.flatMap(({ x, alone }) => (alone === null ? [x] : [x, alone]))) : { type: "log", dtick: 1 };
-  const name = { run: "Peak GPU memory, whole run", train: "Peak GPU memory, training alone", trainable: "Trainable parameters, with head" };
-  draw("trade-off-plot", traces, {
-    xaxis: { ...AXIS, ...axis, title: { text: `${name[cost]} (log)` } },
-    yaxis: { ...AXIS, title: { text: "Test AUC (%)" } },
-    shapes: lowest < NEAR_CHANCE ? [chance] : [],
-  });
   const { spread, synthetic, footnotes } = group(chosen[0]);
+  const banded = panels.some(({ front }) => front.members.length);
   byId("trade-off-caption").textContent = [
     `${spread.replace("mean ± sample standard deviation", "mean")}.`,
     points.some(({ row }) => intervalOf(row)) ? "Whiskers: the 95 % interval of the table." : "No intervals are known.",
@@ -113,11 +80,70 @@ function drawTradeOff(rows) {
     synthetic ? "Synthetic images: this ranks nothing." : "",
     missing.length ? `Not drawn, for want of an AUC or of this cost: ${missing.map((row) => `${row.label} at ${row.resolution} px`).join(", ")}.` : "",
     saidOfFew(lines.length, named.size, "the front and full fine-tuning"),
-    members.length ? "Band: from the highest mean to the lowest that is not told apart from it (at 0.05, all rivals at once), from the cheapest of these on." : "The front joins what nothing else beats in both.",
-    members.length || !several ? "" : "Choose one resolution above to see what is not told apart from the best.",
+    banded ? "Band: from the highest mean to the lowest that is not told apart from it (at 0.05, all rivals at once), from the cheapest of these on." : "The front joins what nothing else beats in both.",
+    byId("filter-label").value === "" ? "" : "Front and band are those of all methods.",
     "Choose a point to see its record.",
     ...footnotes.filter((note) => !note.startsWith("†")),
   ].filter(Boolean).join(" ");
+}
+
+const placeOf = (row, cost) => ({ row, x: row.costs[cost][0], y: 100 * row.auc_mean, predicted: row.costs[cost][1] });
+const axisName = (axis, number) => `${axis}${number ? number + 1 : ""}`;
+
+/** The front of a place, as the plots have it, whichever methods are shown. */
+function frontOf(place, resolution, cost) {
+  const { steps, members } = DATA.fronts[`${place}/${resolution}`][cost];
+  const points = (numbers) => numbers.map((number) => placeOf({ ...DATA.rows[number], index: number }, cost));
+  return { steps: points(steps), members: points(members), start: Math.min(...points(members).map(({ x }) => x)) };
+}
+
+/** What is drawn in a panel: its front and band, what is not named, training alone, and the points. */
+function panelTraces({ own, front }, cost, lines, named, end) {
+  const { steps, members, start } = front;
+  const [low, high] = [Math.min, Math.max].map((pick) => pick(...members.map(({ y }) => y)));
+  const traces = [];
+  if (steps.length) traces.push({
+    name: members.length ? "best for less" : "Pareto front", mode: "lines", line: { shape: "hv", color: "#888", width: 1.5 }, hoverinfo: "skip",
+    x: [...steps.map(({ x }) => x), members.length ? start : end], y: [...steps.map(({ y }) => y), members.length ? low : steps.at(-1).y],
+  });
+  if (members.length) traces.push({
+    name: "not told apart from the best", mode: "lines", fill: "toself", fillcolor: "rgba(0, 0, 0, 0.12)", line: { color: "#999", width: 1 }, hoverinfo: "skip",
+    x: [start, end, end, start, start], y: [low, low, high, high, low],
+  });
+  const here = lines.map(([label]) => [label, own.filter(({ row }) => row.label === label)]).filter(([, some]) => some.length);
+  const shown = here.filter(([label]) => named.has(label));
+  traces.push(...here.filter(([label]) => !named.has(label)).map(([label, some]) => greyPoints(label, some, cost)));
+  traces.push(...shown.flatMap(([, some]) => aloneTrace(some.filter(({ alone }) => alone !== null))));
+  traces.push(...shown.map(([label, some]) => tradeOffTrace(label, some, cost)));
+  return traces;
+}
+
+/** Draws panels of one scale side by side, as many as are readable; one below the other on a phone. */
+function drawPanels(panels, traces, cost, points, withChance) {
+  const width = byId("trade-off-plot").clientWidth;
+  const most = width < 600 ? 1 : width < 900 || panels.length === 4 ? 2 : 3;
+  const columns = Math.min(most, panels.length);
+  const lines = Math.ceil(panels.length / columns);
+  const height = panels.length === 1 ? undefined : width < 600 ? 250 : 340;
+  const [wide, high] = [40 / width, 75 / (lines * (height ?? 480))]; // between panels, as shares
+  const [share, tall] = [(1 - wide * (columns - 1)) / columns, (1 - high * (lines - 1)) / lines];
+  const memory = cost !== "trainable";
+  const values = points.flatMap(({ x, alone }) => (alone === null ? [x] : [x, alone]));
+  const ticks = memory ? byteTicks(values, Math.max(2, Math.floor((width * share) / 85))) : { type: "log", dtick: 1 };
+  const name = { run: "Peak GPU memory, whole run", train: "Peak GPU memory, training alone", trainable: "Trainable parameters, with head" };
+  const layout = { shapes: [], annotations: [] };
+  for (const [number, { resolution }] of panels.entries()) {
+    const [line, column] = [Math.floor(number / columns), number % columns];
+    const domain = [column * (share + wide), column * (share + wide) + share];
+    const top = 1 - line * (tall + high);
+    const shared = number ? [{ matches: "x" }, { matches: "y" }] : [{}, {}];
+    const last = number + columns >= panels.length; // of its column
+    layout[`xaxis${number ? number + 1 : ""}`] = { ...AXIS, ...ticks, ...shared[0], domain, anchor: axisName("y", number), title: { text: last ? `${name[cost]} (log)` : "" } };
+    layout[`yaxis${number ? number + 1 : ""}`] = { ...AXIS, ...shared[1], domain: [top - tall, top], anchor: axisName("x", number), showticklabels: column === 0, title: { text: column ? "" : "Test AUC (%)" } };
+    layout.annotations.push({ xref: "paper", yref: "paper", x: domain[0], y: top, xanchor: "left", yanchor: "bottom", showarrow: false, text: `<b>${resolution} px</b>` });
+    if (withChance) layout.shapes.push({ type: "line", xref: `${axisName("x", number)} domain`, yref: axisName("y", number), x0: 0, x1: 1, y0: 50, y1: 50, line: { color: "#555", width: 1, dash: "dot" } });
+  }
+  draw("trade-off-plot", traces, layout, height && lines * height);
 }
 
 /** Of many labels those on the front, and full fine-tuning. */
@@ -144,14 +170,14 @@ function reachOf(own) {
   return { array: own.map(({ y }, i) => Math.max(0, ends[i][1] - y)), arrayminus: own.map(({ y }, i) => Math.max(0, y - ends[i][0])) };
 }
 
-function tradeOffTrace(label, own, cost, several) {
+function tradeOffTrace(label, own, cost) {
   const { colour, symbol } = DATA.styles[label];
   return {
-    name: plain(label), mode: several || own.some(({ row }) => markOf(row)) ? "markers+text" : "markers", cliponaxis: false,
+    name: plain(label), mode: own.some(({ row }) => markOf(row)) ? "markers+text" : "markers", cliponaxis: false,
     x: own.map(({ x }) => x), y: own.map(({ y }) => y),
     error_y: { type: "data", symmetric: false, ...reachOf(own), color: colour, thickness: 1, width: 3, visible: own.some(({ row }) => intervalOf(row)) },
     marker: { color: colour, size: 11, symbol: own.map(({ predicted }) => symbol + (predicted ? HOLLOW : "")), line: { color: colour, width: 2 } },
-    text: own.map(({ row }) => (several ? String(row.resolution) : "") + markOf(row)), textposition: "top center", textfont: { size: 11, color: "#333" },
+    text: own.map(({ row }) => markOf(row)), textposition: "top center", textfont: { size: 11, color: "#333" },
     customdata: own.map(recordOf),
     hovertext: own.map((point) => hoverOf(point, cost === "trainable" ? point.x.toLocaleString("en") : bytes(point.x))),
     hoverinfo: "text",
@@ -170,75 +196,4 @@ function aloneTrace(own) {
     customdata: pairs(recordOf, recordOf), hoverinfo: "text",
     hovertext: pairs((point) => hoverOf(point, bytes(point.x)), (point) => hoverOf(point, `training alone ${bytes(point.alone)}`)),
   }];
-}
-
-const QUANTITIES = { val_auc: "Validation AUC", loss: "Training loss", lr: "Learning rate", seconds: "Seconds an epoch" };
-
-function drawLearning(rows) {
-  fill(byId("learning-group"), choices(rows, true));
-  drawWith("learning", partOf(byId("learning-group")), ({ contents }) => drawCurves(rows, contents));
-}
-
-function drawCurves(rows, contents) {
-  const chosen = rows.filter((row) => `${row.group}/${row.resolution}` === byId("learning-group").value);
-  const runs = chosen.flatMap((row) => runsOf(row.index).map((run) => ({ run, label: row.label, mark: row.auc_marks, history: contents[run.id].measurements.history ?? [] })));
-  const keys = new Set(runs.flatMap(({ history }) => history.flatMap((epoch) => Object.keys(epoch))));
-  keys.delete("epoch");
-  const first = (key) => (key in QUANTITIES ? Object.keys(QUANTITIES).indexOf(key) : 9);
-  const options = [...keys].sort((a, b) => first(a) - first(b)).map((key) => ({ value: key, text: QUANTITIES[key] ?? key.replace(/_/g, " ") }));
-  fill(byId("learning-quantity"), options);
-  const key = byId("learning-quantity").value;
-  const drawn = runs.filter(({ history }) => history.some((epoch) => epoch[key] !== undefined));
-  const reason = !DATA.rows.length ? NO_RUNS : !rows.length ? NO_MATCH : drawn.length ? ""
-    : "No run here stored a history of its epochs. Train again with bench.py --overwrite.";
-  showEmpty("learning", reason, byId("learning-plot"), byId("learning-caption"));
-  if (reason) return;
-  const best = ({ run }) => contents[run.id].run.selection?.best_epoch;
-  const lines = Map.groupBy(drawn, ({ label }) => label);
-  const few = fewOf(new Map(chosen.filter(({ label }) => lines.has(label)).map((row) => [row.label, -(row.auc_mean ?? 0)])));
-  const traces = [...lines]
-    .sort(([a], [b]) => few.has(a) - few.has(b)) // the grey ones below
-    .flatMap(([label, own]) => curveTraces(label, own, key, best, few.has(label)));
-  byId("learning-caption").textContent = [
-    key === "val_auc" ? "Dotted line: chance." : "",
-    "A line a run, its seeds alike; the large ringed marker is the epoch that validation picked.",
-    saidOfFew(lines.size, few.size, "full fine-tuning and the best of each idea"),
-    ...group(chosen[0]).footnotes.filter((note) => DATA.auc_marks.includes(note[0])),
-  ].filter(Boolean).join(" ");
-  const chance = { type: "line", xref: "paper", x0: 0, x1: 1, y0: 0.5, y1: 0.5, line: { color: "#555", width: 1, dash: "dot" } };
-  const last = Math.max(...drawn.flatMap(({ history }) => history.map(({ epoch }) => epoch)));
-  draw("learning-plot", traces, {
-    xaxis: { ...AXIS, title: { text: "Epoch" }, tick0: 0, dtick: Math.ceil(last / 10) },
-    yaxis: { ...AXIS, title: { text: QUANTITIES[key] ?? plain(key.replace(/_/g, " ")) } },
-    shapes: key === "val_auc" ? [chance] : [],
-  });
-}
-
-const FEW_LINES = 8; // of a method, whose every epoch may have a marker: more hide each other, and take seconds to draw
-
-/** The runs of a method, with a gap between them; a marker with a ring is the epoch that was picked. */
-function curveTraces(label, own, key, best, named) {
-  const { colour, symbol, dash } = DATA.styles[label];
-  const shared = { name: plain(label) + own[0].mark, legendgroup: label, cliponaxis: false, hoverinfo: "text" };
-  const points = own.flatMap(({ run, history, ...line }) => [...history.map((epoch) => ({ epoch, run, picked: epoch.epoch === best({ run, ...line }) })), null]).slice(0, -1);
-  const picked = points.filter((point) => point?.picked);
-  const places = (shown) => {
-    const each = (value, gap) => shown.map((point) => (point === null ? gap : value(point)));
-    return {
-      x: each(({ epoch }) => epoch.epoch, null), y: each(({ epoch }) => epoch[key] ?? null, null),
-      customdata: each(({ run }) => run.id, null),
-      hovertext: each((point) => `${plain(label)}, seed ${point.run.seed}<br>epoch ${point.epoch.epoch}${point.picked ? " (picked)" : ""}: ${point.epoch[key]}`, ""),
-    };
-  };
-  const ringed = (shown) => ({
-    symbol, color: colour, size: shown.map((point) => (point?.picked ? 12 : 6)),
-    line: { color: "#000", width: shown.map((point) => (point?.picked ? 2 : 0)) },
-  });
-  if (!named) return [{ ...shared, ...places(points), mode: "lines", line: { color: GREY, width: 1 }, showlegend: false }];
-  const line = { color: colour, dash, width: 1.8 };
-  if (own.length <= FEW_LINES) return [{ ...shared, ...places(points), mode: "lines+markers", line, marker: ringed(points) }];
-  return [
-    { ...shared, ...places(points), mode: "lines", line: { ...line, width: 1 }, opacity: 0.6 },
-    { ...shared, ...places(picked), mode: "markers", marker: ringed(picked), showlegend: false },
-  ];
 }

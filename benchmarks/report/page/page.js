@@ -35,6 +35,19 @@ function followCard(chosen, other, by) {
   if (place >= 0) byId(other).value = place;
 }
 
+/** Says of what is wider than the page that it scrolls sideways, whenever it is or its content changes. */
+function watchWidths() {
+  const mark = (area) => area.classList.toggle("goes-on", area.scrollWidth > area.clientWidth + 1);
+  const sizes = new ResizeObserver((seen) => seen.forEach(({ target }) => mark(target.closest(".scroll"))));
+  const watch = (area) => [area, ...area.children].forEach((element) => sizes.observe(element));
+  document.querySelectorAll(".scroll").forEach(watch);
+  new MutationObserver((changes) => {
+    for (const { addedNodes } of changes) {
+      for (const added of addedNodes) if (added.matches?.(".scroll")) watch(added);
+    }
+  }).observe(document.querySelector("main"), { childList: true, subtree: true });
+}
+
 function followHash(scroll) {
   const match = /^#record=(.+)$/.exec(location.hash);
   if (match) showRecord(decodeURIComponent(match[1]), scroll);
@@ -62,6 +75,7 @@ function start() {
   on("card", "input", () => { followCard("card", "my-card", 1); drawVerdicts(shownRows()); drawMemory(); });
   on("margin", "input", () => drawVerdicts(shownRows()));
   document.addEventListener("change", writeAddress);
+  on("sort", "change", () => drawTable(shownRows()));
   on("copy-latex", "click", copyLatex);
   for (const id of ["learning-group", "learning-quantity"]) on(id, "change", () => drawLearning(shownRows()));
   on("classes-group", "change", () => drawClasses(shownRows()));
@@ -71,6 +85,7 @@ function start() {
   on("record-choice", "change", () => { location.hash = recordHash(byId("record-choice").value); });
   window.addEventListener("hashchange", () => followHash(true));
   followHash(true);
+  watchWidths();
   let width = window.innerWidth; // a phone changes its height when it hides the address bar
   window.addEventListener("resize", () => {
     if (window.innerWidth !== width) drawAll();

@@ -1,9 +1,20 @@
 "use strict";
-// The table: every row of every dataset and protocol, filtered and sorted.
+// The table: every row of every dataset and protocol, filtered and sorted; on a phone a card each, see cards.js.
 
 const FIRST_LINES = 60; // that are on the first screen; the others of hundreds take as long to lay out as all else
 
-let sorting = { column: null, direction: "none" };
+/** The column that rows are sorted by, and in which direction, as the select of a phone and the address hold it. */
+function sorting() {
+  const [direction, ...title] = byId("sort").value.split(" ");
+  return direction ? { column: title.join(" "), direction } : { column: null, direction: "none" };
+}
+
+function offerSorting(columns) {
+  const words = (column) => (column.words ? ["from A to Z", "from Z to A"] : ["lowest first", "highest first"]);
+  const options = columns.filter(({ runs }) => !runs).flatMap((column) => ["ascending", "descending"]
+    .map((direction, i) => ({ value: `${direction} ${column.title}`, text: `${column.title}, ${words(column)[i]}` })));
+  fill(byId("sort"), [{ value: "", text: "the order of the tables" }, ...options]);
+}
 
 /** The columns as they are now: a title, whether more or less is better, and the cell of a row. */
 function tableColumns() {
@@ -33,9 +44,10 @@ function numberOf(text) {
 
 /** Rows in the order asked for; what has no number comes last in both directions. */
 function sorted(rows, columns) {
-  const column = columns.find(({ title }) => title === sorting.column);
-  if (!column || sorting.direction === "none") return rows;
-  const sign = sorting.direction === "ascending" ? 1 : -1;
+  const { column: chosen, direction } = sorting();
+  const column = columns.find(({ title }) => title === chosen);
+  if (!column) return rows;
+  const sign = direction === "ascending" ? 1 : -1;
   const value = (row) => (column.words ? column.cell(row)[0] : numberOf(column.cell(row)[0]));
   return [...rows].sort((a, b) => {
     const [x, y] = [value(a), value(b)];
@@ -46,11 +58,23 @@ function sorted(rows, columns) {
 
 function drawTable(rows) {
   const columns = tableColumns();
-  const table = byId("results");
-  showEmpty("results", DATA.rows.length ? (rows.length ? "" : NO_MATCH) : NO_RUNS, table);
+  offerSorting(columns);
+  const [table, narrow] = [byId("results"), NARROW.matches];
+  const both = [byId("results-scroll"), byId("cards")];
+  const [shown, hidden] = narrow ? both.reverse() : both;
+  showEmpty("results", DATA.rows.length ? (rows.length ? "" : NO_MATCH) : NO_RUNS, shown);
+  hidden.hidden = true;
+  (narrow ? table : byId("cards")).replaceChildren();
+  drawProtocols(rows);
+  if (narrow) drawCards(sorted(rows, columns), columns);
+  else drawLines(rows, columns, table);
+}
+
+function drawLines(rows, columns, table) {
+  const { column: chosen, direction: way } = sorting();
   const head = columns.map((column) => {
     const arrow = { "-1": " ↓", 0: "", 1: " ↑" }[column.better];
-    const direction = sorting.column === column.title ? sorting.direction : "none";
+    const direction = chosen === column.title ? way : "none";
     if (column.runs) return make("th", { scope: "col", className: "text" }, column.title);
     const mark = { none: "", ascending: " ▲", descending: " ▼" }[direction];
     const button = make("button", { type: "button" }, `${column.title}${arrow}${mark}`);
@@ -61,11 +85,11 @@ function drawTable(rows) {
   const headed = Math.max(0, ...[...Map.groupBy(rows, (row) => `${row.group}/${row.resolution}`).values()].map((own) => own.length)) > FEW;
   const body = sorted(rows, columns).flatMap((row) => {
     const here = `${row.group}/${row.resolution}`;
-    const begins = sorting.direction === "none" && part !== null && here !== part;
+    const begins = way === "none" && part !== null && here !== part;
     part = here;
     const cells = columns.map((column, i) => (i ? dataCell(column, row) : make("th", { scope: "row" }, column.cell(row).slice(0, 2).join(""))));
     const line = make("tr", { className: begins ? "new-part" : "" }, ...cells);
-    if (sorting.direction !== "none" || !headed) return [line];
+    if (way !== "none" || !headed) return [line];
     const beginsIdea = row.idea !== idea || begins;
     idea = row.idea;
     const heading = make("th", { scope: "rowgroup", colSpan: columns.length }, row.idea);
@@ -74,16 +98,12 @@ function drawTable(rows) {
   const lines = make("tbody", {}, ...body.slice(0, FIRST_LINES));
   table.replaceChildren(make("thead", {}, make("tr", {}, ...head)), lines);
   if (body.length > FIRST_LINES) FIRST_SCREEN.then(() => lines.append(...body.slice(FIRST_LINES)));
-  drawProtocols(rows);
 }
 
 function dataCell(column, row) {
-  if (column.runs) {
-    return make("td", { className: "text" }, ...runLinks(runsOf(row.index)));
-  }
-  const [text, mark, rank] = column.cell(row);
-  const value = make("span", { className: ["", "best", "second"][rank] }, text);
-  return make("td", { className: column.words ? "text clipped" : "", title: column.words ? text : "" }, value, mark);
+  const [text] = column.cell(row);
+  const className = column.runs ? "text" : column.words ? "text clipped" : "";
+  return make("td", { className, title: column.words ? text : "" }, ...valueOf(column, row));
 }
 
 const FEW_RUNS = 8;
@@ -101,10 +121,13 @@ function runLinks(runs) {
 function sortBy(column) {
   const first = column.better === 1 ? "descending" : "ascending";
   const second = first === "ascending" ? "descending" : "ascending";
-  const now = sorting.column === column.title ? sorting.direction : "none";
-  sorting = { column: column.title, direction: now === "none" ? first : now === first ? second : "none" };
+  const { column: chosen, direction } = sorting();
+  const now = chosen === column.title ? direction : "none";
+  const next = now === "none" ? first : now === first ? second : "";
+  byId("sort").value = next && `${next} ${column.title}`;
   const place = [...document.activeElement.closest("tr")?.children ?? []].indexOf(document.activeElement.closest("th"));
   drawTable(shownRows());
+  writeAddress();
   if (place >= 0) byId("results").querySelectorAll("thead th")[place].querySelector("button").focus();
 }
 
