@@ -17,7 +17,7 @@ _CODE = Path(__file__).resolve().parent.parent
 _MACHINE_ID = Path("/etc/machine-id")
 # Of folders that every machine has, which tell nothing about it.
 _SYSTEM = ("proc", "sys", "dev", "usr", "lib", "lib64", "bin", "sbin", "etc")
-_QUOTED = re.compile(r"""(["'])(/[^"'\n]*)\1""")
+_QUOTED = re.compile(r"""(["'])(/[^"'\n]*[^"'\n/][^"'\n]*)(?=\1)""")  # a closing quote may open the next
 _BARE = re.compile(r"(?<![\w/.:~>)\]}])(?:file://)?(?:/[^\s/\"',;:()<>\[\]]+){2,}")
 
 
@@ -63,7 +63,7 @@ def hide_places(text: str, folders: Mapping[Path, str] | None = None, hosts: Map
     known = _own_folders() | {path: stands for path, stands in (folders or {}).items() if path.is_absolute()}
     for path in sorted(known, key=lambda path: -len(str(path))):
         text = _replace_folder(text, str(path), known[path])
-    text = _QUOTED.sub(lambda found: f"{found[1]}{_last(found[2])}{found[1]}", text)
+    text = _QUOTED.sub(lambda found: f"{found[1]}{_last(found[2])}", text)
     text = _BARE.sub(lambda found: _last(found[0]), text)
     for word, stands in (own_names() if hosts is None else {**own_users(), **hosts}).items():
         text = re.sub(rf"(?<![\w<]){re.escape(word)}(?![\w>])", stands, text)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from bench_process import TINY, records
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from inside import finish_inside
 from report_folder import make_folder
@@ -137,6 +137,8 @@ def test_messages_by_hand(home: Path, text: str, shown: str) -> None:
     assert hide_places(f"in '{home}/x/y'") == "in '~/x/y'"
 
 
+@example("'/'/'")
+@example("'/a'/b'")
 @given(st.text("/ab '\".~<>:()\n", max_size=30))
 def test_what_was_hidden_stays_as_it_is(text: str) -> None:
     folders = {Path("/a"): HERE, Path("/b/a"): "<cache>"}

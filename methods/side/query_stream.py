@@ -50,10 +50,17 @@ class QueryStream(nn.Module):
 
 
 def made_again(function: Callable[..., Any], *inputs: Any) -> Any:
-    """Calls a function whose results, but for what it returns, are not kept for the backward pass but made again."""
+    """Calls a function whose results, but for what it returns, are not kept for the backward pass but made again.
+
+    Args:
+        function: Of tensors, and whatever else.
+        inputs: Its own. Tensors go in contiguous: so they come back from the host where activations wait there, and a
+            product with others may keep other tensors, which checkpointing refuses.
+    """
+    given = [x.contiguous() if isinstance(x, Tensor) else x for x in inputs]
     if torch.is_grad_enabled():
-        return checkpoint(function, *inputs, use_reentrant=False)
-    return function(*inputs)
+        return checkpoint(function, *given, use_reentrant=False)
+    return function(*given)
 
 
 def features_of_block(stored: Stored, index: int) -> Stored:
