@@ -2,7 +2,7 @@
 # One session on an NVIDIA GPU, from the repository's root: tests, measurements, comparison.
 #   benchmarks/gpu_session.sh [first] [tests] [paper] [default] [half] [checkpointing] [compare] [speed]   (default: these)
 #   benchmarks/gpu_session.sh compiled          steps under --compile, with and without CUDA graphs, beside plain ones
-#   benchmarks/gpu_session.sh quantized compare  frozen weights in 8 and 4 bits, measured and beside what is predicted
+#   benchmarks/gpu_session.sh quantized compare  frozen weights in 8 and 4 bits, measured, timed, and beside what is predicted
 #   benchmarks/gpu_session.sh loading           what loading preloaded features costs
 #   benchmarks/gpu_session.sh every, benchmarks/gpu_session.sh every_paper     all methods: ten minutes each, then compare
 #   WHEELS=.whl    a folder of wheels to install first, for a machine without a network: rich with its needs, filelock 3.30
@@ -54,9 +54,10 @@ for name in ${*:-first tests paper default half checkpointing compare speed}; do
         part compiled 590 $PYTHON -m benchmarks.speed.compiled --device cuda --methods "${PAPERS[@]}" ;;
     quantized)
         for kind in int8 nf4; do
-            measure quantized 270 --methods linear lora adapter fpt fpt_plus --precision fp32 bf16 --attention sdpa \
+            measure quantized 200 --methods linear lora adapter fpt fpt_plus --precision fp32 bf16 --attention sdpa \
                 --res 512 1024 --quantize $kind
-        done ;;
+        done
+        part quantized 120 $PYTHON -m benchmarks.speed.savers --timed --device cuda --methods lora fpt --res 512 ;;
     loading) part loading 590 $PYTHON -m benchmarks.speed.loading --device cuda ;;
     # Every method at the papers' resolution, a call each.
     every) measure every 590 --methods all --precision bf16 --attention sdpa --res 512 ;;

@@ -14,7 +14,7 @@ from benchmarks.commands import COMMANDS
 from benchmarks.commands.command_line import make_parser
 from benchmarks.commands.memory import grid
 from benchmarks.environment import ROOT
-from benchmarks.speed import compiled, fpt, loading
+from benchmarks.speed import compiled, fpt, loading, savers
 from methods import METHODS
 
 SCRIPT = ROOT / "benchmarks" / "gpu_session.sh"
@@ -116,10 +116,13 @@ def test_a_long_benchmark_has_a_call_of_its_own(tmp_path: Path, part: str) -> No
 
 def test_quantised_weights_are_measured_and_compared_in_a_call_of_its_own(tmp_path: Path) -> None:
     found = run_session(tmp_path, "quantized", "compare")
-    assert found.parts == ["quantized", "quantized", "compare"] and sum(found.limits) <= 600
+    assert found.parts == ["quantized", "quantized", "quantized", "compare"] and sum(found.limits) <= 600
     parsed = [make_parser(COMMANDS["memory"]).parse_args(command[2:]) for command in found.commands[:2]]
     points = {point for args in parsed for point in grid(args)}
     assert {point.quantize for point in points} == {"int8", "nf4"} and len(points) == 2 * 5 * 2 * 2
+    assert found.commands[2][:2] == ["-m", "benchmarks.speed.savers"]
+    args = savers.make_parser().parse_args(found.commands[2][2:])
+    assert args.timed and args.device == "cuda"
 
 
 def test_parts_are_chosen_by_name(tmp_path: Path) -> None:

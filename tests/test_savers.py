@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from collections import Counter
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from benchmarks.model.method_config import make_config
 from benchmarks.records.frame import runs_frame
 from benchmarks.report.captions import protocol
 from benchmarks.report.missing_runs import seed_commands
+from benchmarks.speed.savers import main as speed_savers
 from benchmarks.speed.savers import table
 from benchmarks.training import optimizers
 from benchmarks.training.frozen import save_weights
@@ -330,17 +332,20 @@ def frame_of(*savers: dict[str, Any]) -> pd.DataFrame:
 
 
 def test_what_changes_numbers_is_a_protocol_of_its_own_and_all_is_in_the_label() -> None:
-    table = summary(frame_of({}, {"offload": "activations"}, {"optimizer": "sgd"}, {"frozen_weights": "bf16"}))
+    table = summary(
+        frame_of({}, {"offload": "activations"}, {"optimizer": "sgd"}, {"frozen_weights": "bf16"}, {"quantize": "nf4"})
+    )
     by_label = dict(zip(table["label"], table["block"], strict=True))
     assert sorted(by_label) == [
-        "LoRA", "LoRA (SGD)", "LoRA (bf16 weights)", "LoRA (offloaded)",
+        "LoRA", "LoRA (NF4 weights)", "LoRA (SGD)", "LoRA (bf16 weights)", "LoRA (offloaded)",
     ]  # fmt: skip
     assert by_label["LoRA"] == by_label["LoRA (offloaded)"]
-    assert len(set(by_label.values())) == 3
-    sgd = table[table["label"] == "LoRA (SGD)"]
-    (command,) = seed_commands(sgd, 2)
-    assert command.count("--optimizer sgd") == 1
-    assert ", SGD" in protocol(sgd) and "SGD" not in protocol(table[table["label"] == "LoRA"])
+    assert len(set(by_label.values())) == 4
+    for words, flags in {"SGD": "--optimizer sgd", "NF4 weights": "--quantize nf4"}.items():
+        row = table[table["label"] == f"LoRA ({words})"]
+        (command,) = seed_commands(row, 2)
+        assert command.count(flags) == 1
+        assert f", {words}" in protocol(row) and words not in protocol(table[table["label"] == "LoRA"])
 
 
 def test_a_run_stored_before_is_the_run_without() -> None:
@@ -361,6 +366,15 @@ def test_the_table_of_savers_holds_predictions(tmp_path: Path) -> None:
         made = predict_memory(MemoryPoint("lora", 64, 16, backbone, precision="bf16", attention="sdpa", **chosen))
         sizes = [peak.allocated / 2**20 for peak in (made.highest, made.phases["train"])]
         assert row[name] == "{:,.0f} ({:,.0f})".format(*sizes)
+
+
+def test_steps_are_timed_with_each_saver_that_a_method_can_have(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--timed", "--methods", "full", "lora", "--res", "64", "--batch-size", "2", "--backbone", BACKBONE]
+    assert speed_savers([*words, "--rounds", "1", "--format", "csv"]) == 0
+    full, lora = pd.read_csv(StringIO(capsys.readouterr().out)).to_dict("records")
+    fp32 = {name for name, chosen in SAVERS.items() if "frozen_weights" not in chosen}
+    timed = {row["method"]: {name for name in SAVERS if row.get(name, math.nan) > 0} for row in (full, lora)}
+    assert timed == {"full": {name for name in fp32 if "quantize" not in SAVERS[name]}, "lora": fp32}
 
 
 # 5. Selective checkpointing.
