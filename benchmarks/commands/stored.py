@@ -246,6 +246,7 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     _add_metrics(parser)
     add_mix_code(parser)
     add_results(parser)
+    add_cache(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the results folder")
     parser.add_argument(
         "--anonymous", action="store_true", help="leave out machine, user and commit, for a double-blind review"
@@ -262,7 +263,7 @@ def report(args: argparse.Namespace) -> int:
         raise MissingError(_NO_RECORDS.format(args.results / "runs"))
     chosen_scores(args.metrics)  # a wrong name is told before thousands of records are read
     output = args.output or args.results / "report.html"
-    path, problems = write_report(args.results, output, args.mix_code, args.anonymous, args.metrics)
+    path, problems = write_report(args.results, output, args.mix_code, args.anonymous, args.metrics, args.cache)
     for problem in problems:
         print(problem, file=sys.stderr)
     print(path)

@@ -7,38 +7,18 @@ and the versions of torch, timm and peft. Where any of these differs, the point 
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter
-from typing_extensions import TypedDict
-
 from benchmarks.config import RunConfig
-from benchmarks.environment import CODE_DIGEST
 from benchmarks.errors import UserError
 from benchmarks.features.cache import digest
+from benchmarks.memory.kept_predictions import folder_of, made_by, read_prediction
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction, PredictionError, map_points, predict_memory
-from benchmarks.memory.replay import PhasePeak
 from benchmarks.model.method_config import make_config
 from benchmarks.plugins import digests_of
-from benchmarks.storage.files import parse_as, read_disposable, write_disposable
-
-SCHEMA = 1
-
-
-class StoredPrediction(TypedDict):
-    """The file of a prediction."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
-    key: dict[str, Any]
-    phases: dict[str, PhasePeak]
-    feature_bytes: int
-    images_at_once: int | None
-
-
-_STORED = TypeAdapter(StoredPrediction)
+from benchmarks.storage.files import write_disposable
 
 
 def _fail(error: PredictionError) -> None:
@@ -123,36 +103,34 @@ def point_of_run(config: RunConfig, num_classes: int) -> MemoryPoint:
 
 def key_of(point: MemoryPoint) -> dict[str, Any]:
     """All that a prediction depends on, as JSON gives it back."""
-    options = dataclasses.asdict(make_config(point.method, dict(point.options)))
     plugins = digests_of(point.method, point.backbone)
-    key = {
-        "schema": SCHEMA,
-        "point": point.as_dict() | {"options": options},
-        "code": CODE_DIGEST,
-        "packages": {name: version(name) for name in ("torch", "timm", "peft")},
-    } | ({"plugins": plugins} if plugins else {})
+    key = made_by() | {"point": point.as_dict() | {"options": _options(point)}}
+    key |= {"plugins": plugins} if plugins else {}
     return dict(json.loads(json.dumps(key)))
 
 
+def _options(point: MemoryPoint) -> dict[str, Any]:
+    return dataclasses.asdict(make_config(point.method, dict(point.options)))
+
+
 def _path(point: MemoryPoint, cache: Path) -> Path:
-    return cache / "predictions" / f"{point.method}-{point.resolution}-{digest(key_of(point))}"
+    return folder_of(cache) / f"{point.method}-{point.resolution}-{digest(key_of(point))}"
 
 
 def _read(point: MemoryPoint, path: Path) -> Prediction | None:
     """The stored prediction; None where there is none, or a file that is damaged or of another key."""
-    data = read_disposable(path)
-    if data is None:
-        return None
-    stored = parse_as(_STORED, data)
-    if stored["key"] != key_of(point):
+    stored = read_prediction(path)
+    if stored is None or stored["key"] != key_of(point):
         return None
     return Prediction(point, stored["phases"], stored["feature_bytes"], stored["images_at_once"])
 
 
 def _write(prediction: Prediction, path: Path) -> None:
     phases = {name: dataclasses.asdict(peak) for name, peak in prediction.phases.items()}
+    defaults = dataclasses.asdict(make_config(prediction.point.method, {}))
+    changed = {name: value for name, value in _options(prediction.point).items() if value != defaults[name]}
     stored = {
-        **{"key": key_of(prediction.point), "phases": phases},
+        **{"key": key_of(prediction.point), "changed": changed, "phases": phases},
         **{"feature_bytes": prediction.feature_bytes, "images_at_once": prediction.images_at_once},
     }
     content = json.dumps(stored, indent=1)

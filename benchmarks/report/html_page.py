@@ -36,6 +36,7 @@ def write_report(
     mix_code: bool = False,
     nameless: bool = False,
     families: Sequence[str] = (),
+    cache: Path | None = None,
 ) -> tuple[Path, list[str]]:
     """Write the page.
 
@@ -45,6 +46,7 @@ def write_report(
         mix_code: whether to average runs that different code has trained.
         nameless: whether to leave out what tells machine and user, for a double-blind review.
         families: of scores to show beside AUC, see `headline.chosen_scores`.
+        cache: the folder of caches, whose predictions fill what was not measured.
 
     Returns:
         The file, and a line for each record that is damaged or cannot be read, each fault of stored probabilities, and
@@ -56,7 +58,7 @@ def write_report(
     """
     if output.is_dir():
         raise UserError(f"output must be a file, got {str(output)!r}: name one like {str(output / 'report.html')!r}")
-    data = collect(results, output.absolute().parent, mix_code, nameless, families)
+    data = collect(results, output.absolute().parent, mix_code, nameless, families, cache)
     try:
         return write_atomic(output, make_page(data).encode()), data.problems
     except MachineError as error:

@@ -29,6 +29,7 @@ from benchmarks.report.latex import TEX
 from benchmarks.report.page_fronts import page_fronts
 from benchmarks.report.page_memory import highest_points, measured_name, measured_points, run_points
 from benchmarks.report.page_parts import pack
+from benchmarks.report.page_predictions import kept_points, page_settings, trained
 from benchmarks.report.page_runs import Part, make_parts, origins_of, page_frame
 from benchmarks.report.page_use import use_panels
 from benchmarks.report.page_verdict import page_verdicts
@@ -68,6 +69,7 @@ def collect(
     mix_code: bool = False,
     nameless: bool = False,
     families: Sequence[str] = (),
+    cache: Path | None = None,
 ) -> PageData:
     """Everything the page shows.
 
@@ -77,6 +79,7 @@ def collect(
         mix_code: whether to average runs that different code has trained.
         nameless: whether to leave out what tells machine and user.
         families: of scores to show beside AUC, see `headline.chosen_scores`.
+        cache: the folder of caches, whose predictions fill what was not measured.
 
     Raises:
         UserError: a file of measured memory is damaged.
@@ -97,6 +100,8 @@ def collect(
     rows_of_runs = [places.get(place) for place in _places(placed, block_ids(placed))]
     labels = [None if row is None else rows[row]["label"] for row in rows_of_runs]
     points = [*run_points(frame, labels), *measured_points(measured)]
+    methods = trained(frame, labels)
+    points += list(kept_points(methods, points, cache))
     part_of_runs = [APART if row is None else f"{rows[row]['group']}-{rows[row]['resolution']}" for row in rows_of_runs]
     parts, damaged_since = make_parts(results, frame, rows_of_runs, part_of_runs, evidence, nameless)
     if measured:
@@ -131,6 +136,7 @@ def collect(
         "rows": rows,
         "runs": {"id": list(frame["run_id"]), "row": rows_of_runs, "seed": list(frame["seed"])}
         | {"state": list(frame["state"]), "part": part_of_runs},
+        "settings": page_settings(methods, points),
         "memory": highest_points(points),
         "measured": list(measured),
         "machines": [json.loads(machine) | {"count": count} for machine, count in machines.items()],

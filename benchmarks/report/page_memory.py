@@ -14,10 +14,10 @@ from benchmarks.names import variant_title
 from benchmarks.records.whole_run import SOME_RUNS, highest_phase
 from methods import TITLES
 
-_SETTING = ("backbone", "batch_size", "precision", "attention", "grad_checkpointing")
+SETTING = ("backbone", "batch_size", "precision", "attention", "grad_checkpointing")
 _SOURCES = ("measured", "predicted")
 _OF_RUNS = [
-    *("run_id", "method", "resolution", "device", "device_type", "state", *_SETTING, *SOME_RUNS.values()),
+    *("run_id", "method", "resolution", "device", "device_type", "state", *SETTING, *SOME_RUNS.values()),
     *(f"{source}_{phase}_peak_allocated_bytes" for source in _SOURCES for phase in PHASES),
 ]
 
@@ -36,14 +36,14 @@ def run_points(frame: pd.DataFrame, labels: Sequence[str | None]) -> Iterator[Po
         if label is None:
             continue
         place = {name: run[name] for name in ("method", "resolution", "device")}
-        place |= {"setting": _setting(run), "label": label, "record": run["run_id"]}
+        place |= {"setting": setting_of(run), "label": label, "record": run["run_id"]}
         also = [phase for phase, column in SOME_RUNS.items() if run[column] is not None]
         for source in _SOURCES:
             peaks = {phase: run[f"{source}_{phase}_peak_allocated_bytes"] for phase in PHASES}
             # Only a run that finished has seen its peak.
             out = source == "measured" and run["state"] == "oom" and run["device_type"] == "cuda"
             if out or source == "predicted" or run["state"] == "ok":
-                yield from _point(place, source, {} if out else peaks, out, also)
+                yield from make_point(place, source, {} if out else peaks, out, also)
 
 
 def measured_points(measured: Mapping[str, Record]) -> Iterator[Point]:
@@ -57,11 +57,11 @@ def measured_points(measured: Mapping[str, Record]) -> Iterator[Point]:
             "resolution": point.resolution,
             "device": record.get("environment", {}).get("device"),
         }
-        place |= {"setting": _setting(point.as_dict()), "label": label}
+        place |= {"setting": setting_of(point.as_dict()), "label": label}
         place["record"] = name
         phases = (record.get("memory") or {"phases": {}})["phases"]
         peaks = {phase: (phases.get(phase) or {}).get("peak_allocated_bytes") for phase in PHASES}
-        yield from _point(place, "measured", peaks, record["status"]["state"] == "oom", [])
+        yield from make_point(place, "measured", peaks, record["status"]["state"] == "oom", [])
 
 
 def measured_name(path: Path) -> str:
@@ -80,9 +80,18 @@ def highest_points(points: Sequence[Point]) -> list[Point]:
     return sorted(chosen.values(), key=lambda point: (point["setting"], point["resolution"]))
 
 
-def _point(
+def make_point(
     place: Point, source: str, peaks: Mapping[str, int | None], out_of_memory: bool, also: Sequence[str]
 ) -> Iterator[Point]:
+    """The point of a place, or none where too little is known.
+
+    Args:
+        place: What it is of.
+        source: `measured` or `predicted`.
+        peaks: In bytes, by phase.
+        out_of_memory: Whether the card was too small.
+        also: As that of `highest_phase`.
+    """
     known = {phase: int(value) for phase, value in peaks.items() if value is not None}
     highest = highest_phase(known, also)
     if out_of_memory:
@@ -92,8 +101,8 @@ def _point(
         yield place | {"source": source, "oom": False, "run": highest[1], **phases, "needs": needed_bytes(highest[1])}
 
 
-def _setting(values: Mapping[Any, Any]) -> str:
+def setting_of(values: Mapping[Any, Any]) -> str:
     """What memory depends on beside method and resolution, in words."""
-    backbone, batch_size, precision, attention, checkpointing = (values[name] for name in _SETTING)
+    backbone, batch_size, precision, attention, checkpointing = (values[name] for name in SETTING)
     words = f"{backbone}, batch size {batch_size}, {precision}, {attention} attention"
     return words + (", gradient checkpointing" if checkpointing else "")

@@ -13,10 +13,7 @@ function memoryPoints() {
 }
 
 function makeMemoryControls() {
-  const counts = new Map();
-  for (const { setting } of DATA.memory) counts.set(setting, (counts.get(setting) ?? 0) + 1);
-  const settings = [...counts].sort((a, b) => b[1] - a[1]).map(([value]) => ({ value, text: value }));
-  fill(byId("memory-setting"), settings);
+  fill(byId("memory-setting"), DATA.settings.map(({ setting }) => ({ value: setting, text: setting }))); // those of runs first
   makeRange("card", CARDS_GB, 24);
 }
 
@@ -40,8 +37,19 @@ function drawMemory() {
     `Measured on ${[...new Set(points.filter(({ source }) => source === "measured").map(({ device }) => device))].join(", ") || "no GPU yet"}.`,
     oom.length ? `Out of memory: ${oom.map(({ label, resolution, device }) => `${label} at ${resolution} px on ${device}`).join(", ")}.` : "",
     few,
+    missingOf(points),
     "Choose a point to see its record.",
   ].filter(Boolean).join(" ");
+}
+
+/** What is neither measured nor predicted of the setting of runs, and the command that predicts it. */
+function missingOf(points) {
+  const { command } = DATA.settings.find(({ setting }) => setting === byId("memory-setting").value);
+  if (!command) return "";
+  const sides = [...new Set(points.map(({ resolution }) => resolution))];
+  const labels = new Set(points.map(({ label }) => label));
+  const missing = [...labels].flatMap((label) => sides.filter((side) => !points.some((point) => point.label === label && point.resolution === side)).map((side) => `${label} at ${side} px`));
+  return `${missing.length ? `Neither measured nor predicted: ${listed(missing)}. ` : ""}More sides, predicted: ${command}, then bench.py report again.`;
 }
 
 /** Draws the lines; returns what the caption says of those that are not named. */
