@@ -1,7 +1,7 @@
 """What a fine-tuning method is: the contract that every file of this folder fulfils (see the folder's docstring)."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol
 
@@ -88,6 +88,19 @@ class Extractor(Protocol):
     def __call__(self, image: Tensor) -> dict[str, Tensor]: ...
 
 
+class TrainingBatches(Protocol):
+    """The whole training split, shuffled and not augmented, as often as it is iterated: inputs by name, and labels.
+
+    Labels are class indices `(B,)` or, of images with several findings, `(B, C)`: 1 with it, 0 without, nan where that
+    is not known.
+    """
+
+    def loss(self, outputs: Tensor, labels: Tensor, /) -> Tensor:
+        """The loss that the run trains with: a scalar, of what the model gives of a batch in fp32."""
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]: ...
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a method's model trains and is used, where the defaults will not do.
@@ -97,8 +110,7 @@ class Recipe:
             has the run's; one without `weight_decay` has the run's too, which spares vectors (biases, norms) and what a
             module names by `no_weight_decay() -> set[str]`, as timm's models do. None: all that trains, in one group.
         optimizer: `optimizer(groups)`, where it is not AdamW. Its rates follow the run's schedule in any case.
-        prepare: `prepare(model, batches)` before training, as for a start from data: `batches` gives inputs by name and
-            labels `(B,)` of the whole training split, shuffled and not augmented, as often as it is iterated. It may
+        prepare: `prepare(model, batches)` before training, as for a start from data: see `TrainingBatches`. It may
             change what trains. A run that goes on after it was stopped prepares anew.
         extra_loss: `extra_loss(model, logits, labels)`, a scalar that is added to the loss.
         after_step: `after_step(model, step)` behind the optimiser's step number `step` (from 0), gradients still there;
@@ -110,7 +122,7 @@ class Recipe:
 
     groups: Callable[[nn.Module], ParameterGroups] | None = None
     optimizer: Callable[[ParameterGroups], torch.optim.Optimizer] | None = None
-    prepare: Callable[[nn.Module, Batches], None] | None = None
+    prepare: Callable[[nn.Module, TrainingBatches], None] | None = None
     extra_loss: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None
     after_step: Callable[[nn.Module, int], bool] | None = None
     before_inference: Callable[[nn.Module], nn.Module] | None = None
@@ -163,8 +175,6 @@ class Method:
         attention_maps: `attention_maps(model, extractor, inputs)`, the attention that what it adds pays to the tokens
             of the backbone: `(B, K, N)`, each of the K maps (of a query, head or layer) summing to one over the tokens,
             the prefix first. `inputs` are all views by name, normalised. None where nothing that it adds attends.
-        one_class: Why it must have one class an image and cross-entropy, as it reads labels itself; empty where it does
-            not: what it trains with is then the run's affair.
         starts_as_pretrained: Whether the model computes at its start what the backbone with the same head does.
         starts_with_head_alone: Whether nothing but the head trains at its start. Any other method of which that holds
             has options that leave it nothing to train, and is refused.
@@ -184,7 +194,6 @@ class Method:
     min_images: Callable[[Any], int] = any_number
     min_batch_size: int = 1
     attention_maps: Callable[[nn.Module, nn.Module | None, Mapping[str, Tensor]], Tensor] | None = None
-    one_class: str = ""
     starts_as_pretrained: bool = False
     starts_with_head_alone: bool = False
 

@@ -284,12 +284,23 @@ def test_of_one_seed_the_p_is_delongs() -> None:
         assert compared.p == pytest.approx(2 * norm.sf(abs(change) / np.sqrt(variance)), abs=0.1)
 
 
-def test_methods_of_one_class_say_so(folder: Path) -> None:
-    named = run(folder, "--methods", "knn", "--dry-run")
-    assert named.returncode == 2 and "(neighbours share one vote among the classes), got bce on images" in named.stderr
-    group = run(folder, "--methods", "probes", "--set", "ep.num_queries=16", "attentive_probe.head_dim=16", "--dry-run")
-    assert group.returncode == 0 and "simpleshot must have images of one class each" in group.stderr
-    other = run(folder, "--methods", "linear", "--loss", "cross_entropy", "--dry-run")
+def test_methods_that_read_labels_themselves_train_on_findings(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to(images)
+    methods = ["knn", "simpleshot", "head2toe", "lora_ga"]
+    with patch("benchmarks.commands.run.show_results", lambda *_: 0):
+        ended = run(tmp_path, "--methods", *methods, "--set", "lora_ga.rank=4", "lora_ga.num_batches=2")
+    assert ended.returncode == 0, ended.stderr
+    records = stored(tmp_path)
+    assert sorted(record["run"]["config"]["method"] for record in records.values()) == sorted(methods)
+    for run_id, record in records.items():
+        assert record["status"]["state"] == "ok" and record["run"]["config"]["loss"] == "bce"
+        frame = pd.read_csv(tmp_path / "results/runs" / f"{run_id}.predictions.csv").query("split == 'test'")
+        model = load_run(tmp_path / "results", run_id, cache=tmp_path / ".cache")
+        found, problems = predict(model, [images / path for path in frame["path"]])
+        assert not problems
+        columns = [f"prob_{name}" for name in NAMES]
+        np.testing.assert_allclose(found[columns], frame[columns], atol=1e-4)
+    other = run(tmp_path, "--methods", "linear", "--loss", "cross_entropy", "--dry-run")
     assert other.returncode == 2 and "loss must be one for images of several findings, as images has" in other.stderr
 
 

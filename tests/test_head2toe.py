@@ -17,6 +17,8 @@ from benchmarks.memory.predict import predict_memory
 from benchmarks.model.backbone import described
 from benchmarks.model.build import build_parts, count_parameters, feature_shapes
 from benchmarks.model.method_config import make_config
+from benchmarks.tasks import masked_bce
+from benchmarks.training.step import GivenBatches
 from methods.contract import new_head
 from methods.probes.head2toe import SelectedFeatures, TappedFeatures, select
 
@@ -115,7 +117,7 @@ def naive_scores(config: Any) -> NDArray[np.float64]:
 def test_selection_equals_adam_by_hand(penalty: float) -> None:
     config = make_config("head2toe", {"selection_lr": 0.02, "group_lasso": penalty, "keep": 0.2})
     model = SelectedFeatures(TAPPED, config.keep, CLASSES)
-    select(model, batches(), config)
+    select(model, GivenBatches(batches()), config)
     scores = naive_scores(config)
     assert set(model.selected.tolist()) == set(np.argsort(-scores)[:8].tolist())
     assert {7, 21, 33} <= set(model.selected.tolist()) and model.selected.tolist() == sorted(model.selected.tolist())
@@ -123,12 +125,48 @@ def test_selection_equals_adam_by_hand(penalty: float) -> None:
     torch.testing.assert_close(model(features=x.half()), model.head(x.half().float()[:, model.selected]))
 
 
+def finding_batches() -> list[tuple[dict[str, Tensor], Tensor]]:
+    """Features of which number 7, 21 and 33 say a finding each, some of them unknown."""
+    generator = torch.Generator().manual_seed(1)
+    targets = (torch.rand(4 * B, CLASSES, generator=generator) < 0.4).float()
+    features = torch.randn(4 * B, TAPPED, generator=generator)
+    features[:, [7, 21, 33]] += 6 * (targets - 0.5)
+    targets[torch.rand(4 * B, CLASSES, generator=generator) < 0.2] = torch.nan
+    return [({"features": x}, y) for x, y in zip(features.split(B), targets.split(B), strict=True)]
+
+
+def test_selection_of_findings_is_by_the_gradient_of_their_loss() -> None:
+    """Adam by torch on the gradient by a loop over what is known: (sigmoid(z) - y) x, over how much that is."""
+    config = make_config("head2toe", {"selection_lr": 0.02, "keep": 0.2})
+    model = SelectedFeatures(TAPPED, config.keep, CLASSES)
+    select(model, GivenBatches(finding_batches(), masked_bce), config)
+    weight = torch.zeros(CLASSES, TAPPED + 1, dtype=torch.float64)
+    optimizer = torch.optim.Adam([weight.requires_grad_(True)], lr=config.selection_lr)
+    for epoch in range(config.selection_epochs):
+        optimizer.param_groups[0]["lr"] *= 0
+        optimizer.param_groups[0]["lr"] += config.selection_lr * (1 + math.cos(math.pi * epoch / 10)) / 2
+        for inputs, targets in finding_batches():
+            gradient, known = torch.zeros_like(weight), 0
+            for i in range(B):
+                x = torch.cat([inputs["features"][i].double(), torch.ones(1)])
+                for c in range(CLASSES):
+                    if not targets[i, c].isnan():
+                        known += 1
+                        gradient[c] += (torch.sigmoid(weight[c].detach() @ x) - targets[i, c]) * x
+            norms = weight.detach()[:, :-1].norm(dim=0)
+            weight.grad = gradient / known
+            weight.grad[:, :-1] += config.group_lasso * weight.detach()[:, :-1] / norms.where(norms > 0, 1.0)
+            optimizer.step()
+    scores = weight.detach()[:, :-1].square().sum(0)
+    assert model.selected.tolist() == sorted(scores.topk(8).indices.tolist())
+
+
 def test_keeping_all_is_a_linear_head_on_all_taps() -> None:
     torch.manual_seed(0)
     model = SelectedFeatures(TAPPED, 1.0, CLASSES)
     torch.manual_seed(0)
     head = new_head(TAPPED, CLASSES)
-    select(model, [], make_config("head2toe", {"keep": 1}))  # nothing to select: no batch is looked at
+    select(model, GivenBatches([]), make_config("head2toe", {"keep": 1}))  # nothing to select: no batch is looked at
     x, _ = data()
     torch.testing.assert_close(model(features=x), head(x), rtol=0, atol=0)
 

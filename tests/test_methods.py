@@ -14,6 +14,7 @@ from benchmarks.model.build import Parts, build_parts, count_parameters
 from benchmarks.model.method_config import make_config
 from benchmarks.training.step import (
     AUTOCAST_DTYPES,
+    GivenBatches,
     autocast,
     evaluation_step,
     extraction_step,
@@ -52,7 +53,7 @@ def prepare(method: str, parts: Parts, inputs: dict[str, Tensor], labels: Tensor
     """As a run does, from a batch that comes a few times, as nearest neighbours want some."""
     recipe = METHODS[method].recipe(parts.model, make_config(method, {}), 0)
     assert recipe.prepare is not None
-    recipe.prepare(parts.model, [(inputs, labels)] * 5)
+    recipe.prepare(parts.model, GivenBatches([(inputs, labels)] * 5))
 
 
 TRAINED = [name for name, method in METHODS.items() if not method.gradient_free]

@@ -103,6 +103,55 @@ def test_means_by_hand() -> None:
     torch.testing.assert_close(model(feature=asked), torch.tensor([[-2 * (half - 0.5) ** 2, -far]]))
 
 
+def findings(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Features, and three findings that overlap, of which a fifth is unknown; the last is rare."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = (torch.rand(count, 3, generator=generator) < torch.tensor([0.5, 0.3, 0.1])).float()
+    features = 3 + torch.randn(count, WIDTH, generator=generator) + 2 * targets @ torch.eye(3, WIDTH)
+    targets[torch.rand(count, 3, generator=generator) < 0.2] = torch.nan
+    return features, targets
+
+
+@pytest.mark.parametrize("size", [1, 7, 60])
+@pytest.mark.parametrize("neighbours", [1, 5, 60])
+def test_each_finding_has_the_votes_of_what_is_known_of_it(neighbours: int, size: int) -> None:
+    """scikit-learn's, of each finding on its own images; with more neighbours than these, all of them vote."""
+    features, targets = findings(60, 2)
+    model = NearestNeighbours(3, neighbours, 0.07)
+    remember(model, batches(features, targets, size))
+    logits = model(feature=TEST[0])
+    for place in range(3):
+        known = ~targets[:, place].isnan()
+        reference = KNeighborsClassifier(
+            min(neighbours, int(known.sum())), metric="cosine", weights=lambda far: np.exp((1 - far) / 0.07)
+        ).fit(features[known].numpy(), targets[known, place].numpy())
+        expected = reference.predict_proba(TEST[0].numpy())[:, 1]
+        np.testing.assert_allclose(logits[:, place].sigmoid().numpy(), expected, rtol=0, atol=1e-5)
+        two = NearestNeighbours(2, min(neighbours, int(known.sum())), 0.07)  # as a dataset of two classes
+        remember(two, batches(features[known], targets[known, place].long(), size))
+        apart = two(feature=TEST[0])
+        np.testing.assert_allclose(logits[:, place], apart[:, 1] - apart[:, 0], rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [1, 7, 60])
+def test_each_finding_has_two_means(size: int) -> None:
+    """By a loop over images, each finding on those of which it is known; the centre is that of all."""
+    features, targets = findings(60, 2)
+    targets[targets[:, 2] == 1, 2] = torch.nan  # nobody is known to have the last
+    model = NearestMean(WIDTH, 3)
+    average(model, batches(features, targets, size))
+    centre = features.double().numpy().mean(0)
+    train, test = (normalize(part.double().numpy() - centre) for part in (features, TEST[0]))
+    logits = model(feature=TEST[0])
+    for place in range(3):
+        for i, z in enumerate(test):
+            distances = []
+            for value in (0, 1):
+                mine = [train[j] for j in range(60) if targets[j, place] == value]
+                distances.append(sum((z - np.mean(mine, axis=0)) ** 2) if mine else 4.0)
+            assert float(logits[i, place]) == pytest.approx(distances[0] - distances[1], abs=1e-5)
+
+
 @pytest.mark.parametrize("name", ["knn", "simpleshot"])
 def test_nothing_is_rounded_in_mixed_precision(name: str) -> None:
     config = make_config(name, {})

@@ -33,7 +33,7 @@ from benchmarks.training.quantized import (
     values_of_bytes,
 )
 from benchmarks.training.savers import check_savers, why_not_quantized
-from benchmarks.training.step import extraction_step, make_optimization, training_step
+from benchmarks.training.step import GivenBatches, extraction_step, make_optimization, training_step
 from methods import METHODS
 from methods.contract import IMAGE, Head
 
@@ -206,11 +206,11 @@ def losses(method: str, parts: Parts, savers: Savers = NO_SAVERS, precision: Pre
     recipe = METHODS[method].recipe(parts.model, make_config(method, {}), 3)
     if METHODS[method].gradient_free:
         assert recipe.prepare is not None
-        recipe.prepare(parts.model, [(inputs, labels)] * 8)
+        recipe.prepare(parts.model, GivenBatches([(inputs, labels)] * 8))
         return []
     optimization = make_optimization(parts.model, 1e-3, 0.01, precision, "cpu", recipe, savers=savers)
     if recipe.prepare is not None:
-        recipe.prepare(parts.model, [(inputs, labels)])
+        recipe.prepare(parts.model, GivenBatches([(inputs, labels)]))
         optimization.regroup(parts.model)
     return [training_step(parts.model, inputs, labels, optimization).item() for _ in range(3)]
 

@@ -39,7 +39,7 @@ from benchmarks.training import optimizers
 from benchmarks.training.frozen import save_weights
 from benchmarks.training.optimizers import make_optimizer, state_bytes
 from benchmarks.training.savers import check_savers, starts_from_data
-from benchmarks.training.step import Optimization, extraction_step, make_optimization, training_step
+from benchmarks.training.step import GivenBatches, Optimization, extraction_step, make_optimization, training_step
 from methods import METHODS
 from methods.contract import IMAGE, Recipe
 
@@ -74,7 +74,7 @@ def losses(method: str, savers: Savers, precision: Precision = "fp32", steps: in
         inputs |= extraction_step(parts.extractor, inputs.pop(IMAGE), precision, "cpu")
     optimization = optimization_of(method, parts, savers, precision)
     if optimization.recipe.prepare is not None:
-        optimization.recipe.prepare(parts.model, [(inputs, labels)])
+        optimization.recipe.prepare(parts.model, GivenBatches([(inputs, labels)]))
         optimization.regroup(parts.model)
     return [training_step(parts.model, inputs, labels, optimization).item() for _ in range(steps)], parts.model
 

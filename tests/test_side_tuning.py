@@ -11,7 +11,7 @@ from torch.func import functional_call
 from benchmarks.model.build import Parts, build_parts
 from benchmarks.model.method_config import make_config
 from benchmarks.speed.side_plain import TRANSCRIPTIONS
-from benchmarks.training.step import extraction_step
+from benchmarks.training.step import GivenBatches, extraction_step
 from methods import METHODS
 from methods.probes.linear import LinearProbe, standardize
 from methods.side.fpt_parts.fast_path import plain_path
@@ -47,7 +47,7 @@ def test_with_the_blend_at_one_it_is_the_linear_probe() -> None:
     probe.head.load_state_dict(model.head.state_dict())
     batches = [({"feature": part}, torch.zeros(len(part))) for part in feature.split(4)]
     standardize(probe, batches)
-    METHODS["side_tuning"].recipe(model, None, 2).prepare(model, batches)  # type: ignore[misc]
+    METHODS["side_tuning"].recipe(model, None, 2).prepare(model, GivenBatches(batches))  # type: ignore[misc]
     model.blend.data.fill_(40.0)
     torch.testing.assert_close(model(image_low, feature), probe(feature), rtol=0, atol=1e-6)
 

@@ -144,20 +144,23 @@ def tables(args: argparse.Namespace) -> int:
         ):
             others += paths
             faults += found
+    folds = None
     if args.folds:
-        from benchmarks.analysis.folds import folds_together
+        from benchmarks.analysis.folds import fold_scores, folds_together
 
-        averaged, together, found = folds_together(frame, evidence)
-        if averaged.empty and not found:
+        folds = folds_together(frame, evidence)
+        if folds.frame.empty and not folds.problems:
             raise UserError(
                 "folds must have runs on datasets called NAME-fold1 and so on, as bench.py split makes them"
             )
-        faults += found
-        others += [] if averaged.empty else write_tables(args.results, averaged, together, args.mix_code, "folds")
+        faults += folds.problems
+        if len(folds.frame):
+            scores = wanted._replace(runs=folds.averaged(wanted.runs, fold_scores))
+            others += write_tables(args.results, folds.frame, folds.evidence, args.mix_code, "folds", scores)
     if args.by is not None:
         from benchmarks.report.subgroups import write_subgroups
 
-        paths, found = write_subgroups(args.results, frame, args.by, args.data_root, wanted.names, args.mix_code)
+        paths, found = write_subgroups(args.results, frame, args.by, args.data_root, wanted.names, args.mix_code, folds)
         others += paths
         faults += found
     problems = list(dict.fromkeys([*problems, *wanted.problems, *faults]))

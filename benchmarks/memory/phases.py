@@ -201,6 +201,9 @@ class _Repeated:
     steps: _Steps
     count: int
 
+    def loss(self, outputs: Tensor, labels: Tensor, /) -> Tensor:
+        return TASKS[self.steps.point.loss].loss(outputs, labels)
+
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         for _ in range(self.count):
             yield self.steps.model_inputs(), self.steps.labels

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.analysis.folds import FoldRuns, fold_groups
 from benchmarks.analysis.subgroups import ALL_SCORES, load_groups, subgroup_rows
 from benchmarks.analysis.summary import blocks, summary
 from benchmarks.choices import AUC, FEW_UNITS
@@ -25,6 +26,10 @@ HOW = (
     "(Bonferroni), and leaves 0 out where they are told apart. Neither is corrected over methods and scores. "
     "Subgroups differ in more than their name, as in how often a class occurs, on which AUPRC, Brier and MCC depend. "
     f"A subgroup with fewer than {FEW_UNITS} patients or images of a class is named and not scored."
+)
+
+OVER_FOLDS = (
+    "Here a score is the mean over folds, each of other patients; a subgroup is scored that is large enough in each."
 )
 
 
@@ -54,9 +59,15 @@ def column_values(frame: pd.DataFrame, data_root: Path, column: str) -> tuple[di
 
 
 def write_subgroups(
-    results: Path, frame: pd.DataFrame, column: str, data_root: Path, scores: Sequence[str], mix_code: bool = False
+    results: Path,
+    frame: pd.DataFrame,
+    column: str,
+    data_root: Path,
+    scores: Sequence[str],
+    mix_code: bool = False,
+    folds: FoldRuns | None = None,
 ) -> tuple[list[Path], list[str]]:
-    """Writes subgroups-<column>.md, .csv and .tex to `results/tables`.
+    """Writes subgroups-<column>.md, .csv and .tex to `results/tables`; with folds folds-subgroups-<column> too.
 
     Args:
         results: The results root.
@@ -65,18 +76,23 @@ def write_subgroups(
         data_root: Where the folders of datasets lie.
         scores: Names of scores beside AUC.
         mix_code: Whether runs that different code has trained are averaged.
+        folds: The runs averaged over folds, where that is asked for.
 
     Returns:
         The paths, and a line for each dataset or run that has no subgroups.
     """
     values, problems = column_values(frame, data_root, column)
     groups, unread = load_groups(results, frame, values)
-    rows = subgroup_rows(summary(frame, mix_code), groups, [AUC, *scores])
-    if rows.empty:
-        return [], problems + unread
     name = f"subgroups-{shortened(re.sub(r'[^A-Za-z0-9_-]', '_', column))}"
-    parts = list(_parts(rows, column))
-    paths = write_parts(results, name, f"Subgroups by {column}", HOW, rows, parts, label="subgroups")
+    asked = [("", frame, groups, HOW)]
+    if folds is not None and len(folds.frame):
+        asked.append(("folds-", folds.frame, folds.averaged(groups, fold_groups), f"{HOW} {OVER_FOLDS}"))
+    paths: list[Path] = []
+    for prefix, runs, found, how in asked:
+        rows = subgroup_rows(summary(runs, mix_code), found, [AUC, *scores])
+        if len(rows):
+            label, parts = f"{prefix}subgroups", list(_parts(rows, column))
+            paths += write_parts(results, prefix + name, f"Subgroups by {column}", how, rows, parts, label=label)
     return paths, problems + unread
 
 

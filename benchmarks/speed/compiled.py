@@ -27,7 +27,14 @@ from benchmarks.training.bench import Bench
 from benchmarks.training.clock import Clock
 from benchmarks.training.compiled import WARM_UP_STEPS, compile_steps
 from benchmarks.training.peak_memory import PhaseMemory
-from benchmarks.training.step import Optimization, extraction_step, forbid_tf32, make_optimization, training_step
+from benchmarks.training.step import (
+    GivenBatches,
+    Optimization,
+    extraction_step,
+    forbid_tf32,
+    make_optimization,
+    training_step,
+)
 from methods import METHODS
 from methods.contract import IMAGE
 
@@ -87,7 +94,7 @@ class _Network:
             views_now |= extraction_step(parts.extractor, views_now.pop(IMAGE), "fp32", device.type)
         self.inputs, self.labels = views_now, torch.from_numpy(self.split.labels).to(device)
         if recipe.prepare is not None:
-            recipe.prepare(parts.model, [(dict(self.inputs), self.labels)])
+            recipe.prepare(parts.model, GivenBatches([(dict(self.inputs), self.labels)]))
         self.optimization: Optimization = make_optimization(parts.model, 1e-3, 0.01, "fp32", device.type, recipe)
         self.random = torch.get_rng_state()
         parts.model.train()

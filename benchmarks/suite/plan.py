@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def make_plan(options: SuiteOptions) -> Plan:
     named = {name.partition(":")[0] for name in options.methods}
     variants = with_enough(variants, list(itertools.chain(*labelled.values())), named, notes)
     variants = with_a_loss(variants, options.imbalance, named, notes)
-    variants = _fitting_tasks(variants, datasets, options, named, notes)
+    _check_losses(variants, datasets, options)
     source = str(file) if file is not None and options.weights in ("auto", "hub") else options.weights
     weights = resolve_weights(source, backbone, cache, options.resample_patch_embed)
     if weights.note:
@@ -132,37 +132,14 @@ def _default_datasets(data_root: Path, notes: list[str]) -> list[str]:
     return ["demo"]
 
 
-def _fitting_tasks(
-    variants: Sequence[Variant],
-    datasets: Mapping[str, Dataset],
-    options: SuiteOptions,
-    named: Collection[str],
-    notes: list[str],
-) -> list[Variant]:
-    """The variants that can learn what they are asked; a note on others that a group asked for.
-
-    Args:
-        variants: All that were asked for.
-        datasets: The datasets.
-        options: With the loss, and what to do about imbalance.
-        named: Methods that were asked for by name.
-        notes: To add to.
+def _check_losses(variants: Sequence[Variant], datasets: Mapping[str, Dataset], options: SuiteOptions) -> None:
+    """The loss that is asked for is one for each dataset, and what is to be done about imbalance is defined for it.
 
     Raises:
-        UserError: A loss is none for a dataset, or a method that was asked for by name cannot have it.
+        UserError: It is not.
     """
-    kept = list(variants)
     for variant, dataset in itertools.product(variants, datasets.values()):
-        loss, why = loss_of(variant.method, dataset, options.loss), METHODS[variant.method].one_class
-        _check_imbalance(loss, options.imbalance, dataset.name)
-        if not why or loss == "cross_entropy" or variant not in kept:
-            continue
-        said = f"images of one class each and cross-entropy ({why}), got {loss} on {dataset.name}"
-        if variant.method in named:
-            raise UserError(f"{variant.name} must have {said}; leave it out")
-        notes.append(f"{variant.name} must have {said}: it is left out")
-        kept.remove(variant)
-    return kept
+        _check_imbalance(loss_of(variant.method, dataset, options.loss), options.imbalance, dataset.name)
 
 
 def _check_imbalance(loss: LossName, imbalance: Imbalance, name: str) -> None:

@@ -17,7 +17,7 @@ from benchmarks.tasks import TASKS
 from benchmarks.training.bench import Bench
 from benchmarks.training.checkpoint import Checkpoints
 from benchmarks.training.compiled import compile_steps
-from benchmarks.training.imbalance import drawing_weights
+from benchmarks.training.imbalance import drawing_weights, make_loss
 from benchmarks.training.metrics import metrics_of
 from benchmarks.training.state import Training, TrainingResult, restore
 from benchmarks.training.step import evaluation_step, training_step
@@ -112,10 +112,16 @@ def train_and_validate(training: Training, train: Split, val: Split, epoch: int)
 
 @dataclass(frozen=True)
 class PreparationBatches:
-    """Inputs by name and labels of all training images, shuffled, not augmented; the same whenever it is iterated."""
+    """As `methods.contract.TrainingBatches`; the same whenever it is iterated."""
 
     bench: Bench
     split: Split
+
+    def loss(self, outputs: Tensor, labels: Tensor, /) -> Tensor:
+        """That of the run, with what it does about imbalance."""
+        bench, config = self.bench, self.bench.config
+        own = make_loss(config.imbalance, self.split.labels, len(bench.classes), bench.device, config.loss)
+        return own(outputs, labels)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         bench, generator = self.bench, torch.Generator().manual_seed(self.bench.config.seed)

@@ -1,7 +1,7 @@
 """One step of each kind: training, evaluation, extraction. Training, measuring and predicting all run these."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,17 @@ from methods.contract import Recipe
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_GRAD_NORM = 1.0  # as the FPT papers
 Loss = Callable[[Tensor, Tensor], Tensor]  # of logits (B, C) in fp32 and labels (B,), a scalar
+
+
+@dataclass(frozen=True)
+class GivenBatches:
+    """Batches that are there, as `methods.contract.TrainingBatches`."""
+
+    pairs: Sequence[tuple[dict[str, Tensor], Tensor]]
+    loss: Loss = cross_entropy
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        return iter(self.pairs)
 
 
 def forbid_tf32() -> None:

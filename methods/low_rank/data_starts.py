@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.contract import Batches
+from methods.contract import Batches, TrainingBatches
 from methods.low_rank.peft_layers import ADAPTER, pattern, tuned_layers
 
 
@@ -65,11 +64,11 @@ def start_from_inputs(model: nn.Module, batches: Batches, config: Any) -> None:
         layer.lora_A[ADAPTER].weight.data.copy_(directions[name])
 
 
-def start_from_gradients(model: nn.Module, batches: Batches, config: Any) -> None:
+def start_from_gradients(model: nn.Module, batches: TrainingBatches, config: Any) -> None:
     """LoRA-GA: of the left and right singular vectors of the loss's gradient, the first R are A's, the next R are B's.
 
     Their product is taken out of the frozen weight, so that the model computes the same. The gradient is that of the
-    new head's loss, over the first batches.
+    run's loss of the new head, over the first batches.
 
     Args:
         model: In training mode.
@@ -84,7 +83,7 @@ def start_from_gradients(model: nn.Module, batches: Batches, config: Any) -> Non
     for weight in weights:
         weight.requires_grad_(True)
     for number, (inputs, labels) in enumerate(batches, start=1):
-        loss = F.cross_entropy(model(**inputs), labels)
+        loss = batches.loss(model(**inputs).float(), labels)
         for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
             total += gradient
         if number == config.num_batches:

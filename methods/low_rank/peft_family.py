@@ -223,12 +223,11 @@ def _method(
     recipe: Callable[[Any, Any, int], Recipe] = merged,
     model: type[TunedModel] = TunedModel,
     directions: Callable[[Any], int] = lambda config: 1,
-    one_class: str = "",
 ) -> Method:
     """A row of the table.
 
     Args:
-        name, title, paper, config, recipe, one_class: As the method's.
+        name, title, paper, config, recipe: As the method's.
         kind: The tuner, a name of `peft.PeftType`.
         options: Of the tuner's config, from the method's.
         count: `count(inputs, outputs, config)`, what trains of a layer.
@@ -260,7 +259,6 @@ def _method(
         total,
         recipe=recipe,
         needs=frozenset(needs),
-        one_class=one_class,
         starts_as_pretrained=True,
     )
 
@@ -335,7 +333,6 @@ _ROWS = (
     _method(
         "lora_ga", "LoRA-GA", "Wang, Yu & Li, LoRA-GA, NeurIPS 2024, arXiv 2407.05000",
         LoraGa, "LORA", _lora, _lora_count, recipe=_lora_ga, directions=lambda c: 2 * c.rank,
-        one_class="it starts from the gradient of cross-entropy",
     ),
     _method(
         "adalora", "AdaLoRA", "Zhang et al., AdaLoRA, ICLR 2023, arXiv 2303.10512",

@@ -3,7 +3,7 @@
 The frozen backbone's layers are tapped; each tap is averaged over all places and L2-normalised, and all are joined to T
 numbers an image. Two stages:
 
-1. Selection, before training, on the training split alone: a linear head W on all T, trained on cross-entropy and the
+1. Selection, before training, on the training split alone: a linear head W on all T, trained on the run's loss and the
    group lasso `lambda sum_f |W_f|_2` (a group is a feature's C weights). A feature's score is |W_f|^2; the share `keep`
    of the highest scores stays. With keep 1 there is nothing to select, and no such stage.
 2. A new linear head on what was kept, trained as every method is.
@@ -15,11 +15,12 @@ Taps of a block: the norm before its attention, the attention, the hidden layer 
 patch embedding, the tokens with their positions, the last norm and the pooled feature. Of networks whose blocks are not
 of these parts, each block's output and the pooled feature.
 
-Departures: the authors tap a class vector and pre-logits apart, which here are the one pooled feature. They train both
-stages by Adam at a rate of 0.1 for 500 steps of 128. Here the second trains as all methods do; the first takes 10
-passes over the training split in the run's batches (620 steps of 16 for a thousand images), at a rate of its own that
-follows half a cosine, pass by pass. Features are kept in half precision (`feature_dtype`). Where the extractor runs in
-every step its image is augmented in training; preloaded features are of the image as it is.
+Departures: the authors' loss is cross-entropy, which a run's is for images of one class each. They tap a class vector
+and pre-logits apart, which here are the one pooled feature. They train both stages by Adam at a rate of 0.1 for 500
+steps of 128. Here the second trains as all methods do; the first takes 10 passes over the training split in the run's
+batches (620 steps of 16 for a thousand images), at a rate of its own that follows half a cosine, pass by pass. Features
+are kept in half precision (`feature_dtype`). Where the extractor runs in every step its image is augmented in training;
+preloaded features are of the image as it is.
 """
 
 import math
@@ -33,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.backbone import Backbone
-from methods.contract import Batches, Bounds, Count, Factor, Method, Recipe, Share, freeze, new_head
+from methods.contract import Bounds, Count, Factor, Method, Recipe, Share, TrainingBatches, freeze, new_head
 from methods.probes.last_tokens import DTYPES, TokenDtype
 
 
@@ -115,7 +116,7 @@ class SelectedFeatures(nn.Module):
         return logits
 
 
-def select(model: nn.Module, batches: Batches, config: Config) -> None:
+def select(model: nn.Module, batches: TrainingBatches, config: Config) -> None:
     """Trains a head on all features and keeps those of the highest score.
 
     Args:
@@ -135,7 +136,7 @@ def select(model: nn.Module, batches: Batches, config: Config) -> None:
             factor = (1 + math.cos(math.pi * epoch / config.selection_epochs)) / 2
             optimizer.param_groups[0]["lr"] = config.selection_lr * factor
             for inputs, labels in batches:
-                loss = F.cross_entropy(F.linear(inputs["features"].float(), weight, bias), labels)
+                loss = batches.loss(F.linear(inputs["features"].float(), weight, bias), labels)
                 (loss + config.group_lasso * group_norms(weight).sum()).backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -179,6 +180,5 @@ METHOD = Method(
     extractor=extractor,
     recipe=recipe,
     needs=frozenset({"taps"}),
-    one_class="it selects features by cross-entropy",
     starts_with_head_alone=True,
 )

@@ -6,6 +6,10 @@ gets is its probability: logits are log(share + 1e-6), as a class that gets none
 them gives the shares back, to within 1e-6, and keeps their order.
 
 Votes are not balanced: a class of many images has more neighbours everywhere.
+
+Of several findings each is a task of two classes, with it and without it: the k most similar of the images of which it
+is known vote, or all of these where they are fewer. Its logit is the difference of the two classes' logits, so that its
+sigmoid is the share of those with it, to within 1e-6.
 """
 
 from dataclasses import dataclass
@@ -40,7 +44,7 @@ class NearestNeighbours(nn.Module):
 
     Attributes:
         features: Of the training images, normalised, `(n, F)`; none until `remember` has seen them.
-        labels: Their classes `(n,)`.
+        labels: Their classes `(n,)`; or findings `(n, C)`, nan where one is not known.
     """
 
     features: Tensor
@@ -64,10 +68,22 @@ class NearestNeighbours(nn.Module):
         """
         with torch.autocast(feature.device.type, enabled=False):
             similarity = F.normalize(feature.float(), dim=1) @ self.features.mT  # (B, n)
-            nearest = similarity.topk(self.num_neighbours, dim=1)
-            votes = (nearest.values / self.temperature).softmax(dim=1)  # (B, k), of all votes together
+            if self.labels.ndim == 2:
+                return torch.stack([self._finding(similarity, labels) for labels in self.labels.unbind(1)], dim=1)
+            nearest, votes = self._votes(similarity)
             shares = votes.new_zeros(feature.shape[0], self.num_classes)
-            return (shares.scatter_add(1, self.labels[nearest.indices], votes) + FLOOR).log()
+            return (shares.scatter_add(1, self.labels[nearest], votes) + FLOOR).log()
+
+    def _votes(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
+        """Who votes, and their shares of all votes `(B, k)`, by similarity to all `(B, n)`."""
+        nearest = similarity.topk(self.num_neighbours, dim=1)
+        return nearest.indices, (nearest.values / self.temperature).softmax(dim=1)
+
+    def _finding(self, similarity: Tensor, labels: Tensor) -> Tensor:
+        """The logit of a finding `(B,)`, by what is known of it `(n,)`."""
+        nearest, votes = self._votes(similarity.masked_fill(labels.isnan(), -torch.inf))
+        share = (votes * labels.nan_to_num()[nearest]).sum(dim=1)
+        return (share + FLOOR).log() - (1 - share + FLOOR).log()
 
 
 @torch.no_grad()
@@ -115,6 +131,5 @@ METHOD = Method(
     extractor=extractor,
     recipe=recipe,
     gradient_free=True,
-    one_class="neighbours share one vote among the classes",
     min_images=min_images,
 )

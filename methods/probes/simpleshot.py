@@ -6,6 +6,9 @@ temperature of 1, so that their order, which AUC goes by, is the distances'.
 
 Every class counts alike, however many images it has. A class without any has no mean: it gets -4, which is the largest
 squared distance that there can be, as features and means lie within the unit ball.
+
+Of several findings each is a task of two classes, with it and without it, whose means are those of the images of which
+it is known: its logit is the difference of the two classes' logits, |z - mu_without|^2 - |z - mu_with|^2.
 """
 
 from dataclasses import dataclass
@@ -36,8 +39,8 @@ class NearestMean(nn.Module):
 
     Attributes:
         centre: Mean of the training features `(F,)`.
-        means: Of each class `(C, F)`.
-        known: Which classes have training images `(C,)`; none until `average` has seen them.
+        means: Of each class `(C, F)`; of findings those without and with each `(2, C, F)`.
+        known: Which of them have training images `(C,)` or `(2, C)`; none until `average` has seen them.
     """
 
     centre: Tensor
@@ -62,8 +65,10 @@ class NearestMean(nn.Module):
         """
         with torch.autocast(feature.device.type, enabled=False):
             z = F.normalize(feature.float() - self.centre, dim=1)
-            distances = (z.unsqueeze(1) - self.means).square().sum(dim=2)  # (B, C)
-            return torch.where(self.known, -distances, -FARTHEST)
+            places = z[:, None] if self.means.ndim == 2 else z[:, None, None]
+            distances = (places - self.means).square().sum(dim=-1)  # (B, C) or (B, 2, C)
+            logits = torch.where(self.known, -distances, -FARTHEST)
+            return logits if logits.ndim == 2 else logits[:, 1] - logits[:, 0]
 
 
 @torch.no_grad()
@@ -79,14 +84,20 @@ def average(model: nn.Module, batches: Batches) -> None:
     for inputs, _ in batches:
         total, count = total + inputs["feature"].double().sum(dim=0), count + len(inputs["feature"])
     model.centre.copy_(total / count)
-    sums = torch.zeros_like(model.means, dtype=torch.float64)
-    sizes = sums.new_zeros(len(sums))
+    num_classes = model.means.shape[-2]
+    sums: Tensor | float = 0.0
+    sizes: Tensor | float = 0.0
     for inputs, labels in batches:
         z = F.normalize(inputs["feature"].double() - model.centre, dim=1)
-        sums.index_add_(0, labels, z)
-        sizes.index_add_(0, labels, torch.ones_like(labels, dtype=torch.float64))
-    model.means.copy_(sums / sizes.clamp(min=1).unsqueeze(1))
-    model.known.copy_(sizes > 0)
+        if labels.ndim == 2:
+            members = torch.stack([labels == 0, labels == 1], dim=1).double()  # (B, 2, C)
+        else:
+            members = F.one_hot(labels, num_classes).double()  # (B, C)
+        sums = sums + torch.einsum("b...,bf->...f", members, z)
+        sizes = sizes + members.sum(dim=0)
+    assert isinstance(sums, Tensor) and isinstance(sizes, Tensor)
+    model.means = (sums / sizes.clamp(min=1).unsqueeze(-1)).float()
+    model.known = sizes > 0
 
 
 def recipe(model: nn.Module, config: Config, num_steps: int) -> Recipe:
@@ -114,5 +125,4 @@ METHOD = Method(
     extractor=extractor,
     recipe=recipe,
     gradient_free=True,
-    one_class="an image goes to the nearest mean of a class",
 )
