@@ -180,9 +180,17 @@ def test_the_kept_model_gives_the_same_probabilities(folder: Path) -> None:
         (["--datasets", "kinds", "--loss", "corn"], "loss corn must be of classes that are grades, got kinds"),
         (["--loss", "bce"], "loss must be one for images of one class each, as images has, got 'bce'"),
         (["--loss", "hinge"], "loss must be one of cross_entropy, bce, corn, got 'hinge'"),
-        (["--methods", "head2toe", "--loss", "corn"], "(it selects features by cross-entropy), got corn on images"),
     ],
 )
 def test_what_does_not_fit_is_refused(folder: Path, words: list[str], said: str) -> None:
     ended = run(folder, "--methods", "linear", "--dry-run", *words)
     assert ended.returncode == 2 and said in ended.stderr
+
+
+def test_methods_that_look_at_a_gradient_first_take_that_of_the_loss(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to(folder / "images")
+    words = ["--set", "lora_ga.rank=4", "lora_ga.num_batches=2", "head2toe.selection_epochs=2", "--loss", "corn"]
+    ended = run(tmp_path, "--methods", "head2toe", "lora_ga", *words)
+    assert ended.returncode == 0, ended.stderr
+    assert {record["status"]["state"] for record in stored(tmp_path).values()} == {"ok"}
+    assert set(stored(tmp_path)) == {"head2toe corn", "lora_ga corn"}
