@@ -206,6 +206,9 @@ def test_card_slider_shows_what_fits(page: Chrome) -> None:
         assert line == card * GIB
     assert seen == sorted(seen) and seen[0] < seen[-1]
     assert not any("✗" in text for text in texts(page, "#fits td"))  # 192 GB hold everything here
+    caption = find(page, "#memory-caption").text
+    assert "Neither measured nor predicted: Adapter at 512 px, Adapter at 1024 px, VPT-Deep at 512 px" in caption
+    assert "More sides, predicted: python bench.py memory --predict --methods" in caption
     choose(page, "memory-quantity", "peak allocated, preloading")
     assert {trace["name"] for trace in drawn(page, "memory-plot")} == {"FPT", "FPT+", "Linear probe"}
 

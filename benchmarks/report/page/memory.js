@@ -47,8 +47,8 @@ function missingOf(points) {
   const { command } = DATA.settings.find(({ setting }) => setting === byId("memory-setting").value);
   if (!command) return "";
   const sides = [...new Set(points.map(({ resolution }) => resolution))];
-  const labels = new Set(points.map(({ label }) => label));
-  const missing = [...labels].flatMap((label) => sides.filter((side) => !points.some((point) => point.label === label && point.resolution === side)).map((side) => `${label} at ${side} px`));
+  const labels = Object.keys(DATA.styles).filter((label) => points.some((point) => point.label === label));
+  const missing = labels.flatMap((label) => sides.filter((side) => !points.some((point) => point.label === label && point.resolution === side)).map((side) => `${label} at ${side} px`));
   return `${missing.length ? `Neither measured nor predicted: ${listed(missing)}. ` : ""}More sides, predicted: ${command}, then bench.py report again.`;
 }
 
