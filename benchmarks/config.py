@@ -264,6 +264,8 @@ class Places:
         device: `cpu` or `cuda:<n>`.
         plugins: All plugins of the suite.
         verify_data: Whether each run hashes every file of its dataset again, whatever is known of it.
+        gpu_memory: Bytes of a card within which features are extracted, as many images at once as go; None for as many
+            as other phases have room for. Features are the same.
     """
 
     dataset: str
@@ -272,3 +274,4 @@ class Places:
     device: str
     plugins: tuple[Path, ...] = ()
     verify_data: bool = False
+    gpu_memory: int | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.memory.card_fit import BATCHES, RESOLUTIONS, largest_fitting, limits
-from benchmarks.memory.needs import CONTEXT_BYTES, GIB, needed_bytes, parse_memory
+from benchmarks.memory.needs import CONTEXT_BYTES, GIB, needed_bytes, parse_memory, room_on
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import predict_memory
 
@@ -78,3 +78,9 @@ def test_limits_fit_and_the_next_do_not(tmp_path: Path) -> None:
 def test_a_card_may_be_too_small_for_anything(tmp_path: Path) -> None:
     found = limits(POINT, CONTEXT_BYTES["train"], tmp_path)
     assert (found.resolution, found.batch_size) == (None, None)
+
+
+@pytest.mark.parametrize("memory", [GIB, 8 * GIB, 8 * GIB + 1, 24 * GIB - 7])
+def test_room_on_a_card_is_the_most_that_it_needs_no_more_for(memory: int) -> None:
+    assert needed_bytes(room_on(memory)) <= memory < needed_bytes(room_on(memory) + 2)
+    assert room_on(CONTEXT_BYTES["train"] - 1) < 0

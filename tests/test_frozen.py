@@ -112,3 +112,27 @@ def test_features_do_not_depend_on_how_many_images_are_extracted_at_once(
         stored[at_once] = {path.name: path.read_bytes() for path in cache.glob("*.bin")}
     assert set(stored[1]) == {"keys.bin", "values.bin", "rows.bin"}
     assert stored[1] == stored[3] == stored[16]
+
+
+def test_a_card_bounds_how_many_images_are_extracted_at_once(tmp_path: Path) -> None:
+    """The largest number that fits, recorded and said; nothing runs where not even one does."""
+    make_images(tmp_path / "images")
+    options = ["--methods", "linear", "lora", *TINY, "--epochs", "1", "--res", "64"]
+    refused = finish_inside(tmp_path, *options, "--gpu-memory", "0.5GB")
+    assert refused.returncode != 0
+    assert "gpu-memory must be at least 0.8" in refused.stderr and "for linear at 64 px" in refused.stderr
+    stored = records(tmp_path / "results")
+    assert {name: record["status"]["state"] for name, record in stored.items()} == {"linear": "failed", "lora": "ok"}
+    assert "gpu-memory must be at least" in stored["linear"]["status"]["message"]
+    assert not stored["linear"]["measurements"].get("preload")
+    ended = finish_inside(tmp_path, *options, "--gpu-memory", "24GB", "--retry-failed")
+    assert ended.returncode == 0, ended.stderr
+    preload = records(tmp_path / "results")["linear"]["measurements"]["preload"]
+    assert (preload["batch_size"], preload["gpu_memory_bytes"]) == (4, 24 * 2**30)
+    assert "features are extracted 4 images at a time" in ended.stderr
+    assert f"{preload['images_per_second']:.1f} images/s, 4 at a time" in ended.stderr
+
+
+def test_a_card_must_be_an_amount(tmp_path: Path) -> None:
+    ended = finish_inside(tmp_path, "--methods", "linear", *TINY, "--gpu-memory", "much")
+    assert ended.returncode == 2 and "gpu-memory must be like 24GB" in ended.stderr

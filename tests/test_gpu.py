@@ -37,7 +37,7 @@ POINTS = [
 
 
 def test_the_prediction_is_within_3_percent_of_what_is_measured(tmp_path: Path) -> None:
-    measured = list(measure_points(POINTS, tmp_path, torch.device("cuda:0"), allow_busy=True))
+    measured = list(measure_points(POINTS, tmp_path, torch.device("cuda:0"), tmp_path, allow_busy=True))
     for point, record in zip(POINTS, measured, strict=True):
         assert record["status"]["state"] == "ok", record["status"]
         assert json.loads(record_path(tmp_path, point).read_text()) == record
@@ -51,7 +51,7 @@ def test_the_prediction_is_within_3_percent_of_what_is_measured(tmp_path: Path) 
 
 def test_out_of_memory_is_a_result(tmp_path: Path) -> None:
     point = MemoryPoint("full", 1024, batch_size=256, precision="fp32", attention="eager")
-    (record,) = measure_points([point], tmp_path, torch.device("cuda:0"), allow_busy=True)
+    (record,) = measure_points([point], tmp_path, torch.device("cuda:0"), tmp_path, allow_busy=True)
     assert record["status"]["state"] == "oom"
     assert record["status"]["phase"] == "train"
     assert set(record["memory"]["phases"]) == {"setup"}

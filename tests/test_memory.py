@@ -221,7 +221,7 @@ def test_points_are_measured_in_processes_of_their_own(monkeypatch: pytest.Monke
     folder = measure.gpu_folder(tmp_path, CUDA)
     assert folder == tmp_path / "measured" / "fake-gpu-80gb"
     broken = MemoryPoint("vpt", 32, 2, "vit_tiny_patch16_224", options=(("dropout", 3.0),))
-    records = list(measure.measure_points([TINY, broken], folder, torch.device("cpu")))
+    records = list(measure.measure_points([TINY, broken], folder, torch.device("cpu"), tmp_path))
     assert [record["status"]["state"] for record in records] == ["ok", "failed"]
     assert "dropout of vpt must be a number, at least 0 and below 1" in records[1]["status"]["message"]
     assert set(records[0]["seconds_per_step"]) == {"train", "eval"}

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from benchmarks.memory.measured import read_measured
 from benchmarks.memory.needs import CONTEXT_BYTES
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import images_within, predict_memory, replay_run, trace_run
+from benchmarks.memory.prediction_cache import preload_batch_size
 from benchmarks.memory.replay import replay
 from benchmarks.memory.table import breakdown_frame, readable
 from benchmarks.memory.trace import StorageTrace
@@ -266,6 +268,31 @@ def test_as_many_images_are_preloaded_as_other_phases_have_room_for(method: str,
     assert prediction.phases == peaks[expected]
     assert prediction.as_record()["preload_batch_size"] == expected
     assert predict_memory(replace(point, preload=False)).images_at_once is None
+
+
+def test_as_many_images_are_preloaded_as_a_card_has_room_for() -> None:
+    """Beside the naive search, as above; one where not even one has room."""
+    options = (("side_reduction", 4), ("side_resolution", 32))
+    point = MemoryPoint("fpt", 128, 8, "vit_tiny_patch16_224", options=options, precision="bf16")
+    peaks = {
+        count: replay_run(trace_run(point, images_at_once=count, last="preload"))["preload"].allocated
+        for count in range(1, 9)
+    }
+    for limit in (peaks[1] - 1, peaks[1], peaks[3], peaks[4] - 1, 2 * peaks[8]):
+        prediction = predict_memory(replace(point, preload_limit=limit))
+        expected = max((count for count in peaks if peaks[count] <= limit), default=1)
+        assert prediction.images_at_once == expected
+        assert prediction.phases["preload"].allocated == peaks[expected]
+
+
+def test_a_measurement_preloads_what_was_predicted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = MemoryPoint("linear", 96, 8, "vit_tiny_patch16_224", precision="bf16")
+    expected = preload_batch_size(point, tmp_path)
+    assert expected == predict_memory(point).images_at_once
+    monkeypatch.setattr("benchmarks.memory.prediction_cache.predict_memory", pytest.fail)
+    assert preload_batch_size(point, tmp_path) == expected
+    assert preload_batch_size(replace(point, preload=False), tmp_path) is None
+    assert preload_batch_size(replace(point, method="lora"), tmp_path) is None
 
 
 def test_images_within_a_limit_lie_on_a_line() -> None:

@@ -290,7 +290,7 @@ def _measure(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
     print(f"{len(missing)} of {len(points)} points to measure, records in {folder}", file=sys.stderr)
     failed = 0
     make_results(args.results)
-    measured = measure_points(missing, folder, device, args.allow_busy, args.record_host)
+    measured = measure_points(missing, folder, device, args.cache, args.allow_busy, args.record_host)
     for number, record in enumerate(measured, start=1):
         status = record["status"]
         failed += status["state"] == "failed"

@@ -22,7 +22,7 @@ from benchmarks.environment import ROOT, describe_code, describe_environment
 from benchmarks.memory.measured import SCHEMA, Record, record_path, write_record
 from benchmarks.memory.phases import build_point, point_resolution, run_phases
 from benchmarks.memory.point import MemoryPoint
-from benchmarks.memory.predict import preload_batch_size
+from benchmarks.memory.prediction_cache import preload_batch_size
 from benchmarks.model.build import Parts
 from benchmarks.plugins import load_plugins, loaded_plugins
 from benchmarks.storage.files import read_regular
@@ -45,6 +45,7 @@ def measure_points(
     points: Sequence[MemoryPoint],
     folder: Path,
     device: torch.device,
+    cache: Path,
     allow_busy: bool = False,
     record_host: bool = False,
 ) -> Iterator[Record]:
@@ -54,6 +55,7 @@ def measure_points(
         points: What to measure.
         folder: Where records go.
         device: A GPU.
+        cache: Folder of caches, where predictions are kept.
         allow_busy: Whether other processes may hold memory on it.
         record_host: Whether records name the machine.
 
@@ -66,7 +68,7 @@ def measure_points(
     try:
         while waiting or started:
             while waiting and len(started) <= min(AHEAD, (os.cpu_count() or 1) // 2):
-                started.append((waiting[0], _start(waiting.pop(0), folder, device, record_host)))
+                started.append((waiting[0], _start(waiting.pop(0), folder, device, cache, record_host)))
             point, process = started.popleft()
             yield _finish(point, process, folder)
     finally:
@@ -75,9 +77,11 @@ def measure_points(
             process.communicate()
 
 
-def _start(point: MemoryPoint, folder: Path, device: torch.device, record_host: bool) -> subprocess.Popen[str]:
+def _start(
+    point: MemoryPoint, folder: Path, device: torch.device, cache: Path, record_host: bool
+) -> subprocess.Popen[str]:
     job: Record = {"point": point.as_dict(), "path": str(_made(record_path(folder, point))), "device": str(device)}
-    job |= {"plugins": list(map(str, loaded_plugins())), "record_host": record_host}
+    job |= {"plugins": list(map(str, loaded_plugins())), "record_host": record_host, "cache": str(cache.resolve())}
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.memory.measure", json.dumps(job)],
         cwd=ROOT,
@@ -203,7 +207,7 @@ def main() -> int:
     load_plugins(map(Path, job["plugins"]))
     point = MemoryPoint.from_dict(job["point"])
     parts = [build_point(point)]
-    images_at_once = preload_batch_size(point)
+    images_at_once = preload_batch_size(point, Path(job["cache"]))
     if not sys.stdin.readline():
         return 1
     record = measure(point, torch.device(job["device"]), parts.pop, job["record_host"], images_at_once)

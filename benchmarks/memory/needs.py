@@ -1,5 +1,6 @@
 """What a card must have for a run, from the memory that the run allocates, and what a card has."""
 
+import math
 import re
 
 from benchmarks.bounds import read_number
@@ -17,6 +18,11 @@ CONTEXT_BYTES = {phase: size * 2**20 for phase, size in _CONTEXT_MIB.items()}
 def needed_bytes(highest: int) -> int:
     """What a card must have: the highest peak of a run's phases, the margin and the CUDA context, all in bytes."""
     return int(highest * (1 + MARGIN)) + CONTEXT_BYTES["train"]
+
+
+def room_on(memory: int) -> int:
+    """The highest peak of which `needed_bytes` is within a card's memory, in bytes; below 0 where there is none."""
+    return math.floor((memory - CONTEXT_BYTES["train"]) / (1 + MARGIN))
 
 
 def parse_memory(text: str) -> int:

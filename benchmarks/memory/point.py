@@ -25,6 +25,8 @@ class MemoryPoint(Savers):
         preload: Whether a method with an extractor trains on preloaded features, the backbone off the GPU.
         loss: With which it trains; it says how many outputs the head has.
         options: Departures from the method's defaults, as (name, value).
+        preload_limit: Bytes that preloading may allocate; None for what another phase does, or little more than one
+            image takes.
     """
 
     method: str
@@ -38,6 +40,7 @@ class MemoryPoint(Savers):
     preload: bool = True
     options: tuple[tuple[str, Any], ...] = ()
     loss: LossName = "cross_entropy"
+    preload_limit: int | None = None
 
     def __post_init__(self) -> None:
         # JSON and YAML have lists for tuples, and a point must be hashable.
@@ -58,6 +61,7 @@ class MemoryPoint(Savers):
         parts += ["ckpt"] * self.grad_checkpointing + ["live"] * (not self.preload)
         parts += [f"{name}={value}" for name, value in self.used_savers.items()]
         parts += [self.loss] * (self.loss != "cross_entropy")
+        parts += [] if self.preload_limit is None else [f"preload={self.preload_limit}"]
         return "_".join(parts + [f"{name}={value}" for name, value in self.options])
 
     @property

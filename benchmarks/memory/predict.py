@@ -23,7 +23,6 @@ from benchmarks.memory.replay import PhasePeak, replay
 from benchmarks.memory.trace import StorageTrace
 from benchmarks.model.build import Parts
 from benchmarks.plugins import load_plugins, loaded_plugins
-from methods import METHODS
 
 PRELOAD_SLACK = 1 / 10  # of what preloading one image takes, may be used to preload more of them at once
 MANY = 12  # points from which a second process is worth its start
@@ -106,19 +105,6 @@ def predict_memory(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts
         raise PredictionError(point, f"{type(error).__name__}: {lines[0]}") from error
 
 
-def preload_batch_size(point: MemoryPoint) -> int | None:
-    """How many images a run of a point preloads at once; None where it preloads none.
-
-    A setting whose memory cannot be predicted gets the least that there is: one.
-    """
-    if not (point.preload and METHODS[point.method].has_extractor):
-        return None
-    try:
-        return predict_memory(point).images_at_once
-    except PredictionError:
-        return 1
-
-
 @dataclass(frozen=True)
 class TracedRun:
     """What a point allocates and releases, without an allocator's view of it; see `replay`."""
@@ -138,20 +124,29 @@ class _PreparationError(Exception):
 def _predict(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts]) -> Prediction:
     """Predicts a run that preloads `images_within` images at once.
 
-    The peak of preloading is close to linear in them, so the number is guessed from one and two, and then checked.
+    The peak of preloading is close to linear in them, so the number is guessed from one and two, and then checked. One
+    is preloaded whatever the limit.
     """
     one = _predict_with(point, make_parts, 1)
     if "preload" not in one.phases or point.batch_size == 1:
         return one
-    limit = preload_limit(one.phases)
-    two = replay_run(trace_run(point, make_parts, images_at_once=2, last="preload"))["preload"].allocated
+    limit = preload_limit(one.phases) if point.preload_limit is None else point.preload_limit
+    two = _preload_peak(point, make_parts, 2)
     at_once = images_within(limit, one.phases["preload"].allocated, two, point.batch_size)
+    if point.preload_limit is not None:  # of which no room is to be left
+        while at_once < point.batch_size and _preload_peak(point, make_parts, at_once + 1) <= limit:
+            at_once += 1
     while at_once > 1:
         found = _predict_with(point, make_parts, at_once)
         if found.phases["preload"].allocated <= limit:
             return found
         at_once -= 1
     return one
+
+
+def _preload_peak(point: MemoryPoint, make_parts: Callable[[MemoryPoint], Parts], images_at_once: int) -> int:
+    """Bytes that preloading so many images at once allocates."""
+    return replay_run(trace_run(point, make_parts, images_at_once=images_at_once, last="preload"))["preload"].allocated
 
 
 def preload_limit(phases: Mapping[str, PhasePeak]) -> int:

@@ -14,11 +14,13 @@ from benchmarks.config import RunConfig
 from benchmarks.errors import UserError
 from benchmarks.features.cache import digest
 from benchmarks.memory.kept_predictions import folder_of, made_by, read_prediction
+from benchmarks.memory.needs import room_on
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction, PredictionError, map_points, predict_memory
 from benchmarks.model.method_config import make_config
 from benchmarks.plugins import digests_of
 from benchmarks.storage.files import write_disposable
+from methods import METHODS
 
 
 def _fail(error: PredictionError) -> None:
@@ -83,8 +85,27 @@ def predict_point(point: MemoryPoint, cache: Path) -> Prediction:
     return next(predict_points([point], cache))
 
 
-def point_of_run(config: RunConfig, num_classes: int) -> MemoryPoint:
-    """The point whose memory a run takes."""
+def preload_batch_size(point: MemoryPoint, cache: Path) -> int | None:
+    """How many images a run of a point preloads at once; None where it preloads none.
+
+    A setting whose memory cannot be predicted gets the least that there is: one.
+    """
+    if not (point.preload and METHODS[point.method].has_extractor):
+        return None
+    try:
+        return predict_point(point, cache).images_at_once
+    except PredictionError:
+        return 1
+
+
+def point_of_run(config: RunConfig, num_classes: int, gpu_memory: int | None = None) -> MemoryPoint:
+    """The point whose memory a run takes.
+
+    Args:
+        config: The run's settings.
+        num_classes: Number of classes C.
+        gpu_memory: Bytes of a card, within which features are extracted.
+    """
     return MemoryPoint(
         method=config.method,
         options=tuple(sorted(config.options.items())),
@@ -97,6 +118,7 @@ def point_of_run(config: RunConfig, num_classes: int) -> MemoryPoint:
         grad_checkpointing=config.grad_checkpointing,
         preload=config.preload,
         loss=config.loss,
+        preload_limit=room_on(gpu_memory) if config.preload and gpu_memory is not None else None,
         **config.used_savers,
     )
 

@@ -342,6 +342,7 @@ class Preload(TypedDict, total=False):
     seconds: Amount | None
     batch_size: Annotated[Count | None, Column(None)]
     weights_dtype: Annotated[str | None, Column(None)]
+    gpu_memory_bytes: Annotated[Count | None, Column(None)]
 
 
 Seconds = TypedDict(

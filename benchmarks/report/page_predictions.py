@@ -83,6 +83,7 @@ def _is_of(stored: StoredPrediction, one: Trained) -> bool:
     asked = {name: value for name, value in point["options"].items() if name not in _OTHER}
     return (
         point["method"] == one.method
+        and point["preload_limit"] is None
         and setting_of(point) == one.setting
         and point["num_classes"] == one.num_classes
         and point["loss"] == options.get("loss", "cross_entropy")

@@ -86,7 +86,9 @@ def estimate_cells(
     firsts = [cell.runs[0] for cell in cells]
     places = {run.places.dataset: run.places for run in firsts}
     datasets = {name: open_dataset(name, place.data_root, place.cache) for name, place in places.items()}
-    points = [point_of_run(run.config, len(datasets[run.places.dataset].classes)) for run in firsts]
+    points = [
+        point_of_run(run.config, len(datasets[run.places.dataset].classes), run.places.gpu_memory) for run in firsts
+    ]
     predictions = predict(list(dict.fromkeys(points)))
     device = device_name(torch.device(firsts[0].places.device))
     durations = _durations(firsts, points, datasets, runs_by_kind(stored, device), probe)

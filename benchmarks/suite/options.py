@@ -24,6 +24,7 @@ from benchmarks.config import (
     Recompute,
     Uncertain,
 )
+from benchmarks.memory.needs import parse_memory
 from benchmarks.model.choose import check_settings
 from benchmarks.storage.files import file_in_the_way
 from benchmarks.suite.option_types import OptionModel, as_list, within
@@ -51,6 +52,11 @@ class Option:
     several: bool = False
     repeats: bool = False
     flag: str | None = None
+
+
+def _card(text: Any) -> int:
+    """Bytes of a card's memory; a suite file may hold a number."""
+    return parse_memory(str(text))
 
 
 def _no_file(folder: Path) -> Path:
@@ -279,6 +285,16 @@ class SuiteOptions(OptionModel):
         Literal["auto", "on", "off"],
         Option("compute frozen features once, ahead of training (default: auto, where a method has any)", "factors"),
     ] = "auto"
+    gpu_memory: Annotated[
+        int | None,
+        BeforeValidator(_card),
+        Option(
+            "of the card, like 8GB: as many images at once as fit it are put through the backbone ahead of training "
+            "(default: as many as training has room for)",
+            "factors",
+            "SIZE",
+        ),
+    ] = None
     device: Annotated[
         Texts,
         Option(

@@ -80,7 +80,7 @@ def make_plan(options: SuiteOptions) -> Plan:
     cells = [
         _plan_cell(options, _plan_run(options, variant, dataset, resolution, weights, places, labels[source], some))
         for source, dataset in datasets.items()
-        for places in [Places(source, data_root, cache, device, plugins, options.verify_data)]
+        for places in [Places(source, data_root, cache, device, plugins, options.verify_data, options.gpu_memory)]
         for some in labelled[source]
         for resolution in options.res
         for variant in variants

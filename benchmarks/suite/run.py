@@ -1,6 +1,7 @@
 """One run, start to end, as the sections of its record."""
 
 import copy
+import math
 import random
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +19,7 @@ from benchmarks.data.batches import Split
 from benchmarks.data.dataset import Dataset, open_dataset
 from benchmarks.data.image_store import open_image_stores
 from benchmarks.data.training_set import TrainingSet, choose_training_set
-from benchmarks.errors import MachineError, one_line
+from benchmarks.errors import MachineError, UserError, one_line
 from benchmarks.inference.kept import Built, Kept, as_built, kept_of
 from benchmarks.inference.predict import image_probabilities
 from benchmarks.model.backbone import described, effective_resolution
@@ -41,6 +42,7 @@ from methods.backbone import Backbone
 from methods.contract import IMAGE, Views
 
 if TYPE_CHECKING:
+    from benchmarks.memory.point import MemoryPoint
     from benchmarks.memory.predict import Prediction
 
 
@@ -158,6 +160,8 @@ class Run:
             with self.clock("preload"), drawing_nothing():
                 splits, measured = preloading.run(parts.extractor, splits, self.places.cache / "features", self.memory)
             self.measurements |= measured
+            if self.places.gpu_memory is not None:
+                self._tell_extraction(measured["preload"])
             parts = Parts(parts.model.to(self.device), None)  # what both share left the device with the extractor
         if training_set is not None:  # features are those of all images, so that runs on any number share a cache
             splits["train"] = splits["train"].only(training_set.rows, config.keep_steps)
@@ -277,11 +281,45 @@ class Run:
             self.measurements["predicted_memory"] = prediction.as_record()
 
     def _images_at_once(self, num_classes: int) -> int:
-        """How many images are preloaded at once: as predicted, or one, of which nothing needs less memory."""
+        """How many images are preloaded at once: as predicted, or one, of which nothing needs less memory.
+
+        Raises:
+            UserError: Not even one can be, within the memory that is given.
+        """
+        from benchmarks.memory.needs import GIB, needed_bytes
+
         prediction = self._prediction(num_classes)
         if prediction is None:
             self.emit("note", text="features are extracted one image at a time, since memory is not predicted")
-        return 1 if prediction is None else prediction.images_at_once or 1
+            return 1
+        at_once, given = prediction.images_at_once or 1, self.places.gpu_memory
+        if given is not None:
+            needed = needed_bytes(prediction.phases["preload"].allocated)
+            if needed > given:
+                least = math.ceil(100 * needed / GIB) / 100
+                raise UserError(
+                    f"gpu-memory must be at least {least:.2f}GB for {self.config.method} at "
+                    f"{self.config.resolution} px, where extracting one image at a time takes that with a margin and "
+                    f"CUDA's context, got {given / GIB:g}GB; give more, or choose a smaller --res or --precision bf16"
+                )
+            self.emit(
+                "note",
+                text=f"features are extracted {at_once} images at a time, which need {needed / GIB:.2f} of "
+                f"{given / GIB:g} GB (predicted, with a margin and CUDA's context)",
+            )
+        return at_once
+
+    def _point(self, num_classes: int) -> "MemoryPoint":
+        from benchmarks.memory.prediction_cache import point_of_run
+
+        return point_of_run(self.config, num_classes, self.places.gpu_memory)
+
+    def _tell_extraction(self, preload: dict[str, Any]) -> None:
+        """Records the memory that was given, and says what extracting within it took."""
+        preload["gpu_memory_bytes"] = self.places.gpu_memory
+        when = "in an earlier run" if preload["reused"] else "now"
+        speed = f"{preload['images_per_second']:.1f} images/s, {preload['batch_size']} at a time"
+        self.emit("note", text=f"features were extracted {when}: {speed}")
 
     def _prediction(self, num_classes: int) -> "Prediction | None":
         """What a GPU would need, made or read once; no training ends for want of it."""
@@ -291,11 +329,11 @@ class Run:
 
     def _new_prediction(self, num_classes: int) -> "Prediction | None":
         from benchmarks.memory.predict import PredictionError
-        from benchmarks.memory.prediction_cache import point_of_run, predict_point
+        from benchmarks.memory.prediction_cache import predict_point
 
         with self.clock("predict"), drawing_nothing():
             try:
-                return predict_point(point_of_run(self.config, num_classes), self.places.cache)
+                return predict_point(self._point(num_classes), self.places.cache)
             except PredictionError as error:
                 self.emit("note", text=str(error))
             except Exception as error:  # a full disk, a damaged file, a fault of ours: none of it is the method's
