@@ -276,6 +276,7 @@ def test_the_layouts_hold_the_same_findings(root: Path, capsys: pytest.CaptureFi
         f"## {name}" for name in ("images", "splits", "sizes", "pixels", "findings")
     ]
     assert "| problem | file" in out and "<NA>" not in out and "nan" not in out
+    assert "- file, train/dark/0.png: is empty (0 bytes); replace or remove it" in out
 
 
 def test_the_image_sheet_shows_the_samples_of_the_seed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

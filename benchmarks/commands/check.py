@@ -4,13 +4,14 @@ import argparse
 import dataclasses
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.bounds import typed
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_cache, add_data_root, add_format, add_plugins
-from benchmarks.commands.printing import markdown_table, print_narrow
+from benchmarks.commands.printing import markdown_table, print_narrow, terminal_width
 from benchmarks.errors import MachineError
 from benchmarks.names import printable, shortened
 from benchmarks.storage.csv_cells import csv_text
@@ -118,6 +119,11 @@ def print_tables(tables: "dict[str, pd.DataFrame]", layout: str, wide: bool = Fa
                 print("none")
             elif wide:
                 print(markdown_table(text))
+            elif "detail" in text:  # longer than any terminal is wide, and what it is all about
+                print_narrow(text.drop(columns="detail"))
+                for _, row in text.iterrows():
+                    said = f"- {row['check']}, {row['where']}: {row['detail']}"
+                    print(f"\n{textwrap.fill(said, terminal_width(), subsequent_indent='  ')}")
             else:
                 print_narrow(text)
             print()
