@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shlex
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from benchmarks.commands.command_line import make_parser
 from benchmarks.memory.needs import needed_bytes
 from benchmarks.records.frame import load_frame
 from benchmarks.records.record import store_run
-from benchmarks.report.advice import as_data, heading, sentences
+from benchmarks.report.advice import as_data, command_lines, heading, in_terminal, sentences
 from benchmarks.report.missing_runs import seed_commands
 from benchmarks.suite.suite_file import read_options
 from methods import TITLES
@@ -191,7 +192,7 @@ def test_every_sentence_speaks_of_the_place(results: Path) -> None:
     assert heading(found) == "Demo at 448 px (5 seeds, 120 test images, memory measured)"
     assert heading(dataclasses.replace(found, fewest_seeds=3)).startswith("Demo at 448 px (3 to 5 seeds, 120")
     assert heading(dataclasses.replace(found, fewest_seeds=1, seeds=1)).startswith("Demo at 448 px (1 seed, 120")
-    said = list(sentences(found, Limits(), "python bench.py --seeds 9"))
+    said = list(sentences(found, Limits()))
     assert said[0].startswith(f"Use {found.choice}: of {len(found.candidates)} methods not told apart from the best, ")
     assert said[-2].startswith("Ruled out: ") and title("linear") in said[-2]
     assert " apart with 5 seeds" in said[-1]
@@ -201,11 +202,27 @@ def test_the_command_speaks_in_sentences_and_in_data(results: Path) -> None:
     text = finish_inside(results.parent, "advise", "--results", str(results))
     assert text.returncode == 0, text.stderr
     assert text.stdout.startswith("Demo at 448 px (5 seeds, 120 test images, memory measured)\n- Use ")
-    assert all(len(line) <= 80 or "python bench.py" in line for line in text.stdout.splitlines())
+    assert all(len(line) <= 80 for line in text.stdout.splitlines())
     done = finish_inside(results.parent, "advise", "--results", str(results), "--margin", "0.06", "--format", "json")
     (entry,) = json.loads(done.stdout)
     assert entry == json.loads(json.dumps(as_data(decide(results, Limits(margin=0.06)), Limits(margin=0.06))))
     assert (entry["dataset"], entry["resolution"], entry["margin"]) == ("demo", 448, 0.06)
+
+
+def test_a_terminal_has_the_command_by_itself(results: Path) -> None:
+    lines = list(in_terminal([decide(results)], Limits(), ["python bench.py --seeds 0 1"]))
+    assert lines[lines.index("- The command for more seeds:") :][1:4] == ["", "    python bench.py --seeds 0 1", ""]
+
+
+@pytest.mark.parametrize("width", [20, 50, 200])
+def test_a_command_is_pasted_as_it_is(width: int) -> None:
+    """A shell gets the words of the command in one line, whatever its width; a quoted space ends no line."""
+    command = "printf '%s|' 'a b' \"c  d\" it\"'\"s one two three four && printf '<%s>' five --six=7 'eight  nine'"
+    lines = command_lines(command, width)
+    words = [len(word) for word in ("printf", "'%s|'", 'it"\'"s', "'eight  nine'")]
+    assert all(len(line) <= max(width, 8 + max(words)) for line in lines)
+    said = [subprocess.run(["bash", "-c", text], capture_output=True) for text in (command, "\n".join(lines))]
+    assert said[0].stdout == said[1].stdout == b"a b|c  d|it's|one|two|three|four|<five><--six=7><eight  nine>"
 
 
 def test_more_seeds_are_asked_for_by_a_command_that_the_program_takes(results: Path) -> None:
@@ -226,16 +243,16 @@ def test_more_seeds_are_asked_for_by_a_command_that_the_program_takes(results: P
 @pytest.mark.parametrize(
     ("need", "said"),
     [
-        (Need(6, 900, None), "about 6 seeds in all or about 900 test images or patients (bench ...)"),
+        (Need(6, 900, None), "about 6 seeds in all or about 900 test images or patients"),
         (Need(None, 900, None), "about 900 test images or patients."),
-        (Need(None, None, (12, 900)), "about 12 seeds in all together with 900 test images or patients (bench ...)."),
+        (Need(None, None, (12, 900)), "about 12 seeds in all together with 900 test images or patients."),
         (Need(None, None, None), "100 seeds and a thousand times the test images would not tell them apart."),
     ],
 )
 def test_the_next_step_in_words(results: Path, need: Need, said: str) -> None:
     step = NextStep(("LoRA", "FPT+"), 0.011, 3, 300, need)
     found = dataclasses.replace(decide(results), next_step=step)
-    last = list(sentences(found, Limits(), "bench ..."))[-1]
+    last = list(sentences(found, Limits()))[-1]
     assert last.startswith("LoRA and FPT+ are 1.1 apart with 3 seeds") and said in last
 
 

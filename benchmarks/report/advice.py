@@ -1,5 +1,6 @@
 """A verdict in plain sentences, and as data for programs."""
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -54,8 +55,9 @@ def in_terminal(found: Sequence[Verdict], limits: Limits, commands: Sequence[str
     """
     for number, verdict in enumerate(found):
         yield textwrap.fill(heading(verdict), _WIDTH, **_WHOLE_WORDS)
-        for line in sentences(verdict, limits, commands[number] if commands else None):
-            yield _bullet(line)
+        yield from map(_bullet, sentences(verdict, limits))
+        if commands and (command := commands[number]):
+            yield from ["- The command for more seeds:", "", *command_lines(command, _WIDTH)]
         yield ""
     if found and limits.margin is None:
         yield textwrap.fill(NOT_EQUAL, _WIDTH)
@@ -75,13 +77,27 @@ def _bullet(line: str) -> str:
     return textwrap.fill(line, _WIDTH, initial_indent="- ", subsequent_indent="  ", **_WHOLE_WORDS)
 
 
-def sentences(verdict: Verdict, limits: Limits, command: str | None = None) -> Iterator[str]:
+def command_lines(command: str, width: int) -> list[str]:
+    """A command line of a shell in lines of at most so many characters, if its words let it, to be pasted as they are.
+
+    Args:
+        command: Words and operators with spaces between; a space inside a word is quoted.
+        width: Of a line, with the backslash at its end.
+    """
+    lines = ["   "]
+    for word in re.findall(r"""(?:'[^']*'|"[^"]*"|[^\s'"])+""", command):
+        if lines[-1].strip() and len(lines[-1]) + len(word) + 3 > width:
+            lines.append("     ")
+        lines[-1] += f" {word}"
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
+
+
+def sentences(verdict: Verdict, limits: Limits) -> Iterator[str]:
     """What to use, what else it could be, what is ruled out, what forbids a conclusion, what would decide more.
 
     Args:
         verdict: Of a place.
         limits: Those it was made for.
-        command: A command line that does the next step.
     """
     answer = _answer(verdict, limits)
     if verdict.forbids:
@@ -106,7 +122,7 @@ def sentences(verdict: Verdict, limits: Limits, command: str | None = None) -> I
     if verdict.left_out:
         yield left_out_words(verdict)
     if verdict.next_step:
-        yield next_words(verdict.next_step, command)
+        yield next_words(verdict.next_step)
 
 
 def _answer(verdict: Verdict, limits: Limits) -> str:
@@ -175,8 +191,8 @@ def _listed(words: Sequence[str]) -> str:
     return ", ".join(words[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def next_words(step: NextStep, command: str | None) -> str:
-    """The next step in a sentence, with the command line that does it."""
+def next_words(step: NextStep) -> str:
+    """The next step in a sentence."""
     first, second = step.labels
     ways = []
     if step.need.seeds is not None:
@@ -189,8 +205,7 @@ def next_words(step: NextStep, command: str | None) -> str:
     apart = f"{first} and {second} are {100 * abs(step.change):.1f} apart with {step.seeds_now} seeds"
     if not ways:
         return f"{apart}: {MOST_SEEDS} seeds and a thousand times the test images would not tell them apart."
-    run = f" ({command})" if command and step.need.seeds_to_run is not None else ""
-    return f"{apart}; to tell them apart with a chance of 80 %: {' or '.join(ways)}{run}."
+    return f"{apart}; to tell them apart with a chance of 80 %: {' or '.join(ways)}."
 
 
 def as_data(verdict: Verdict, limits: Limits) -> dict[str, Any]:

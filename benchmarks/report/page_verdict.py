@@ -95,7 +95,7 @@ def _place(verdict: Verdict, evidence: Mapping[str, Evidence]) -> dict[str, Any]
         "left_out": left_out_words(verdict) if verdict.left_out else None,
         "forbids": verdict.forbids,
         "forbids_margin": None if asked == verdict.forbids else asked,
-        "next": [[label, None if step is None else next_words(step, None)] for label, step in steps.items()],
+        "next": [[label, None if step is None else next_words(step)] for label, step in steps.items()],
     }
 
 
