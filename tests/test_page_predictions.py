@@ -1,6 +1,7 @@
 """What fits my card on the page: the setting of the runs first, and kept predictions where nothing was measured."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,14 @@ def test_a_prediction_of_other_options_is_of_no_run(results: Path, cache: Path, 
     }
     assert len(labels[tmp_path]) == len(labels[tmp_path / "four"]) == 1
     assert labels[tmp_path] != labels[tmp_path / "four"]
+
+
+def test_a_prediction_within_a_card_is_of_no_run(results: Path, tmp_path: Path) -> None:
+    """As many images are extracted there as its owner asked for, not as the runs did."""
+    (made,) = predict_points([MemoryPoint("linear", 224, **SETTING, preload_limit=2**33)], tmp_path)
+    assert collect(results, results, cache=tmp_path).shown["memory"] == collect(results, results).shown["memory"]
+    list(predict_points([replace(made.point, preload_limit=None)], tmp_path))
+    assert collect(results, results, cache=tmp_path).shown["memory"] != collect(results, results).shown["memory"]
 
 
 def test_predictions_of_other_code_are_not_shown(
