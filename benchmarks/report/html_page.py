@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.errors import MachineError, UserError
 from benchmarks.report.page_data import PageData, collect
+from benchmarks.report.page_panels import MakePanels
 from benchmarks.storage.files import write_atomic
 
 PAGE = Path(__file__).parent / "page"
@@ -27,7 +28,7 @@ SCRIPTS = (
     "curves.js",
     "page.js",
 )  # in the order they need each other
-USE = "use.js"  # of pages that know what models cost in use, or score on other images
+USE = "use.js"  # of pages with sections that are tables
 
 
 def write_report(
@@ -37,6 +38,7 @@ def write_report(
     nameless: bool = False,
     families: Sequence[str] = (),
     cache: Path | None = None,
+    further: Sequence[MakePanels] = (),
 ) -> tuple[Path, list[str]]:
     """Write the page.
 
@@ -47,6 +49,7 @@ def write_report(
         nameless: whether to leave out what tells machine and user, for a double-blind review.
         families: of scores to show beside AUC, see `headline.chosen_scores`.
         cache: the folder of caches, whose predictions fill what was not measured.
+        further: what makes sections that were asked for.
 
     Returns:
         The file, and a line for each record that is damaged or cannot be read, each fault of stored probabilities, and
@@ -58,7 +61,7 @@ def write_report(
     """
     if output.is_dir():
         raise UserError(f"output must be a file, got {str(output)!r}: name one like {str(output / 'report.html')!r}")
-    data = collect(results, output.absolute().parent, mix_code, nameless, families, cache)
+    data = collect(results, output.absolute().parent, mix_code, nameless, families, cache, further)
     try:
         return write_atomic(output, make_page(data).encode()), data.problems
     except MachineError as error:

@@ -28,6 +28,7 @@ from benchmarks.report.columns import columns_of, idea_title, rows_by_resolution
 from benchmarks.report.latex import TEX
 from benchmarks.report.page_fronts import page_fronts
 from benchmarks.report.page_memory import highest_points, measured_name, measured_points, run_points
+from benchmarks.report.page_panels import MakePanels, Shown
 from benchmarks.report.page_parts import pack
 from benchmarks.report.page_predictions import kept_points, page_settings, trained
 from benchmarks.report.page_runs import Part, make_parts, origins_of, page_frame
@@ -70,6 +71,7 @@ def collect(
     nameless: bool = False,
     families: Sequence[str] = (),
     cache: Path | None = None,
+    further: Sequence[MakePanels] = (),
 ) -> PageData:
     """Everything the page shows.
 
@@ -80,6 +82,7 @@ def collect(
         nameless: whether to leave out what tells machine and user.
         families: of scores to show beside AUC, see `headline.chosen_scores`.
         cache: the folder of caches, whose predictions fill what was not measured.
+        further: what makes sections that were asked for.
 
     Raises:
         UserError: a file of measured memory is damaged.
@@ -91,8 +94,13 @@ def collect(
     if len(table):
         table = add_significance(table, evidence)
     advice = page_verdicts(table, evidence, list(blocks(table)))
+    panels, unshown = use_panels(results, frame, evidence, mix_code, nameless)
     if len(table):
-        table = add_baselines(with_scores(table, wanted))
+        table = with_scores(table, wanted)
+        for make in further:
+            made, faults = make(Shown(results, frame, evidence, table, wanted.names, mix_code))
+            panels, unshown = [*panels, *made], [*unshown, *faults]
+        table = add_baselines(table)
     shown = anonymous if nameless else private
     measured = {measured_name(path): shown(record) for path, record in measured_records(results).items()}
     rows, columns, extra, places, fronts = _rows(table)
@@ -107,8 +115,7 @@ def collect(
     if measured:
         parts[MEASURED] = Part(pack(measured, {}), origins_of(list(measured.values()), "memory"))
     machines = sum((part.origins.machines for part in parts.values()), Counter[str]())
-    panels, unshown = use_panels(results, frame, evidence, mix_code, nameless)
-    faults = [
+    problems = [
         *dict.fromkeys([*damaged, *damaged_since]),
         *dict.fromkeys([*unreadable, *unshown, *wanted.problems, *_without_predictions(results, frame)]),
         *([] if mix_code else refusals(frame)),
@@ -118,7 +125,7 @@ def collect(
         "tex": TEX,
         "needs": f"the highest peak of a run's phases, {MARGIN:.0%} of it for fragmentation and the prediction's "
         f"error, and {CONTEXT_BYTES['train'] / 2**20:,.0f} MiB of CUDA context, as bench.py fit counts",
-        "problems": [hide_places(problem, _folders(results)) for problem in faults],
+        "problems": [hide_places(problem, _folders(results)) for problem in problems],
         "styles": _styles(table, points),
         "auc_marks": AUC_MARKS,
         "columns": columns,
@@ -145,7 +152,7 @@ def collect(
     }
     if panels:
         content["use"] = panels
-    return PageData(_plain(content), {name: part.data for name, part in parts.items()}, faults)
+    return PageData(_plain(content), {name: part.data for name, part in parts.items()}, problems)
 
 
 def _folders(results: Path) -> dict[Path, str]:

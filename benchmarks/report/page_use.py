@@ -1,6 +1,6 @@
 """Models in use on the page: what each costs, and what it scores on other images; nothing where neither is stored."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,8 @@ from benchmarks.analysis.evidence import Evidence
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.stored_costs import StoredCost, read_costs
 from benchmarks.names import variant_title
-from benchmarks.report.captions import protocol, title
-from benchmarks.report.entries import Column
-from benchmarks.report.other_data import HOW, METHOD, other_data, parts_of
-from benchmarks.report.table_parts import TablePart
+from benchmarks.report.other_data import HOW, other_data, parts_of
+from benchmarks.report.page_panels import Panel, panel, panel_table
 from methods import TITLES
 
 COSTS_SAID = (
@@ -24,8 +22,6 @@ COSTS_SAID = (
     "of two networks, both of which run."
 )
 _MIB = 2**20
-
-Panel = dict[str, Any]
 
 
 def use_panels(
@@ -41,8 +37,7 @@ def use_panels(
         nameless: whether to leave out the models of CPUs.
 
     Returns:
-        Of each section `id`, `title`, `said` and `tables`: of each a caption, columns, and rows of cells, with what the
-        filters of the page know of them.
+        The sections, as `page_panels.panel` makes them, and the lines.
     """
     costs, problems = read_costs(results)
     if nameless:
@@ -50,37 +45,10 @@ def use_panels(
     table, faults = other_data(results, frame, evidence, mix_code)
     panels = []
     if costs:
-        panels.append({"id": "use", "title": "What using a model costs", "said": COSTS_SAID, "tables": _costs(costs)})
+        panels.append(panel("use", "What using a model costs", COSTS_SAID, _costs(costs)))
     if len(table):
-        panels.append({"id": "elsewhere", "title": "On other images", "said": HOW, "tables": _elsewhere(table)})
+        panels.append(panel("elsewhere", "On other images", HOW, map(panel_table, parts_of(table))))
     return panels, problems + faults
-
-
-def _elsewhere(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {
-            "caption": " ".join([f"{part.heading}. {protocol(part.rows)}.", *part.notes]),
-            "columns": ["Method", "Image side", *(column.header for column in _further(part))],
-            "rows": [
-                {
-                    **{"label": row["label"], "resolution": row["resolution"], "dataset": title(part.rows)},
-                    "block": row["block"],
-                    "cells": [str(row["label"]), f"{row['resolution']} px", *_texts(part, row)],
-                }
-                for _, row in part.rows.iterrows()
-            ],
-        }
-        for part in parts_of(table)
-    ]
-
-
-def _further(part: TablePart) -> list[Column]:
-    return [column for column in part.columns if column is not METHOD]
-
-
-def _texts(part: TablePart, row: pd.Series) -> Iterable[str]:
-    entries = (column.entry(row) for column in _further(part))
-    return (entry.text + entry.mark for entry in entries)
 
 
 def _costs(costs: list[StoredCost]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -58,7 +59,16 @@ def column_values(frame: pd.DataFrame, data_root: Path, column: str) -> tuple[di
     return found, problems
 
 
-def write_subgroups(
+class Subgroups(NamedTuple):
+    """Tables of subgroups: what stands before their files' name, their rows, tables, and how to read them."""
+
+    prefix: str
+    rows: pd.DataFrame
+    parts: list[TablePart]
+    how: str
+
+
+def make_subgroups(
     results: Path,
     frame: pd.DataFrame,
     column: str,
@@ -66,8 +76,8 @@ def write_subgroups(
     scores: Sequence[str],
     mix_code: bool = False,
     folds: FoldRuns | None = None,
-) -> tuple[list[Path], list[str]]:
-    """Writes subgroups-<column>.md, .csv and .tex to `results/tables`; with folds folds-subgroups-<column> too.
+) -> tuple[list[Subgroups], list[str]]:
+    """The tables of subgroups by a column, with folds those over folds too; none where nothing can be scored.
 
     Args:
         results: The results root.
@@ -79,21 +89,29 @@ def write_subgroups(
         folds: The runs averaged over folds, where that is asked for.
 
     Returns:
-        The paths, and a line for each dataset or run that has no subgroups.
+        The tables, and a line for each dataset or run that has no subgroups.
     """
     values, problems = column_values(frame, data_root, column)
     groups, unread = load_groups(results, frame, values)
-    name = f"subgroups-{shortened(re.sub(r'[^A-Za-z0-9_-]', '_', column))}"
     asked = [("", frame, groups, HOW)]
     if folds is not None and len(folds.frame):
         asked.append(("folds-", folds.frame, folds.averaged(groups, fold_groups), f"{HOW} {OVER_FOLDS}"))
-    paths: list[Path] = []
+    made = []
     for prefix, runs, found, how in asked:
         rows = subgroup_rows(summary(runs, mix_code), found, [AUC, *scores])
         if len(rows):
-            label, parts = f"{prefix}subgroups", list(_parts(rows, column))
-            paths += write_parts(results, prefix + name, f"Subgroups by {column}", how, rows, parts, label=label)
-    return paths, problems + unread
+            made.append(Subgroups(prefix, rows, list(_parts(rows, column)), how))
+    return made, problems + unread
+
+
+def write_subgroups(results: Path, column: str, made: Sequence[Subgroups]) -> list[Path]:
+    """Writes subgroups-<column>.md, .csv and .tex to `results/tables`, those over folds as folds-subgroups-<column>."""
+    name = f"subgroups-{shortened(re.sub(r'[^A-Za-z0-9_-]', '_', column))}"
+    paths: list[Path] = []
+    for prefix, rows, parts, how in made:
+        label = f"{prefix}subgroups"
+        paths += write_parts(results, prefix + name, f"Subgroups by {column}", how, rows, parts, label=label)
+    return paths
 
 
 def _parts(rows: pd.DataFrame, column: str) -> Iterator[TablePart]:

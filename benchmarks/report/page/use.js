@@ -1,5 +1,5 @@
 "use strict";
-// Models in use: what they cost, and what they score on other images. Only pages that know either have this script.
+// Sections that are tables: models in use, subgroups, ensembles. Only pages with any have this script.
 
 /** The rows of a table that pass those filters that know them. */
 const inUse = (rows) => rows.filter((row) => Object.keys(FILTERS).every((name) => {
