@@ -62,6 +62,7 @@ BOUNDS = {
     "signal_seconds": Bounds(1, 86_400),
     "runs_per_job": _COUNT,
     "samples": Bounds(1, 1000),
+    "images": Bounds(1, 100),
     "steps": Bounds(0, 1000),
     "max_side": Bounds(1, 65_535),  # the longest side that JPEG has
     "bit_depth": Bounds(8, 16),

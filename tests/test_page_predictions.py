@@ -11,11 +11,13 @@ from report_folder import write_measured
 
 from benchmarks.commands import COMMANDS
 from benchmarks.commands.command_line import make_parser
+from benchmarks.memory.kept_predictions import folder_of, read_prediction
 from benchmarks.memory.needs import needed_bytes
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction
 from benchmarks.memory.prediction_cache import predict_points
 from benchmarks.report.page_data import collect
+from benchmarks.storage.files import write_disposable
 
 SETTING: dict[str, Any] = {"batch_size": 16, "precision": "bf16", "attention": "sdpa", "num_classes": 2}
 LABEL = "Linear probe"
@@ -110,3 +112,11 @@ def test_the_command_predicts_what_is_missing(results: Path) -> None:
     args = make_parser(COMMANDS["memory"]).parse_args(words[3:])
     assert (args.batch_size, args.precision, args.attention) == ([16], ["bf16"], ["sdpa"])
     assert {448, 224, 1024} <= {*args.res} and len(args.methods) == 2
+
+
+def test_predictions_of_another_layout_are_passed_over(results: Path, tmp_path: Path) -> None:
+    """As the versions before left them in the same folder."""
+    write_disposable(folder_of(tmp_path) / "linear-224-0123", b'{"key": {"schema": 1}, "phases": {}}\n')
+    assert read_prediction(folder_of(tmp_path) / "linear-224-0123") is None
+    before, after = (collect(results, results, cache=cache).shown for cache in (None, tmp_path))
+    assert after == before

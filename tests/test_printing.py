@@ -44,7 +44,7 @@ def said(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def words(text: str) -> set[str]:
-    return set(re.sub(r"[|,.]", " ", text).split())
+    return set(re.sub(r"[|,.:]", " ", text).split())
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_every_table_fits_80_columns_and_keeps_its_words(arguments: str, capsys:
     assert max(map(len, narrow.splitlines())) <= 80
     assert len(narrow.splitlines()) > 2
     whole = said(f"{arguments} {WIDE.get(arguments.split()[0], '--wide')}", capsys)
-    added = {"In", "all", "rows:", "px", "smallest_card", ">="} | {f"{side}" for side in (64, 96, 128)}
+    added = {"In", "all", "rows", "px", "smallest_card", ">="} | {f"{side}" for side in (64, 96, 128)}
     cells = words(narrow) - words(whole) - added
     assert not {word for word in cells if not re.fullmatch(r":?-+:?|8GB|12GB", word)}, cells
 

@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.bounds import typed
 from benchmarks.commands.contract import Command
 from benchmarks.commands.options import add_cache, add_data_root, add_mix_code, add_results
 from benchmarks.commands.stored import NO_RECORDS, add_ensemble_options, add_metrics, with_ensembles
 from benchmarks.errors import MissingError
 
 if TYPE_CHECKING:
-    from benchmarks.report.page_panels import MakePanels
+    from benchmarks.report.page_panels import MakeSections
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="COLUMN",
         help="also subgroups, by columns (sex, site, scanner, ...) of the manifest of each dataset's folder",
+    )
+    parser.add_argument(
+        "--images",
+        type=typed("images"),
+        metavar="N",
+        help="also thumbnails of N test images that each method gets wrong: they are part of the page then",
     )
     add_data_root(parser)
     add_ensemble_options(parser)
@@ -55,15 +62,19 @@ def run(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _panels(args: argparse.Namespace) -> "list[MakePanels]":
+def _panels(args: argparse.Namespace) -> "list[MakeSections]":
     """What makes the sections of the page that were asked for."""
     from benchmarks.report.page_panels import ensemble_panels, subgroup_panels
 
-    found: list[MakePanels] = []
+    found: list[MakeSections] = []
     if args.by:
         found.append(subgroup_panels(args.by, args.data_root))
     if args.ensembles:
         found.append(ensemble_panels(lambda shown: with_ensembles(shown.table, args, shown.frame, shown.evidence)))
+    if args.images is not None:
+        from benchmarks.report.page_wrong import wrong_images  # imports torch
+
+        found.append(wrong_images(args.images, args.data_root, args.cache))
     return found
 
 

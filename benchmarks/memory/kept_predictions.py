@@ -9,6 +9,7 @@ from pydantic import ConfigDict, TypeAdapter
 from typing_extensions import TypedDict
 
 from benchmarks.environment import CODE_DIGEST
+from benchmarks.errors import UserError
 from benchmarks.memory.replay import PhasePeak
 from benchmarks.storage.files import parse_as, read_disposable
 
@@ -41,9 +42,12 @@ def folder_of(cache: Path) -> Path:
 
 
 def read_prediction(path: Path) -> StoredPrediction | None:
-    """A file of a prediction; None where there is none, or it is damaged."""
+    """A file of a prediction; None where there is none, or it is damaged or of another layout."""
     data = read_disposable(path)
-    return None if data is None else parse_as(_STORED, data)
+    try:
+        return None if data is None else parse_as(_STORED, data)
+    except UserError:
+        return None
 
 
 def each_prediction(cache: Path) -> Iterator[StoredPrediction]:

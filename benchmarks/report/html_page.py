@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.errors import MachineError, UserError
 from benchmarks.report.page_data import PageData, collect
-from benchmarks.report.page_panels import MakePanels
+from benchmarks.report.page_panels import MakeSections
 from benchmarks.storage.files import write_atomic
 
 PAGE = Path(__file__).parent / "page"
@@ -26,9 +26,9 @@ SCRIPTS = (
     "memory.js",
     "runs.js",
     "curves.js",
-    "page.js",
 )  # in the order they need each other
-USE = "use.js"  # of pages with sections that are tables
+LAST = "page.js"
+FURTHER = {"wrong": "wrong.js", "use": "use.js"}  # of pages with such sections
 
 
 def write_report(
@@ -38,7 +38,7 @@ def write_report(
     nameless: bool = False,
     families: Sequence[str] = (),
     cache: Path | None = None,
-    further: Sequence[MakePanels] = (),
+    further: Sequence[MakeSections] = (),
 ) -> tuple[Path, list[str]]:
     """Write the page.
 
@@ -73,7 +73,7 @@ def make_page(data: PageData) -> str:
     """The HTML of a page: template, style, plotly, data, parts and scripts in one text."""
     from plotly.offline import get_plotlyjs
 
-    scripts = (*SCRIPTS, *([USE] if "use" in data.shown else []))
+    scripts = (*SCRIPTS, *(script for name, script in FURTHER.items() if name in data.shown), LAST)
     parts = {
         "css": (PAGE / "page.css").read_text(),
         "plotly": b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode(),

@@ -28,7 +28,7 @@ from benchmarks.report.columns import columns_of, idea_title, rows_by_resolution
 from benchmarks.report.latex import TEX
 from benchmarks.report.page_fronts import page_fronts
 from benchmarks.report.page_memory import highest_points, measured_name, measured_points, run_points
-from benchmarks.report.page_panels import MakePanels, Shown
+from benchmarks.report.page_panels import MakeSections, Shown
 from benchmarks.report.page_parts import pack
 from benchmarks.report.page_predictions import kept_points, page_settings, trained
 from benchmarks.report.page_runs import Part, make_parts, origins_of, page_frame
@@ -71,7 +71,7 @@ def collect(
     nameless: bool = False,
     families: Sequence[str] = (),
     cache: Path | None = None,
-    further: Sequence[MakePanels] = (),
+    further: Sequence[MakeSections] = (),
 ) -> PageData:
     """Everything the page shows.
 
@@ -94,12 +94,13 @@ def collect(
     if len(table):
         table = add_significance(table, evidence)
     advice = page_verdicts(table, evidence, list(blocks(table)))
-    panels, unshown = use_panels(results, frame, evidence, mix_code, nameless)
+    sections, unshown = use_panels(results, frame, evidence, mix_code, nameless)
     if len(table):
         table = with_scores(table, wanted)
         for make in further:
             made, faults = make(Shown(results, frame, evidence, table, wanted.names, mix_code))
-            panels, unshown = [*panels, *made], [*unshown, *faults]
+            sections = {name: [*sections.get(name, []), *made.get(name, [])] for name in {**sections, **made}}
+            unshown = [*unshown, *faults]
         table = add_baselines(table)
     shown = anonymous if nameless else private
     measured = {measured_name(path): shown(record) for path, record in measured_records(results).items()}
@@ -150,8 +151,7 @@ def collect(
         "latest": max((part.origins.latest for part in parts.values()), default=""),
         "folder": None if nameless else _link(results, folder),
     }
-    if panels:
-        content["use"] = panels
+    content |= {name: made for name, made in sections.items() if made}
     return PageData(_plain(content), {name: part.data for name, part in parts.items()}, problems)
 
 

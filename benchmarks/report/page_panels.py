@@ -38,7 +38,8 @@ class Shown(NamedTuple):
     mix_code: bool
 
 
-MakePanels = Callable[[Shown], tuple[list[Panel], list[str]]]
+Sections = dict[str, list[Any]]  # `use`: panels; `wrong`: at most one, see `page_wrong`
+MakeSections = Callable[[Shown], tuple[Sections, list[str]]]
 """Sections, and a line for each thing that cannot be shown."""
 
 
@@ -78,10 +79,10 @@ def _text(column: Column, row: pd.Series) -> str:
     return entry.text + entry.mark
 
 
-def subgroup_panels(columns: Sequence[str], data_root: Path) -> MakePanels:
+def subgroup_panels(columns: Sequence[str], data_root: Path) -> MakeSections:
     """A section for each column of manifests: what `tables --by` gives."""
 
-    def make(shown: Shown) -> tuple[list[Panel], list[str]]:
+    def make(shown: Shown) -> tuple[Sections, list[str]]:
         panels, problems = [], []
         for number, column in enumerate(dict.fromkeys(columns)):
             made, faults = make_subgroups(shown.results, shown.frame, column, data_root, shown.scores, shown.mix_code)
@@ -89,21 +90,21 @@ def subgroup_panels(columns: Sequence[str], data_root: Path) -> MakePanels:
                 panel(f"by-{number}", f"By {column}", found.how, map(panel_table, found.parts)) for found in made
             ]
             problems += faults
-        return panels, problems
+        return {"use": panels}, problems
 
     return make
 
 
-def ensemble_panels(add: Callable[[Shown], pd.DataFrame]) -> MakePanels:
+def ensemble_panels(add: Callable[[Shown], pd.DataFrame]) -> MakeSections:
     """A section of ensembles beside the methods that they are made of.
 
     Args:
         add: Gives the summary of what is shown with rows of ensembles, as `ensembles.add_ensembles` does.
     """
 
-    def make(shown: Shown) -> tuple[list[Panel], list[str]]:
+    def make(shown: Shown) -> tuple[Sections, list[str]]:
         tables = [panel_table(_with_their_methods(block)) for block in blocks(add(shown))]
-        return [panel("ensembles", "Ensembles", ENSEMBLES, (table for table in tables if table["rows"]))], []
+        return {"use": [panel("ensembles", "Ensembles", ENSEMBLES, (one for one in tables if one["rows"]))]}, []
 
     return make
 

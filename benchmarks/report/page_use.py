@@ -11,7 +11,7 @@ from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.stored_costs import StoredCost, read_costs
 from benchmarks.names import variant_title
 from benchmarks.report.other_data import HOW, other_data, parts_of
-from benchmarks.report.page_panels import Panel, panel, panel_table
+from benchmarks.report.page_panels import Sections, panel, panel_table
 from methods import TITLES
 
 COSTS_SAID = (
@@ -26,7 +26,7 @@ _MIB = 2**20
 
 def use_panels(
     results: Path, frame: pd.DataFrame, evidence: Mapping[str, Evidence], mix_code: bool, nameless: bool
-) -> tuple[list[Panel], list[str]]:
+) -> tuple[Sections, list[str]]:
     """The sections of the page on models in use, and a line for each stored file that cannot be shown.
 
     Args:
@@ -37,7 +37,7 @@ def use_panels(
         nameless: whether to leave out the models of CPUs.
 
     Returns:
-        The sections, as `page_panels.panel` makes them, and the lines.
+        The sections and the lines.
     """
     costs, problems = read_costs(results)
     if nameless:
@@ -48,7 +48,7 @@ def use_panels(
         panels.append(panel("use", "What using a model costs", COSTS_SAID, _costs(costs)))
     if len(table):
         panels.append(panel("elsewhere", "On other images", HOW, map(panel_table, parts_of(table))))
-    return panels, problems + faults
+    return {"use": panels}, problems + faults
 
 
 def _costs(costs: list[StoredCost]) -> list[dict[str, Any]]:

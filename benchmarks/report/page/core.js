@@ -4,6 +4,7 @@
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const MISSING = "–";
+const FURTHER = []; // what draws sections that not every page has
 const byId = (id) => document.getElementById(id);
 
 /** An element with properties and children; strings become text. */

@@ -26,6 +26,7 @@ function drawAll() {
   drawLearning(rows);
   drawClasses(rows);
   drawScoreCurves(rows);
+  FURTHER.forEach((drawSection) => drawSection());
   writeAddress();
 }
 

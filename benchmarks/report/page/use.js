@@ -30,6 +30,4 @@ for (const { id, title, said } of DATA.use) {
     make("div", { id: `${id}-tables` }), make("details", {}, make("summary", {}, "How to read"), make("p", {}, said))));
   document.querySelector("nav a[href='#records']").before(make("a", { href: `#${id}` }, title));
 }
-for (const name of Object.keys(FILTERS)) byId(`filter-${name}`).addEventListener("change", drawUse);
-byId("filters").addEventListener("reset", () => setTimeout(drawUse));
-drawUse();
+FURTHER.push(drawUse);
