@@ -11,6 +11,7 @@ import torch
 from bench_process import TINY, records
 from fixed_records import make_record
 from inside import finish_inside
+from small_backbones import SMALL
 from tiny_images import make_images
 
 from benchmarks.analysis.summary import summary
@@ -33,6 +34,7 @@ def test_compiled_steps_give_the_same_losses_and_their_warm_up_is_no_epochs(tmp_
     """With dropout, which draws the same numbers; against a run that is not compiled."""
     make_images(tmp_path / "images")
     options = ["--methods", "lora", *TINY, "--epochs", "2", "--set", "lora.dropout=0.5"]
+    options += ["--backbone", f"vit_tiny_patch16_224[{SMALL}]"]
     for how in ("none", "default"):
         ended = finish_inside(tmp_path, *options, "--compile", how)
         assert ended.returncode == 0, ended.stderr

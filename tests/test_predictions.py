@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import environment
 from benchmarks.errors import UserError
-from benchmarks.memory import prediction_cache
+from benchmarks.memory import kept_predictions, prediction_cache
 from benchmarks.memory.point import MemoryPoint
 from benchmarks.memory.predict import Prediction, PredictionError, predict_memory
 from benchmarks.memory.prediction_cache import predict_point, predict_points
@@ -58,10 +58,10 @@ def test_other_code_or_packages_predict_anew(
     tmp_path: Path, made: list[MemoryPoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict_point(POINT, tmp_path)
-    monkeypatch.setattr(prediction_cache, "CODE_DIGEST", "other")
+    monkeypatch.setattr(kept_predictions, "CODE_DIGEST", "other")
     predict_point(POINT, tmp_path)
     assert len(made) == 2
-    monkeypatch.setattr(prediction_cache, "version", lambda name: "9.9")
+    monkeypatch.setattr(kept_predictions, "version", lambda name: "9.9")
     predict_point(POINT, tmp_path)
     assert len(made) == 3
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -116,7 +117,11 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[st
         assert ended.returncode == 0, ended.stderr
     settings = [f"{method}.{name}={value}" for method, options in MORE.items() for name, value in options.items()]
     options = [*TINY, "--epochs", "1", "--quantize", "nf4", "--results", "more", "--set", *settings]
-    ended = finish_inside(folder, "--methods", *MORE, *options)
+    with (
+        patch("benchmarks.suite.run.Run._predict_memory", lambda *_: None),
+        patch("benchmarks.commands.run.show_results", lambda *_: 0),
+    ):
+        ended = finish_inside(folder, "--methods", *MORE, *options)
     assert ended.returncode == 0, ended.stderr
     return folder, [json.loads(path.read_text()) for path in (folder / "results" / "runs").glob("*.json")]
 

@@ -99,6 +99,7 @@ class Afresh:
 
     def __init__(self, files: list[Path], side: int, decoded_for: int) -> None:
         self.files, self.side, self.decoded_for = files, side, decoded_for
+        self.shape = (len(files), 3, side, side)
 
     def __getitem__(self, indices: NDArray[np.int64]) -> Pixels:
         files = [self.files[index] for index in indices]
