@@ -21,13 +21,14 @@ bench: environment
 	$(PY) bench.py --suite demo $(if $(shell command -v nvidia-smi),,--jobs 2)
 
 # Small models on many threads wait for each other: one thread is several times faster here.
+# Three processes on two cores, as a good part of the tests waits: for SLURM, a browser, a process that is to be killed.
 test quick: export OMP_NUM_THREADS ?= 1
 test quick: environment
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	.venv/bin/lint-imports --no-cache
 	$(PY) -m mypy .
-	$(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(if $(filter quick,$@),-m "not ($(SLOW))")
+	$(PY) -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(if $(filter quick,$@),-m "not ($(SLOW))")
 
 docs: environment
 	$(PY) -m docs.make
