@@ -145,8 +145,10 @@ def test_published_figures_without_ours_name_the_suite(tmp_path: Path) -> None:
 
 
 def test_commands_describe_the_runs_that_are_missing(tmp_path: Path) -> None:
-    """Each stored run of the demo is taken away in turn; the command must describe it again."""
-    records, _ = load_records(ROOT / "results" / "demo")
+    """Each stored run of the demo's first seed is taken away in turn; the command must describe it again."""
+    stored, _ = load_records(ROOT / "results" / "demo")
+    records = [record for record in stored if record["run"]["config"]["seed"] == 0]
+    assert len(records) == 14
     for gone in records:
         rest = [record for record in records if record is not gone]
         (paper,) = paper_tables(summary(runs_frame(rest)))
